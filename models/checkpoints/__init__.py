@@ -1,0 +1,1 @@
+"""The ways in: Hugging Face folders, GGUF files, released-code checkpoints, and where they are fetched from."""

@@ -1,0 +1,1 @@
+"""Sessions over a backend: chunking, memory state, sampling, text, state files and commands."""
