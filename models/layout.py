@@ -1,0 +1,171 @@
+"""A model folder: which tensors a configuration calls for, what the folder's files are called, and its fingerprint.
+
+Knows names, shapes and files; computes no model and imports no ML library. Hugging Face Llama names for the backbone,
+`model.layers.{i}.memory.*` for the memory.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .atomic import write_file
+from .config import LM2Config, read_config, read_json
+from .errors import ModelFileError, TensorFileError, WriteError
+from .tensorfile import Header, hash_tensor, read_header
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+TEMPLATE = "chat_template.jinja"
+GENERATION = "generation_config.json"
+FINGERPRINT = "fingerprint.json"
+
+# Memory tensors kept in float32 whatever the model's dtype: norms, gates, and what is written into the bank.
+FLOAT32_PARTS = ("norm", "gate", "content", "scale", "_bias", "memory.mlp")
+
+
+def memory_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
+    """Tensors of one layer's memory, by their name after `memory.`; d hidden, n slots, e = heads x head_dim (model.md, both cells)."""
+    m, d, n = config.memory, config.hidden_size, config.memory.slots
+    e = m.heads * m.head_dim
+    if m.cell == "released":
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name in ("query_proj", "key_proj", "value_proj", "mlp"):
+            shapes |= {f"{name}.weight": (n, n), f"{name}.bias": (n,)}
+        for name in ("norm1", "norm2"):
+            shapes |= {f"{name}.weight": (n,), f"{name}.bias": (n,)}
+        shapes |= {"token_gate.scale": (d,), "token_gate.weight": (2 * n, d), "token_gate.bias": (2 * n,)}
+        shapes |= {"bank_gate.weight": (2 * n, n), "bank_gate.bias": (2 * n,), "input_bias": (), "forget_bias": ()}
+        return shapes
+    shapes = {"norm.weight": (d,), "bank_norm.weight": (d,)}
+    shapes |= {f"{p}_proj.weight": (e, d) for p in "qkv"}
+    if m.output_projection:
+        shapes["o_proj.weight"] = (d, e)
+    for gate in ("output_gate", "input_gate", "forget_gate"):
+        shapes |= {f"{gate}.weight": (d, d), f"{gate}.bias": (d,)}
+    shapes["content.weight"] = (d, d)
+    if m.scale:
+        shapes["scale"] = (d,)
+    return shapes
+
+
+def tensor_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a model folder's weights and its shape, in file order (PyTorch's (out, in) for linear layers)."""
+    c = config
+    d, q, kv = c.hidden_size, c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (c.vocab_size, d)}
+    for i in range(c.num_hidden_layers):
+        p = f"model.layers.{i}."
+        shapes[p + "input_layernorm.weight"] = (d,)
+        for name, out, inp in (("q_proj", q, d), ("k_proj", kv, d), ("v_proj", kv, d), ("o_proj", d, q)):
+            shapes[f"{p}self_attn.{name}.weight"] = (out, inp)
+            if c.attention_bias:
+                shapes[f"{p}self_attn.{name}.bias"] = (out,)
+        if i in c.memory.layers:
+            shapes |= {f"{p}memory.{name}": shape for name, shape in memory_shapes(c).items()}
+        shapes[p + "post_attention_layernorm.weight"] = (d,)
+        for name, out, inp in (("gate_proj", c.intermediate_size, d), ("up_proj", c.intermediate_size, d), ("down_proj", d, c.intermediate_size)):
+            shapes[f"{p}mlp.{name}.weight"] = (out, inp)
+            if c.mlp_bias:
+                shapes[f"{p}mlp.{name}.bias"] = (out,)
+    shapes["model.norm.weight"] = (d,)
+    if not c.tie_word_embeddings:
+        shapes["lm_head.weight"] = (c.vocab_size, d)
+    return shapes
+
+
+def stays_float32(name: str) -> bool:
+    """Whether a tensor is kept in float32 in a half-precision model: all norms, and the memory's gates, content and biases."""
+    if ".memory." in name:
+        return any(part in name for part in FLOAT32_PARTS)
+    return "norm" in name
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A checked model folder: its configuration, the header of its weights, and the fingerprint sessions are bound to."""
+
+    path: Path
+    config: LM2Config
+    header: Header
+    fingerprint: str
+
+    @property
+    def weights(self) -> Path:
+        return self.path / WEIGHTS
+
+
+def open_folder(path: Path, progress: Callable[[int], None] | None = None) -> ModelFolder:
+    """Read and check a model folder without loading weights.
+
+    Raises ModelFileError or ConfigError, naming the file: folder or file missing, weights cut off, a tensor missing, left over,
+    or of another shape than the config calls for.
+    """
+    if not path.is_dir():
+        what = "is a file, not a model folder" if path.exists() else "does not exist"
+        raise ModelFileError(f"model {path} {what}: make one with `lm2 pull smollm2` or `lm2 convert SRC DST`")
+    config = read_config(path)
+    try:
+        header = read_header(path / WEIGHTS)
+    except TensorFileError as error:
+        raise ModelFileError(f"{error}: restore the file, or convert or pull the model again") from None
+    expected = tensor_shapes(config)
+    for name, shape in expected.items():
+        have = header.tensors.get(name)
+        if have is None:
+            raise ModelFileError(f"{path / WEIGHTS} has no tensor {name}, which {CONFIG} calls for: the two files are not of one model")
+        if have.shape != shape:
+            raise ModelFileError(
+                f"{path / WEIGHTS}: tensor {name} is {list(have.shape)}, {CONFIG} calls for {list(shape)}: the two files are not of one model"
+            )
+        if have.dtype not in ("F32", "BF16", "F16", "F64"):
+            raise ModelFileError(f"{path / WEIGHTS}: tensor {name} has dtype {have.dtype}, expected F32, BF16, F16 or F64")
+    for name in header.tensors:
+        if name not in expected:
+            raise ModelFileError(f"{path / WEIGHTS} has tensor {name}, which {CONFIG} does not call for: the two files are not of one model")
+    return ModelFolder(path, config, header, fingerprint(path, config, header, progress))
+
+
+def combine_fingerprint(config: LM2Config, digests: dict[str, str], shapes: dict[str, tuple[str, tuple[int, ...]]]) -> str:
+    """sha256 over the config's function and every tensor's name, dtype, shape and sha256 (state-file.md)."""
+    body: dict[str, Any] = {
+        "config": config.function_dict(),
+        "tensors": [[n, shapes[n][0], list(shapes[n][1]), digests[n]] for n in sorted(digests)],
+    }
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_fingerprint(path: Path, value: str) -> None:
+    """Keep a computed fingerprint beside the weights, with what it is valid for: the weights' size and time, and the config's bytes."""
+    record = {"fingerprint": value, **_stamp(path)}
+    write_file(path / FINGERPRINT, lambda f: f.write(json.dumps(record, indent=1).encode()) and None)
+
+
+def fingerprint(path: Path, config: LM2Config, header: Header, progress: Callable[[int], None] | None = None) -> str:
+    """The folder's fingerprint: the kept one while weights and config are untouched, else computed from the bytes and kept if the folder is writable."""
+    kept = path / FINGERPRINT
+    if kept.is_file():
+        try:
+            record = read_json(kept)
+            value = record.pop("fingerprint")
+            if record == _stamp(path) and isinstance(value, str) and len(value) == 64:
+                return value
+        except (ModelFileError, AttributeError, KeyError):
+            pass
+    with open(path / WEIGHTS, "rb") as f:
+        digests = {name: hash_tensor(f, info, progress) for name, info in header.tensors.items()}
+    value = combine_fingerprint(config, digests, {n: (t.dtype, t.shape) for n, t in header.tensors.items()})
+    try:
+        write_fingerprint(path, value)
+    except WriteError:
+        pass  # a read-only model folder: computed again next time
+    return value
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    stat = (path / WEIGHTS).stat()
+    config = hashlib.sha256((path / CONFIG).read_bytes()).hexdigest()
+    return {"weights_bytes": stat.st_size, "weights_mtime_ns": stat.st_mtime_ns, "config_sha256": config}
