@@ -1,0 +1,95 @@
+"""The Llama parts: RMSNorm, rotary embedding, grouped-query attention over a cache, SwiGLU. Knows nothing of memory or chunks.
+
+Axes: b batch, t positions of a call, s positions so far (cached ones included), d hidden, h query heads, k key/value heads, e head width.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import LM2Config
+
+# Turns freshly projected keys and values (b, k, t, e) into all of them so far (b, k, s, e).
+Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of norms, gates and the bank beside a model dtype: float32 for half precisions, else the dtype itself."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over d with a learned weight (d,), computed in the weight's dtype; the result has that dtype too."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))  # (d,)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps)  # (b, t, d)
+
+
+def rope_tables(config: LM2Config, positions: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (positions, e) of the rotary embedding, computed in at least float32, halves repeated (Hugging Face's layout)."""
+    exact = wide(dtype)
+    inverse = torch.tensor(config.rope.inverse_frequencies(config.head_dim), dtype=exact)  # (e / 2,)
+    angles = torch.outer(torch.arange(positions, dtype=exact), inverse)  # (s, e / 2)
+    angles = torch.cat((angles, angles), dim=-1)  # (s, e)
+    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x (b, h, t, e) by tables (t, e): dimension i turns with dimension i + e/2."""
+    half = x.shape[-1] // 2
+    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)  # (b, h, t, e)
+    return x * cos + turned * sin  # (b, h, t, e)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal grouped-query attention: q (b, h, t, e) are the last t of the s positions of k, v (b, k, s, e). Returns (b, h, t, e)."""
+    b, h, t, e = q.shape
+    groups, s = k.shape[1], k.shape[2]
+    if t == 1:
+        q = q.view(b, groups, h // groups, e)  # the heads of a group look at the same keys: no copies of k and v
+        return F.scaled_dot_product_attention(q, k, v).view(b, h, 1, e)
+    gqa = groups != h
+    if s == t:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
+    mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(s - t)  # (t, s)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=gqa)
+
+
+class Attention(nn.Module):
+    """Self-attention inside a chunk. q, k, v are one matrix in memory (`qkv_proj`), three tensors on disk."""
+
+    def __init__(self, config: LM2Config):
+        super().__init__()
+        self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        rows = (self.heads + 2 * self.groups) * self.width
+        self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=config.attention_bias)
+        self.o_proj = nn.Linear(self.heads * self.width, config.hidden_size, bias=config.attention_bias)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache) -> Tensor:
+        b, t, _ = x.shape
+        qkv = self.qkv_proj(x).view(b, t, self.heads + 2 * self.groups, self.width).transpose(1, 2)  # (b, h + 2k, t, e)
+        turned = rotate(qkv[:, : self.heads + self.groups], cos, sin)  # (b, h + k, t, e)
+        q, k = turned.split((self.heads, self.groups), dim=1)
+        k, v = cache(k, qkv[:, self.heads + self.groups :])  # (b, k, s, e)
+        a = attend(q, k, v)  # (b, h, t, e)
+        return self.o_proj(a.transpose(1, 2).reshape(b, t, -1))  # (b, t, d)
+
+
+class MLP(nn.Module):
+    """SwiGLU. gate and up are one matrix in memory (`gate_up_proj`), two tensors on disk."""
+
+    def __init__(self, config: LM2Config):
+        super().__init__()
+        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)  # (b, t, ffn) each
+        return self.down_proj(F.silu(gate) * up)  # (b, t, d)

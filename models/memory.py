@@ -1,0 +1,123 @@
+"""The two memory cells, as one layer of them. Knows one layer and one call; chunks, caches and sessions are others' business.
+
+Axes: b batch, t positions of a call, s positions of the chunk so far, n rows of the bank, d hidden, h memory heads, e memory head width.
+Source: arXiv 2502.06049 equations 1-6. `gated` is their causal form, `released` what the authors' checkpoints compute.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import LM2Config
+from .llama import Cache, RMSNorm
+from .update import gated_memory_update
+
+
+class GatedMemory(nn.Module):
+    """Cell `gated`: reads the layer's own bank as it stood at the chunk's start, rewrites row t from token t.
+
+    E = attention over the bank; add = sigmoid(W_out E + b) * E; new row = sigmoid(W_in u + b) * tanh(E + W_c u) + sigmoid(W_forget E + b) * old.
+    """
+
+    def __init__(self, config: LM2Config):
+        super().__init__()
+        m, d = config.memory, config.hidden_size
+        self.heads, self.width = m.heads, m.head_dim
+        inner = m.heads * m.head_dim
+        self.norm = RMSNorm(d, config.rms_norm_eps)
+        self.bank_norm = RMSNorm(d, config.rms_norm_eps)
+        self.q_proj = nn.Linear(d, inner, bias=False)
+        self.k_proj = nn.Linear(d, inner, bias=False)
+        self.v_proj = nn.Linear(d, inner, bias=False)
+        self.o_proj = nn.Linear(inner, d, bias=False) if m.output_projection else None
+        self.output_gate = nn.Linear(d, d)
+        self.input_gate = nn.Linear(d, d)
+        self.forget_gate = nn.Linear(d, d)
+        self.content = nn.Linear(d, d, bias=False)
+        self.scale = nn.Parameter(torch.ones(d)) if m.scale else None  # (d,)
+
+    def keys_values(self, bank: Tensor) -> tuple[Tensor, Tensor]:
+        """K and V of a bank (b, n, d), each (b, h, n, e): computed once per chunk. A zero bank gives zeros."""
+        b, n, _ = bank.shape
+        r = self.bank_norm(bank).to(self.k_proj.weight.dtype)  # (b, n, d)
+        k = self.k_proj(r).view(b, n, self.heads, self.width).transpose(1, 2)  # (b, h, n, e)
+        v = self.v_proj(r).view(b, n, self.heads, self.width).transpose(1, 2)  # (b, h, n, e)
+        return k, v
+
+    def forward(self, x: Tensor, kv: tuple[Tensor, Tensor] | None, old: Tensor) -> tuple[Tensor | None, Tensor]:
+        """x (b, t, d) residual stream; kv of the bank, or None for a bank of zeros; old (b, t, d) rows of these positions.
+
+        Returns what joins the attention output, (b, t, d) in x's dtype (None: exactly nothing), and the new rows (b, t, d).
+        """
+        b, t, d = x.shape
+        u = self.norm(x)  # (b, t, d)
+        if kv is None:
+            return None, gated_memory_update(self.input_gate(u), self.forget_gate.bias.expand_as(old), self.content(u), old)
+        q = self.q_proj(u.to(self.q_proj.weight.dtype)).view(b, t, self.heads, self.width).transpose(1, 2)  # (b, h, t, e)
+        read = F.scaled_dot_product_attention(q, *kv).transpose(1, 2).reshape(b, t, -1)  # (b, t, h e)
+        if self.o_proj is not None:
+            read = self.o_proj(read)  # (b, t, d)
+        read = read.to(u.dtype)
+        add = torch.sigmoid(self.output_gate(read)) * read  # (b, t, d)
+        if self.scale is not None:
+            add = self.scale * add
+        rows = gated_memory_update(self.input_gate(u), self.forget_gate(read), read + self.content(u), old)  # (b, t, d)
+        return add.to(x.dtype), rows
+
+
+class TokenGate(nn.Module):
+    """The released input gate's projection: relu(scale * x) pooled over tokens, then a linear map to both gates (b, t, 2n)."""
+
+    def __init__(self, d: int, n: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(d))  # (d,)
+        self.weight = nn.Parameter(torch.zeros(2 * n, d))
+        self.bias = nn.Parameter(torch.zeros(2 * n))  # (2n,)
+
+    def lifted(self, x: Tensor) -> Tensor:
+        return F.relu(self.scale * x)  # (b, t, d)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return F.linear(pooled, self.weight, self.bias)  # (b, t or 1, 2n)
+
+
+class ReleasedMemory(nn.Module):
+    """Cell `released`: one bank passes through all layers; row t sees rows <= t and is rewritten in each layer. T = N = D."""
+
+    def __init__(self, config: LM2Config):
+        super().__init__()
+        m, d, n = config.memory, config.hidden_size, config.memory.slots
+        self.heads, self.width = m.heads, m.head_dim
+        self.query_proj = nn.Linear(n, n)
+        self.key_proj = nn.Linear(n, n)
+        self.value_proj = nn.Linear(n, n)
+        self.mlp = nn.Linear(n, n)
+        self.norm1 = nn.LayerNorm(n, eps=1e-5)
+        self.norm2 = nn.LayerNorm(n, eps=1e-5)
+        self.token_gate = TokenGate(d, n)
+        self.bank_gate = nn.Linear(n, 2 * n)
+        self.input_bias = nn.Parameter(torch.zeros(()))
+        self.forget_bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, rows: Tensor, cache: Cache, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """x (b, t, d) attention output; rows (b, t, d) the bank's rows of these positions as the layer below left them.
+
+        `cache` keeps keys and values of rows <= t; pooled (b, 1 or t, d) is the mean of token_gate.lifted over the chunk, or up to each token.
+        Returns what joins the attention output, (b, t, d) in x's dtype, and the rows as this layer leaves them (the same numbers).
+        """
+        b, t, _ = x.shape
+        narrow = self.query_proj.weight.dtype
+        heads = (b, t, self.heads, self.width)
+        r = rows.to(narrow)
+        q = self.query_proj(x).view(heads).transpose(1, 2)  # (b, h, t, e)
+        k, v = cache(self.key_proj(r).view(heads).transpose(1, 2), self.value_proj(r).view(heads).transpose(1, 2))  # (b, h, s, e)
+        s = k.shape[2]
+        mask = torch.ones(t, s, dtype=torch.bool, device=x.device).tril(s - t)  # (t, s)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(b, t, -1).to(rows.dtype)  # (b, t, n)
+        z = self.norm1(rows + a)  # (b, t, n)
+        u = F.relu(self.mlp(F.relu(self.mlp(z))))  # (b, t, n)
+        z = self.norm2(z + u)  # (b, t, n)
+        gates = self.token_gate(pooled) + self.bank_gate(torch.tanh(rows))  # (b, t, 2n)
+        i, f = gates.chunk(2, dim=-1)  # (b, t, n) each
+        rows = gated_memory_update(i + self.input_bias, f + self.forget_bias, z, rows)  # (b, t, n)
+        return rows.to(x.dtype), rows
