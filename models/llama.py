@@ -45,7 +45,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of x (b, h, t, e) by tables (t, e): dimension i turns with dimension i + e/2."""
     half = x.shape[-1] // 2
     turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)  # (b, h, t, e)
-    return x * cos + turned * sin  # (b, h, t, e)
+    return (x * cos + turned * sin).to(x.dtype)  # (b, h, t, e)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

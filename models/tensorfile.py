@@ -73,6 +73,19 @@ def read_header(path: Path, header_max: int = HEADER_BYTES_MAX) -> Header:
         raise TensorFileError(f"{path} does not exist") from None
     except OSError as error:
         raise TensorFileError(f"cannot read {path}: {error.strerror or error}") from None
+    header = parse_header(path, raw)
+    if header.file_bytes != size:
+        what = "the file is cut off" if size < header.file_bytes else "bytes are left over"
+        raise TensorFileError(f"{path}: the header describes {header.file_bytes} bytes, the file has {size} ({what})")
+    return header
+
+
+def parse_header(path: Path, raw: bytes) -> Header:
+    """Check header bytes (without the length before them). `path` only names the file in errors.
+
+    The result's `file_bytes` is what the header describes; comparing it with the file is the caller's part. Raises TensorFileError.
+    """
+    length = len(raw)
     try:
         entries = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
@@ -90,10 +103,7 @@ def read_header(path: Path, header_max: int = HEADER_BYTES_MAX) -> Header:
             what = "leaves a hole before" if t.begin > at else "overlaps what comes before"
             raise TensorFileError(f"{path}: tensor {t.name} starts at byte {t.begin} and {what} it (expected {at})")
         at = t.end
-    if at != size:
-        what = "the file is cut off" if size < at else "bytes are left over"
-        raise TensorFileError(f"{path}: the header describes {at} bytes, the file has {size} ({what})")
-    return Header({t.name: t for t in tensors}, metadata, raw, size)
+    return Header({t.name: t for t in tensors}, metadata, raw, at)
 
 
 def read_tensor(f: BinaryIO, info: TensorInfo) -> np.ndarray:

@@ -1,0 +1,109 @@
+"""The torch backend: the PyTorch reference behind the runtime's contract, on CPU or CUDA.
+
+Knows devices, dtypes and NumPy at its borders; what is computed is in models/. Keeps weights and rotary tables, no conversation.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...models.errors import BackendError
+from ...models.layout import open_folder
+from ...models.lm2 import LM2, ChunkState
+from ...models.llama import wide
+from ...models.weights import TORCH_DTYPES, load_model
+from ..backend import BackendOptions, Description, MemoryState
+
+
+class TorchBackend:
+    """Runs an LM2 module. Deterministic for a given device, dtype and thread count; see docs for what is bit-identical and what is not."""
+
+    def __init__(self, model: LM2):
+        self.model = model
+        self.config = model.config
+        self._tables = model.tables()
+
+    def start(self, batch: int = 1, state: MemoryState | None = None) -> ChunkState:
+        with torch.inference_mode():
+            if state is None:
+                state = MemoryState(self.model.initial_bank(batch), 0)
+            if tuple(state.bank.shape) != self.config.bank_shape(batch):
+                raise BackendError(f"a memory of shape {list(state.bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}")
+            return self.model.start(state.bank, state.chunks)
+
+    def extend(self, tokens: Sequence[int] | np.ndarray, chunk: ChunkState, all_logits: bool = False) -> tuple[np.ndarray, ChunkState]:
+        ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64)).to(self.model.device)
+        ids = ids[None] if ids.dim() == 1 else ids  # (b, t)
+        if ids.shape[1] == 0:
+            raise BackendError("extend needs at least one token")
+        if chunk.length + ids.shape[1] > self.config.memory.chunk:
+            raise BackendError(f"{chunk.length} + {ids.shape[1]} tokens do not fit in a chunk of {self.config.memory.chunk}: commit first")
+        with torch.inference_mode():
+            logits, chunk = self.model.extend(ids, chunk, self._tables, all_logits)  # (b, t or 1, v)
+        out = logits.float().cpu().numpy()
+        return (out if all_logits else out[:, 0]), chunk
+
+    def rewind(self, chunk: ChunkState, length: int) -> ChunkState:
+        if not 0 <= length <= chunk.length:
+            raise BackendError(f"cannot rewind a chunk of {chunk.length} tokens to {length}")
+        return chunk._replace(length=length)
+
+    def commit(self, chunk: ChunkState) -> MemoryState:
+        with torch.inference_mode():
+            return MemoryState(*self.model.commit(chunk))
+
+    def to_host(self, state: MemoryState) -> np.ndarray:
+        return np.ascontiguousarray(state.bank.float().cpu().numpy(), dtype="<f4")  # (l, b, n, d)
+
+    def from_host(self, bank: np.ndarray, chunks: int) -> MemoryState:
+        if bank.ndim != 4 or tuple(bank.shape) != self.config.bank_shape(bank.shape[1]):
+            raise BackendError(f"a memory of shape {list(bank.shape)} does not fit: this model's is {list(self.config.bank_shape())}")
+        kind = wide(self.model.dtype)
+        return MemoryState(torch.from_numpy(np.array(bank, dtype=np.float32)).to(self.model.device, kind), chunks)  # (l, b, n, d)
+
+    def describe(self) -> Description:
+        m, c = self.config.memory, self.config
+        item = torch.empty(0, dtype=self.model.dtype).element_size()
+        bank_item = torch.empty(0, dtype=wide(self.model.dtype)).element_size()
+        bank = int(np.prod(c.bank_shape())) * bank_item
+        kv = 2 * c.num_hidden_layers * c.num_key_value_heads * m.chunk * c.head_dim * item
+        if m.cell == "gated":
+            inside = m.banks * (m.chunk * c.hidden_size * bank_item + 2 * m.slots * m.heads * m.head_dim * item)
+        elif m.gate_pool == "causal":
+            inside = c.num_hidden_layers * m.chunk * (2 * m.slots * item + c.hidden_size * bank_item) + m.chunk * m.slots * bank_item
+        else:
+            kv, inside = 0, bank + m.chunk * 8
+        return Description("torch", str(self.model.device), str(self.model.dtype).removeprefix("torch."), "none", {"torch": torch.__version__}, bank, kv + inside)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda when there is one, else cpu. Raises BackendError for a device that is not there; never falls back silently."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = "cuda" if name == "gpu" else name
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BackendError(f"device {name!r} must be auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise BackendError(f"device {name!r} must be auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise BackendError(f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices seen by torch {torch.__version__}): use --device cpu")
+    return device
+
+
+def open_model(path: Path, options: BackendOptions, progress: Any = None) -> TorchBackend:
+    """Load a model folder. dtype auto: the folder's own on CUDA; float32 on CPU, where half precisions are slower or lossier."""
+    device = pick_device(options.device)
+    folder = open_folder(path)
+    name = options.dtype
+    if name == "auto":
+        name = folder.config.dtype if device.type == "cuda" else "float32"
+    if name not in TORCH_DTYPES:
+        raise BackendError(f"dtype {name!r} must be auto, {', '.join(TORCH_DTYPES)}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return TorchBackend(load_model(folder, device, TORCH_DTYPES[name], progress))
