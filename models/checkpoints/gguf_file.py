@@ -1,0 +1,183 @@
+"""A GGUF file of a Llama as a source: names, shapes and dtypes are Hugging Face's, values come dequantised in row blocks.
+
+Knows llama.cpp's naming and its row order of q and k; knows nothing of memories. Dequantisation is the `gguf` package's.
+Axes: h head, p half (2), r rotary pair (head_dim / 2), d columns.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConvertError
+from .gguf_header import GGUFHeader, GGUFTensor, block_sizes, get, read_gguf
+from .gguf_rope import rope_fields
+from .gguf_tokenizer import end_of_turn_ids, tokenizer_json
+from .source import Source, SourceTensor, rows_per_block
+
+EXACT = {"F32": ("F32", "<f4"), "F16": ("F16", "<f2"), "BF16": ("BF16", "<u2"), "F64": ("F64", "<f8")}
+TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+IN_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def open_gguf(path: Path) -> Source:
+    """Open a GGUF file of architecture llama. Raises ConvertError naming the file, the key or tensor, and the remedy."""
+    header = read_gguf(path)
+    llama = _llama_fields(header, path)
+    tensors: dict[str, SourceTensor] = {}
+    kinds: dict[str, int] = {}
+    for tensor in header.tensors.values():
+        if tensor.name == "rope_freqs.weight":
+            continue
+        name = _name(tensor.name, path)
+        heads = 0
+        if ".self_attn.q_proj." in name:
+            heads = llama["num_attention_heads"]
+        elif ".self_attn.k_proj." in name:
+            heads = llama["num_key_value_heads"]
+        tensors[name] = _source_tensor(path, tensor, name, heads, llama["head_dim"])
+        kinds[tensor.kind] = kinds.get(tensor.kind, 0) + 1
+    _check_supported(path, header.tensors)
+    template = header.metadata.get("tokenizer.chat_template")
+    return Source(
+        format="gguf",
+        files=(path,),
+        llama=llama,
+        tensors=tensors,
+        tokenizer=tokenizer_json(header, path),
+        template=template if isinstance(template, str) and template else None,
+        generation={"bos_token_id": llama["bos_token_id"], "eos_token_id": llama["eos_token_id"]},
+        detail={"gguf_types": kinds, "gguf_name": header.metadata.get("general.name")},
+    )
+
+
+def _llama_fields(header: GGUFHeader, path: Path) -> dict[str, Any]:
+    architecture = get(header, path, "general.architecture", lambda x: isinstance(x, str), "a name")
+    if architecture != "llama":
+        raise ConvertError(f"{path}: architecture {architecture!r} is not supported: lm2 converts GGUF files of architecture 'llama'")
+    if header.metadata.get("split.count", 1) not in (0, 1):
+        raise ConvertError(f"{path} is one of {header.metadata['split.count']} parts: merge them first with `llama-gguf-split --merge`")
+    for key in ("llama.expert_count", "llama.attention.sliding_window", "llama.attention.q_lora_rank"):
+        if header.metadata.get(key):
+            raise ConvertError(f"{path}: {key} is {header.metadata[key]!r}: only plain Llama decoders can be converted")
+    for key in ("llama.logit_scale", "llama.embedding_scale", "llama.residual_scale", "llama.attention.scale"):
+        if header.metadata.get(key, 1.0) not in (0.0, 1.0):
+            raise ConvertError(f"{path}: {key} is {header.metadata[key]!r}: only plain Llama decoders can be converted")
+
+    def count(key: str, default: int | None = None) -> int:
+        return get(header, path, key, lambda x: type(x) is int and x > 0, "a positive whole number", default)
+
+    hidden, heads = count("llama.embedding_length"), count("llama.attention.head_count")
+    head_dim = count("llama.attention.key_length", hidden // heads)
+    for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
+        if (value := count(key, head_dim)) != head_dim:
+            raise ConvertError(f"{path}: {key} {value} must equal the head size {head_dim}: other Llama variants cannot be converted")
+    if "token_embd.weight" not in header.tensors:
+        raise ConvertError(f"{path} has no tensor token_embd.weight: give the model's own GGUF, not an adapter or a projector")
+    vocab = header.tensors["token_embd.weight"].shape[0]
+    if (said := count("llama.vocab_size", vocab)) != vocab:
+        raise ConvertError(f"{path}: llama.vocab_size {said} contradicts token_embd.weight with {vocab} rows: convert the model to GGUF again")
+    eps = get(header, path, "llama.attention.layer_norm_rms_epsilon", lambda x: isinstance(x, float) and 0 < x < 1, "a small positive number")
+    bos = header.metadata.get("tokenizer.ggml.bos_token_id")
+    return {
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": count("llama.feed_forward_length"),
+        "num_hidden_layers": count("llama.block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": count("llama.attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "max_position_embeddings": count("llama.context_length"),
+        "rms_norm_eps": shortest(eps),
+        "rope_parameters": rope_fields(header, path, head_dim),
+        "tie_word_embeddings": "output.weight" not in header.tensors,
+        "attention_bias": "blk.0.attn_q.bias" in header.tensors,
+        "mlp_bias": "blk.0.ffn_gate.bias" in header.tensors,
+        "bos_token_id": bos,
+        "eos_token_id": end_of_turn_ids(header, path, vocab),
+    }
+
+
+def shortest(x: float) -> float:
+    """The shortest decimal that names the same float32: 9.999999747378752e-06 was written as 1e-05."""
+    return float(str(np.float32(x)))
+
+
+def _name(name: str, path: Path) -> str:
+    stem, _, part = name.rpartition(".")
+    if part in ("weight", "bias"):
+        if stem in TOP and part == "weight":
+            return f"{TOP[stem]}.weight"
+        match = re.fullmatch(r"blk\.(\d{1,5})\.([a-z_]+)", stem)
+        if match and match[2] in IN_BLOCK:
+            return f"model.layers.{int(match[1])}.{IN_BLOCK[match[2]]}.{part}"
+    raise ConvertError(f"{path}: tensor {name} is not part of a plain Llama decoder: this model cannot be converted")
+
+
+def _source_tensor(path: Path, tensor: GGUFTensor, name: str, heads: int, head_dim: int) -> SourceTensor:
+    if heads and tensor.shape[0] != heads * head_dim:
+        raise ConvertError(f"{path}: tensor {tensor.name} has {tensor.shape[0]} rows, its {heads} heads of {head_dim} need {heads * head_dim}")
+    dtype = EXACT[tensor.kind][0] if tensor.kind in EXACT else "F32"
+    return SourceTensor(name, dtype, tensor.shape, partial(_blocks, path, tensor, head_dim if heads else 0))
+
+
+def _blocks(path: Path, tensor: GGUFTensor, head_dim: int) -> Iterator[np.ndarray]:
+    """Row blocks of one tensor, dequantised; with `head_dim`, whole heads at a time with llama.cpp's row order undone."""
+    rows = tensor.shape[0]
+    if len(tensor.shape) == 1 and tensor.kind not in EXACT:
+        rows = 1  # a quantised vector is one row of blocks
+    row_bytes = tensor.nbytes // rows
+    step = rows_per_block((rows, tensor.shape[-1] if rows > 1 else 1), 4, head_dim or 1)
+    with open(path, "rb") as f:
+        f.seek(tensor.begin)
+        for start in range(0, rows, step):
+            n = min(step, rows - start)
+            raw = f.read(n * row_bytes)
+            if len(raw) != n * row_bytes:
+                raise ConvertError(f"{path}: tensor {tensor.name} is cut off while reading: download the file again")
+            block = dequantise(raw, tensor, n)
+            yield unpermute(block, n // head_dim) if head_dim else block
+
+
+def dequantise(raw: bytes, tensor: GGUFTensor, rows: int) -> np.ndarray:
+    """`rows` rows of a tensor's bytes as (rows, ...) of its own float type, or float32 for quantised types."""
+    shape = (rows, *tensor.shape[1:]) if rows != 1 or len(tensor.shape) > 1 else tensor.shape
+    if tensor.kind in EXACT:
+        return np.frombuffer(raw, EXACT[tensor.kind][1]).reshape(shape)
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    data = np.frombuffer(raw, np.uint8).reshape(rows, -1)
+    return dequantize(data, GGMLQuantizationType[tensor.kind]).astype(np.float32, copy=False).reshape(shape)
+
+
+def unpermute(block: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of `heads` heads from llama.cpp's order (pairs side by side) to Hugging Face's (first halves, then second halves)."""
+    tail = block.shape[1:]
+    pairs = block.reshape(heads, -1, 2, *tail)  # h r p d
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(block.shape)  # h p r d
+
+
+def _check_supported(path: Path, tensors: Mapping[str, GGUFTensor]) -> None:
+    sizes = {label: nbytes for label, _, nbytes in block_sizes().values()}
+    first = {t.kind: t for t in reversed(tensors.values()) if t.kind not in EXACT}
+    for kind, tensor in first.items():
+        try:
+            dequantise(bytes(sizes[kind]), GGUFTensor(tensor.name, kind, (1, -1), 0, sizes[kind]), 1)
+        except NotImplementedError:
+            raise ConvertError(
+                f"{path}: tensor {tensor.name} has type {kind}, which the gguf package cannot dequantise: use another quantisation"
+            ) from None

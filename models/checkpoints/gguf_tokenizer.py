@@ -1,0 +1,183 @@
+"""A tokenizer.json from a GGUF file's metadata, built with the `tokenizers` library.
+
+Knows llama.cpp's two vocabulary kinds that Llamas use: `gpt2` (byte-level BPE with a named pre-tokenizer) and `llama` (SentencePiece BPE,
+merges derived from the scores). A pre-tokenizer it does not know is refused by name: a near miss would silently change every prompt.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConvertError
+from .gguf_header import GGUFHeader, get
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_PATTERN = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}{{1,3}}|{REST}"
+QWEN2_PATTERN = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}|{REST}"
+PRE = {
+    "smollm": "smollm",
+    "gpt-2": "gpt-2",
+    "default": "gpt-2",
+    "llama3": "llama3",
+    "llama-v3": "llama3",
+    "llama-bpe": "llama3",
+    "qwen2": "qwen2",
+}
+END_TEXTS = ("<|eot_id|>", "<|im_end|>")
+
+
+def tokenizer_json(header: GGUFHeader, path: Path) -> bytes | None:
+    """The bytes of a tokenizer.json, or None when the file has no vocabulary. Raises ConvertError naming the key and the remedy."""
+    if "tokenizer.ggml.model" not in header.metadata and "tokenizer.ggml.tokens" not in header.metadata:
+        return None
+    vocab, kinds = _vocabulary(header, path)
+    model = get(header, path, "tokenizer.ggml.model", lambda x: isinstance(x, str), "a name")
+    try:
+        if model == "gpt2":
+            tokenizer = _byte_level(header, path, vocab)
+        elif model == "llama":
+            tokenizer = _sentencepiece(header, path, vocab, kinds)
+        else:
+            raise ConvertError(f"{path}: tokenizer.ggml.model {model!r} is not supported: it must be gpt2 or llama")
+        _add_special(tokenizer, vocab, kinds)
+        _add_bos(tokenizer, header, path, list(vocab), model)
+        return tokenizer.to_str(pretty=False).encode("utf-8")
+    except ConvertError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise ConvertError(f"{path}: its tokenizer cannot be rebuilt ({error}): convert the model to GGUF again") from None
+
+
+def end_of_turn_ids(header: GGUFHeader, path: Path, vocab_size: int) -> list[int]:
+    """Ids that end a reply: eos, end of turn, end of message, and well-known end tokens where an old file names no end of turn."""
+    ids: list[int] = []
+    for key in ("eos_token_id", "eot_token_id", "eom_token_id", "bos_token_id"):
+        value = header.metadata.get(f"tokenizer.ggml.{key}")
+        if value is None:
+            continue
+        if type(value) is not int or not 0 <= value < vocab_size:
+            raise ConvertError(f"{path}: tokenizer.ggml.{key} {value!r} must be a token id below {vocab_size}: convert the model to GGUF again")
+        if key != "bos_token_id":
+            ids.append(value)
+    if "tokenizer.ggml.eot_token_id" not in header.metadata:
+        tokens = header.metadata.get("tokenizer.ggml.tokens")
+        ids += [tokens.index(text) for text in END_TEXTS if isinstance(tokens, list) and text in tokens]
+    return list(dict.fromkeys(ids))
+
+
+def _vocabulary(header: GGUFHeader, path: Path) -> tuple[dict[str, int], list[int]]:
+    def texts(x: Any) -> bool:
+        return isinstance(x, list) and len(x) > 0 and all(isinstance(t, str) for t in x)
+
+    tokens = get(header, path, "tokenizer.ggml.tokens", texts, "a list of texts")
+    vocab = {token: i for i, token in enumerate(tokens)}
+    if len(vocab) != len(tokens):
+        seen: set[str] = set()
+        twice = next(t for t in tokens if t in seen or seen.add(t))
+        raise ConvertError(f"{path}: tokenizer.ggml.tokens has {twice!r} twice: convert the model to GGUF again")
+    rows = header.tensors["token_embd.weight"].shape[0]
+    if len(tokens) > rows:
+        raise ConvertError(f"{path}: tokenizer.ggml.tokens has {len(tokens)} tokens, token_embd.weight has {rows} rows: they are not of one model")
+
+    def kinds_fit(x: Any) -> bool:
+        return isinstance(x, list) and len(x) == len(tokens) and all(type(k) is int for k in x)
+
+    kinds = get(header, path, "tokenizer.ggml.token_type", kinds_fit, f"a list of {len(tokens)} numbers", [NORMAL] * len(tokens))
+    return vocab, kinds
+
+
+def _byte_level(header: GGUFHeader, path: Path, vocab: dict[str, int]) -> Any:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    pre = header.metadata.get("tokenizer.ggml.pre")
+    if pre not in PRE:
+        said = "is missing" if pre is None else f"{pre!r} is not known"
+        raise ConvertError(
+            f"{path}: tokenizer.ggml.pre {said}: it must be one of {', '.join(PRE)}; convert the Hugging Face checkpoint instead"
+        )
+    form = PRE[pre]
+    merges = list(_merges(header, path, vocab))
+    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=form == "llama3"))
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if form == "smollm":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), split])
+    elif form == "gpt-2":
+        tokenizer.pre_tokenizer = split
+    else:
+        pattern = Regex(LLAMA3_PATTERN if form == "llama3" else QWEN2_PATTERN)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "isolated"), plain])
+    if form == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _merges(header: GGUFHeader, path: Path, vocab: dict[str, int]) -> Iterator[tuple[str, str]]:
+    lines = get(header, path, "tokenizer.ggml.merges", lambda x: isinstance(x, list), "a list of pairs")
+    for i, line in enumerate(lines):
+        parts = line.split(" ") if isinstance(line, str) else []
+        if len(parts) != 2 or not all(p in vocab for p in parts) or parts[0] + parts[1] not in vocab:
+            raise ConvertError(f"{path}: tokenizer.ggml.merges[{i}] {line!r} must be two known tokens that join to a third: convert it again")
+        yield parts[0], parts[1]
+
+
+def _sentencepiece(header: GGUFHeader, path: Path, vocab: dict[str, int], kinds: list[int]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    def scores_fit(x: Any) -> bool:
+        return isinstance(x, list) and len(x) == len(vocab) and all(isinstance(s, float) for s in x)
+
+    scores = get(header, path, "tokenizer.ggml.scores", scores_fit, f"a list of {len(vocab)} numbers")
+    unknown = header.metadata.get("tokenizer.ggml.unknown_token_id", kinds.index(UNKNOWN) if UNKNOWN in kinds else 0)
+    if type(unknown) is not int or not 0 <= unknown < len(vocab):
+        raise ConvertError(f"{path}: tokenizer.ggml.unknown_token_id {unknown!r} must be a token id below {len(vocab)}")
+    pieces = {t for t, i in vocab.items() if kinds[i] in (NORMAL, USER_DEFINED, UNUSED)}
+    merges = list(_merges_from_scores(vocab, pieces, scores))
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token=list(vocab)[unknown], fuse_unk=True, byte_fallback=True))
+    prefix = get(header, path, "tokenizer.ggml.add_space_prefix", lambda x: isinstance(x, bool), "true or false", True)
+    spaces = normalizers.Replace(" ", "\u2581")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), spaces] if prefix else [spaces])
+    steps: list[Any] = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if prefix else []))
+    return tokenizer
+
+
+def _merges_from_scores(vocab: dict[str, int], pieces: set[str], scores: list[float]) -> Iterator[tuple[str, str]]:
+    """SentencePiece joins the neighbours whose union scores highest: every way to split a piece is a merge, ranked by the piece's score."""
+    for piece in sorted(pieces, key=lambda t: (-scores[vocab[t]], vocab[t])):
+        for at in range(1, len(piece)):
+            if piece[:at] in pieces and piece[at:] in pieces:
+                yield piece[:at], piece[at:]
+
+
+def _add_special(tokenizer: Any, vocab: dict[str, int], kinds: list[int]) -> None:
+    from tokenizers import AddedToken
+
+    for token, i in vocab.items():
+        if kinds[i] in (CONTROL, UNKNOWN, USER_DEFINED):
+            tokenizer.add_tokens([AddedToken(token, normalized=False, special=kinds[i] != USER_DEFINED)])
+
+
+def _add_bos(tokenizer: Any, header: GGUFHeader, path: Path, tokens: list[str], model: str) -> None:
+    """Start (and end) token through the post-processor, as the metadata asks; the defaults where it is silent are llama.cpp's."""
+    from tokenizers import processors
+
+    def flag(name: str, default: bool) -> bool:
+        return get(header, path, f"tokenizer.ggml.add_{name}_token", lambda x: isinstance(x, bool), "true or false", default)
+
+    llama3 = PRE.get(header.metadata.get("tokenizer.ggml.pre", ""), "") == "llama3"
+    ids = {name: header.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    wanted = {name: flag(name, default) for name, default in (("bos", model == "llama" or llama3), ("eos", False))}
+    use = {name: ids[name] for name in ids if wanted[name] and ids[name] is not None and ids[name] < len(tokens)}
+    if not use:
+        return
+    before, after = ([tokens[use[n]]] if n in use else [] for n in ("bos", "eos"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", *after, *before, "$B", *after],
+        special_tokens=[(tokens[i], i) for i in dict.fromkeys(use.values())],
+    )

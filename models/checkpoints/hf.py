@@ -1,0 +1,150 @@
+"""A Hugging Face Llama folder as a source: config, one or many safetensors files, tokenizer and chat template.
+
+Knows Hugging Face's file names and index; every weight file goes through the strict header check. Imports no ML library.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConvertError, TensorFileError
+from ..tensorfile import ITEM_BYTES, Header, TensorInfo, read_header, read_tensor
+from .source import FLOATS, Source, SourceTensor, check_tokenizer, read_limited, read_object, rows_per_block
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+INDEX_BYTES_MAX = 32 << 20
+
+
+def open_huggingface(folder: Path) -> Source:
+    """Open a Llama folder. Raises ConvertError naming the file, the field or tensor, and the remedy."""
+    config = read_object(folder / "config.json")
+    kind = config.get("model_type")
+    if kind == "lm2":
+        raise ConvertError(f"{folder} is an lm2 model already: use it as it is")
+    if kind != "llama":
+        raise ConvertError(f"{folder / 'config.json'}: model_type {kind!r} is not supported: lm2 converts models of type 'llama'")
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method") if isinstance(config["quantization_config"], dict) else "?"
+        raise ConvertError(f"{folder / 'config.json'}: quantization_config ({method}) is not supported: convert the unquantised checkpoint or a GGUF")
+    partial_rotary = (config.get("rope_parameters") or {}).get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    if partial_rotary != 1.0:
+        raise ConvertError(f"{folder / 'config.json'}: partial_rotary_factor {partial_rotary!r} is not supported: it must be 1.0")
+    files = _weight_files(folder)
+    tensors: dict[str, SourceTensor] = {}
+    for file, names in files.items():
+        header = _header(file)
+        for name in names if names is not None else header.tensors:
+            if name not in header.tensors:
+                raise ConvertError(f"{folder / INDEX}: tensor {name} is not in {file.name}: the files are not of one checkpoint; download them again")
+        for name, info in header.tensors.items():
+            if name in tensors or (names is not None and name not in names):
+                raise ConvertError(f"{file}: tensor {name} contradicts {INDEX}: the files are not of one checkpoint; download them again")
+            if not name.endswith("rotary_emb.inv_freq"):
+                tensors[name] = _source_tensor(file, info)
+    generation = read_object(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else None
+    llama = dict(config)
+    llama["eos_token_id"] = _ids((generation or {}).get("eos_token_id"), config.get("eos_token_id"))
+    if llama.get("bos_token_id") is None:
+        llama["bos_token_id"] = (generation or {}).get("bos_token_id")
+    tokenizer, notes = _tokenizer(folder, config)
+    return Source(
+        format="huggingface",
+        files=tuple(files),
+        llama=llama,
+        tensors=tensors,
+        tokenizer=tokenizer,
+        template=_template(folder),
+        generation=generation,
+        detail={"architectures": config.get("architectures")},
+        notes=notes,
+    )
+
+
+def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
+    """Weight files and the tensors the index expects in each (None: no index)."""
+    if (folder / INDEX).is_file():
+        weight_map = read_object(folder / INDEX, INDEX_BYTES_MAX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ConvertError(f"{folder / INDEX}: weight_map must map tensors to files: restore the file")
+        files: dict[Path, set[str] | None] = {}
+        for name, file in weight_map.items():
+            # A plain name only: an index from outside must not point out of its folder.
+            if not isinstance(file, str) or not file.endswith(".safetensors") or any(c in file for c in "/\\:\0") or file.startswith("."):
+                raise ConvertError(f"{folder / INDEX}: tensor {name} points to {file!r}: it must be a .safetensors file in the same folder")
+            names = files.setdefault(folder / file, set())
+            assert names is not None
+            names.add(name)
+        return dict(sorted(files.items()))
+    if (folder / SINGLE).is_file():
+        return {folder / SINGLE: None}
+    remedy = "save the model again with safe_serialization" if list(folder.glob("pytorch_model*.bin")) else "download the whole checkpoint"
+    raise ConvertError(f"{folder} has neither {SINGLE} nor {INDEX}: {remedy}")
+
+
+def _header(file: Path) -> Header:
+    try:
+        return read_header(file)
+    except TensorFileError as error:
+        raise ConvertError(f"{error}: download the file again") from None
+
+
+def _source_tensor(file: Path, info: TensorInfo) -> SourceTensor:
+    if info.dtype not in FLOATS:
+        raise ConvertError(f"{file}: tensor {info.name} has dtype {info.dtype}, expected one of {', '.join(FLOATS)}: convert the unquantised checkpoint")
+    return SourceTensor(info.name, info.dtype, info.shape, partial(_blocks, file, info))
+
+
+def _blocks(file: Path, info: TensorInfo) -> Iterator[np.ndarray]:
+    with open(file, "rb") as f:
+        if not info.shape:
+            yield read_tensor(f, info)
+            return
+        row = info.nbytes // info.shape[0] if info.shape[0] else 0
+        step = rows_per_block(info.shape, ITEM_BYTES[info.dtype])
+        for start in range(0, info.shape[0], step):
+            n = min(step, info.shape[0] - start)
+            begin = info.begin + start * row
+            yield read_tensor(f, TensorInfo(info.name, info.dtype, (n, *info.shape[1:]), begin, begin + n * row))
+
+
+def _ids(*values: Any) -> list[Any]:
+    """Token ids of several fields (a number, a list or nothing), each once, in order."""
+    flat = [i for v in values if v is not None for i in (v if isinstance(v, list) else [v])]
+    return list(dict.fromkeys(flat))
+
+
+def _tokenizer(folder: Path, config: dict[str, Any]) -> tuple[bytes | None, tuple[str, ...]]:
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        also = " (tokenizer.model alone is not read)" if (folder / "tokenizer.model").is_file() else ""
+        return None, (f"the source has no tokenizer.json{also}: the model takes token ids only",)
+    data = read_limited(file)
+    vocab = config.get("vocab_size")
+    check_tokenizer(data, file, vocab if isinstance(vocab, int) else 0)
+    return data, ()
+
+
+def _template(folder: Path) -> str | None:
+    """The chat template: its own file, else tokenizer_config.json's text, or the one called `default` of a list."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        try:
+            return read_limited(file, 1 << 20).decode("utf-8")
+        except UnicodeDecodeError:
+            raise ConvertError(f"{file} is not UTF-8 text: restore the file") from None
+    file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        return None
+    value = read_object(file, 32 << 20).get("chat_template")
+    if isinstance(value, list):
+        named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
+        if "default" not in named:
+            raise ConvertError(f"{file}: chat_template has {sorted(map(str, named))} but none called 'default': put the one to use in chat_template.jinja")
+        value = named["default"]
+    if value is not None and not isinstance(value, str):
+        raise ConvertError(f"{file}: chat_template must be text or a list of named texts, not {type(value).__name__}: restore the file")
+    return value or None

