@@ -13,7 +13,8 @@ from typing import Any
 
 from .atomic import write_file
 from .config import LM2Config, read_config, read_json
-from .errors import ModelFileError, TensorFileError, WriteError
+from .errors import ConfigError, ModelFileError, TensorFileError, WriteError
+from .quantized import KEY, Quantization, may_be_packed, packed_shapes
 from .tensorfile import Header, hash_tensor, read_header
 
 WEIGHTS = "model.safetensors"
@@ -86,23 +87,28 @@ def stays_float32(name: str) -> bool:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A checked model folder: its configuration, the header of its weights, and the fingerprint sessions are bound to."""
+    """A checked model folder: its configuration, the header of its weights, and the fingerprint sessions are bound to.
+
+    A folder packed for MLX has a `quantization`; its `fingerprint` is that of the model it was made from, `own_fingerprint` that of its bytes.
+    """
 
     path: Path
     config: LM2Config
     header: Header
     fingerprint: str
+    quantization: Quantization | None = None
+    own_fingerprint: str = ""
 
     @property
     def weights(self) -> Path:
         return self.path / WEIGHTS
 
 
-def open_folder(path: Path, progress: Callable[[int], None] | None = None) -> ModelFolder:
-    """Read and check a model folder without loading weights.
+def open_folder(path: Path, progress: Callable[[int], None] | None = None, quantized: bool = False) -> ModelFolder:
+    """Read and check a model folder without loading weights. `quantized`: the caller can compute with weights packed for MLX.
 
     Raises ModelFileError or ConfigError, naming the file: folder or file missing, weights cut off, a tensor missing, left over,
-    or of another shape than the config calls for.
+    or of another shape than the config calls for, packed weights where they cannot be used.
     """
     if not path.is_dir():
         what = "is a file, not a model folder" if path.exists() else "does not exist"
@@ -112,8 +118,13 @@ def open_folder(path: Path, progress: Callable[[int], None] | None = None) -> Mo
         header = read_header(path / WEIGHTS)
     except TensorFileError as error:
         raise ModelFileError(f"{error}: restore the file, or convert or pull the model again") from None
-    expected = tensor_shapes(config)
-    for name, shape in expected.items():
+    quantization = read_quantization(path)
+    if quantization is not None and not quantized:
+        raise ModelFileError(
+            f"{path} holds {quantization.bits}-bit weights packed for MLX: open it with --backend mlx, or give the model it was made from"
+        )
+    expected = _expected(tensor_shapes(config), quantization, header)
+    for name, (dtype, shape) in expected.items():
         have = header.tensors.get(name)
         if have is None:
             raise ModelFileError(f"{path / WEIGHTS} has no tensor {name}, which {CONFIG} calls for: the two files are not of one model")
@@ -121,12 +132,37 @@ def open_folder(path: Path, progress: Callable[[int], None] | None = None) -> Mo
             raise ModelFileError(
                 f"{path / WEIGHTS}: tensor {name} is {list(have.shape)}, {CONFIG} calls for {list(shape)}: the two files are not of one model"
             )
-        if have.dtype not in ("F32", "BF16", "F16", "F64"):
-            raise ModelFileError(f"{path / WEIGHTS}: tensor {name} has dtype {have.dtype}, expected F32, BF16, F16 or F64")
+        allowed = ("F32", "BF16", "F16", "F64") if dtype is None else (dtype,)
+        if have.dtype not in allowed:
+            raise ModelFileError(f"{path / WEIGHTS}: tensor {name} has dtype {have.dtype}, expected {' or '.join(allowed)}")
     for name in header.tensors:
         if name not in expected:
             raise ModelFileError(f"{path / WEIGHTS} has tensor {name}, which {CONFIG} does not call for: the two files are not of one model")
-    return ModelFolder(path, config, header, fingerprint(path, config, header, progress))
+    own = fingerprint(path, config, header, progress)
+    return ModelFolder(path, config, header, own if quantization is None else quantization.source, quantization, own)
+
+
+def read_quantization(path: Path) -> Quantization | None:
+    """The `quantization` block of a folder's config.json, or None. Raises ConfigError or ModelFileError naming the file."""
+    block = read_json(path / CONFIG).get(KEY)
+    try:
+        return None if block is None else Quantization.from_dict(block)
+    except ConfigError as error:
+        raise ConfigError(f"{path / CONFIG}: {error}") from None
+
+
+def _expected(
+    shapes: dict[str, tuple[int, ...]], quantization: Quantization | None, header: Header
+) -> dict[str, tuple[str | None, tuple[int, ...]]]:
+    """What the weights must hold: name -> (dtype, or None for any float; shape). Packed matrices are three tensors."""
+    out: dict[str, tuple[str | None, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        base = name.removesuffix(".weight")
+        if quantization is not None and may_be_packed(name) and f"{base}.scales" in header.tensors:
+            out |= packed_shapes(name, shape, *quantization.of(base))
+        else:
+            out[name] = (None, shape)
+    return out
 
 
 def combine_fingerprint(config: LM2Config, digests: dict[str, str], shapes: dict[str, tuple[str, tuple[int, ...]]]) -> str:

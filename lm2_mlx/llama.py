@@ -1,0 +1,76 @@
+"""The Llama parts in MLX: norm, rotary embedding, grouped-query attention, SwiGLU. Knows nothing of memory, chunks or files.
+
+Axes: b batch, t positions of a call, s positions so far, d hidden, h query heads, k key/value heads, e head width.
+"""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from ..models.config import LM2Config
+from .linear import Linear, apply_stacked
+
+# Turns freshly projected keys and values (b, k, t, e) into all of them so far (b, k, s, e).
+Cache = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
+
+
+def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+    """Root-mean-square norm over the last axis, computed in float32; the result is float32. weight (d,) float32."""
+    return mx.fast.rms_norm(x.astype(mx.float32), weight, eps)
+
+
+def rope_tables(config: LM2Config, positions: int) -> tuple[mx.array, mx.array]:
+    """Cosines and sines (positions, e / 2) float32, rounded as the PyTorch reference rounds them: float32 frequencies, then float32 angles.
+
+    Tables, not `mx.fast.rope`: that one divides by the frequency's reciprocal and works the angles out again in each layer.
+    """
+    inverse = np.array(config.rope.inverse_frequencies(config.head_dim), dtype=np.float32)  # (e / 2,)
+    angles = np.outer(np.arange(positions, dtype=np.float32), inverse)  # (s, e / 2)
+    return mx.array(np.cos(angles)), mx.array(np.sin(angles))
+
+
+def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Rotary embedding of x (b, t, h, e) by tables (t, 1, e / 2), in float32, back in x's dtype: dimension i turns with dimension i + e/2."""
+    half = x.shape[-1] // 2
+    low, high = x[..., :half], x[..., half:]  # (b, t, h, e / 2)
+    return mx.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x.dtype)  # (b, t, h, e)
+
+
+def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    """Causal grouped-query attention: q (b, h, t, e) are the last t of the s positions of k, v (b, k, s, e). Returns (b, h, t, e)."""
+    b, h, t, e = q.shape
+    scale = e**-0.5
+    if t == 1:
+        q = q.reshape(b, k.shape[1], h // k.shape[1], e)  # the heads of a group look at the same keys
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale).reshape(b, h, 1, e)
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")  # (b, h, t, e)
+
+
+class Attention:
+    """Self-attention inside a chunk. qkv is one matrix, or three where their quantisation differs."""
+
+    def __init__(self, config: LM2Config, qkv: Sequence[Linear], o: Linear):
+        self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.qkv, self.o = list(qkv), o
+
+    def __call__(self, x: mx.array, cos: mx.array, sin: mx.array, cache: Cache) -> mx.array:
+        """x (b, t, d) normed, tables (t, 1, e / 2) -> (b, t, d)."""
+        b, t, _ = x.shape
+        turning = self.heads + self.groups
+        qkv = apply_stacked(self.qkv, x).reshape(b, t, turning + self.groups, self.width)  # (b, t, h + 2k, e)
+        turned = rotate(qkv[:, :, :turning], cos, sin).swapaxes(1, 2)  # (b, h + k, t, e)
+        k, v = cache(turned[:, self.heads :], qkv[:, :, turning:].swapaxes(1, 2))  # (b, k, s, e)
+        a = attend(turned[:, : self.heads], k, v)  # (b, h, t, e)
+        return self.o(a.swapaxes(1, 2).reshape(b, t, -1))  # (b, t, d)
+
+
+class MLP:
+    """SwiGLU. gate_up is one matrix, or two where their quantisation differs."""
+
+    def __init__(self, gate_up: Sequence[Linear], down: Linear):
+        self.gate_up, self.down = list(gate_up), down
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, up = mx.split(apply_stacked(self.gate_up, x), 2, axis=-1)  # (b, t, ffn) each
+        return self.down(gate * mx.sigmoid(gate) * up)  # (b, t, d)

@@ -1,0 +1,113 @@
+"""The two memory cells in MLX, as one layer of them. Knows one layer and one call; chunks and sessions are others' business.
+
+Axes: b batch, t positions of a call, s positions of the chunk so far, n rows of the bank, d hidden, h memory heads, e memory head width.
+Source: arXiv 2502.06049 equations 1-6; `gated` is their causal form, `released` what the authors' checkpoints compute.
+"""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from .linear import Dense, Linear
+from .llama import Cache, rms_norm
+
+
+def gated_memory_update(i: mx.array, f: mx.array, z: mx.array, old: mx.array) -> mx.array:
+    """new = sigmoid(i) * tanh(z) + sigmoid(f) * old (LM2 equation 6). All (b, t, d); elementwise."""
+    return mx.sigmoid(i) * mx.tanh(z) + mx.sigmoid(f) * old  # (b, t, d)
+
+
+@dataclass
+class GatedMemory:
+    """Cell `gated`: reads the layer's own bank as it stood at the chunk's start; row t is rewritten from what was seen and read at t.
+
+    What is read is needed at once, what is written only at the chunk's end: `read` runs per call, `rewrite` once over all rows.
+    """
+
+    heads: int
+    width: int
+    eps: float
+    norm: mx.array  # (d,) float32
+    bank_norm: mx.array  # (d,) float32
+    q: Linear
+    k: Linear
+    v: Linear
+    o: Linear | None
+    output_gate: Dense
+    input_gate: Dense
+    forget_gate: Dense
+    content: Dense
+    scale: mx.array | None  # (d,) float32
+
+    def keys_values(self, bank: mx.array) -> tuple[mx.array, mx.array]:
+        """K and V of a bank (b, n, d), each (b, h, n, e): computed once per chunk. A zero bank gives zeros."""
+        b, n, _ = bank.shape
+        r = rms_norm(bank, self.bank_norm, self.eps).astype(self.k.dtype)  # (b, n, d)
+        k, v = (p(r).reshape(b, n, self.heads, self.width).swapaxes(1, 2) for p in (self.k, self.v))  # (b, h, n, e)
+        return mx.contiguous(k), mx.contiguous(v)
+
+    def seen(self, x: mx.array) -> mx.array:
+        """The memory's own view of its layer's input: x (b, t, d) -> float32 (b, t, d)."""
+        return rms_norm(x, self.norm, self.eps)
+
+    def read(self, u: mx.array, kv: tuple[mx.array, mx.array]) -> tuple[mx.array, mx.array]:
+        """u (b, t, d) from `seen`. Returns what joins the attention output, and what was read: both float32 (b, t, d)."""
+        b, t, _ = u.shape
+        q = self.q(u.astype(self.q.dtype)).reshape(b, t, self.heads, self.width).swapaxes(1, 2)  # (b, h, t, e)
+        e = mx.fast.scaled_dot_product_attention(q, *kv, scale=self.width**-0.5)  # (b, h, t, e)
+        e = e.swapaxes(1, 2).reshape(b, t, -1)  # (b, t, h e)
+        if self.o is not None:
+            e = self.o(e)  # (b, t, d)
+        e = e.astype(mx.float32)
+        add = mx.sigmoid(self.output_gate(e)) * e  # (b, t, d)
+        return (add if self.scale is None else self.scale * add), e
+
+    def rewrite(self, u: mx.array, read: mx.array | None, old: mx.array) -> mx.array:
+        """New rows from u and read (b, t, d), None where the bank was all zeros, and the old rows (b, t, d). All float32."""
+        content = self.content(u)  # (b, t, d)
+        if read is None:
+            assert self.forget_gate.bias is not None
+            return gated_memory_update(self.input_gate(u), self.forget_gate.bias, content, old)
+        return gated_memory_update(self.input_gate(u), self.forget_gate(read), read + content, old)  # (b, t, d)
+
+
+@dataclass
+class ReleasedMemory:
+    """Cell `released`: one bank passes through all layers; row t sees rows <= t and is rewritten in each layer. T = N = D."""
+
+    heads: int
+    width: int
+    query: Linear
+    key: Linear
+    value: Linear
+    mlp: Dense
+    norm1: tuple[mx.array, mx.array]  # weight, bias (n,) float32
+    norm2: tuple[mx.array, mx.array]
+    token_scale: mx.array  # (d,) float32
+    token_gate: Dense
+    bank_gate: Dense
+    input_bias: mx.array  # () float32
+    forget_bias: mx.array
+
+    def lifted(self, x: mx.array) -> mx.array:
+        """What the input gate averages over tokens: x (b, t, d) -> float32 (b, t, d)."""
+        return mx.maximum(self.token_scale * x.astype(mx.float32), 0.0)
+
+    def rewrite(self, x: mx.array, rows: mx.array, cache: Cache, pooled: mx.array) -> mx.array:
+        """x (b, t, d) attention output; rows (b, t, n) as the layer below left them; pooled (b, 1 or t, d) the mean of `lifted`.
+
+        `cache` keeps keys and values of rows <= t. Returns the rows as this layer leaves them, float32; they also join the attention output.
+        """
+        b, t, _ = x.shape
+        heads = (b, t, self.heads, self.width)
+        r = rows.astype(self.key.dtype)
+        q = self.query(x).reshape(heads).swapaxes(1, 2)  # (b, h, t, e)
+        k, v = cache(self.key(r).reshape(heads).swapaxes(1, 2), self.value(r).reshape(heads).swapaxes(1, 2))  # (b, h, s, e)
+        a = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.width**-0.5, mask="causal")  # (b, h, t, e)
+        a = a.swapaxes(1, 2).reshape(b, t, -1).astype(mx.float32)  # (b, t, n)
+        z = mx.fast.layer_norm(rows + a, *self.norm1, 1e-5)  # (b, t, n)
+        u = mx.maximum(self.mlp(mx.maximum(self.mlp(z), 0.0)), 0.0)  # (b, t, n)
+        z = mx.fast.layer_norm(z + u, *self.norm2, 1e-5)  # (b, t, n)
+        gates = self.token_gate(pooled) + self.bank_gate(mx.tanh(rows))  # (b, t, 2n)
+        i, f = mx.split(gates, 2, axis=-1)  # (b, t, n) each
+        return gated_memory_update(i + self.input_bias, f + self.forget_bias, z, rows)  # (b, t, n)

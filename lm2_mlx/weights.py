@@ -1,0 +1,131 @@
+"""From a checked model folder to an MLX model: names, dtypes, and matrices that are one in memory and several on disk.
+
+Knows files and tensors; what the model computes is in model.py. Reads each tensor from its checked byte range straight into MLX.
+"""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+
+from ..models.errors import ModelFileError
+from ..models.layout import ModelFolder, stays_float32
+from ..models.tensorfile import read_tensor
+from .linear import Dense, Linear, Quantized, stacked
+from .llama import MLP, Attention
+from .memory import GatedMemory, ReleasedMemory
+from .model import LM2, Block
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+
+
+class _Reader:
+    """Reads a folder's tensors one by one into their final dtype."""
+
+    def __init__(self, folder: ModelFolder, dtype: mx.Dtype, cpu: bool, progress: Callable[[int], None] | None):
+        self.folder, self.dtype, self.cpu, self.progress = folder, dtype, cpu, progress
+        self.file = open(folder.weights, "rb")  # noqa: SIM115 - closed by load_model
+
+    def array(self, name: str, dtype: mx.Dtype | None = None) -> mx.array:
+        """One tensor, evaluated: uint32 stays, else `dtype`, or by name float32 (norms, the memory's gates) or the model's dtype."""
+        info = self.folder.header.tensors[name]
+        host = read_tensor(self.file, info)
+        if info.dtype == "BF16":
+            value = mx.array(host).view(mx.bfloat16)
+        else:
+            value = mx.array(host.astype(np.float32) if info.dtype == "F64" else host)
+        if info.dtype != "U32":
+            value = value.astype(dtype or (mx.float32 if stays_float32(name) else self.dtype))
+            if not mx.isfinite(value).all().item():
+                raise ModelFileError(
+                    f"{self.folder.weights}: tensor {name} has values that are not finite in {str(value.dtype).split('.')[-1]}: convert or pull the model again"
+                )
+        mx.eval(value)
+        if self.progress:
+            self.progress(info.nbytes)
+        return value
+
+    def has(self, name: str) -> bool:
+        return name in self.folder.header.tensors
+
+    def linear(self, name: str) -> Linear:
+        """The matrix `name`.weight with its bias, quantised if the folder's is."""
+        bias = self.array(f"{name}.bias") if self.has(f"{name}.bias") else None
+        if self.has(f"{name}.scales"):
+            assert self.folder.quantization is not None
+            bits, group = self.folder.quantization.of(name)
+            scales, biases = (self.array(f"{name}.{part}", self.dtype) for part in ("scales", "biases"))
+            return Quantized(self.array(f"{name}.weight"), scales, biases, bits, group, self.cpu, bias)
+        return Dense(self.array(f"{name}.weight"), bias)
+
+    def dense(self, name: str) -> Dense:
+        """The matrix `name`.weight, one that is never quantised."""
+        return Dense(self.array(f"{name}.weight"), self.array(f"{name}.bias") if self.has(f"{name}.bias") else None)
+
+
+def load_model(folder: ModelFolder, dtype: str = "float32", cpu: bool = True, progress: Callable[[int], None] | None = None) -> LM2:
+    """Load a checked model folder, layer by layer: peak memory is the model and about one layer, or the embedding, more.
+
+    `cpu`: the model will run on a CPU. `progress` is told the bytes of each tensor read.
+    Raises ModelFileError for weights that are not finite in `dtype`, naming the tensor.
+    """
+    config = folder.config
+    reader = _Reader(folder, DTYPES[dtype], cpu, progress)
+    try:
+        embed = reader.linear("model.embed_tokens")
+        blocks = []
+        for i in range(config.num_hidden_layers):
+            p = f"model.layers.{i}."
+            qkv = stacked([reader.linear(f"{p}self_attn.{x}_proj") for x in "qkv"])
+            gate_up = stacked([reader.linear(f"{p}mlp.{x}_proj") for x in ("gate", "up")])
+            mx.eval([m.arrays() for m in (*qkv, *gate_up)])
+            blocks.append(
+                Block(
+                    reader.array(f"{p}input_layernorm.weight"),
+                    Attention(config, qkv, reader.linear(f"{p}self_attn.o_proj")),
+                    _memory(reader, f"{p}memory.") if i in config.memory.layers else None,
+                    reader.array(f"{p}post_attention_layernorm.weight"),
+                    MLP(gate_up, reader.linear(f"{p}mlp.down_proj")),
+                )
+            )
+        norm = reader.array("model.norm.weight")
+        head = embed if config.tie_word_embeddings else reader.linear("lm_head")
+    finally:
+        reader.file.close()
+    return LM2(config, embed, blocks, norm, head)
+
+
+def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:
+    config, m = reader.folder.config, reader.folder.config.memory
+    if m.cell == "released":
+        return ReleasedMemory(
+            m.heads,
+            m.head_dim,
+            query=reader.linear(f"{p}query_proj"),
+            key=reader.linear(f"{p}key_proj"),
+            value=reader.linear(f"{p}value_proj"),
+            mlp=reader.dense(f"{p}mlp"),
+            norm1=(reader.array(f"{p}norm1.weight"), reader.array(f"{p}norm1.bias")),
+            norm2=(reader.array(f"{p}norm2.weight"), reader.array(f"{p}norm2.bias")),
+            token_scale=reader.array(f"{p}token_gate.scale"),
+            token_gate=reader.dense(f"{p}token_gate"),
+            bank_gate=reader.dense(f"{p}bank_gate"),
+            input_bias=reader.array(f"{p}input_bias"),
+            forget_bias=reader.array(f"{p}forget_bias"),
+        )
+    return GatedMemory(
+        m.heads,
+        m.head_dim,
+        config.rms_norm_eps,
+        norm=reader.array(f"{p}norm.weight"),
+        bank_norm=reader.array(f"{p}bank_norm.weight"),
+        q=reader.linear(f"{p}q_proj"),
+        k=reader.linear(f"{p}k_proj"),
+        v=reader.linear(f"{p}v_proj"),
+        o=reader.linear(f"{p}o_proj") if m.output_projection else None,
+        output_gate=reader.dense(f"{p}output_gate"),
+        input_gate=reader.dense(f"{p}input_gate"),
+        forget_gate=reader.dense(f"{p}forget_gate"),
+        content=reader.dense(f"{p}content"),
+        scale=reader.array(f"{p}scale") if m.scale else None,
+    )

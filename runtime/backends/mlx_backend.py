@@ -1,0 +1,145 @@
+"""The mlx backend: the MLX mirror behind the runtime's contract, on Metal, CUDA or a CPU. Needs neither torch nor onnx.
+
+Knows devices, dtypes and NumPy at its borders; what is computed is in lm2_mlx/. Keeps weights and rotary tables, no conversation.
+Every call computes before it returns: nothing lazy is handed out, so states may pass from one thread to another.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ...lm2_mlx.model import LM2, ChunkState, evaluate
+from ...lm2_mlx.weights import DTYPES, load_model
+from ...models.errors import BackendError
+from ...models.layout import ModelFolder, open_folder
+from ..backend import BackendOptions, Description, MemoryState
+
+
+class MLXBackend:
+    """Runs an MLX LM2. Deterministic for a given device, dtype and MLX version."""
+
+    def __init__(self, model: LM2, device: mx.Device, quantization: str = "none"):
+        self.model, self.device, self.quantization = model, device, quantization
+        self.config = model.config
+
+    def start(self, batch: int = 1, state: MemoryState | None = None) -> ChunkState:
+        with mx.stream(self.device):
+            bank, chunks = (self.model.initial_bank(batch), 0) if state is None else state
+            if tuple(bank.shape) != self.config.bank_shape(batch):
+                raise BackendError(f"a memory of shape {list(bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}")
+            return self.model.start(bank, chunks)
+
+    def extend(self, tokens: Sequence[int] | np.ndarray, chunk: ChunkState, all_logits: bool = False) -> tuple[np.ndarray, ChunkState]:
+        host = np.asarray(tokens, dtype=np.int64)
+        host = host[None] if host.ndim == 1 else host  # (b, t)
+        if host.shape[1] == 0:
+            raise BackendError("extend needs at least one token")
+        if host.min() < 0 or host.max() >= self.config.vocab_size:  # MLX reads past the end of an embedding without a word
+            raise BackendError(f"token ids must lie from 0 to {self.config.vocab_size - 1}, got {host.min()} to {host.max()}")
+        if chunk.length + host.shape[1] > self.config.memory.chunk:
+            raise BackendError(f"{chunk.length} + {host.shape[1]} tokens do not fit in a chunk of {self.config.memory.chunk}: commit first")
+        with mx.stream(self.device):
+            logits, chunk = self.model.extend(mx.array(host.astype(np.int32)), chunk, all_logits)  # (b, t or 1, v)
+            evaluate(chunk, logits)
+            out = np.array(logits)
+        return (out if all_logits else out[:, 0]), chunk
+
+    def rewind(self, chunk: ChunkState, length: int) -> ChunkState:
+        if not 0 <= length <= chunk.length:
+            raise BackendError(f"cannot rewind a chunk of {chunk.length} tokens to {length}")
+        return chunk._replace(length=length)
+
+    def commit(self, chunk: ChunkState) -> MemoryState:
+        with mx.stream(self.device):
+            bank, chunks = self.model.commit(chunk)
+            mx.eval(bank)
+        return MemoryState(bank, chunks)
+
+    def to_host(self, state: MemoryState) -> np.ndarray:
+        return np.array(state.bank, dtype="<f4")  # (l, b, n, d)
+
+    def from_host(self, bank: np.ndarray, chunks: int) -> MemoryState:
+        if bank.ndim != 4 or tuple(bank.shape) != self.config.bank_shape(bank.shape[1]):
+            raise BackendError(f"a memory of shape {list(bank.shape)} does not fit: this model's is {list(self.config.bank_shape())}")
+        with mx.stream(self.device):
+            value = mx.array(np.ascontiguousarray(bank, dtype=np.float32))  # (l, b, n, d)
+            mx.eval(value)
+        return MemoryState(value, chunks)
+
+    def describe(self) -> Description:
+        c, m = self.config, self.config.memory
+        item, width = self.model.dtype.size, m.heads * m.head_dim
+        bank = int(np.prod(c.bank_shape())) * 4
+        kv = 2 * c.num_hidden_layers * c.num_key_value_heads * m.chunk * c.head_dim * item
+        if m.cell == "gated":
+            inside = m.banks * (2 * m.chunk * c.hidden_size * 4 + 2 * m.slots * width * item)
+        elif m.gate_pool == "causal":
+            inside = c.num_hidden_layers * m.chunk * (2 * width * item + c.hidden_size * 4) + m.chunk * m.slots * 4
+        else:
+            kv, inside = 0, bank + m.chunk * 4
+        dtype = str(self.model.dtype).removeprefix("mlx.core.")
+        return Description("mlx", device_name(self.device), dtype, self.quantization, {"mlx": mx.__version__}, bank, kv + inside)
+
+
+def device_name(device: mx.Device) -> str:
+    """`cpu`, `metal` or `cuda`."""
+    if device == mx.Device(mx.cpu):
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
+
+
+def pick_device(name: str) -> mx.Device:
+    """`auto` is Metal or CUDA when there is one, else cpu. Raises BackendError for a device that is not there; never falls back silently."""
+    gpu = mx.is_available(mx.gpu)
+    if name == "auto":
+        return mx.Device(mx.gpu if gpu else mx.cpu)
+    if name == "cpu":
+        return mx.Device(mx.cpu)
+    kind, _, index = name.partition(":")
+    if kind not in ("gpu", "cuda", "metal") or (index and not index.isdigit()):
+        raise BackendError(f"device {name!r} must be auto, cpu, gpu, metal, cuda or cuda:N")
+    there = gpu and (kind == "gpu" or (kind == "metal") == mx.metal.is_available())
+    if not there:
+        raise BackendError(f"device {name!r} is not there (this MLX {mx.__version__} has no {kind} back-end): use --device cpu, or pip install 'lm2[mlx-cuda]'")
+    if index and int(index) >= mx.device_count(mx.gpu):
+        raise BackendError(f"device {name!r} is not there ({mx.device_count(mx.gpu)} seen by MLX {mx.__version__}): use --device {kind}")
+    return mx.Device(mx.gpu, int(index or 0))
+
+
+def set_threads(count: int) -> None:
+    """Limit the threads of the BLAS that MLX computes with on a CPU. Raises BackendError where it has no such switch."""
+    try:
+        switch = ctypes.CDLL(None).openblas_set_num_threads
+    except (AttributeError, OSError, TypeError):
+        raise BackendError(f"--threads {count}: MLX cannot set threads here; leave it out, or preload OpenBLAS (docs/mlx.md)") from None
+    switch(count)
+
+
+def quantization_name(folder: ModelFolder) -> str:
+    """`none`, or for example `4-bit group 32 (repacked)`."""
+    q = folder.quantization
+    return "none" if q is None else f"{q.bits}-bit group {q.group_size} ({q.method})"
+
+
+def open_model(path: Path, options: BackendOptions = BackendOptions(), progress: Any = None) -> MLXBackend:
+    """Load a model folder, plain or packed for MLX. dtype auto: the folder's own on a GPU; float32 on a CPU, where halves are slower.
+
+    Raises BackendError, ModelFileError or ConfigError.
+    """
+    device = pick_device(options.device)
+    cpu = device == mx.Device(mx.cpu)
+    folder = open_folder(path, quantized=True)
+    name = options.dtype
+    if name == "auto":
+        name = "float32" if cpu or folder.config.dtype not in DTYPES else folder.config.dtype
+    if name not in DTYPES:
+        raise BackendError(f"dtype {name!r} must be auto, {', '.join(DTYPES)}")
+    if options.threads:
+        set_threads(options.threads)
+    with mx.stream(device):
+        model = load_model(folder, name, cpu, progress)
+    return MLXBackend(model, device, quantization_name(folder))
