@@ -7,7 +7,8 @@ ENVIRONMENT = "LM2_HOME"
 
 
 def home() -> Path:
-    """The folder given by the environment variable LM2_HOME, else the platform's user cache folder for `lm2`. It may not exist yet."""
+    """The folder given by the environment variable LM2_HOME, else the platform's user cache folder for `lm2`. It may
+    not exist yet."""
     given = os.environ.get(ENVIRONMENT)
     if given:
         return Path(given).expanduser()

@@ -29,7 +29,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps)  # (b, t, d)
+        x = x.to(self.weight.dtype)
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight  # (b, t, d)
 
 
 def rope_tables(config: LM2Config, positions: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -53,8 +54,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     b, h, t, e = q.shape
     groups, s = k.shape[1], k.shape[2]
     if t == 1:
-        q = q.view(b, groups, h // groups, e)  # the heads of a group look at the same keys: no copies of k and v
-        return F.scaled_dot_product_attention(q, k, v).view(b, h, 1, e)
+        q = q.reshape(b, groups, h // groups, e)  # the heads of a group look at the same keys: no copies of k and v
+        return F.scaled_dot_product_attention(q, k, v).reshape(b, h, 1, e)
     gqa = groups != h
     if s == t:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
@@ -72,14 +73,15 @@ class Attention(nn.Module):
         self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=config.attention_bias)
         self.o_proj = nn.Linear(self.heads * self.width, config.hidden_size, bias=config.attention_bias)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache, last: bool = False) -> Tensor:
+        """Output (b, t, d) of all positions, or (b, 1, d) of the last one only; keys and values of all enter the cache either way."""
         b, t, _ = x.shape
         qkv = self.qkv_proj(x).view(b, t, self.heads + 2 * self.groups, self.width).transpose(1, 2)  # (b, h + 2k, t, e)
         turned = rotate(qkv[:, : self.heads + self.groups], cos, sin)  # (b, h + k, t, e)
         q, k = turned.split((self.heads, self.groups), dim=1)
         k, v = cache(k, qkv[:, self.heads + self.groups :])  # (b, k, s, e)
-        a = attend(q, k, v)  # (b, h, t, e)
-        return self.o_proj(a.transpose(1, 2).reshape(b, t, -1))  # (b, t, d)
+        a = attend(q[:, :, -1:] if last else q, k, v)  # (b, h, t or 1, e)
+        return self.o_proj(a.transpose(1, 2).reshape(b, a.shape[2], -1))  # (b, t or 1, d)
 
 
 class MLP(nn.Module):

@@ -134,7 +134,7 @@ class LM2(nn.Module):
                     pooled = _pool(block.memory.token_gate.lifted(a), self.config.memory.gate_pool, present)
                     add, rows = block.memory(a, old, _no_cache, pooled)
                 else:
-                    add, rows = block.memory(x, block.memory.keys_values(banks[j]), old)
+                    add, rows = block.memory(x, block.memory.keys_values(banks[j], x.dtype), old)
                 a = a + add
                 if present is not None:
                     rows = torch.where(present[..., None], rows, old)
@@ -153,7 +153,7 @@ class LM2(nn.Module):
             reads = []
             for i, j in self.bank_of.items():
                 memory = self.layers[i].memory
-                reads.append(memory.keys_values(bank[j]) if bool(bank[j].any()) else None)
+                reads.append(memory.keys_values(bank[j], self.dtype) if bool(bank[j].any()) else None)
             inside = GatedInside(tuple(reads), bank.new_empty(m.banks, b, m.chunk, c.hidden_size))
         elif m.gate_pool == "causal":
             mem = (c.num_hidden_layers, b, m.heads, m.chunk, m.head_dim)
@@ -184,14 +184,15 @@ class LM2(nn.Module):
             def cache(k: Tensor, v: Tensor, i: int = i) -> tuple[Tensor, Tensor]:
                 return _kept(chunk.keys[i], chunk.values[i], k, v, past, s)
 
-            a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache)  # (b, t, d)
+            last = i == len(self.layers) - 1 and block.memory is None and not all_logits  # nobody looks at the other positions
+            a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache, last)  # (b, t or 1, d)
             if isinstance(chunk.inside, GatedInside):
                 if block.memory is not None:
                     a = self._gated(block.memory, self.bank_of[i], x, a, chunk, past)
             else:
                 rows = self._streamed(block.memory, i, a, rows, chunk, past)
                 a = a + rows.to(a.dtype)
-            x = block.finish(x, a)
+            x = block.finish(x[:, -1:] if last else x, a)
         if isinstance(chunk.inside, StreamInside):
             chunk.inside.rows[0, :, past:s] = rows
         logits = self.lm_head(self.norm(x if all_logits else x[:, -1:]).to(x.dtype))  # (b, t or 1, v)

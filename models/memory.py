@@ -36,10 +36,10 @@ class GatedMemory(nn.Module):
         self.content = nn.Linear(d, d, bias=False)
         self.scale = nn.Parameter(torch.ones(d)) if m.scale else None  # (d,)
 
-    def keys_values(self, bank: Tensor) -> tuple[Tensor, Tensor]:
-        """K and V of a bank (b, n, d), each (b, h, n, e): computed once per chunk. A zero bank gives zeros."""
+    def keys_values(self, bank: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """K and V of a bank (b, n, d) in the model's dtype, each (b, h, n, e): computed once per chunk. A zero bank gives zeros."""
         b, n, _ = bank.shape
-        r = self.bank_norm(bank).to(self.k_proj.weight.dtype)  # (b, n, d)
+        r = self.bank_norm(bank).to(dtype)  # (b, n, d)
         k = self.k_proj(r).view(b, n, self.heads, self.width).transpose(1, 2)  # (b, h, n, e)
         v = self.v_proj(r).view(b, n, self.heads, self.width).transpose(1, 2)  # (b, h, n, e)
         return k, v
@@ -53,7 +53,7 @@ class GatedMemory(nn.Module):
         u = self.norm(x)  # (b, t, d)
         if kv is None:
             return None, gated_memory_update(self.input_gate(u), self.forget_gate.bias.expand_as(old), self.content(u), old)
-        q = self.q_proj(u.to(self.q_proj.weight.dtype)).view(b, t, self.heads, self.width).transpose(1, 2)  # (b, h, t, e)
+        q = self.q_proj(u.to(x.dtype)).view(b, t, self.heads, self.width).transpose(1, 2)  # (b, h, t, e)
         read = F.scaled_dot_product_attention(q, *kv).transpose(1, 2).reshape(b, t, -1)  # (b, t, h e)
         if self.o_proj is not None:
             read = self.o_proj(read)  # (b, t, d)
@@ -106,9 +106,8 @@ class ReleasedMemory(nn.Module):
         Returns what joins the attention output, (b, t, d) in x's dtype, and the rows as this layer leaves them (the same numbers).
         """
         b, t, _ = x.shape
-        narrow = self.query_proj.weight.dtype
         heads = (b, t, self.heads, self.width)
-        r = rows.to(narrow)
+        r = rows.to(x.dtype)
         q = self.query_proj(x).view(heads).transpose(1, 2)  # (b, h, t, e)
         k, v = cache(self.key_proj(r).view(heads).transpose(1, 2), self.value_proj(r).view(heads).transpose(1, 2))  # (b, h, s, e)
         s = k.shape[2]

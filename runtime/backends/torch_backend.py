@@ -14,6 +14,7 @@ from ...models.errors import BackendError
 from ...models.layout import open_folder
 from ...models.lm2 import LM2, ChunkState
 from ...models.llama import wide
+from ...models.packed import available, pack
 from ...models.weights import TORCH_DTYPES, load_model
 from ..backend import BackendOptions, Description, MemoryState
 
@@ -106,4 +107,5 @@ def open_model(path: Path, options: BackendOptions, progress: Any = None) -> Tor
         raise BackendError(f"dtype {name!r} must be auto, {', '.join(TORCH_DTYPES)}")
     if options.threads:
         torch.set_num_threads(options.threads)
-    return TorchBackend(load_model(folder, device, TORCH_DTYPES[name], progress))
+    model = load_model(folder, device, TORCH_DTYPES[name], progress)
+    return TorchBackend(pack(model) if available(model) else model)

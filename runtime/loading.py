@@ -1,0 +1,99 @@
+"""Opening a model by name or folder: weights in a backend, tokenizer, chat template, sampling defaults. Knows no conversation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..models.config import LM2Config, read_json
+from ..models.errors import ModelFileError, PromptError, TokenizerError
+from ..models.layout import GENERATION, TOKENIZER, open_folder
+from .backend import Backend, BackendOptions, open_backend
+from .sampling import Sampling
+from .template import ChatTemplate
+from .tokenizer import Tokenizer
+
+DEFAULT_MODEL = "smollm2"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model. tokenizer and template are None when the folder has none. eos: ids that end an answer."""
+
+    path: Path
+    config: LM2Config
+    fingerprint: str
+    backend: Backend
+    tokenizer: Tokenizer | None
+    template: ChatTemplate | None
+    sampling: Sampling
+    eos: frozenset[int]
+
+    @property
+    def name(self) -> str:
+        return self.config.name or self.path.name
+
+    @property
+    def text(self) -> Tokenizer:
+        """The tokenizer. Raises TokenizerError when the folder has none."""
+        if self.tokenizer is None:
+            raise TokenizerError(f"{self.path} has no {TOKENIZER}: copy the one the model was trained with into the folder")
+        return self.tokenizer
+
+    @property
+    def end_of_turn(self) -> str:
+        """The text of the first end-of-sequence token, or nothing."""
+        return self.tokenizer.token(min(self.eos)) if self.tokenizer and self.eos else ""
+
+    def encode(self, text: str, add_special: bool = False, plain: bool = False) -> list[int]:
+        """Ids of a text, each below the model's vocabulary. `plain`: special tokens spelled out in the text stay ordinary text."""
+        ids: list[int] = list(self.text.encode(text, add_special=add_special, plain=plain))
+        return self.check_ids(ids)
+
+    def check_ids(self, ids: Sequence[int]) -> list[int]:
+        """Raise PromptError for an id the model does not have."""
+        worst = max(ids, default=0)
+        if worst >= self.config.vocab_size or min(ids, default=0) < 0:
+            raise PromptError(f"token id {worst} is outside the model's vocabulary of {self.config.vocab_size}: the tokenizer is not this model's")
+        return list(ids)
+
+
+def find_model(model: str | Path, report: Callable[[str], None] | None = None, fetch: bool = True) -> Path:
+    """The folder of a model given as a path or as a name from the catalogue, which is pulled once if it is not here.
+
+    Raises ModelFileError for something that is neither, DownloadError when it cannot be fetched.
+    """
+    from ..models.checkpoints import pull
+
+    path = Path(model)
+    if path.exists() or not isinstance(model, str) or model not in pull.names():
+        return path
+    found = pull.resolve(model)
+    if found is not None:
+        return found
+    if not fetch:
+        raise ModelFileError(f"model {model} is not here yet: lm2 pull {model}")
+    return pull.pull(model, report=report)
+
+
+def load(
+    model: str | Path = DEFAULT_MODEL,
+    backend: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int = 0,
+    report: Callable[[str], None] | None = None,
+) -> Model:
+    """Load a model folder, or a catalogue name such as `smollm2` (pulled once). `report` hears what is being done, line by line.
+
+    Raises ModelFileError, ConfigError, BackendError, TokenizerError or DownloadError, each one line that names the file and the remedy.
+    """
+    path = find_model(model, report)
+    folder = open_folder(path)
+    opened = open_backend(backend, path, BackendOptions(device, dtype, threads))
+    tokenizer = Tokenizer.load(path) if (path / TOKENIZER).exists() else None
+    template = ChatTemplate.load(path, tokenizer) if tokenizer else None
+    settings: dict[str, Any] = read_json(path / GENERATION) if (path / GENERATION).exists() else {}
+    eos = settings.get("eos_token_id", ())
+    eos_ids = {*folder.config.eos_token_id, *(eos if isinstance(eos, list) else [eos] if isinstance(eos, int) else [])}
+    return Model(path, opened.config, folder.fingerprint, opened, tokenizer, template, Sampling.from_generation_config(settings), frozenset(eos_ids))
