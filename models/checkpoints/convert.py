@@ -1,6 +1,7 @@
 """`lm2 convert`: a checkpoint in, a model folder out, one tensor at a time.
 
-Knows the order of events (open, plan, check, write, record); the formats are in hf.py, gguf_file.py and released.py, the memory's first values in
+Knows the order of events (open, plan, check, write, record); the formats are in hf.py, gguf_file.py and released.py,
+the memory's first values in
 warmstart.py. Peak memory is a few row blocks, not the model. The folder appears whole or not at all.
 """
 
@@ -17,7 +18,17 @@ from ... import __version__
 from ..atomic import new_folder, write_file
 from ..config import LM2Config, MemoryConfig
 from ..errors import ConfigError, ConvertError
-from ..layout import CONFIG, GENERATION, TEMPLATE, TOKENIZER, WEIGHTS, combine_fingerprint, stays_float32, tensor_shapes, write_fingerprint
+from ..layout import (
+    CONFIG,
+    GENERATION,
+    TEMPLATE,
+    TOKENIZER,
+    WEIGHTS,
+    combine_fingerprint,
+    stays_float32,
+    tensor_shapes,
+    write_fingerprint,
+)
 from ..tensorfile import ITEM_BYTES, TensorWriter
 from .gguf_file import open_gguf
 from .hf import open_huggingface
@@ -47,8 +58,10 @@ def convert(
 ) -> dict[str, Any]:
     """Convert `src` (Hugging Face folder, .gguf, or .pth of the released code) into the new model folder `dst`.
 
-    dtype: auto keeps each tensor's own float type (quantised: float32); norms, gates and content stay float32 in any case.
-    config: for .pth, its config.json. name: default the destination's. generation: fields to set in generation_config.json.
+    dtype: auto keeps each tensor's own float type (quantised: float32); norms, gates and content stay float32 in any
+    case.
+    config: for .pth, its config.json. name: default the destination's. generation: fields of
+    generation_config.json where the source sets none.
     record: fields to add to source.json. Returns the summary that `lm2 convert --json` prints.
     Raises ConvertError, ConfigError or WriteError; `dst` does not exist then.
     """
@@ -62,7 +75,9 @@ def convert(
         counter = Counter(report, "checking", total)
         hashes = [{"file": f.name, "bytes": f.stat().st_size, "sha256": sha256(f, counter.add)} for f in source.files]
         written = _write_weights(folder, plan, report)
-        settings = {**(source.generation or {}), **(generation or {})} or {"bos_token_id": lm2.bos_token_id, "eos_token_id": list(lm2.eos_token_id)}
+        ends = {"bos_token_id": lm2.bos_token_id, "eos_token_id": list(lm2.eos_token_id)}
+        settings = {**(generation or {}), **(source.generation or ends)}
+        settings = {key: value for key, value in settings.items() if value is not None}
         files = {CONFIG: to_json(lm2.to_dict()), GENERATION: to_json(settings), TOKENIZER: source.tokenizer}
         files[TEMPLATE] = source.template.encode("utf-8") if source.template else None
         seed = None if source.memory else request.seed
@@ -101,15 +116,23 @@ def open_source(src: Path, config: Path | None, request: MemoryRequest) -> Sourc
     if config is not None and not pth:
         raise ConvertError(f"--config is for released checkpoints (.pth), and {src} is none: leave it out")
     if not src.exists():
-        hub = " (download a hub model first, for example with `hf download`)" if len(src.parts) == 2 and not src.is_absolute() else ""
-        raise ConvertError(f"{src} does not exist{hub}: give a Hugging Face Llama folder, a .gguf file or a ckpt_iter_*.pth file")
+        hub = (
+            " (download a hub model first, for example with `hf download`)"
+            if len(src.parts) == 2 and not src.is_absolute()
+            else ""
+        )
+        raise ConvertError(
+            f"{src} does not exist{hub}: give a Hugging Face Llama folder, a .gguf file or a ckpt_iter_*.pth file"
+        )
     if pth:
         asked = {"--memory-layers": request.layers, "--memory-slots": request.slots, "--memory-chunk": request.chunk}
         for option, value in asked.items():
             if value is not None:
                 raise ConvertError(f"{option} cannot be used with {src}: a released checkpoint brings its own memory")
         if request.cell == "gated":
-            raise ConvertError(f"--memory-cell gated cannot be used with {src}: a released checkpoint is of cell released")
+            raise ConvertError(
+                f"--memory-cell gated cannot be used with {src}: a released checkpoint is of cell released"
+            )
         return open_released(src, config, request.gate_pool or "chunk")
     if src.is_dir():
         if not (src / "config.json").is_file():
@@ -131,7 +154,8 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         head, embedding = left.pop("lm_head.weight"), left.get("model.embed_tokens.weight")
         if embedding is None or not same(head, embedding):
             raise ConvertError(
-                f"{source.path}: tie_word_embeddings is true but lm_head.weight differs from model.embed_tokens.weight: set it to false"
+                f"{source.path}: tie_word_embeddings is true but lm_head.weight differs from "
+                "model.embed_tokens.weight: set it to false"
             )
     plan: Plan = []
     made: dict[str, SourceTensor] = {}
@@ -142,16 +166,21 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
             made = start_values(config, int(tensor_name.split(".")[2]), source.tensors, request.seed)
         tensor = made[tensor_name] if new else left.pop(tensor_name, None)
         if tensor is None:
-            raise ConvertError(f"{source.path} has no tensor {tensor_name}, its config calls for one of shape {list(shape)}: a file is missing")
+            raise ConvertError(
+                f"{source.path} has no tensor {tensor_name}, its config calls for one of shape {list(shape)}: a "
+                "file is missing"
+            )
         if tensor.shape != shape:
             raise ConvertError(
-                f"{source.path}: tensor {tensor_name} is {list(tensor.shape)}, its config calls for {list(shape)}: they are not of one model"
+                f"{source.path}: tensor {tensor_name} is {list(tensor.shape)}, its config calls for {list(shape)}: "
+                "they are not of one model"
             )
         code = backbone_dtype if new else CODES.get(dtype, tensor.dtype)
         plan.append((tensor, "F32" if stays_float32(tensor_name) and code in ("BF16", "F16") else code))
     for extra in left.values():
         raise ConvertError(
-            f"{source.path} has tensor {extra.name} {list(extra.shape)}, its config does not call for it: they are not of one model"
+            f"{source.path} has tensor {extra.name} {list(extra.shape)}, its config does not call for it: they are "
+            "not of one model"
         )
     return config, plan
 
@@ -162,7 +191,12 @@ def _config(source: Source, request: MemoryRequest, fields: Mapping[str, Any]) -
         if source.memory is None:
             c = config
             memory = plan_memory(
-                request, c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.head_dim, c.max_position_embeddings
+                request,
+                c.hidden_size,
+                c.num_hidden_layers,
+                c.num_attention_heads,
+                c.head_dim,
+                c.max_position_embeddings,
             )
             config = replace(config, memory=memory)
             config.check()
@@ -191,7 +225,9 @@ def _write_weights(folder: Path, plan: Plan, report: Report) -> tuple[dict[str, 
         counter = Counter(report, "converting", sum(sizes.values()))
         writer = TensorWriter(f, [(t.name, code, t.shape) for t, code in plan], {"format": "pt"})
         for tensor, code in plan:
-            writer.write(tensor.name, (_counted(cast(b, tensor.dtype, code, tensor.name), counter) for b in tensor.blocks()))
+            writer.write(
+                tensor.name, (_counted(cast(b, tensor.dtype, code, tensor.name), counter) for b in tensor.blocks())
+            )
         writer.finish()
         digests.update(writer.digests)
 

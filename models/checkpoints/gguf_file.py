@@ -1,7 +1,8 @@
-"""A GGUF file of a Llama as a source: names, shapes and dtypes are Hugging Face's, values come dequantised in row blocks.
+"""A GGUF file of a Llama as a source: names, shapes and dtypes are Hugging Face's, values come dequantised in row
+blocks.
 
-Knows llama.cpp's naming and its row order of q and k; knows nothing of memories. Dequantisation is the `gguf` package's.
-Axes: h head, p half (2), r rotary pair (head_dim / 2), d columns.
+Knows llama.cpp's naming and its row order of q and k; knows nothing of memories. Dequantisation is the `gguf`
+package's. Axes: h head, p half (2), r rotary pair (head_dim / 2), d columns.
 """
 
 import re
@@ -34,7 +35,8 @@ IN_BLOCK = {
 
 
 def open_gguf(path: Path) -> Source:
-    """Open a GGUF file of architecture llama. Raises ConvertError naming the file, the key or tensor, and the remedy."""
+    """Open a GGUF file of architecture llama. Raises ConvertError naming the file, the key or tensor, and the
+    remedy."""
     header = read_gguf(path)
     llama = _llama_fields(header, path)
     tensors: dict[str, SourceTensor] = {}
@@ -59,7 +61,6 @@ def open_gguf(path: Path) -> Source:
         tensors=tensors,
         tokenizer=tokenizer_json(header, path),
         template=template if isinstance(template, str) and template else None,
-        generation={"bos_token_id": llama["bos_token_id"], "eos_token_id": llama["eos_token_id"]},
         detail={"gguf_types": kinds, "gguf_name": header.metadata.get("general.name")},
     )
 
@@ -67,9 +68,13 @@ def open_gguf(path: Path) -> Source:
 def _llama_fields(header: GGUFHeader, path: Path) -> dict[str, Any]:
     architecture = get(header, path, "general.architecture", lambda x: isinstance(x, str), "a name")
     if architecture != "llama":
-        raise ConvertError(f"{path}: architecture {architecture!r} is not supported: lm2 converts GGUF files of architecture 'llama'")
+        raise ConvertError(
+            f"{path}: architecture {architecture!r} is not supported: lm2 converts GGUF files of architecture 'llama'"
+        )
     if header.metadata.get("split.count", 1) not in (0, 1):
-        raise ConvertError(f"{path} is one of {header.metadata['split.count']} parts: merge them first with `llama-gguf-split --merge`")
+        raise ConvertError(
+            f"{path} is one of {header.metadata['split.count']} parts: merge them first with `llama-gguf-split --merge`"
+        )
     for key in ("llama.expert_count", "llama.attention.sliding_window", "llama.attention.q_lora_rank"):
         if header.metadata.get(key):
             raise ConvertError(f"{path}: {key} is {header.metadata[key]!r}: only plain Llama decoders can be converted")
@@ -84,13 +89,26 @@ def _llama_fields(header: GGUFHeader, path: Path) -> dict[str, Any]:
     head_dim = count("llama.attention.key_length", hidden // heads)
     for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
         if (value := count(key, head_dim)) != head_dim:
-            raise ConvertError(f"{path}: {key} {value} must equal the head size {head_dim}: other Llama variants cannot be converted")
+            raise ConvertError(
+                f"{path}: {key} {value} must equal the head size {head_dim}: other Llama variants cannot be converted"
+            )
     if "token_embd.weight" not in header.tensors:
-        raise ConvertError(f"{path} has no tensor token_embd.weight: give the model's own GGUF, not an adapter or a projector")
+        raise ConvertError(
+            f"{path} has no tensor token_embd.weight: give the model's own GGUF, not an adapter or a projector"
+        )
     vocab = header.tensors["token_embd.weight"].shape[0]
     if (said := count("llama.vocab_size", vocab)) != vocab:
-        raise ConvertError(f"{path}: llama.vocab_size {said} contradicts token_embd.weight with {vocab} rows: convert the model to GGUF again")
-    eps = get(header, path, "llama.attention.layer_norm_rms_epsilon", lambda x: isinstance(x, float) and 0 < x < 1, "a small positive number")
+        raise ConvertError(
+            f"{path}: llama.vocab_size {said} contradicts token_embd.weight with {vocab} rows: convert the model to "
+            "GGUF again"
+        )
+    eps = get(
+        header,
+        path,
+        "llama.attention.layer_norm_rms_epsilon",
+        lambda x: isinstance(x, float) and 0 < x < 1,
+        "a small positive number",
+    )
     bos = header.metadata.get("tokenizer.ggml.bos_token_id")
     return {
         "vocab_size": vocab,
@@ -129,55 +147,61 @@ def _name(name: str, path: Path) -> str:
 
 def _source_tensor(path: Path, tensor: GGUFTensor, name: str, heads: int, head_dim: int) -> SourceTensor:
     if heads and tensor.shape[0] != heads * head_dim:
-        raise ConvertError(f"{path}: tensor {tensor.name} has {tensor.shape[0]} rows, its {heads} heads of {head_dim} need {heads * head_dim}")
+        raise ConvertError(
+            f"{path}: tensor {tensor.name} has {tensor.shape[0]} rows, its {heads} heads of {head_dim} need "
+            f"{heads * head_dim}"
+        )
     dtype = EXACT[tensor.kind][0] if tensor.kind in EXACT else "F32"
     return SourceTensor(name, dtype, tensor.shape, partial(_blocks, path, tensor, head_dim if heads else 0))
 
 
 def _blocks(path: Path, tensor: GGUFTensor, head_dim: int) -> Iterator[np.ndarray]:
-    """Row blocks of one tensor, dequantised; with `head_dim`, whole heads at a time with llama.cpp's row order undone."""
+    """Row blocks of one tensor, dequantised; with `head_dim`, whole heads at a time with llama.cpp's row order undone.
+
+    A vector comes in one block.
+    """
     rows = tensor.shape[0]
-    if len(tensor.shape) == 1 and tensor.kind not in EXACT:
-        rows = 1  # a quantised vector is one row of blocks
-    row_bytes = tensor.nbytes // rows
-    step = rows_per_block((rows, tensor.shape[-1] if rows > 1 else 1), 4, head_dim or 1)
+    step = rows_per_block(tensor.shape, 4, head_dim or 1) if len(tensor.shape) > 1 else rows
     with open(path, "rb") as f:
         f.seek(tensor.begin)
         for start in range(0, rows, step):
             n = min(step, rows - start)
-            raw = f.read(n * row_bytes)
-            if len(raw) != n * row_bytes:
+            nbytes = tensor.nbytes // rows * n if n < rows else tensor.nbytes
+            raw = f.read(nbytes)
+            if len(raw) != nbytes:
                 raise ConvertError(f"{path}: tensor {tensor.name} is cut off while reading: download the file again")
-            block = dequantise(raw, tensor, n)
+            block = dequantise(raw, tensor.kind, (n, *tensor.shape[1:]))
             yield unpermute(block, n // head_dim) if head_dim else block
 
 
-def dequantise(raw: bytes, tensor: GGUFTensor, rows: int) -> np.ndarray:
-    """`rows` rows of a tensor's bytes as (rows, ...) of its own float type, or float32 for quantised types."""
-    shape = (rows, *tensor.shape[1:]) if rows != 1 or len(tensor.shape) > 1 else tensor.shape
-    if tensor.kind in EXACT:
-        return np.frombuffer(raw, EXACT[tensor.kind][1]).reshape(shape)
+def dequantise(raw: bytes, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Bytes of ggml type `kind` as an array of `shape`: of its own float type, or float32 for quantised types."""
+    if kind in EXACT:
+        return np.frombuffer(raw, EXACT[kind][1]).reshape(shape)
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    data = np.frombuffer(raw, np.uint8).reshape(rows, -1)
-    return dequantize(data, GGMLQuantizationType[tensor.kind]).astype(np.float32, copy=False).reshape(shape)
+    data = np.frombuffer(raw, np.uint8).reshape(shape[0] if len(shape) > 1 else 1, -1)
+    return dequantize(data, GGMLQuantizationType[kind]).astype(np.float32, copy=False).reshape(shape)
 
 
 def unpermute(block: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of `heads` heads from llama.cpp's order (pairs side by side) to Hugging Face's (first halves, then second halves)."""
+    """Rows of `heads` heads from llama.cpp's order (pairs side by side) to Hugging Face's (first halves, then second
+    halves)."""
     tail = block.shape[1:]
     pairs = block.reshape(heads, -1, 2, *tail)  # h r p d
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(block.shape)  # h p r d
 
 
 def _check_supported(path: Path, tensors: Mapping[str, GGUFTensor]) -> None:
-    sizes = {label: nbytes for label, _, nbytes in block_sizes().values()}
+    sizes = {label: (items, nbytes) for label, items, nbytes in block_sizes().values()}
     first = {t.kind: t for t in reversed(tensors.values()) if t.kind not in EXACT}
     for kind, tensor in first.items():
         try:
-            dequantise(bytes(sizes[kind]), GGUFTensor(tensor.name, kind, (1, -1), 0, sizes[kind]), 1)
+            items, nbytes = sizes[kind]
+            dequantise(bytes(nbytes), kind, (1, items))
         except NotImplementedError:
             raise ConvertError(
-                f"{path}: tensor {tensor.name} has type {kind}, which the gguf package cannot dequantise: use another quantisation"
+                f"{path}: tensor {tensor.name} has type {kind}, which the gguf package cannot dequantise: use "
+                "another quantisation"
             ) from None

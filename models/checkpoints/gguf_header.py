@@ -1,6 +1,7 @@
 """The GGUF container, read strictly: metadata, and where each tensor's bytes lie.
 
-Knows the format (versions 2 and 3, little-endian) and nothing of models. Every length is checked against the file before it is used, so
+Knows the format (versions 2 and 3, little-endian) and nothing of models. Every length is checked against the file
+before it is used, so
 a damaged or hostile file ends in one ConvertError. Values stay on disk; only the header's pages are touched.
 Source: the GGUF specification in ggml's docs; block sizes come from the `gguf` package.
 """
@@ -103,7 +104,10 @@ def _parse(r: _Reader) -> GGUFHeader:
     version = r.number("I")
     if version not in (2, 3):
         big = " (it is a big-endian file)" if version & 0xFFFF == 0 else ""
-        raise ConvertError(f"{r.path}: GGUF version {version}{big} must be 2 or 3, little-endian: convert it again with a current llama.cpp")
+        raise ConvertError(
+            f"{r.path}: GGUF version {version}{big} must be 2 or 3, little-endian: convert it again with a current "
+            "llama.cpp"
+        )
     tensors, keys = r.number("Q"), r.number("Q")
     if max(tensors, keys) > ENTRIES_MAX:
         raise r.fail(f"it claims {tensors} tensors and {keys} metadata keys")
@@ -130,7 +134,9 @@ def _tensor_entry(r: _Reader) -> tuple[str, tuple[int, ...], int, int]:
     return name, shape, r.number("I"), r.number("Q")
 
 
-def _place(r: _Reader, raw: list[tuple[str, tuple[int, ...], int, int]], data: int, alignment: int) -> dict[str, GGUFTensor]:
+def _place(
+    r: _Reader, raw: list[tuple[str, tuple[int, ...], int, int]], data: int, alignment: int
+) -> dict[str, GGUFTensor]:
     sizes = block_sizes()
     tensors: dict[str, GGUFTensor] = {}
     at = 0
@@ -138,13 +144,19 @@ def _place(r: _Reader, raw: list[tuple[str, tuple[int, ...], int, int]], data: i
         if name in tensors:
             raise r.fail(f"tensor {name} appears twice")
         if kind not in sizes:
-            raise ConvertError(f"{r.path}: tensor {name} has ggml type {kind}, unknown to this gguf package: pip install --upgrade gguf")
+            raise ConvertError(
+                f"{r.path}: tensor {name} has ggml type {kind}, unknown to this gguf package: pip install --upgrade "
+                "gguf"
+            )
         label, items, item_bytes = sizes[kind]
         if shape[-1] % items:
             raise r.fail(f"tensor {name} {list(shape)} has rows that are no multiple of {label}'s block of {items}")
         nbytes = math.prod(shape) // items * item_bytes
         if offset % alignment or offset < at:
-            raise r.fail(f"tensor {name} starts at data byte {offset}, inside or before what comes first (expected {at} or later)")
+            raise r.fail(
+                f"tensor {name} starts at data byte {offset}, inside or before what comes first (expected {at} or "
+                "later)"
+            )
         at = offset + nbytes
         if data + at > r.size:
             raise ConvertError(f"{r.path}: tensor {name} ends at byte {data + at}, the file has {r.size}: {REMEDY}")
@@ -160,7 +172,8 @@ def block_sizes() -> dict[int, tuple[str, int, int]]:
 
 
 def get(header: GGUFHeader, path: Path, key: str, check: Callable[[Any], bool], what: str, default: Any = None) -> Any:
-    """Metadata `key`, or `default` when absent. Raises ConvertError unless `check` accepts it; `what` says what it must be."""
+    """Metadata `key`, or `default` when absent. Raises ConvertError unless `check` accepts it; `what` says what it
+    must be."""
     value = header.metadata.get(key, default)
     if value is None or not check(value):
         state = "is missing: it" if value is None else f"{value!r}"[:80]

@@ -1,7 +1,9 @@
 """Rotary settings from GGUF metadata, including the frequency factors that Llama 3.1 files carry as a tensor.
 
-Knows how llama.cpp writes them: `rope_freqs.weight` holds, for each rotary pair, what its frequency is divided by. The four numbers of
-Hugging Face's `llama3` scaling are recovered from it and checked by computing the factors again; what does not match is refused.
+Knows how llama.cpp writes them: `rope_freqs.weight` holds, for each rotary pair, what its frequency is divided by.
+The four numbers of
+Hugging Face's `llama3` scaling are recovered from it and checked by computing the factors again; what does not match
+is refused.
 """
 
 import math
@@ -18,14 +20,18 @@ TOLERANCE = 1e-4  # relative; the factors were computed and stored in float32
 
 
 def rope_fields(header: GGUFHeader, path: Path, head_dim: int) -> dict[str, Any]:
-    """Hugging Face's `rope_parameters`. Raises ConvertError naming the key for scalings this project does not compute."""
+    """Hugging Face's `rope_parameters`. Raises ConvertError naming the key for scalings this project does not
+    compute."""
     number = "a positive number"
     base = get(header, path, "llama.rope.freq_base", _positive, number, 10000.0)
     theta = float(str(np.float32(base)))
     kind = header.metadata.get("llama.rope.scaling.type", "none")
     factor = header.metadata.get("llama.rope.scaling.factor", header.metadata.get("llama.rope.scale_linear", 1.0))
     if kind not in ("none", "linear") or not _positive(factor):
-        raise ConvertError(f"{path}: llama.rope.scaling.type {kind!r} with factor {factor!r} is not supported: only linear and Llama 3.1 scaling are")
+        raise ConvertError(
+            f"{path}: llama.rope.scaling.type {kind!r} with factor {factor!r} is not supported: only linear and "
+            "Llama 3.1 scaling are"
+        )
     fields: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
     scaled = factor != 1.0 and (kind == "linear" or "llama.rope.scale_linear" in header.metadata)
     if scaled:
@@ -33,11 +39,17 @@ def rope_fields(header: GGUFHeader, path: Path, head_dim: int) -> dict[str, Any]
     if "rope_freqs.weight" not in header.tensors:
         return fields
     if scaled:
-        raise ConvertError(f"{path} has linear rope scaling and rope_freqs.weight: lm2 computes one or the other; use the original checkpoint")
+        raise ConvertError(
+            f"{path} has linear rope scaling and rope_freqs.weight: lm2 computes one or the other; use the original "
+            "checkpoint"
+        )
     factors = _read_factors(header, path, head_dim)
     found = recover(factors, theta, header.metadata.get("llama.rope.scaling.original_context_length"))
     if found is None:
-        raise ConvertError(f"{path}: rope_freqs.weight is no Llama 3.1 scaling (factors {factors.min():.4g} to {factors.max():.4g}): use the original checkpoint")
+        raise ConvertError(
+            f"{path}: rope_freqs.weight is no Llama 3.1 scaling (factors {factors.min():.4g} to "
+            f"{factors.max():.4g}): use the original checkpoint"
+        )
     if found.rope_type != "default":
         fields |= {"rope_type": found.rope_type, "factor": found.factor}
     if found.rope_type == "llama3":
@@ -52,7 +64,8 @@ def rope_fields(header: GGUFHeader, path: Path, head_dim: int) -> dict[str, Any]
 def recover(factors: np.ndarray, theta: float, original: Any = None) -> RopeConfig | None:
     """The scaling whose frequencies are theta's divided by `factors` (head_dim / 2,), or None.
 
-    low, high and original only matter through original / (high - low) and low / (high - low), so low is taken as 1, as in every release.
+    low, high and original only matter through original / (high - low) and low / (high - low), so low is taken as 1,
+    as in every release.
     """
     largest = _tidy(float(factors.max()))
     candidates = [RopeConfig(theta), RopeConfig(theta, "linear", largest)]
@@ -72,7 +85,8 @@ def recover(factors: np.ndarray, theta: float, original: Any = None) -> RopeConf
 
 
 def _fit(factors: np.ndarray, theta: float, largest: float) -> RopeConfig | None:
-    """Solve keep = a x + b over the blended pairs, x = frequency / 2 pi: a = original / (high - low), b = -low / (high - low)."""
+    """Solve keep = a x + b over the blended pairs, x = frequency / 2 pi: a = original / (high - low), b = -low /
+    (high - low)."""
     if largest <= 1.0:
         return None
     x = np.array(RopeConfig(theta).inverse_frequencies(2 * len(factors))) / (2 * math.pi)
@@ -90,12 +104,17 @@ def _fit(factors: np.ndarray, theta: float, largest: float) -> RopeConfig | None
 def _read_factors(header: GGUFHeader, path: Path, head_dim: int) -> np.ndarray:
     tensor = header.tensors["rope_freqs.weight"]
     if tensor.kind != "F32" or tensor.shape != (head_dim // 2,):
-        raise ConvertError(f"{path}: rope_freqs.weight is {tensor.kind} {list(tensor.shape)}, expected F32 [{head_dim // 2}]: convert to GGUF again")
+        raise ConvertError(
+            f"{path}: rope_freqs.weight is {tensor.kind} {list(tensor.shape)}, expected F32 [{head_dim // 2}]: "
+            "convert to GGUF again"
+        )
     with open(path, "rb") as f:
         f.seek(tensor.begin)
         factors = np.frombuffer(f.read(tensor.nbytes), "<f4")
     if not np.isfinite(factors).all() or (factors <= 0).any():
-        raise ConvertError(f"{path}: tensor rope_freqs.weight holds values that are not positive numbers: download the file again")
+        raise ConvertError(
+            f"{path}: tensor rope_freqs.weight holds values that are not positive numbers: download the file again"
+        )
     return factors
 
 

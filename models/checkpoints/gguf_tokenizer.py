@@ -1,7 +1,9 @@
 """A tokenizer.json from a GGUF file's metadata, built with the `tokenizers` library.
 
-Knows llama.cpp's two vocabulary kinds that Llamas use: `gpt2` (byte-level BPE with a named pre-tokenizer) and `llama` (SentencePiece BPE,
-merges derived from the scores). A pre-tokenizer it does not know is refused by name: a near miss would silently change every prompt.
+Knows llama.cpp's two vocabulary kinds that Llamas use: `gpt2` (byte-level BPE with a named pre-tokenizer) and `llama`
+(SentencePiece BPE,
+merges derived from the scores). A pre-tokenizer it does not know is refused by name: a near miss would silently
+change every prompt.
 """
 
 from collections.abc import Iterator
@@ -30,7 +32,8 @@ END_TEXTS = ("<|eot_id|>", "<|im_end|>")
 
 
 def tokenizer_json(header: GGUFHeader, path: Path) -> bytes | None:
-    """The bytes of a tokenizer.json, or None when the file has no vocabulary. Raises ConvertError naming the key and the remedy."""
+    """The bytes of a tokenizer.json, or None when the file has no vocabulary. Raises ConvertError naming the key and
+    the remedy."""
     if "tokenizer.ggml.model" not in header.metadata and "tokenizer.ggml.tokens" not in header.metadata:
         return None
     vocab, kinds = _vocabulary(header, path)
@@ -48,18 +51,24 @@ def tokenizer_json(header: GGUFHeader, path: Path) -> bytes | None:
     except ConvertError:
         raise
     except Exception as error:  # the library raises bare Exception
-        raise ConvertError(f"{path}: its tokenizer cannot be rebuilt ({error}): convert the model to GGUF again") from None
+        raise ConvertError(
+            f"{path}: its tokenizer cannot be rebuilt ({error}): convert the model to GGUF again"
+        ) from None
 
 
 def end_of_turn_ids(header: GGUFHeader, path: Path, vocab_size: int) -> list[int]:
-    """Ids that end a reply: eos, end of turn, end of message, and well-known end tokens where an old file names no end of turn."""
+    """Ids that end a reply: eos, end of turn, end of message, and well-known end tokens where an old file names no
+    end of turn."""
     ids: list[int] = []
     for key in ("eos_token_id", "eot_token_id", "eom_token_id", "bos_token_id"):
         value = header.metadata.get(f"tokenizer.ggml.{key}")
         if value is None:
             continue
         if type(value) is not int or not 0 <= value < vocab_size:
-            raise ConvertError(f"{path}: tokenizer.ggml.{key} {value!r} must be a token id below {vocab_size}: convert the model to GGUF again")
+            raise ConvertError(
+                f"{path}: tokenizer.ggml.{key} {value!r} must be a token id below {vocab_size}: convert the model "
+                "to GGUF again"
+            )
         if key != "bos_token_id":
             ids.append(value)
     if "tokenizer.ggml.eot_token_id" not in header.metadata:
@@ -80,12 +89,17 @@ def _vocabulary(header: GGUFHeader, path: Path) -> tuple[dict[str, int], list[in
         raise ConvertError(f"{path}: tokenizer.ggml.tokens has {twice!r} twice: convert the model to GGUF again")
     rows = header.tensors["token_embd.weight"].shape[0]
     if len(tokens) > rows:
-        raise ConvertError(f"{path}: tokenizer.ggml.tokens has {len(tokens)} tokens, token_embd.weight has {rows} rows: they are not of one model")
+        raise ConvertError(
+            f"{path}: tokenizer.ggml.tokens has {len(tokens)} tokens, token_embd.weight has {rows} rows: they are "
+            "not of one model"
+        )
 
     def kinds_fit(x: Any) -> bool:
         return isinstance(x, list) and len(x) == len(tokens) and all(type(k) is int for k in x)
 
-    kinds = get(header, path, "tokenizer.ggml.token_type", kinds_fit, f"a list of {len(tokens)} numbers", [NORMAL] * len(tokens))
+    kinds = get(
+        header, path, "tokenizer.ggml.token_type", kinds_fit, f"a list of {len(tokens)} numbers", [NORMAL] * len(tokens)
+    )
     return vocab, kinds
 
 
@@ -96,7 +110,8 @@ def _byte_level(header: GGUFHeader, path: Path, vocab: dict[str, int]) -> Any:
     if pre not in PRE:
         said = "is missing" if pre is None else f"{pre!r} is not known"
         raise ConvertError(
-            f"{path}: tokenizer.ggml.pre {said}: it must be one of {', '.join(PRE)}; convert the Hugging Face checkpoint instead"
+            f"{path}: tokenizer.ggml.pre {said}: it must be one of {', '.join(PRE)}; convert the Hugging Face "
+            "checkpoint instead"
         )
     form = PRE[pre]
     merges = list(_merges(header, path, vocab))
@@ -121,7 +136,10 @@ def _merges(header: GGUFHeader, path: Path, vocab: dict[str, int]) -> Iterator[t
     for i, line in enumerate(lines):
         parts = line.split(" ") if isinstance(line, str) else []
         if len(parts) != 2 or not all(p in vocab for p in parts) or parts[0] + parts[1] not in vocab:
-            raise ConvertError(f"{path}: tokenizer.ggml.merges[{i}] {line!r} must be two known tokens that join to a third: convert it again")
+            raise ConvertError(
+                f"{path}: tokenizer.ggml.merges[{i}] {line!r} must be two known tokens that join to a third: "
+                "convert it again"
+            )
         yield parts[0], parts[1]
 
 
@@ -147,7 +165,8 @@ def _sentencepiece(header: GGUFHeader, path: Path, vocab: dict[str, int], kinds:
 
 
 def _merges_from_scores(vocab: dict[str, int], pieces: set[str], scores: list[float]) -> Iterator[tuple[str, str]]:
-    """SentencePiece joins the neighbours whose union scores highest: every way to split a piece is a merge, ranked by the piece's score."""
+    """SentencePiece joins the neighbours whose union scores highest: every way to split a piece is a merge, ranked by
+    the piece's score."""
     for piece in sorted(pieces, key=lambda t: (-scores[vocab[t]], vocab[t])):
         for at in range(1, len(piece)):
             if piece[:at] in pieces and piece[at:] in pieces:
@@ -163,11 +182,14 @@ def _add_special(tokenizer: Any, vocab: dict[str, int], kinds: list[int]) -> Non
 
 
 def _add_bos(tokenizer: Any, header: GGUFHeader, path: Path, tokens: list[str], model: str) -> None:
-    """Start (and end) token through the post-processor, as the metadata asks; the defaults where it is silent are llama.cpp's."""
+    """Start (and end) token through the post-processor, as the metadata asks; the defaults where it is silent are
+    llama.cpp's."""
     from tokenizers import processors
 
     def flag(name: str, default: bool) -> bool:
-        return get(header, path, f"tokenizer.ggml.add_{name}_token", lambda x: isinstance(x, bool), "true or false", default)
+        return get(
+            header, path, f"tokenizer.ggml.add_{name}_token", lambda x: isinstance(x, bool), "true or false", default
+        )
 
     llama3 = PRE.get(header.metadata.get("tokenizer.ggml.pre", ""), "") == "llama3"
     ids = {name: header.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}

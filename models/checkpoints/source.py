@@ -1,6 +1,7 @@
 """What every way in hands to the conversion: Llama fields, tensors under Hugging Face names, and the files around them.
 
-Knows NumPy and the dtypes of the safetensors format; reads no file itself and imports no ML library. A tensor is never held whole here: it
+Knows NumPy and the dtypes of the safetensors format; reads no file itself and imports no ML library. A tensor is
+never held whole here: it
 comes as row blocks, in order, in a dtype that holds the source's values exactly (BF16 as uint16 bit patterns).
 """
 
@@ -24,7 +25,8 @@ FLOATS = ("F32", "BF16", "F16", "F64")
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """One tensor: its Hugging Face name, dtype code, shape, and `blocks`, which starts reading it as (rows, ...) pieces of that dtype."""
+    """One tensor: its Hugging Face name, dtype code, shape, and `blocks`, which starts reading it as (rows, ...)
+    pieces of that dtype."""
 
     name: str
     dtype: str
@@ -36,9 +38,10 @@ class SourceTensor:
 class Source:
     """An opened checkpoint.
 
-    format: huggingface, gguf or released. files: what it was read from, weights first. llama: Hugging Face Llama config fields.
-    memory: the checkpoint's own memory (released) or None for a bare backbone. generation: generation_config.json or None.
-    detail: what is worth recording of the format. notes: sentences the user should read.
+    format: huggingface, gguf or released. files: what it was read from, weights first. llama: Hugging Face Llama
+    config fields.
+    memory: the checkpoint's own memory (released) or None for a bare backbone. generation: generation_config.json or
+    None. detail: what is worth recording of the format. notes: sentences the user should read.
     """
 
     format: str
@@ -65,16 +68,22 @@ def whole(tensor: SourceTensor) -> np.ndarray:
 
 
 def cast(block: np.ndarray, have: str, want: str, name: str) -> np.ndarray:
-    """A block as dtype `want`. Raises ConvertError, naming the tensor, for NaN or infinity in it or a value `want` cannot hold."""
+    """A block as dtype `want`. Raises ConvertError, naming the tensor, for NaN or infinity in it or a value `want`
+    cannot hold."""
     if not finite(block, have):
-        raise ConvertError(f"tensor {name} holds NaN or infinity: the checkpoint is damaged; get it again from where it came from")
+        raise ConvertError(
+            f"tensor {name} holds NaN or infinity: the checkpoint is damaged; get it again from where it came from"
+        )
     if have == want:
         return block
     values = block if have == "F64" else to_float32(block, have)
     with np.errstate(over="ignore"):
         out = from_float32(values, want)
     if not finite(out, want):
-        raise ConvertError(f"tensor {name} holds {float(np.abs(values).max()):.6g}, too large for {want}: use --dtype bfloat16 or float32")
+        raise ConvertError(
+            f"tensor {name} holds {float(np.abs(values).max()):.6g}, too large for {want}: use --dtype bfloat16 or "
+            "float32"
+        )
     return out
 
 
@@ -138,10 +147,14 @@ def check_tokenizer(data: bytes, path: Path, vocab_size: int) -> None:
     try:
         ids = Tokenizer.from_str(data.decode("utf-8")).get_vocab(with_added_tokens=True).values()
     except Exception as error:  # the library raises bare Exception
-        raise ConvertError(f"{path} is not a tokenizer.json this version can read ({error}): restore the file") from None
+        raise ConvertError(
+            f"{path} is not a tokenizer.json this version can read ({error}): restore the file"
+        ) from None
     largest = max(ids, default=0)
     if largest >= vocab_size:
-        raise ConvertError(f"{path} has token id {largest}, vocab_size is {vocab_size}: tokenizer and weights are not of one model")
+        raise ConvertError(
+            f"{path} has token id {largest}, vocab_size is {vocab_size}: tokenizer and weights are not of one model"
+        )
 
 
 def to_json(value: Any) -> bytes:

@@ -1,7 +1,7 @@
 """A memory for a finished Llama: which layers get one, its size, and the values its weights start from.
 
-Knows the two cells' tensors and model.md's warm start; computes no model. Every random number comes from a seed, the layer and the tensor's
-name, so a value does not depend on the order of writing.
+Knows the two cells' tensors and model.md's warm start; computes no model. Every random number comes from a seed, the
+layer and the tensor's name, so a value does not depend on the order of writing.
 Axes: d hidden, e = heads x head_dim.
 """
 
@@ -27,7 +27,8 @@ RELEASED_FORGET_BIAS = 1.0
 
 @dataclass(frozen=True)
 class MemoryRequest:
-    """What a user asks of the memory; None means the default. `gate_pool` is for cell released, `seed` for what is drawn at random."""
+    """What a user asks of the memory; None means the default. `gate_pool` is for cell released, `seed` for what is
+    drawn at random."""
 
     cell: str | None = None
     layers: tuple[int, ...] | None = None
@@ -43,28 +44,44 @@ def default_layers(count: int) -> tuple[int, ...]:
     return tuple(i for i in range(count // 2, count // 2 + MEMORY_LAYERS * step, step) if i < count)
 
 
-def plan_memory(request: MemoryRequest, hidden: int, layers: int, heads: int, head_dim: int, positions: int) -> MemoryConfig:
-    """The memory block for a backbone. Raises ConvertError for options the cell does not have; the config's own check does the rest."""
+def plan_memory(
+    request: MemoryRequest, hidden: int, layers: int, heads: int, head_dim: int, positions: int
+) -> MemoryConfig:
+    """The memory block for a backbone. Raises ConvertError for options the cell does not have; the config's own check
+    does the rest."""
     if request.cell == "released":
         for option, value in (("--memory-slots", request.slots), ("--memory-chunk", request.chunk)):
             if value not in (None, hidden):
-                raise ConvertError(f"{option} {value} must be {hidden}, the hidden size, for --memory-cell released (or left out)")
+                raise ConvertError(
+                    f"{option} {value} must be {hidden}, the hidden size, for --memory-cell released (or left out)"
+                )
         if request.layers not in (None, tuple(range(layers))):
-            raise ConvertError(f"--memory-layers must name all {layers} layers for --memory-cell released (or be left out)")
+            raise ConvertError(
+                f"--memory-layers must name all {layers} layers for --memory-cell released (or be left out)"
+            )
         if hidden > positions:
-            raise ConvertError(f"--memory-cell released needs chunks of {hidden}, the model has {positions} positions: use --memory-cell gated")
+            raise ConvertError(
+                f"--memory-cell released needs chunks of {hidden}, the model has {positions} positions: use "
+                "--memory-cell gated"
+            )
         heads = heads if hidden % heads == 0 else 1
         pool = request.gate_pool or "chunk"
-        return MemoryConfig("released", hidden, hidden, tuple(range(layers)), heads, hidden // heads, "zeros", gate_pool=pool)
+        return MemoryConfig(
+            "released", hidden, hidden, tuple(range(layers)), heads, hidden // heads, "zeros", gate_pool=pool
+        )
     if request.gate_pool not in (None, "chunk"):
         raise ConvertError(f"--gate-pool {request.gate_pool} is for --memory-cell released: leave it out")
-    slots = request.slots or (min(SLOTS, positions) if request.chunk is None else SLOTS if SLOTS % request.chunk == 0 else request.chunk)
+    slots = request.slots or (
+        min(SLOTS, positions) if request.chunk is None else SLOTS if SLOTS % request.chunk == 0 else request.chunk
+    )
     chunk = request.chunk or min(slots, positions)
     chosen = default_layers(layers) if request.layers is None else tuple(sorted(set(request.layers)))
     return MemoryConfig("gated", slots, chunk, chosen, heads, head_dim, "zeros", output_projection=True)
 
 
-def start_values(config: LM2Config, layer: int, backbone: Mapping[str, SourceTensor], seed: int) -> dict[str, SourceTensor]:
+def start_values(
+    config: LM2Config, layer: int, backbone: Mapping[str, SourceTensor], seed: int
+) -> dict[str, SourceTensor]:
     """Every memory tensor of one layer, by its full name. The backbone's tensors are read when a block is asked for."""
     prefix = f"model.layers.{layer}."
     out: dict[str, SourceTensor] = {}
@@ -78,7 +95,13 @@ def start_values(config: LM2Config, layer: int, backbone: Mapping[str, SourceTen
 
 
 def _gated(
-    name: str, part: str, shape: tuple[int, ...], prefix: str, config: LM2Config, backbone: Mapping[str, SourceTensor], seed: int
+    name: str,
+    part: str,
+    shape: tuple[int, ...],
+    prefix: str,
+    config: LM2Config,
+    backbone: Mapping[str, SourceTensor],
+    seed: int,
 ) -> SourceTensor:
     d = config.hidden_size
     copied = {"q_proj.weight": "q_proj", "o_proj.weight": "o_proj"}

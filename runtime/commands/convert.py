@@ -19,15 +19,37 @@ def parse_layers(ctx: click.Context, parameter: click.Parameter, value: str) -> 
 @click.command("convert")
 @click.argument("src", type=click.Path(path_type=Path))
 @click.argument("dst", type=click.Path(path_type=Path))
-@click.option("--memory-cell", type=click.Choice(["gated", "released"]), help="Memory given to a Llama [gated]. A .pth brings its own.")
-@click.option("--memory-layers", default="auto", show_default=True, callback=parse_layers, help="Layers with a memory, such as 15,18,21,24.")
+@click.option(
+    "--memory-cell",
+    type=click.Choice(["gated", "released"]),
+    help="Memory given to a Llama [gated]. A .pth brings its own.",
+)
+@click.option(
+    "--memory-layers",
+    default="auto",
+    show_default=True,
+    callback=parse_layers,
+    help="Layers with a memory, such as 15,18,21,24.",
+)
 @click.option("--memory-slots", type=click.IntRange(1), help="Rows of a memory bank [512].")
 @click.option("--memory-chunk", type=click.IntRange(1), help="Tokens per chunk [as many as slots].")
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True, help="auto: the source's own; float32 for quantised GGUF.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="auto: the source's own; float32 for quantised GGUF.",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="config.json of a .pth checkpoint [the one beside it].")
-@click.option("--gate-pool", type=click.Choice(["chunk", "causal"]), help="Cell released: chunk is the checkpoint's function, causal streams [chunk].")
+@click.option(
+    "--gate-pool",
+    type=click.Choice(["chunk", "causal"]),
+    help="Cell released: chunk is the checkpoint's function, causal streams [chunk].",
+)
 @click.option("--name", help="Name kept in the model's config [DST's].")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For the new memory's random weights.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For the new memory's random weights."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
     src: Path,
@@ -45,10 +67,11 @@ def command(
 ) -> None:
     """Turn a checkpoint into a model folder.
 
-    SRC is a Hugging Face Llama folder, a GGUF file of a Llama, or a ckpt_iter_*.pth of the released LM2 code. DST is a new folder.
+    SRC is a Hugging Face Llama folder, a GGUF file of a Llama, or a ckpt_iter_*.pth of the released LM2 code. DST is
+    a new folder.
 
-    A Llama gets a memory that starts from its own attention. Until something is written into it, the model computes exactly what the Llama
-    did; it has to be trained before it remembers.
+    A Llama gets a memory that starts from its own attention. Until something is written into it, the model computes
+    exactly what the Llama did; it has to be trained before it remembers.
     """
     from ...models.checkpoints.convert import convert
     from ...models.checkpoints.warmstart import MemoryRequest
@@ -65,6 +88,12 @@ def command(
     memory = summary["memory"]
     layers = ",".join(map(str, memory["layers"]))
     state = "trained" if memory["trained"] else "not trained yet"
-    click.echo(f"{summary['name']}: {summary['layers']} layers, {summary['parameters'] / 1e6:.1f}M parameters, {summary['dtype']}, {summary['bytes'] / 1e6:.0f} MB")
-    click.echo(f"memory: cell {memory['cell']}, layers {layers}, {memory['slots']} slots, chunks of {memory['chunk']} ({state})")
+    click.echo(
+        f"{summary['name']}: {summary['layers']} layers, {summary['parameters'] / 1e6:.1f}M parameters, "
+        f"{summary['dtype']}, {summary['bytes'] / 1e6:.0f} MB"
+    )
+    click.echo(
+        f"memory: cell {memory['cell']}, layers {layers}, {memory['slots']} slots, chunks of {memory['chunk']} "
+        f"({state})"
+    )
     click.echo(f"written to {summary['path']} in {summary['seconds']:.1f} s")

@@ -1,4 +1,5 @@
-"""Draws a conversion's or a download's reports: a bar on a terminal, one line per note elsewhere. Writes to stderr only."""
+"""Draws a conversion's or a download's reports: a bar on a terminal, one line per note elsewhere. Writes to stderr
+only."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from ...models.checkpoints.progress import Event, Report
 
 @contextmanager
 def drawn(quiet: bool = False) -> Iterator[Report]:
-    """A report function that draws with rich when stderr is a terminal; otherwise (or when quiet) it prints notes only."""
+    """A report function that draws with rich when stderr is a terminal; otherwise (or when quiet) it prints notes
+    only."""
     if quiet or not sys.stderr.isatty():
         yield _notes
         return
@@ -19,7 +21,13 @@ def drawn(quiet: bool = False) -> Iterator[Report]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[str, int] = {}
 

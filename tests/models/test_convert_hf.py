@@ -1,0 +1,314 @@
+"""Hugging Face folders in: what comes out, and every way a folder can be wrong."""
+
+import json
+
+import numpy as np
+import pytest
+import sources
+import torch
+from compare import assert_close
+from safetensors.torch import load_file, save_file
+
+from lm2.models.checkpoints.convert import convert
+from lm2.models.checkpoints.source import sha256
+from lm2.models.checkpoints.warmstart import MemoryRequest
+from lm2.models.errors import ConfigError, ConvertError, WriteError
+from lm2.models.layout import FINGERPRINT, open_folder, stays_float32
+
+IDS = np.arange(40).reshape(2, 20) % 96
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A tied float32 Llama and its folder."""
+    model = sources.llama()
+    return model, sources.save_hf(model, tmp_path_factory.mktemp("hf") / "tiny")
+
+
+@pytest.fixture
+def copy(plain, tmp_path):
+    """A copy of that folder to spoil."""
+    folder = tmp_path / "src"
+    folder.mkdir()
+    for file in plain[1].iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def edit(file, **fields):
+    d = json.loads(file.read_text())
+    file.write_text(json.dumps(d | fields))
+
+
+def respoil(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("shard", ["5GB", "60KB"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_backbone_is_unchanged(tmp_path, shard, tied):
+    model = sources.llama(tied=tied, seed=4)
+    src = sources.save_hf(model, tmp_path / "src", shard)
+    assert (src / "model.safetensors.index.json").is_file() == (shard == "60KB")
+    summary = convert(src, tmp_path / "dst")
+    got, codes = sources.read_folder(tmp_path / "dst")
+    for name, w in sources.weights(model).items():
+        assert np.array_equal(got[name], w), name
+    assert set(codes.values()) == {"F32"}
+    assert (got["model.layers.1.memory.content.weight"] == 0.5 * np.eye(64)).all()
+    assert_close("logits", sources.backbone_logits(tmp_path / "dst", IDS), sources.logits(model, IDS), 0.0)
+    folder = open_folder(tmp_path / "dst")
+    assert folder.fingerprint == summary["fingerprint"] and folder.config.memory.layers == (1, 2)
+    assert summary["parameters"] == sum(a.size for a in got.values())
+
+
+def test_wrong_rows_would_be_noticed(tmp_path, plain):
+    convert(plain[1], tmp_path / "dst")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    spoiled = load_file(tmp_path / "dst" / "model.safetensors")
+    spoiled[name] = torch.roll(spoiled[name], 1, 0)
+    save_file(spoiled, tmp_path / "dst" / "model.safetensors")
+    assert np.abs(sources.backbone_logits(tmp_path / "dst", IDS) - sources.logits(plain[0], IDS)).max() > 1e-2
+
+
+@pytest.mark.parametrize("cell", ["gated", "released"])
+def test_unwritten_memory_leaves_the_logits_alone(tmp_path, plain, cell):
+    from lm2.runtime.backend import BackendOptions, open_backend
+
+    convert(plain[1], tmp_path / "dst", MemoryRequest(cell=cell))
+    backend = open_backend("torch", tmp_path / "dst", BackendOptions(device="cpu", dtype="float32", threads=2))
+    got, chunk = backend.extend(IDS, backend.start(2), all_logits=True)
+    assert_close(f"{cell} logits", got, sources.logits(plain[0], IDS), 1e-4, 1e-4)
+    if cell == "gated":
+        after, _ = backend.extend(IDS, backend.start(2, backend.commit(chunk)), all_logits=True)
+        assert np.abs(after - got).max() > 1e-3, "a written memory must change the logits"
+
+
+def test_half_precision_keeps_bits_and_float32_parts(tmp_path):
+    model = sources.llama(seed=2).to(torch.bfloat16)
+    src = sources.save_hf(model, tmp_path / "src")
+    summary = convert(src, tmp_path / "dst")
+    got, codes = sources.read_folder(tmp_path / "dst")
+    assert summary["dtype"] == "bfloat16"
+    for name, w in sources.weights(model).items():
+        assert np.array_equal(got[name], w), name
+    for name, code in codes.items():
+        assert code == ("F32" if stays_float32(name) else "BF16"), name
+    p = "model.layers.2."
+    assert codes[p + "memory.q_proj.weight"] == "BF16" and codes[p + "memory.input_gate.weight"] == "F32"
+    assert np.array_equal(got[p + "memory.q_proj.weight"], got[p + "self_attn.q_proj.weight"])
+
+
+def test_mixed_dtypes_are_kept_and_dtype_option_wins(tmp_path, copy):
+    name = "model.layers.0.mlp.up_proj.weight"
+    respoil(copy, lambda t: t.update({name: t[name].half()}))
+    convert(copy, tmp_path / "auto")
+    assert sources.read_folder(tmp_path / "auto")[1][name] == "F16"
+    convert(copy, tmp_path / "bf", dtype="bfloat16")
+    got, codes = sources.read_folder(tmp_path / "bf")
+    assert codes[name] == "BF16" and codes["model.norm.weight"] == "F32"
+    want = load_file(copy / "model.safetensors")[name].bfloat16().float().numpy()
+    assert np.array_equal(got[name], want)
+
+
+def test_float64_stays(tmp_path, plain):
+    src = sources.save_hf(sources.llama().double(), tmp_path / "src")
+    convert(src, tmp_path / "dst")
+    got = load_file(tmp_path / "dst" / "model.safetensors")
+    want = load_file(src / "model.safetensors")
+    assert all(torch.equal(got[k], v) and got[k].dtype == torch.float64 for k, v in want.items())
+    assert got["model.layers.1.memory.norm.weight"].dtype == torch.float64
+
+
+def test_too_large_for_float16(tmp_path, copy):
+    respoil(copy, lambda t: t["model.layers.1.mlp.up_proj.weight"].view(-1)[3:4].fill_(1e6))
+    with pytest.raises(ConvertError, match=r"layers\.1\.mlp\.up_proj\.weight holds 1e\+06, too large for F16"):
+        convert(copy, tmp_path / "dst", dtype="float16")
+    assert not (tmp_path / "dst").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_not_finite(tmp_path, copy, dtype, bad):
+    name = "model.layers.2.self_attn.o_proj.weight"
+
+    def change(t):
+        t[name] = t[name].to(dtype)
+        t[name].view(-1)[-1] = bad
+
+    respoil(copy, change)
+    with pytest.raises(ConvertError, match=f"{name} holds NaN or infinity"):
+        convert(copy, tmp_path / "dst")
+    assert not (tmp_path / "dst").exists() and not list(tmp_path.glob(".dst*"))
+
+
+SPOILED = {
+    "shape": (lambda t: t.update({"model.norm.weight": torch.ones(63)}), r"model\.norm\.weight is \[63\], its config calls for \[64\]"),
+    "missing": (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), r"no tensor model\.layers\.1\.mlp\.up_proj\.weight.*\[96, 64\]"),
+    "missing attention": (lambda t: t.pop("model.layers.1.self_attn.k_proj.weight"), r"no tensor model\.layers\.1\.self_attn\.k_proj"),
+    "attention shape": (lambda t: t.update({"model.layers.1.self_attn.k_proj.weight": torch.ones(30, 64)}), r"k_proj\.weight is \[30, 64\]"),
+    "extra": (lambda t: t.update({"score.weight": torch.ones(2, 64)}), r"tensor score\.weight \[2, 64\], its config does not call"),
+    "tied head": (lambda t: t.update({"lm_head.weight": torch.ones(96, 64)}), "tie_word_embeddings is true but lm_head.weight differs"),
+    "integers": (lambda t: t.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}), "model.norm.weight has dtype I8"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_weights_that_contradict_the_config(tmp_path, copy, case):
+    change, message = SPOILED[case]
+    respoil(copy, change)
+    with pytest.raises(ConvertError, match=message):
+        convert(copy, tmp_path / "dst")
+    assert not (tmp_path / "dst").exists()
+
+
+def test_harmless_extras_are_accepted(tmp_path, copy):
+    def change(t):
+        t["lm_head.weight"] = t["model.embed_tokens.weight"].clone()
+        t["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+
+    respoil(copy, change)
+    convert(copy, tmp_path / "dst")
+    assert "lm_head.weight" not in sources.read_folder(tmp_path / "dst")[0]
+
+
+CONFIGS = {
+    "model type": ({"model_type": "mistral"}, ConvertError, "model_type 'mistral' is not supported"),
+    "already lm2": ({"model_type": "lm2"}, ConvertError, "is an lm2 model already"),
+    "quantised": ({"quantization_config": {"quant_method": "gptq"}}, ConvertError, r"quantization_config \(gptq\)"),
+    "partial rotary": ({"partial_rotary_factor": 0.5}, ConvertError, "partial_rotary_factor 0.5"),
+    "rope": ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 500.0}}, ConfigError, "rope_type 'yarn'"),
+    "activation": ({"hidden_act": "gelu"}, ConfigError, "hidden_act 'gelu'"),
+    "heads": ({"num_key_value_heads": 3}, ConfigError, "multiple of num_key_value_heads 3"),
+    "vocabulary": ({"vocab_size": 97}, ConvertError, r"embed_tokens\.weight is \[96, 64\], its config calls for \[97, 64\]"),
+    "layers": ({"num_hidden_layers": 4}, ConvertError, r"no tensor model\.layers\.3\."),
+    "number": ({"hidden_size": "64"}, ConfigError, "hidden_size '64'"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_configs_that_are_refused(tmp_path, copy, case):
+    fields, kind, message = CONFIGS[case]
+    edit(copy / "config.json", **fields)
+    with pytest.raises(kind, match=message):
+        convert(copy, tmp_path / "dst")
+    assert not (tmp_path / "dst").exists()
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.safetensors", "a\\x.safetensors", "C:x.safetensors", ".x.safetensors", "x.bin", 3])
+def test_index_must_stay_in_its_folder(tmp_path, copy, name):
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+    with pytest.raises(ConvertError, match="must be a .safetensors file in the same folder"):
+        convert(copy, tmp_path / "dst")
+
+
+def test_index_that_contradicts_its_shards(tmp_path):
+    src = sources.save_hf(sources.llama(), tmp_path / "src", "60KB")
+    index = src / "model.safetensors.index.json"
+    good = json.loads(index.read_text())
+    for change, message in (
+        (lambda m: m.update({"model.extra.weight": m["model.norm.weight"]}), "tensor model.extra.weight is not in"),
+        (lambda m: m.pop("model.norm.weight"), "tensor model.norm.weight contradicts"),
+        (lambda m: m.update({"model.norm.weight": "a.safetensors"}), r"a\.safetensors does not exist"),
+    ):
+        bad = json.loads(json.dumps(good))
+        change(bad["weight_map"])
+        index.write_text(json.dumps(bad))
+        with pytest.raises(ConvertError, match=message):
+            convert(src, tmp_path / "dst")
+    index.write_text("{")
+    with pytest.raises(ConvertError, match="not valid JSON"):
+        convert(src, tmp_path / "dst")
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, -1])
+def test_cut_weights(tmp_path, copy, cut):
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(ConvertError, match=r"model\.safetensors.*download the file again"):
+        convert(copy, tmp_path / "dst")
+
+
+def test_sources_that_are_none(tmp_path, copy):
+    with pytest.raises(ConvertError, match="does not exist .download a hub model first"):
+        convert(type(tmp_path)("owner/model"), tmp_path / "dst")
+    with pytest.raises(ConvertError, match="give the folder"):
+        convert(copy / "model.safetensors", tmp_path / "dst")
+    with pytest.raises(ConvertError, match="is not a GGUF file"):
+        convert(copy / "config.json", tmp_path / "dst")
+    with pytest.raises(ConvertError, match="--config is for released checkpoints"):
+        convert(copy, tmp_path / "dst", config=copy / "config.json")
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(ConvertError, match="neither model.safetensors nor .* save the model again"):
+        convert(copy, tmp_path / "dst")
+    (copy / "config.json").unlink()
+    with pytest.raises(ConvertError, match="has no config.json"):
+        convert(copy, tmp_path / "dst")
+
+
+def test_destination_that_exists(tmp_path, plain):
+    (tmp_path / "dst").mkdir()
+    (tmp_path / "dst" / "mine.txt").write_text("keep")
+    with pytest.raises(WriteError, match="exists already"):
+        convert(plain[1], tmp_path / "dst")
+    assert (tmp_path / "dst" / "mine.txt").read_text() == "keep"
+
+
+def test_files_around_the_weights(tmp_path, copy):
+    tokenizer = sources.byte_level_tokenizer(__import__("tokenizers").pre_tokenizers.ByteLevel(add_prefix_space=False), size=96 + 200)
+    edit(copy / "config.json", eos_token_id=2)
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 2], "temperature": 0.7, "top_k": None}))
+    (copy / "tokenizer_config.json").write_text(json.dumps({"chat_template": "plain"}))
+    summary = convert(copy, tmp_path / "a", name="mine", generation={"temperature": 0.1, "top_p": 0.9})
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config["eos_token_id"] == [5, 2] and config["bos_token_id"] == 1 and config["name"] == "mine"
+    assert json.loads((tmp_path / "a" / "generation_config.json").read_text()) == {"eos_token_id": [5, 2], "temperature": 0.7, "top_p": 0.9}
+    assert (tmp_path / "a" / "chat_template.jinja").read_text() == "plain"
+    assert not summary["tokenizer"] and "no tokenizer.json" in summary["notes"][0]
+    record = json.loads((tmp_path / "a" / "source.json").read_text())
+    assert record["format"] == "huggingface" and record["seed"] == 0
+    assert record["files"][0] == {
+        "file": "model.safetensors",
+        "bytes": (copy / "model.safetensors").stat().st_size,
+        "sha256": sha256(copy / "model.safetensors"),
+    }
+    many = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "chosen"}]
+    (copy / "tokenizer_config.json").write_text(json.dumps({"chat_template": many}))
+    convert(copy, tmp_path / "b")
+    assert (tmp_path / "b" / "chat_template.jinja").read_text() == "chosen"
+    (copy / "chat_template.jinja").write_text("own file")
+    convert(copy, tmp_path / "c")
+    assert (tmp_path / "c" / "chat_template.jinja").read_text() == "own file"
+    (copy / "chat_template.jinja").unlink()
+    (copy / "tokenizer_config.json").write_text(json.dumps({"chat_template": many[:1]}))
+    with pytest.raises(ConvertError, match="none called 'default'"):
+        convert(copy, tmp_path / "d")
+    (copy / "tokenizer_config.json").unlink()
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConvertError, match="is not a tokenizer.json"):
+        convert(copy, tmp_path / "d")
+    tokenizer.save(str(copy / "tokenizer.json"))
+    with pytest.raises(ConvertError, match="vocab_size is 96: tokenizer and weights are not of one model"):
+        convert(copy, tmp_path / "d")
+
+
+def test_tokenizer_is_copied_byte_for_byte(tmp_path):
+    from tokenizers import pre_tokenizers
+
+    tokenizer = sources.byte_level_tokenizer(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    src = sources.save_hf(sources.llama(vocab=tokenizer.get_vocab_size() + 5), tmp_path / "src")
+    tokenizer.save(str(src / "tokenizer.json"))
+    assert convert(src, tmp_path / "dst")["tokenizer"]
+    assert (tmp_path / "dst" / "tokenizer.json").read_bytes() == (src / "tokenizer.json").read_bytes()
+
+
+def test_fingerprint_needs_no_second_pass_and_is_right(tmp_path, plain):
+    summary = convert(plain[1], tmp_path / "dst")
+    assert json.loads((tmp_path / "dst" / FINGERPRINT).read_text())["fingerprint"] == summary["fingerprint"]
+    (tmp_path / "dst" / FINGERPRINT).unlink()
+    assert open_folder(tmp_path / "dst").fingerprint == summary["fingerprint"]
+    again = convert(plain[1], tmp_path / "again", MemoryRequest(seed=0))
+    other = convert(plain[1], tmp_path / "other", MemoryRequest(seed=1))
+    assert again["fingerprint"] == summary["fingerprint"] != other["fingerprint"]

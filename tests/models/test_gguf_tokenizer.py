@@ -1,0 +1,208 @@
+"""Tokenizers rebuilt from GGUF metadata against the ones they came from."""
+
+import json
+
+import pytest
+import sources
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+
+from lm2.models.checkpoints.convert import convert
+from lm2.models.checkpoints.gguf_tokenizer import LLAMA3_PATTERN, QWEN2_PATTERN
+from lm2.models.errors import ConvertError
+
+TEXTS = [
+    "the quick brown fox", "  two  spaces\n\n\nlines \n", "isn't IT'S 12345 678", "naïve café 日本語 😀 é", "def f(x):\n    return x1 + 22", "",
+    "<|im_start|>user\nhello<|im_end|>\n", "a<|endoftext|>b",
+]  # fmt: skip
+SPLIT = pre_tokenizers.ByteLevel(add_prefix_space=False)
+PLAIN = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+FORMS = {
+    "smollm": (lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), SPLIT]), None, {}),
+    "gpt-2": (lambda: SPLIT, None, {}),
+    "default": (lambda: SPLIT, None, {}),
+    "llama-bpe": (lambda: pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3_PATTERN), "isolated"), PLAIN]), None, {"ignore_merges": True}),
+    "qwen2": (lambda: pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"), PLAIN]), normalizers.NFC, {}),
+}
+
+
+def rebuilt(tmp_path, keys, vocab):
+    sources.write_gguf(tmp_path / "m.gguf", sources.llama(vocab=vocab, layers=1), keys=keys)
+    convert(tmp_path / "m.gguf", tmp_path / "dst")
+    return Tokenizer.from_file(str(tmp_path / "dst" / "tokenizer.json"))
+
+
+def original(pre):
+    make, normalizer, bpe = FORMS[pre]
+    return sources.byte_level_tokenizer(make(), normalizer() if normalizer else None, **bpe)
+
+
+@pytest.mark.parametrize("pre", FORMS)
+def test_byte_level_round_trip(tmp_path, pre):
+    want = original(pre)
+    if pre == "llama-bpe":
+        want.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    got = rebuilt(tmp_path, lambda w: sources.add_byte_level(w, want, pre), want.get_vocab_size())
+    for text in TEXTS:
+        for special in (True, False):
+            ids = want.encode(text, add_special_tokens=special).ids
+            assert got.encode(text, add_special_tokens=special).ids == ids, text
+        assert got.decode(ids, skip_special_tokens=False) == (text if pre != "qwen2" else text)
+        assert got.decode(ids) == want.decode(ids)
+    template = (tmp_path / "dst" / "chat_template.jinja").read_text()
+    assert template == sources.TEMPLATE
+    config = json.loads((tmp_path / "dst" / "config.json").read_text())
+    assert config["bos_token_id"] == 1 and config["eos_token_id"] == [2]
+
+
+def test_the_pre_tokenizer_matters(tmp_path):
+    want = original("gpt-2")
+    got = rebuilt(tmp_path, lambda w: sources.add_byte_level(w, want, "smollm"), want.get_vocab_size())
+    assert any(got.encode(t).ids != want.encode(t).ids for t in TEXTS)
+
+
+def test_transformers_reads_the_result_the_same(tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    want = original("smollm")
+    got = rebuilt(tmp_path, lambda w: sources.add_byte_level(w, want, "smollm"), want.get_vocab_size())
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "dst" / "tokenizer.json"), chat_template=sources.TEMPLATE)
+    for text in TEXTS:
+        assert theirs(text).input_ids == got.encode(text).ids == want.encode(text).ids
+    turn = [{"role": "user", "content": "quick fox 12"}]
+    ids = theirs.apply_chat_template(turn, tokenize=True, return_dict=False)
+    assert ids == want.encode("<|im_start|>user\nquick fox 12<|im_end|>\n").ids and ids[0] == 1
+
+
+def spm_vocab():
+    """A small SentencePiece-like vocabulary: specials, bytes, then pieces whose score falls with their id."""
+    pieces = list("▁abcdefghijklmnopqrstuvwxyz.,0123") + [
+        "▁t", "he", "▁the", "in", "er", "▁q", "ui", "ck", "▁qui", "▁quick", "▁a", "re", "▁b", "ro", "wn", "▁bro", "▁brown", "▁f", "ox", "▁fox", "▁▁",
+    ]  # fmt: skip
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *pieces]
+    kinds = [2, 3, 3, *[6] * 256, *[1] * len(pieces)]
+    scores = [0.0] * 259 + [-float(i) for i in range(len(pieces))]
+    return tokens, kinds, scores
+
+
+def add_spm(writer, space_prefix=None, add_bos=None):
+    tokens, kinds, scores = spm_vocab()
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(scores)
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    if space_prefix is not None:
+        writer.add_add_space_prefix(space_prefix)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
+
+
+def spm_reference(text):
+    """SentencePiece's BPE written plainly: join the neighbours whose union scores highest, leftmost first; then bytes for what is unknown."""
+    tokens, kinds, scores = spm_vocab()
+    ids = {t: i for i, t in enumerate(tokens)}
+    known = {t for t, k in zip(tokens, kinds, strict=True) if k == 1}
+    parts = list(text.replace(" ", "▁"))
+    while True:
+        best = max(((scores[ids[a + b]], -i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in known), default=None)
+        if best is None:
+            break
+        i = -best[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    out = []
+    for part in parts:
+        out += [ids[part]] if part in known else [ids[f"<0x{b:02X}>"] for b in part.encode()]
+    return out
+
+
+SPM_TEXTS = ["the quick brown fox", "quick  the", "tHé 日本", "fox.in,a 0123", " thethe ", "a"]
+
+
+@pytest.mark.parametrize("prefix", [None, False])
+def test_sentencepiece_round_trip(tmp_path, prefix):
+    got = rebuilt(tmp_path, lambda w: add_spm(w, prefix), len(spm_vocab()[0]))
+    for text in SPM_TEXTS:
+        want = spm_reference(text if prefix is False else " " + text)
+        assert got.encode(text, add_special_tokens=False).ids == want, text
+        assert got.encode(text).ids == [1, *want], text  # add_bos is the default of this kind
+        assert got.decode(want) == text
+
+
+def test_sentencepiece_against_transformers(tmp_path):
+    from transformers import LlamaTokenizer
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    tokens, _, scores = spm_vocab()
+    vocab = {t: i for i, t in enumerate(tokens)}
+    theirs = LlamaTokenizer(vocab=vocab, merges=generate_merges(vocab, dict(zip(tokens, scores, strict=True))))
+    got = rebuilt(tmp_path, add_spm, len(tokens))
+    for text in SPM_TEXTS:
+        assert got.encode(text, add_special_tokens=False).ids == theirs(text, add_special_tokens=False).input_ids, text
+
+
+def test_bos_is_added_only_when_asked(tmp_path):
+    got = rebuilt(tmp_path, lambda w: add_spm(w, add_bos=False), len(spm_vocab()[0]))
+    assert got.encode("the").ids == spm_reference(" the")
+
+
+def test_specials_are_special(tmp_path):
+    want = original("smollm")
+    got = rebuilt(tmp_path, lambda w: sources.add_byte_level(w, want, "smollm"), want.get_vocab_size())
+    ids = got.encode("a<|im_end|>b").ids
+    assert 2 in ids and got.decode(ids) == "ab" and isinstance(got.decoder, decoders.ByteLevel)
+
+
+def test_end_tokens_of_older_files(tmp_path):
+    want = original("smollm")
+
+    def keys(w):
+        sources.add_byte_level(w, want, "smollm")
+        w.add_uint32("tokenizer.ggml.eot_token_id", 5)
+        w.add_uint32("tokenizer.ggml.eom_token_id", 6)
+
+    rebuilt(tmp_path, keys, want.get_vocab_size())
+    assert json.loads((tmp_path / "dst" / "config.json").read_text())["eos_token_id"] == [2, 5, 6]
+
+
+def spoil(change):
+    def keys(w):
+        sources.add_byte_level(w, original("smollm"), "smollm")
+        change(w.kv_data[-1])
+
+    return keys
+
+
+def put(key, value):
+    def change(data):
+        data[key].value = value
+
+    return change
+
+
+REFUSED = {
+    "pre": (lambda w: sources.add_byte_level(w, original("smollm"), "tekken"), "tokenizer.ggml.pre 'tekken' is not known"),
+    "no pre": (lambda w: sources.add_byte_level(w, original("smollm"), None), "tokenizer.ggml.pre is missing"),
+    "model": (spoil(put("tokenizer.ggml.model", "bert")), "tokenizer.ggml.model 'bert' is not supported"),
+    "merge": (spoil(lambda d: d["tokenizer.ggml.merges"].value.__setitem__(0, "no such")), r"merges\[0\] 'no such'"),
+    "three": (spoil(lambda d: d["tokenizer.ggml.merges"].value.__setitem__(1, "a b c")), r"merges\[1\]"),
+    "no merges": (spoil(lambda d: d.pop("tokenizer.ggml.merges")), "tokenizer.ggml.merges is missing"),
+    "twice": (spoil(lambda d: d["tokenizer.ggml.tokens"].value.__setitem__(9, "<|im_end|>")), "has '<|im_end|>' twice".replace("|", r"\|")),
+    "types": (spoil(lambda d: d["tokenizer.ggml.token_type"].value.pop()), "token_type .* must be a list of 338"),
+    "bos": (spoil(put("tokenizer.ggml.bos_token_id", 338)), "bos_token_id 338 must be a token id below 338"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_metadata_that_is_refused(tmp_path, case):
+    keys, message = REFUSED[case]
+    with pytest.raises(ConvertError, match=message):
+        rebuilt(tmp_path, keys, 338)
+
+
+def test_more_tokens_than_rows(tmp_path):
+    want = original("smollm")
+    assert want.get_vocab_size() == 338
+    with pytest.raises(ConvertError, match=r"has 338 tokens, token_embd.weight has 337 rows"):
+        rebuilt(tmp_path, lambda w: sources.add_byte_level(w, want, "smollm"), 337)

@@ -1,0 +1,102 @@
+"""The memory a finished Llama is given: which layers, which size, and every starting value."""
+
+import numpy as np
+import pytest
+import sources
+
+from lm2.models.checkpoints.convert import convert
+from lm2.models.checkpoints.warmstart import MemoryRequest, default_layers, plan_memory
+from lm2.models.errors import ConfigError, ConvertError
+from lm2.models.layout import open_folder
+
+
+@pytest.fixture(scope="module")
+def src(tmp_path_factory):
+    return sources.save_hf(sources.llama(hidden=64, heads=4, kv=2, layers=4), tmp_path_factory.mktemp("hf") / "m")
+
+
+def plan(request=MemoryRequest(), hidden=576, layers=30, heads=9, head_dim=64, positions=8192):
+    return plan_memory(request, hidden, layers, heads, head_dim, positions)
+
+
+def test_default_layers():
+    assert default_layers(30) == (15, 18, 21, 24)
+    assert default_layers(1) == (0,) and default_layers(2) == (1,) and default_layers(4) == (2, 3)
+    assert default_layers(32) == (16, 19, 22, 25) and default_layers(100) == (50, 60, 70, 80)
+    for count in range(2, 101):
+        layers = default_layers(count)
+        assert layers == tuple(sorted(set(layers))) and count // 2 <= layers[0] and layers[-1] < count
+        assert len(layers) == 4 or count in (2, 3, 4, 5, 6)
+
+
+def test_default_sizes():
+    assert (plan().slots, plan().chunk, plan().heads, plan().head_dim) == (512, 512, 9, 64)
+    assert (plan().init, plan().output_projection, plan().scale, plan().trained) == ("zeros", True, False, False)
+    assert (plan(positions=100).slots, plan(positions=100).chunk) == (100, 100)
+    assert (plan(MemoryRequest(slots=64)).slots, plan(MemoryRequest(slots=64)).chunk) == (64, 64)
+    assert (plan(MemoryRequest(chunk=64)).slots, plan(MemoryRequest(chunk=64)).chunk) == (512, 64)
+    assert plan(MemoryRequest(chunk=100)).slots == 100
+    released = plan(MemoryRequest(cell="released"))
+    assert (released.slots, released.chunk, released.layers, released.heads) == (576, 576, tuple(range(30)), 9)
+
+
+def test_values_are_the_layers_own(tmp_path, src):
+    convert(src, tmp_path / "dst", MemoryRequest(layers=(1, 3), slots=32, seed=5))
+    got, codes = sources.read_folder(tmp_path / "dst")
+    assert open_folder(tmp_path / "dst").config.memory.layers == (1, 3)
+    assert not any(n.startswith("model.layers.2.memory.") for n in got)
+    for layer in (1, 3):
+        attention, memory = f"model.layers.{layer}.self_attn.", f"model.layers.{layer}.memory."
+        assert np.array_equal(got[memory + "q_proj.weight"], got[attention + "q_proj.weight"])
+        assert np.array_equal(got[memory + "o_proj.weight"], got[attention + "o_proj.weight"])
+        for p in ("k_proj.weight", "v_proj.weight"):
+            for h in range(4):  # query head h reads key/value head h // 2
+                own = got[attention + p][(h // 2) * 16 : (h // 2 + 1) * 16]
+                assert np.array_equal(got[memory + p][h * 16 : (h + 1) * 16], own), (p, h)
+        g = got[f"model.layers.{layer}.input_layernorm.weight"]
+        assert np.array_equal(got[memory + "norm.weight"], g) and np.array_equal(got[memory + "bank_norm.weight"], g)
+        assert np.array_equal(got[memory + "content.weight"], 0.5 * np.eye(64, dtype=np.float32))
+        for gate, bias in (("output_gate", 0), ("input_gate", 2), ("forget_gate", 3)):
+            assert (got[f"{memory}{gate}.bias"] == bias).all()
+            w = got[f"{memory}{gate}.weight"]
+            assert abs(w.std() / (0.2 * 64**-0.5) - 1) < 0.05 and abs(w.mean()) < 0.002
+    one, three = (got[f"model.layers.{i}.memory.input_gate.weight"] for i in (1, 3))
+    assert not np.array_equal(one, three)
+    assert not np.array_equal(one, got["model.layers.1.memory.forget_gate.weight"])
+
+
+def test_random_values_follow_the_seed_not_the_order(tmp_path, src):
+    name = "model.layers.3.memory.input_gate.weight"
+    values = []
+    for i, request in enumerate((MemoryRequest(layers=(3,), seed=7), MemoryRequest(layers=(0, 3), seed=7), MemoryRequest(layers=(3,), seed=8))):
+        convert(src, tmp_path / str(i), request)
+        values.append(sources.read_folder(tmp_path / str(i))[0][name])
+    assert np.array_equal(values[0], values[1]) and not np.array_equal(values[0], values[2])
+
+
+def test_released_cell_starts_silent(tmp_path, src):
+    convert(src, tmp_path / "dst", MemoryRequest(cell="released", gate_pool="causal"))
+    config = open_folder(tmp_path / "dst").config
+    assert (config.memory.cell, config.memory.init, config.memory.gate_pool, config.memory.slots) == ("released", "zeros", "causal", 64)
+    got, _ = sources.read_folder(tmp_path / "dst")
+    for name in ("norm2.bias", "norm1.bias", "value_proj.bias", "mlp.bias", "bank_gate.bias", "token_gate.bias", "input_bias"):
+        assert not got[f"model.layers.0.memory.{name}"].any(), name
+    assert got["model.layers.0.memory.query_proj.weight"].std() > 0.1
+
+
+REFUSED = {
+    "slots": (MemoryRequest(slots=100, chunk=64), ConfigError, "memory.slots 100 must equal memory.chunk 64 or a multiple"),
+    "chunk": (MemoryRequest(chunk=256, slots=256), ConfigError, "memory.chunk 256 must not exceed max_position_embeddings 128"),
+    "layer": (MemoryRequest(layers=(1, 4)), ConfigError, "memory.layers 4 must be a layer from 0 to 3"),
+    "pool": (MemoryRequest(gate_pool="causal"), ConvertError, "--gate-pool causal is for --memory-cell released"),
+    "released slots": (MemoryRequest(cell="released", slots=32), ConvertError, "--memory-slots 32 must be 64"),
+    "released layers": (MemoryRequest(cell="released", layers=(0,)), ConvertError, "must name all 4 layers"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_requests_that_are_refused(tmp_path, src, case):
+    request, kind, message = REFUSED[case]
+    with pytest.raises(kind, match=message):
+        convert(src, tmp_path / "dst", request)
+    assert not (tmp_path / "dst").exists()
