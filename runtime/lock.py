@@ -5,6 +5,7 @@ file itself; the neighbour stays behind empty and harmless (removing it would le
 their own).
 """
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,9 @@ class SessionLock:
         """Take the lock, or refuse at once. Taking it twice is the same as once."""
         if self.held:
             return self
+        if not self._file.parent.is_dir():  # the lock library would make the folder
+            missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise write_error(self._file, missing, "the session was not opened")
         before = self._owner()
         try:
             self._lock.acquire(blocking=False)

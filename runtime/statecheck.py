@@ -99,7 +99,8 @@ def check_head(path: Path, raw: bytes) -> Header:
             plan = [(name, header.tensors[name].dtype, header.tensors[name].shape) for name in ARRAYS]
             canonical = build_header(plan, header.metadata)[8:]
     except (TensorFileError, UnicodeEncodeError) as error:
-        raise SessionFormatError(f"{plain(error, 400)}: {DAMAGED}") from None
+        problem = plain(str(error).removeprefix(f"{path}: "))
+        raise SessionFormatError(f"{path}: {problem}: {DAMAGED}") from None
     _same_names(path, "array", set(header.tensors), set(ARRAYS))
     for name, dtype in ARRAYS.items():
         if header.tensors[name].dtype != dtype:

@@ -63,15 +63,16 @@ from .staterecord import (
 __all__ = ["Expected", "Meta", "Moment", "Record", "read_session", "write_session"]
 
 
-def write_session(path: Path, record: Record) -> int:
-    """Write `record` to `path`, atomically, and return the file's size in bytes. A symbolic link is followed, a
-    file's mode is kept.
+def write_session(path: Path, record: Record, expected: Expected | None = None) -> int:
+    """Write `record` to `path`, atomically, and return the file's size in bytes. A symbolic link is followed, a file's
+    mode is kept.
 
-    Raises SessionValueError, SessionShapeError or SessionTooLargeError for a record that could not be read back, and
-    WriteError when the file system refuses. The previous file is then unchanged.
+    Raises SessionValueError, SessionShapeError, SessionModelError, SessionTokenizerError or SessionTooLargeError for a
+    record that could not be read back (by `expected`, if given: ids, lengths and shape are then held against the model)
+    and WriteError when the file system refuses. The previous file is then unchanged.
     """
     path = Path(path)
-    banks, table = _check_record(path, record)
+    banks, table = _check_record(path, record, expected)
     now = record.now
     text = build_json(f"{path}: ", record.document, now.notes, table, UNSAVED)
     ids = [i for s in record.snapshots for i in s.tokens]
@@ -121,7 +122,8 @@ def read_session(path: Path, expected: Expected | None) -> Record:
         what = f"cannot read {path}: {error.strerror or error}"
         raise SessionReadError(f"{what}: check the path and its permissions, or start fresh with `--new`") from None
     except TensorFileError as error:
-        raise SessionTruncatedError(f"{plain(error, 400)}: {DAMAGED}") from None
+        problem = plain(str(error).removeprefix(f"{path}: "))
+        raise SessionTruncatedError(f"{path}: {problem}: {DAMAGED}") from None
     except MemoryError:
         raise SessionTooLargeError(
             f"{path} does not fit in this machine's memory: close other programs and try again"
@@ -198,7 +200,9 @@ def _snapshots(
     return tuple(out)
 
 
-def _check_record(path: Path, record: Record) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+def _check_record(
+    path: Path, record: Record, expected: Expected | None
+) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Refuse a record that could not be read back. Returns the banks to store, in order of first use, and the table."""
     check_meta(f"{path}: meta ", record.meta, UNSAVED)
     if len(record.snapshots) > SNAPSHOTS_MAX:
@@ -206,6 +210,11 @@ def _check_record(path: Path, record: Record) -> tuple[list[np.ndarray], list[di
         raise SessionTooLargeError(f"{path}: {have} snapshots, a session file has at most {SNAPSHOTS_MAX}: {UNSAVED}")
     shape = np.shape(record.now.bank)
     check_bank_shape(f"{path}: bank", shape, UNSAVED)
+    if expected is not None:
+        check_model(path, record.meta, expected)
+        if shape != tuple(expected.bank_shape):
+            want = list(expected.bank_shape)
+            raise SessionShapeError(f"{path}: bank is {list(shape)}, the model calls for {want}: {UNSAVED}")
     banks: list[np.ndarray] = []
     table: list[dict[str, Any]] = []
     for name, moment in [("now", record.now), *((f"snapshot {i}", s) for i, s in enumerate(record.snapshots))]:
@@ -218,7 +227,7 @@ def _check_record(path: Path, record: Record) -> tuple[list[np.ndarray], list[di
                 f"{where}: bank is {list(moment.bank.shape)}, the current one is {list(shape)}: {UNSAVED}"
             )
         check_count(f"{where}: chunks", moment.chunks, UNSAVED)
-        _check_ids(where, moment.tokens)
+        _check_ids(where, moment.tokens, expected)
         stored = [record.now.bank, *banks]
         bank = next((i for i, b in enumerate(stored) if b is moment.bank), len(stored)) - 1
         if name == "now" or bank == len(banks):
@@ -235,12 +244,13 @@ def _check_record(path: Path, record: Record) -> tuple[list[np.ndarray], list[di
     return banks, table
 
 
-def _check_ids(where: str, tokens: tuple[int, ...]) -> None:
+def _check_ids(where: str, tokens: tuple[int, ...], expected: Expected | None) -> None:
+    vocab, chunk = (None, CHUNK_MAX) if expected is None else (expected.vocab_size, expected.chunk)
     ids = np.array(tokens) if len(tokens) else np.zeros(0, dtype=np.int64)  # (t,)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(ids) > CHUNK_MAX:
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(ids) > chunk:
         kind = f"{list(ids.shape)} of {ids.dtype}"
-        raise SessionValueError(f"{where}: tokens are {kind}, they must be at most {CHUNK_MAX} ids: {UNSAVED}")
-    check_tokens(f"{where}: tokens", ids, None, UNSAVED)
+        raise SessionValueError(f"{where}: tokens are {kind}, they must be at most {chunk} whole numbers: {UNSAVED}")
+    check_tokens(f"{where}: tokens", ids, vocab, UNSAVED)
 
 
 def _head(plan: list[tuple[str, str, tuple[int, ...]]], meta: Meta, chunks: int, sha256: str) -> bytes:

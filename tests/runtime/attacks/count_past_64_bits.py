@@ -1,0 +1,9 @@
+"""A count past 63 bits."""
+
+from forge import with_meta
+
+ERROR = "SessionValueError"
+
+
+def attack(good: bytes) -> bytes:
+    return with_meta(good, chunks=str(2**63))

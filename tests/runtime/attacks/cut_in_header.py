@@ -1,0 +1,7 @@
+"""Cut inside the header."""
+
+ERROR = "SessionTruncatedError"
+
+
+def attack(good: bytes) -> bytes:
+    return good[:100]

@@ -1,0 +1,7 @@
+"""No bytes at all."""
+
+ERROR = "SessionTruncatedError"
+
+
+def attack(good: bytes) -> bytes:
+    return b""

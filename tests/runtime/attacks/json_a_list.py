@@ -1,0 +1,9 @@
+"""session.json is a list."""
+
+from forge import with_text
+
+ERROR = "SessionFormatError"
+
+
+def attack(good: bytes) -> bytes:
+    return with_text(good, lambda t: "[]")

@@ -1,0 +1,9 @@
+"""No text in session.json."""
+
+from forge import with_text
+
+ERROR = "SessionFormatError"
+
+
+def attack(good: bytes) -> bytes:
+    return with_text(good, lambda t: "")

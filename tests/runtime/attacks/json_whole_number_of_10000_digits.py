@@ -1,0 +1,9 @@
+"""A whole number that takes Python long to read."""
+
+from forge import with_text
+
+ERROR = "SessionFormatError"
+
+
+def attack(good: bytes) -> bytes:
+    return with_text(good, lambda t: t.replace("0.5", "9" * 10_000))

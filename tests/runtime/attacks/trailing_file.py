@@ -1,0 +1,7 @@
+"""A second file behind the first."""
+
+ERROR = "SessionFormatError"
+
+
+def attack(good: bytes) -> bytes:
+    return good + good

@@ -1,0 +1,7 @@
+"""The version's digit changed by damage: corruption, not a newer lm2."""
+
+ERROR = "SessionCorruptError"
+
+
+def attack(good: bytes) -> bytes:
+    return good.replace(b'"version":"1"', b'"version":"3"')

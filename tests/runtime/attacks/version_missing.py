@@ -1,0 +1,9 @@
+"""No version."""
+
+from forge import with_meta
+
+ERROR = "SessionVersionError"
+
+
+def attack(good: bytes) -> bytes:
+    return with_meta(good, version=None)
