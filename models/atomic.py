@@ -44,7 +44,7 @@ def fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def write_file(path: Path, fill: Callable[[BinaryIO], None]) -> None:
+def write_file(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """Write `path` atomically: `fill` gets a binary file to write into.
 
     Raises WriteError naming the path; the previous file, if any, is then unchanged.

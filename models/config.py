@@ -132,7 +132,16 @@ class LM2Config:
         """What decides the numbers the model computes, and nothing else: the config's share of the fingerprint."""
         d = self.to_dict()
         d["memory"] = {k: v for k, v in d["memory"].items() if k != "trained"}
-        cosmetic = ("name", "dtype", "architectures", "bos_token_id", "eos_token_id", "max_position_embeddings", "rope_scaling", "rope_theta")
+        cosmetic = (
+            "name",
+            "dtype",
+            "architectures",
+            "bos_token_id",
+            "eos_token_id",
+            "max_position_embeddings",
+            "rope_scaling",
+            "rope_theta",
+        )
         return {k: v for k, v in d.items() if k not in cosmetic}
 
     @classmethod
@@ -141,9 +150,7 @@ class LM2Config:
         if not isinstance(d, Mapping):
             raise ConfigError(f"the config must be a JSON object, not {type(d).__name__}")
         if d.get("model_type", "lm2") != "lm2":
-            raise ConfigError(
-                f"model_type {d['model_type']!r} must be 'lm2': turn another model into one with `lm2 convert SRC DST`"
-            )
+            raise ConfigError(f"model_type {d['model_type']!r} must be 'lm2': turn another model into one with `lm2 convert SRC DST`")
         if "memory" not in d:
             raise ConfigError("memory is missing: an lm2 config needs a memory block")
         return cls.from_llama(d, memory=_memory(d["memory"]))
@@ -198,9 +205,7 @@ class LM2Config:
                 if i is not None and (not _is_int(i) or not 0 <= i < self.vocab_size):
                     raise ConfigError(f"{name} {i!r} must be a token id below vocab_size {self.vocab_size}")
         if m.chunk > self.max_position_embeddings:
-            raise ConfigError(
-                f"memory.chunk {m.chunk} must not exceed max_position_embeddings {self.max_position_embeddings}"
-            )
+            raise ConfigError(f"memory.chunk {m.chunk} must not exceed max_position_embeddings {self.max_position_embeddings}")
         for i in m.layers:
             if not 0 <= i < self.num_hidden_layers:
                 raise ConfigError(f"memory.layers {i} must be a layer from 0 to {self.num_hidden_layers - 1}")
@@ -214,10 +219,14 @@ class LM2Config:
             if m.layers != tuple(range(self.num_hidden_layers)):
                 raise ConfigError(f"memory.layers {list(m.layers)} must name all {self.num_hidden_layers} layers (cell released)")
             if m.heads * m.head_dim != m.slots:
-                raise ConfigError(f"memory.heads {m.heads} x memory.head_dim {m.head_dim} must equal memory.slots {m.slots} (cell released)")
+                raise ConfigError(
+                    f"memory.heads {m.heads} x memory.head_dim {m.head_dim} must equal memory.slots {m.slots} (cell released)"
+                )
         else:
             if m.slots % m.chunk:
-                raise ConfigError(f"memory.slots {m.slots} must equal memory.chunk {m.chunk} or a multiple of it (row t belongs to position t)")
+                raise ConfigError(
+                    f"memory.slots {m.slots} must equal memory.chunk {m.chunk} or a multiple of it (row t belongs to position t)"
+                )
             if not m.output_projection and m.heads * m.head_dim != self.hidden_size:
                 raise ConfigError(
                     f"memory.heads {m.heads} x memory.head_dim {m.head_dim} must equal hidden_size {self.hidden_size} without memory.output_projection"
@@ -289,7 +298,11 @@ def _rope(d: Mapping[str, Any]) -> RopeConfig:
     for name, block in (("rope_parameters", new), ("rope_scaling", old)):
         if not isinstance(block, Mapping):
             raise ConfigError(f"{name} {block!r} must be an object")
-    thetas = [(n, float(t)) for n, t in (("rope_parameters.rope_theta", new.get("rope_theta")), ("rope_theta", d.get("rope_theta"))) if t is not None]
+    thetas = [
+        (n, float(t))
+        for n, t in (("rope_parameters.rope_theta", new.get("rope_theta")), ("rope_theta", d.get("rope_theta")))
+        if t is not None
+    ]
     if len(thetas) == 2 and thetas[0][1] != thetas[1][1]:
         raise ConfigError(f"{thetas[0][0]} {thetas[0][1]} must equal {thetas[1][0]} {thetas[1][1]}")
     where = "rope_parameters." if new else "rope_scaling."

@@ -7,6 +7,7 @@ Knows names, shapes and files; computes no model and imports no ML library. Hugg
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,11 @@ def tensor_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
         if i in c.memory.layers:
             shapes |= {f"{p}memory.{name}": shape for name, shape in memory_shapes(c).items()}
         shapes[p + "post_attention_layernorm.weight"] = (d,)
-        for name, out, inp in (("gate_proj", c.intermediate_size, d), ("up_proj", c.intermediate_size, d), ("down_proj", d, c.intermediate_size)):
+        for name, out, inp in (
+            ("gate_proj", c.intermediate_size, d),
+            ("up_proj", c.intermediate_size, d),
+            ("down_proj", d, c.intermediate_size),
+        ):
             shapes[f"{p}mlp.{name}.weight"] = (out, inp)
             if c.mlp_bias:
                 shapes[f"{p}mlp.{name}.bias"] = (out,)
@@ -137,7 +142,9 @@ def open_folder(path: Path, progress: Callable[[int], None] | None = None, quant
             raise ModelFileError(f"{path / WEIGHTS}: tensor {name} has dtype {have.dtype}, expected {' or '.join(allowed)}")
     for name in header.tensors:
         if name not in expected:
-            raise ModelFileError(f"{path / WEIGHTS} has tensor {name}, which {CONFIG} does not call for: the two files are not of one model")
+            raise ModelFileError(
+                f"{path / WEIGHTS} has tensor {name}, which {CONFIG} does not call for: the two files are not of one model"
+            )
     own = fingerprint(path, config, header, progress)
     return ModelFolder(path, config, header, own if quantization is None else quantization.source, quantization, own)
 
@@ -177,7 +184,8 @@ def combine_fingerprint(config: LM2Config, digests: dict[str, str], shapes: dict
 def write_fingerprint(path: Path, value: str) -> None:
     """Keep a computed fingerprint beside the weights, with what it is valid for: the weights' size and time, and the config's bytes."""
     record = {"fingerprint": value, **_stamp(path)}
-    write_file(path / FINGERPRINT, lambda f: f.write(json.dumps(record, indent=1).encode()) and None)
+    body = json.dumps(record, indent=1).encode()
+    write_file(path / FINGERPRINT, lambda f: f.write(body))
 
 
 def fingerprint(path: Path, config: LM2Config, header: Header, progress: Callable[[int], None] | None = None) -> str:
@@ -194,10 +202,8 @@ def fingerprint(path: Path, config: LM2Config, header: Header, progress: Callabl
     with open(path / WEIGHTS, "rb") as f:
         digests = {name: hash_tensor(f, info, progress) for name, info in header.tensors.items()}
     value = combine_fingerprint(config, digests, {n: (t.dtype, t.shape) for n, t in header.tensors.items()})
-    try:
+    with suppress(WriteError):  # a read-only model folder: computed again next time
         write_fingerprint(path, value)
-    except WriteError:
-        pass  # a read-only model folder: computed again next time
     return value
 
 

@@ -4,10 +4,9 @@ Axes: b batch, t positions of a call, s positions of the chunk so far, T positio
 e head width, l banks, L layers, v vocabulary.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import LM2Config
@@ -60,7 +59,7 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config)
         cell = ReleasedMemory if config.memory.cell == "released" else GatedMemory
-        self.memory = cell(config) if layer in config.memory.layers else None
+        self.memory: GatedMemory | ReleasedMemory | None = cell(config) if layer in config.memory.layers else None
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
@@ -83,6 +82,11 @@ class LM2(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         self.bank_of = {layer: j for j, layer in enumerate(config.memory.layers)}
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers, by their own type."""
+        return cast(list[Block], list(self.layers))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -125,7 +129,7 @@ class LM2(nn.Module):
         present = None if lengths is None else torch.arange(t, device=ids.device) < lengths[:, None]  # (b, t)
         x = self.embed_tokens(ids)  # (b, t, d)
         banks = list(bank)
-        for i, block in enumerate(self.layers):
+        for i, block in enumerate(self.blocks):
             a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, _no_cache)  # (b, t, d)
             if block.memory is not None:
                 j = 0 if self.config.memory.cell == "released" else self.bank_of[i]
@@ -152,13 +156,15 @@ class LM2(nn.Module):
         if m.cell == "gated":
             reads = []
             for i, j in self.bank_of.items():
-                memory = self.layers[i].memory
+                memory = cast(GatedMemory, self.blocks[i].memory)
                 reads.append(memory.keys_values(bank[j], self.dtype) if bool(bank[j].any()) else None)
             inside = GatedInside(tuple(reads), bank.new_empty(m.banks, b, m.chunk, c.hidden_size))
         elif m.gate_pool == "causal":
             mem = (c.num_hidden_layers, b, m.heads, m.chunk, m.head_dim)
             new = self.embed_tokens.weight.new_empty
-            inside = StreamInside(new(mem), new(mem), bank.new_empty(kv[0], b, m.chunk, c.hidden_size), bank.new_empty(1, b, m.chunk, m.slots))
+            inside = StreamInside(
+                new(mem), new(mem), bank.new_empty(kv[0], b, m.chunk, c.hidden_size), bank.new_empty(1, b, m.chunk, m.slots)
+            )
         else:
             inside = ExactInside(torch.empty(b, 0, dtype=torch.long, device=self.device), bank)
             kv = (0, b, 0, 0, 0)
@@ -179,7 +185,7 @@ class LM2(nn.Module):
         cos, sin = (table[past:s] for table in tables)
         x = self.embed_tokens(ids)  # (b, t, d)
         rows = None
-        for i, block in enumerate(self.layers):
+        for i, block in enumerate(self.blocks):
 
             def cache(k: Tensor, v: Tensor, i: int = i) -> tuple[Tensor, Tensor]:
                 return _kept(chunk.keys[i], chunk.values[i], k, v, past, s)
@@ -188,13 +194,13 @@ class LM2(nn.Module):
             a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache, last)  # (b, t or 1, d)
             if isinstance(chunk.inside, GatedInside):
                 if block.memory is not None:
-                    a = self._gated(block.memory, self.bank_of[i], x, a, chunk, past)
+                    a = self._gated(cast(GatedMemory, block.memory), self.bank_of[i], x, a, chunk, past)
             else:
-                rows = self._streamed(block.memory, i, a, rows, chunk, past)
+                rows = self._streamed(cast(ReleasedMemory, block.memory), i, a, rows, chunk, past)
                 a = a + rows.to(a.dtype)
             x = block.finish(x[:, -1:] if last else x, a)
         if isinstance(chunk.inside, StreamInside):
-            chunk.inside.rows[0, :, past:s] = rows
+            chunk.inside.rows[0, :, past:s] = cast(Tensor, rows)
         logits = self.lm_head(self.norm(x if all_logits else x[:, -1:]).to(x.dtype))  # (b, t or 1, v)
         return logits.to(wide(self.dtype)), chunk._replace(length=s)
 

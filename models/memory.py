@@ -49,7 +49,7 @@ class GatedMemory(nn.Module):
 
         Returns what joins the attention output, (b, t, d) in x's dtype (None: exactly nothing), and the new rows (b, t, d).
         """
-        b, t, d = x.shape
+        b, t, _ = x.shape
         u = self.norm(x)  # (b, t, d)
         if kv is None:
             return None, gated_memory_update(self.input_gate(u), self.forget_gate.bias.expand_as(old), self.content(u), old)

@@ -39,7 +39,13 @@ class Quantization:
 
     def to_dict(self) -> dict[str, Any]:
         """The block of config.json."""
-        d: dict[str, Any] = {"bits": self.bits, "group_size": self.group_size, "mode": "affine", "method": self.method, "source_fingerprint": self.source}
+        d: dict[str, Any] = {
+            "bits": self.bits,
+            "group_size": self.group_size,
+            "mode": "affine",
+            "method": self.method,
+            "source_fingerprint": self.source,
+        }
         return d | {name: {"bits": b, "group_size": g} for name, (b, g) in self.others.items()}
 
     @classmethod
@@ -51,7 +57,9 @@ class Quantization:
             raise ConfigError(f"{KEY}.mode {d['mode']!r} must be 'affine'")
         source = d.get("source_fingerprint")
         if not isinstance(source, str) or len(source) != 64 or set(source) - set("0123456789abcdef"):
-            raise ConfigError(f"{KEY}.source_fingerprint {source!r} must be 64 hexadecimal digits: quantise the model again with `lm2 convert --mlx`")
+            raise ConfigError(
+                f"{KEY}.source_fingerprint {source!r} must be 64 hexadecimal digits: quantise the model again with `lm2 convert --mlx`"
+            )
         others = {name: _pair(block, f"{KEY}.{name}.") for name, block in d.items() if isinstance(block, Mapping)}
         return cls(*_pair(d, f"{KEY}."), source, str(d.get("method", "affine")), others)
 
@@ -66,7 +74,11 @@ def packed_shapes(name: str, shape: tuple[int, ...], bits: int, group: int) -> d
     """The three tensors of a packed matrix: name -> (dtype, or None for any float; shape). `name` ends in `.weight`, `shape` is (out, in)."""
     base = name.removesuffix("weight")
     out, width = shape
-    return {name: ("U32", (out, width * bits // 32)), f"{base}scales": (None, (out, width // group)), f"{base}biases": (None, (out, width // group))}
+    return {
+        name: ("U32", (out, width * bits // 32)),
+        f"{base}scales": (None, (out, width // group)),
+        f"{base}biases": (None, (out, width // group)),
+    }
 
 
 def _pair(d: Mapping[str, Any], where: str) -> tuple[int, int]:

@@ -55,7 +55,10 @@ def new_model(config: LM2Config, device: str | torch.device = "cpu", dtype: torc
 
 
 def load_model(
-    folder: ModelFolder, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, progress: Callable[[int], None] | None = None
+    folder: ModelFolder,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int], None] | None = None,
 ) -> LM2:
     """Load a checked model folder, tensor by tensor: peak memory is the model and its largest tensor.
 
@@ -70,7 +73,9 @@ def load_model(
                 value = value.view(torch.bfloat16)
             slot.copy_(value)
             if not torch.isfinite(slot).all():
-                raise ModelFileError(f"{folder.weights}: tensor {name} has values that are not finite in {dtype}: convert or pull the model again")
+                raise ModelFileError(
+                    f"{folder.weights}: tensor {name} has values that are not finite in {dtype}: convert or pull the model again"
+                )
             if progress:
                 progress(info.nbytes)
     return model
@@ -116,7 +121,9 @@ def save_folder(model: LM2, path: Path, dtype: str = "float32") -> None:
 
     codes = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
     slots = dict(slots_of(model))
-    plan = [(name, "F32" if stays_float32(name) and dtype != "float64" else codes[dtype], tuple(slot.shape)) for name, slot in slots.items()]
+    plan = [
+        (name, "F32" if stays_float32(name) and dtype != "float64" else codes[dtype], tuple(slot.shape)) for name, slot in slots.items()
+    ]
     with new_folder(path) as folder:
         with open(folder / WEIGHTS, "wb") as f:
             writer = TensorWriter(f, plan, {"format": "pt"})

@@ -4,7 +4,7 @@ The unfinished chunk is kept as token ids and re-run when the session goes on: t
 """
 
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ def save_session(session: Session, path: Path) -> int:
         notes = {"turn": at.turn, "seen": at.seen, "draws": at.draws, "turns": at.turns}
         return Moment(bank, at.memory.chunks, at.tokens + at.pending, notes)
 
-    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     document: dict[str, Any] = {
         "system": session.system,
         "transcript": session.transcript,
@@ -59,9 +59,7 @@ def restore_session(model: "Model", path: Path, notify: Callable[[str], None] | 
 
     record = read_session(path, expected(model))
     document = record.document
-    session = Session(
-        model, document["system"], Sampling(**document["sampling"]), record.meta.seed, document["overlap"], notify
-    )
+    session = Session(model, document["system"], Sampling(**document["sampling"]), record.meta.seed, document["overlap"], notify)
     memories: dict[int, MemoryState] = {}
 
     def cursor(m: Moment) -> Cursor:

@@ -1,12 +1,13 @@
 """Opening a model by name or folder: weights in a backend, tokenizer, chat template, sampling defaults. Knows no conversation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..models.checkpoints.progress import Report, silent
 from ..models.config import LM2Config, read_json
-from ..models.errors import ModelFileError, PromptError, TokenizerError
+from ..models.errors import PromptError, TokenizerError
 from ..models.layout import GENERATION, TOKENIZER, open_folder
 from .backend import Backend, BackendOptions, open_backend
 from .sampling import Sampling
@@ -54,26 +55,24 @@ class Model:
         """Raise PromptError for an id the model does not have."""
         worst = max(ids, default=0)
         if worst >= self.config.vocab_size or min(ids, default=0) < 0:
-            raise PromptError(f"token id {worst} is outside the model's vocabulary of {self.config.vocab_size}: the tokenizer is not this model's")
+            raise PromptError(
+                f"token id {worst} is outside the model's vocabulary of {self.config.vocab_size}: the tokenizer is not this model's"
+            )
         return list(ids)
 
 
-def find_model(model: str | Path, report: Callable[[str], None] | None = None, fetch: bool = True) -> Path:
+def find_model(model: str | Path, report: Report = silent) -> Path:
     """The folder of a model given as a path or as a name from the catalogue, which is pulled once if it is not here.
 
-    Raises ModelFileError for something that is neither, DownloadError when it cannot be fetched.
+    A path that is not there is returned as it is: opening it says so. Raises DownloadError when a model cannot be fetched.
     """
-    from ..models.checkpoints import pull
+    from ..models.checkpoints import catalog
+    from ..models.checkpoints.pull import pull
 
     path = Path(model)
-    if path.exists() or not isinstance(model, str) or model not in pull.names():
+    if path.exists() or not isinstance(model, str) or model not in catalog.CATALOG:
         return path
-    found = pull.resolve(model)
-    if found is not None:
-        return found
-    if not fetch:
-        raise ModelFileError(f"model {model} is not here yet: lm2 pull {model}")
-    return pull.pull(model, report=report)
+    return catalog.resolve(model) or pull(model, report=report)
 
 
 def load(
@@ -82,9 +81,9 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     threads: int = 0,
-    report: Callable[[str], None] | None = None,
+    report: Report = silent,
 ) -> Model:
-    """Load a model folder, or a catalogue name such as `smollm2` (pulled once). `report` hears what is being done, line by line.
+    """Load a model folder, or a catalogue name such as `smollm2` (pulled once). `report` hears of the pull.
 
     Raises ModelFileError, ConfigError, BackendError, TokenizerError or DownloadError, each one line that names the file and the remedy.
     """
@@ -96,4 +95,6 @@ def load(
     settings: dict[str, Any] = read_json(path / GENERATION) if (path / GENERATION).exists() else {}
     eos = settings.get("eos_token_id", ())
     eos_ids = {*folder.config.eos_token_id, *(eos if isinstance(eos, list) else [eos] if isinstance(eos, int) else [])}
-    return Model(path, opened.config, folder.fingerprint, opened, tokenizer, template, Sampling.from_generation_config(settings), frozenset(eos_ids))
+    return Model(
+        path, opened.config, folder.fingerprint, opened, tokenizer, template, Sampling.from_generation_config(settings), frozenset(eos_ids)
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..models.errors import PromptError, TokenizerError
+from ..models.errors import PromptError
 from .cursor import Cursor, Feeder
 from .dialogue import Dialogue
 from .sampling import Sampler, Sampling, new_seed
@@ -71,7 +71,9 @@ class Session:
         if system:
             room, used = self.feeder.size // 2, len(self._head())
             if used > room:
-                raise PromptError(f"the system prompt has {used} tokens: it must leave half of the chunk of {self.feeder.size} free (at most {room})")
+                raise PromptError(
+                    f"the system prompt has {used} tokens: it must leave half of the chunk of {self.feeder.size} free (at most {room})"
+                )
 
     def say(self, content: str, max_tokens: int = MAX_TOKENS, stop: Iterable[str] = ()) -> str:
         """Answer one user message; the whole answer as text. See `stream`."""
@@ -106,7 +108,12 @@ class Session:
         yield from self._answer(before, content, first, len(ids), prefill, max_tokens, stop, interrupted)
 
     def complete(
-        self, prompt: str, max_tokens: int = MAX_TOKENS, stop: Iterable[str] = (), ignore_eos: bool = False, interrupted: Callable[[], bool] | None = None
+        self,
+        prompt: str,
+        max_tokens: int = MAX_TOKENS,
+        stop: Iterable[str] = (),
+        ignore_eos: bool = False,
+        interrupted: Callable[[], bool] | None = None,
     ) -> Iterator[str]:
         """Continue plain text, without a chat template. Raises PromptError for an empty prompt on an empty session."""
         self._open = self._only(self._complete(prompt, max_tokens, stop, ignore_eos, interrupted))
@@ -126,7 +133,12 @@ class Session:
         yield from self._answer(before, None, (), len(ids), prefill, max_tokens, stop, interrupted, ignore_eos)
 
     def read(
-        self, text: str | Iterable[str], title: str = "text", chat: bool = True, interrupted: Callable[[], bool] | None = None, progress: Callable[[int], None] | None = None
+        self,
+        text: str | Iterable[str],
+        title: str = "text",
+        chat: bool = True,
+        interrupted: Callable[[], bool] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> int:
         """Read a text of any length into the memory, as a message that is not answered (`chat`) or as plain text. Returns its tokens.
 
@@ -242,7 +254,7 @@ class Session:
         max_tokens: int, stop: Iterable[str], interrupted: Callable[[], bool] | None, ignore_eos: bool = False,
     ) -> Iterator[str]:  # fmt: skip
         sampler = Sampler(self.sampling, self.seed, self.at.draws)
-        words, stops = Detokenizer(self.model.text), StopStrings(tuple(stop))
+        words, stops = Detokenizer(self.model.text, skip_special=True), StopStrings(tuple(stop))
         answer: list[int] = []
         text: list[str] = []
         finish, started = "error", time.perf_counter()
@@ -252,6 +264,7 @@ class Session:
                     finish = "interrupted"
                     break
                 at = self.feeder.logits(self.at)
+                assert at.logits is not None
                 token = sampler.sample(at.logits, at.tokens)
                 self.at = at._replace(draws=sampler.draws)
                 if token in self.model.eos and not ignore_eos:
@@ -317,4 +330,3 @@ class Session:
 
     def _committed(self, chunks: int, tokens: int) -> None:
         self.notify(f"chunk {chunks} committed to memory ({tokens} tokens)")
-

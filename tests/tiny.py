@@ -8,7 +8,17 @@ def config(cell="gated", pool="causal", vocab=61, layers=3, chunk=16, rows=1, me
     if cell == "released":
         chunk, memory = width, MemoryConfig("released", width, width, tuple(range(layers)), 4, width // 4, init="eye", gate_pool=pool)
     else:
-        memory = MemoryConfig("gated", rows * chunk, chunk, memory_layers, 4, 8, init=fields.pop("init", "zeros"), output_projection=fields.pop("output_projection", True), scale=fields.pop("scale", False))
+        memory = MemoryConfig(
+            "gated",
+            rows * chunk,
+            chunk,
+            memory_layers,
+            4,
+            8,
+            init=fields.pop("init", "zeros"),
+            output_projection=fields.pop("output_projection", True),
+            scale=fields.pop("scale", False),
+        )
     base = dict(
         vocab_size=vocab, hidden_size=width, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
         head_dim=8, memory=memory, rope=RopeConfig(500.0), tie_word_embeddings=True, rms_norm_eps=1e-5,

@@ -12,8 +12,8 @@ import torch
 
 from ...models.errors import BackendError
 from ...models.layout import open_folder
-from ...models.lm2 import LM2, ChunkState
 from ...models.llama import wide
+from ...models.lm2 import LM2, ChunkState
 from ...models.packed import available, pack
 from ...models.weights import TORCH_DTYPES, load_model
 from ..backend import BackendOptions, Description, MemoryState
@@ -32,7 +32,9 @@ class TorchBackend:
             if state is None:
                 state = MemoryState(self.model.initial_bank(batch), 0)
             if tuple(state.bank.shape) != self.config.bank_shape(batch):
-                raise BackendError(f"a memory of shape {list(state.bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}")
+                raise BackendError(
+                    f"a memory of shape {list(state.bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}"
+                )
             return self.model.start(state.bank, state.chunks)
 
     def extend(self, tokens: Sequence[int] | np.ndarray, chunk: ChunkState, all_logits: bool = False) -> tuple[np.ndarray, ChunkState]:
@@ -77,7 +79,15 @@ class TorchBackend:
             inside = c.num_hidden_layers * m.chunk * (2 * m.slots * item + c.hidden_size * bank_item) + m.chunk * m.slots * bank_item
         else:
             kv, inside = 0, bank + m.chunk * 8
-        return Description("torch", str(self.model.device), str(self.model.dtype).removeprefix("torch."), "none", {"torch": torch.__version__}, bank, kv + inside)
+        return Description(
+            "torch",
+            str(self.model.device),
+            str(self.model.dtype).removeprefix("torch."),
+            "none",
+            {"torch": torch.__version__},
+            bank,
+            kv + inside,
+        )
 
 
 def pick_device(name: str) -> torch.device:
@@ -92,7 +102,9 @@ def pick_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise BackendError(f"device {name!r} must be auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise BackendError(f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices seen by torch {torch.__version__}): use --device cpu")
+        raise BackendError(
+            f"device {name!r} is not there ({torch.cuda.device_count()} CUDA devices seen by torch {torch.__version__}): use --device cpu"
+        )
     return device
 
 

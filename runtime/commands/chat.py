@@ -1,0 +1,169 @@
+"""`lm2 chat`: a conversation in the terminal, or one turn a line through a pipe. Knows the terminal; the conversation is session.py's."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from .common import adjusted, model_options, need_new_folder_exists, open_model, sampling_options, soft_interrupt, write_out
+
+if TYPE_CHECKING:
+    from ..lock import SessionLock
+    from ..session import Session
+
+
+class Talk:
+    """What the chat keeps beside the session: its file and lock, limits, and how much to say."""
+
+    def __init__(self, session: "Session", max_tokens: int, stop: tuple[str, ...], terminal: bool):
+        self.session, self.max_tokens, self.stop, self.terminal = session, max_tokens, stop, terminal
+        self.file: Path | None = None
+        self.lock: SessionLock | None = None
+
+    def answer(self, text: str) -> bool:
+        """One turn: streams the answer to stdout, then saves. False when it was interrupted."""
+        from ..reading import check_message
+
+        check_message(text, "the message")
+        with soft_interrupt() as interrupted:
+            for piece in self.session.stream(text, self.max_tokens, self.stop, interrupted):
+                write_out(piece)
+        write_out("\n")
+        self.autosave()
+        reply = self.session.reply
+        return reply is None or reply.finish != "interrupted"
+
+    def autosave(self) -> None:
+        if self.file is not None:
+            self.session.save(self.file)
+
+    def take_file(self, path: Path) -> None:
+        """Make `path` the session's file and hold its lock; the lock of the file before is let go. Raises SessionLockedError."""
+        from ..lock import SessionLock
+
+        if self.file is not None and self.file.absolute() == path.absolute():
+            return
+        lock = SessionLock(path).acquire()
+        self.close()
+        self.file, self.lock = path, lock
+
+    def close(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+        self.lock = self.file = None
+
+    def status(self) -> str:
+        """`23.1 tokens/s · chunk 143/512 · 2 committed · 4.7 MB state`"""
+        session, reply = self.session, self.session.reply
+        parts = []
+        if reply is not None and reply.tokens and reply.decode_s > 0:
+            parts.append(f"{len(reply.tokens) / reply.decode_s:.1f} tokens/s")
+        parts.append(f"chunk {session.at.filled}/{session.feeder.size}")
+        parts.append(f"{session.at.memory.chunks} committed")
+        parts.append(f"{session.model.backend.describe().state_bytes / 1e6:.1f} MB state")
+        return " · ".join(parts)
+
+
+@click.command("chat", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", required=False)
+@click.option(
+    "--session",
+    "session_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Keep the conversation in this file; goes on where it stopped.",
+)
+@click.option("--new", is_flag=True, help="Start fresh even if the session file exists (it is replaced at the first save).")
+@click.option("--system", default=None, help="System prompt.")
+@click.option("--verbose", is_flag=True, help="Say when a chunk is committed to memory.")
+@sampling_options
+@model_options
+def command(
+    model: str | None, session_file: Path | None, new: bool, system: str | None, verbose: bool, max_tokens: int, seed: int | None,
+    stop: tuple[str, ...], backend: str, device: str, dtype: str, threads: int, **sampling: Any,
+) -> int:  # fmt: skip
+    """Chat with MODEL, a model folder or a name; without it, with smollm2, pulling it once.
+
+    In a terminal: type, or /help. Ctrl-C stops an answer, Ctrl-D leaves. In a pipe: one turn a line in, one answer a turn out.
+    """
+    from ..lock import SessionLock
+    from ..session import Session
+
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    lock = None
+    if session_file is not None:
+        need_new_folder_exists(session_file)
+        lock = SessionLock(session_file).acquire()
+    loaded = open_model(model, backend, device, dtype, threads)
+
+    def notice(line: str) -> None:
+        if verbose:
+            click.echo(click.style(line, dim=True) if terminal else line, err=True)
+
+    if session_file is not None and session_file.exists() and not new:
+        session = Session.restore(loaded, session_file, notice)
+        session.sampling = adjusted(session.sampling, **sampling)
+        if seed is not None:
+            session.seed = seed
+        if system is not None and system != session.system:
+            raise click.ClickException(
+                f"{session_file} has another system prompt: leave --system out to go on with it, or start fresh with --new"
+            )
+    else:
+        session = Session(loaded, system, adjusted(loaded.sampling, **sampling), seed, notify=notice)
+    talk = Talk(session, max_tokens, stop, terminal)
+    talk.file, talk.lock = session_file, lock
+    try:
+        if terminal:
+            from .terminal import converse
+
+            return converse(talk)
+        if session.sampling.temperature > 0:
+            click.echo(f"seed {session.seed}", err=True)
+        return _pipe(talk)
+    finally:
+        talk.close()
+
+
+def _pipe(talk: Talk) -> int:
+    """One turn a line. A line that cannot be used is one line on stderr; the rest is still answered, and the exit code is 1."""
+    from ...models.errors import LM2Error, PromptError
+    from ..reading import MESSAGE_BYTES_MAX, check_message
+    from .slash import is_command, run
+
+    failed, number = 0, 0
+    for number, raw, size in _lines(sys.stdin.buffer, MESSAGE_BYTES_MAX):
+        try:
+            if raw is None:
+                raise PromptError(
+                    f"line {number} has {size} bytes, more than the {MESSAGE_BYTES_MAX} of one message: read long texts with /read FILE"
+                )
+            line = raw.decode("utf-8", "surrogateescape").rstrip("\r\n")
+            if is_command(line):
+                if run(talk, line) == "exit":
+                    break
+            elif not talk.answer(check_message(line, f"line {number}")):
+                return 130
+        except LM2Error as error:
+            click.echo(f"lm2: {' '.join(str(error).split())}", err=True)
+            failed = 1
+    if number == 0:
+        click.echo("lm2: nothing on stdin: give one message a line", err=True)
+        return 1
+    return failed
+
+
+def _lines(source: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | None, int]]:
+    """Number, bytes and size of each line; a line over `limit` bytes is skipped without being held (bytes None)."""
+    number = 0
+    while raw := source.readline(limit + 1):
+        number, size = number + 1, len(raw)
+        whole = raw.endswith(b"\n") or size <= limit
+        if not whole:
+            while rest := source.readline(1 << 16):
+                size += len(rest)
+                if rest.endswith(b"\n"):
+                    break
+        yield number, raw if whole else None, size

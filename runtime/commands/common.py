@@ -1,0 +1,126 @@
+"""What several commands share: model and sampling options, loading with a progress bar, Ctrl-C that asks before it kills."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..loading import Model
+    from ..sampling import Sampling
+
+MAX_TOKENS = 512
+
+
+def model_options(f: Callable[..., Any]) -> Callable[..., Any]:
+    """--backend, --device, --dtype, --threads."""
+    for option in (
+        click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0 leaves it to the library."),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+            default="auto",
+            help="Precision of the weights; the memory is always float32.",
+        ),
+        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N, gpu.", show_default=True),
+        click.option("--backend", type=click.Choice(["auto", "torch", "mlx", "onnx"]), default="auto", show_default=True),
+    ):
+        f = option(f)
+    return f
+
+
+def sampling_options(f: Callable[..., Any]) -> Callable[..., Any]:
+    """--temp, --top-k, --top-p, --min-p, --repetition-penalty, --seed, --max-tokens, --stop; defaults are the model's own."""
+    for option in (
+        click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; may be given several times."),
+        click.option("--max-tokens", type=click.IntRange(1), default=MAX_TOKENS, show_default=True, help="Longest answer."),
+        click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=None, help="Random seed; drawn and shown when not given."),
+        click.option("--repetition-penalty", type=float, default=None, help="Above 1 discourages repeating recent tokens."),
+        click.option("--min-p", type=float, default=None, help="Drop tokens below this share of the likeliest one."),
+        click.option("--top-p", type=float, default=None, help="Keep the likeliest tokens up to this total probability."),
+        click.option("--top-k", type=int, default=None, help="Keep the k likeliest tokens; 0 keeps all."),
+        click.option("--temp", "temperature", type=float, default=None, help="Temperature; 0 always takes the likeliest token."),
+    ):
+        f = option(f)
+    return f
+
+
+def adjusted(sampling: "Sampling", **given: Any) -> "Sampling":
+    """The model's sampling defaults with what was given on the command line. Raises PromptError naming a bad value."""
+    from dataclasses import replace
+
+    return replace(sampling, **{k: v for k, v in given.items() if v is not None})
+
+
+def open_model(name: str | None, backend: str, device: str, dtype: str, threads: int) -> "Model":
+    """Load a model, pulling it once if it is a catalogue name that is not here. Progress on stderr."""
+    from ..loading import DEFAULT_MODEL, load
+    from .progress_bar import drawn
+
+    with drawn() as report:
+        return load(name or DEFAULT_MODEL, backend, device, dtype, threads, report)
+
+
+def need_new_folder_exists(path: Path) -> None:
+    """Refuse early, before a model is loaded, a file in a folder that is not there."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise click.ClickException(f"{path}: the folder {folder} does not exist: create it first")
+
+
+@contextmanager
+def soft_interrupt() -> Iterator[Callable[[], bool]]:
+    """Inside, a first Ctrl-C only sets the flag that the yielded function reads; a second one interrupts at once."""
+    pressed = False
+
+    def handler(number: int, frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def write_out(text: str) -> None:
+    """Write to stdout at once, replacing what the terminal's encoding does not have."""
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def megabytes(count: int) -> str:
+    """Bytes for people: `4.7 MB` (10^6 bytes)."""
+    return f"{count / 1e6:.1f} MB"
+
+
+@contextmanager
+def reading_bar(total: int, title: str, show: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over the bytes of a file, on stderr when it is a terminal. The yielded function takes (bytes, tokens)."""
+    if not (show and sys.stderr.isatty()):
+        yield lambda done, tokens: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[tokens]} tokens"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=total, tokens=0)
+        yield lambda done, tokens: progress.update(task, completed=done, tokens=tokens)

@@ -1,0 +1,94 @@
+"""`lm2 info`: what a model folder or a session file holds, without loading weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .common import megabytes
+
+
+@click.command("info", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(target: str, as_json: bool) -> None:
+    """Show what TARGET is: a model folder, a name such as smollm2, or a session file (.lm2s). Checks it on the way."""
+    path = Path(target)
+    facts = session_facts(path) if path.is_file() else model_facts(target)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in facts.items():
+        table.add_row(key.replace("_", " "), _readable(key, value))
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def model_facts(target: str) -> dict[str, Any]:
+    """Facts about a model folder or a catalogue name that is installed. Raises ModelFileError or ConfigError."""
+    from ...models.checkpoints import catalog
+    from ...models.errors import ModelFileError
+    from ...models.layout import CONFIG, open_folder
+
+    path = Path(target)
+    if not path.exists() and target in catalog.CATALOG:
+        found = catalog.resolve(target)
+        if found is None:
+            raise ModelFileError(f"model {target} is not here yet: lm2 pull {target}")
+        path = found
+    folder = open_folder(path)
+    c, m = folder.config, folder.config.memory
+    parameters = sum(_count(t.shape) for t in folder.header.tensors.values())
+    memory = sum(_count(t.shape) for n, t in folder.header.tensors.items() if ".memory." in n)
+    source = path / "source.json"
+    return {
+        "kind": "model", "path": str(path), "name": c.name or path.name, "config": str(path / CONFIG),
+        "parameters": parameters, "memory_parameters": memory, "weights_bytes": folder.header.file_bytes,
+        "dtypes": sorted({t.dtype for t in folder.header.tensors.values()}),
+        "layers": c.num_hidden_layers, "hidden_size": c.hidden_size, "vocab_size": c.vocab_size,
+        "memory_cell": m.cell, "memory_slots": m.slots, "memory_chunk": m.chunk, "memory_layers": list(m.layers), "memory_trained": m.trained,
+        "state_bytes": 4 * _count(c.bank_shape()), "fingerprint": folder.fingerprint,
+        "source": json.loads(source.read_text(encoding="utf-8")) if source.is_file() else None,
+    }  # fmt: skip
+
+
+def session_facts(path: Path) -> dict[str, Any]:
+    """Facts about a session file; everything in it is checked but the match with a model. Raises a SessionError."""
+    import numpy as np
+
+    from ..statefile import read_session
+
+    record = read_session(path, None)
+    bank, meta = record.now.bank, record.meta
+    written = np.any(bank != 0, axis=(1, 3)).sum(axis=1)
+    return {
+        "kind": "session", "path": str(path), "file_bytes": path.stat().st_size, "model": meta.model, "fingerprint": meta.fingerprint,
+        "tokenizer": meta.tokenizer, "saved_by": meta.backend, "dtype": meta.dtype, "created": meta.created, "updated": meta.updated,
+        "tokens_seen": meta.tokens_seen, "chunks_committed": record.now.chunks, "chunk_position": len(record.now.tokens),
+        "turns": len(record.document.get("transcript", [])), "undo_steps": len(record.snapshots), "seed": meta.seed, "draws": meta.draws,
+        "bank_shape": list(bank.shape), "state_bytes": int(bank.nbytes), "rows_not_zero": [int(n) for n in written],
+    }  # fmt: skip
+
+
+def _readable(key: str, value: Any) -> str:
+    if key.endswith("bytes"):
+        return f"{megabytes(value)} ({value:,} bytes)"
+    if key.endswith("parameters"):
+        return f"{value / 1e6:.1f} M"
+    if isinstance(value, bool):
+        return "yes" if value else "no (a starting point for training)"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items() if not isinstance(v, (dict, list)))
+    if isinstance(value, list):
+        return ", ".join(str(v) for v in value)
+    return str(value)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    import math
+
+    return math.prod(shape)

@@ -1,0 +1,164 @@
+"""The chat's slash commands. Each is one small function of the talk and its argument."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ...models.errors import PromptError
+from .common import megabytes
+
+if TYPE_CHECKING:
+    from .chat import Talk
+
+
+def is_command(line: str) -> bool:
+    """Whether a line of a pipe is one of the commands (any other line, also one that begins with a slash, is a message)."""
+    return line.split(" ", 1)[0] in COMMANDS
+
+
+def run(talk: "Talk", line: str) -> str | None:
+    """Run `/name argument`; returns "exit" when the chat is over. Raises PromptError for an unknown command, LM2Error for a failed one."""
+    name, _, argument = line.strip().partition(" ")
+    if name not in COMMANDS:
+        raise PromptError(f"there is no command {name}: /help lists them")
+    return COMMANDS[name][0](talk, argument.strip())
+
+
+def _say(talk: "Talk", text: str) -> None:
+    click.echo(text, err=not talk.terminal)
+
+
+def _help(talk: "Talk", argument: str) -> None:
+    width = max(len(usage) for _, usage, _ in COMMANDS.values() if usage)
+    _say(talk, "\n".join(f"{usage:<{width}}  {text}" for _, usage, text in COMMANDS.values() if usage))
+    _say(talk, '""" begins and ends a message of several lines; Ctrl-C stops an answer; Ctrl-D leaves.')
+
+
+def _save(talk: "Talk", argument: str) -> None:
+    if not argument and talk.file is None:
+        raise PromptError("/save needs a file: /save chat.lm2s")
+    if argument:
+        talk.take_file(_path(argument))
+    assert talk.file is not None
+    written = talk.session.save(talk.file)
+    _say(talk, f"saved to {talk.file} ({megabytes(written)}); later turns are saved there too")
+
+
+def _load(talk: "Talk", argument: str) -> None:
+    from ..session import Session
+
+    if not argument:
+        raise PromptError("/load needs a file: /load chat.lm2s")
+    path = _path(argument)
+    session = Session.restore(talk.session.model, path, talk.session.notify)
+    talk.take_file(path)
+    talk.session = session
+    _say(talk, f"going on with {path}: {len(session.transcript)} messages, {session.at.memory.chunks} chunks committed")
+
+
+def _undo(talk: "Talk", argument: str) -> None:
+    talk.session.undo()
+    talk.autosave()
+    _say(talk, f"took back the last turn · {talk.status()}")
+
+
+def _again(talk: "Talk", argument: str) -> None:
+    last = next((m["content"] for m in reversed(talk.session.transcript) if m["role"] == "user"), None)
+    if last is None or not talk.session.transcript or talk.session.transcript[-1]["role"] != "assistant":
+        raise PromptError("there is no answer to make again")
+    draws = talk.session.at.draws
+    talk.session.undo()
+    talk.session.at = talk.session.at._replace(draws=draws)
+    talk.answer(last)
+
+
+def _reset(talk: "Talk", argument: str) -> None:
+    talk.session.reset()
+    talk.autosave()
+    _say(talk, "everything is forgotten")
+
+
+def _fork(talk: "Talk", argument: str) -> None:
+    if not argument:
+        raise PromptError("/fork needs a file for the copy: /fork other.lm2s")
+    path, old = _path(argument), talk.file
+    if path.exists():
+        raise PromptError(f"{path} exists already: choose another name")
+    talk.take_file(path)
+    talk.session = talk.session.fork()
+    talk.autosave()
+    _say(talk, f"going on in {path}" + (f"; {old} stays as it is" if old else ""))
+
+
+def _read(talk: "Talk", argument: str) -> None:
+    from .reading import read_file
+
+    if not argument:
+        raise PromptError("/read needs a file: /read notes.txt")
+    path = _path(argument)
+    tokens, whole = read_file(talk.session, path, chat=True, show=talk.terminal)
+    talk.autosave()
+    _say(talk, f"read {tokens} tokens of {path}{'' if whole else ', then stopped'} · {talk.status()}")
+
+
+def _memory(talk: "Talk", argument: str) -> None:
+    import numpy as np
+
+    session, memory = talk.session, talk.session.model.config.memory
+    bank = session.model.backend.to_host(session.at.memory)  # (l, 1, n, d)
+    _say(
+        talk,
+        f"cell {memory.cell}, {session.at.memory.chunks} chunks committed, {megabytes(bank.nbytes)}{'' if memory.trained else ', weights not trained'}",
+    )
+    names = [f"layer {i}" for i in memory.layers] if memory.cell == "gated" else ["all layers"]
+    for name, rows in zip(names, bank[:, 0], strict=True):
+        size = np.sqrt(np.mean(rows**2, axis=1))  # (n,)
+        _say(talk, f"{name:>10}: {int((size > 0).sum())} of {len(size)} rows not zero, RMS mean {size.mean():.3f} max {size.max():.3f}")
+
+
+def _stats(talk: "Talk", argument: str) -> None:
+    session, about = talk.session, talk.session.model.backend.describe()
+    versions = ", ".join(f"{k} {v}" for k, v in about.versions.items())
+    _say(talk, f"{session.model.name} on {about.backend} ({about.device}, {about.dtype}, quantization {about.quantization}; {versions})")
+    reply = session.reply
+    if reply is not None and reply.tokens:
+        _say(
+            talk,
+            f"last answer: {reply.prompt_tokens} tokens in at {reply.prompt_tokens / max(reply.prefill_s, 1e-9):.1f}/s, {len(reply.tokens)} out at {len(reply.tokens) / max(reply.decode_s, 1e-9):.1f}/s, ended by {reply.finish}",
+        )
+    _say(
+        talk,
+        f"{session.at.seen} tokens seen, {session.at.memory.chunks} chunks committed, chunk {session.at.filled}/{session.feeder.size}, seed {session.seed}, {session.at.draws} draws",
+    )
+    _say(
+        talk,
+        f"memory {megabytes(about.state_bytes)}, inside a chunk {megabytes(about.chunk_bytes)}; {len(session.snapshots)} turns can be undone; file {talk.file or 'none (/save FILE)'}",
+    )
+
+
+def _exit(talk: "Talk", argument: str) -> str:
+    return "exit"
+
+
+def _path(argument: str) -> Path:
+    return Path(argument).expanduser()
+
+
+Command = Callable[["Talk", str], str | None]
+COMMANDS: dict[str, tuple[Command, str, str]] = {
+    "/help": (_help, "/help", "this list"),
+    "/save": (_save, "/save [FILE]", "save the session, and from then on after every turn"),
+    "/load": (_load, "/load FILE", "go on with a saved session"),
+    "/undo": (_undo, "/undo", "take back the last turn (up to 16, across chunks)"),
+    "/regen": (_again, "/regen", "answer the last message again"),
+    "/reset": (_reset, "/reset", "forget everything"),
+    "/fork": (_fork, "/fork FILE", "go on in a copy; the session so far stays in its own file"),
+    "/read": (_read, "/read FILE", "read a text of any length into the memory"),
+    "/memory": (_memory, "/memory", "what the memory holds, layer by layer"),
+    "/stats": (_stats, "/stats", "speed, counts and sizes"),
+    "/exit": (_exit, "/exit", "leave"),
+    "/bye": (_exit, "", ""),
+    "/quit": (_exit, "", ""),
+}

@@ -1,0 +1,73 @@
+"""The chat in a terminal: prompt, history, status line, errors that do not end the conversation."""
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import click
+
+from ...models.errors import LM2Error
+from .slash import run
+
+if TYPE_CHECKING:
+    from .chat import Talk
+
+BLOCK = '"""'
+
+
+def converse(talk: "Talk") -> int:
+    """Ask and answer until /exit or Ctrl-D. Returns the exit code."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (line editing and history for input())
+    _greet(talk)
+    while True:
+        try:
+            text = _ask()
+        except EOFError:
+            click.echo()
+            return 0
+        except KeyboardInterrupt:
+            click.echo("\n(Ctrl-D or /exit leaves)")
+            continue
+        if not text.strip():
+            continue
+        try:
+            if text.startswith("/"):
+                if run(talk, text) == "exit":
+                    return 0
+                continue
+            finished = talk.answer(text)
+            status = talk.status() if finished else f"stopped; what was said is kept (/undo takes it back) · {talk.status()}"
+            click.secho(status, dim=True)
+        except (LM2Error, click.ClickException) as error:
+            click.secho(f"lm2: {' '.join(str(error).split())}", fg="red", err=True)
+        except KeyboardInterrupt:
+            click.secho("\ninterrupted; the session is as it was", dim=True)
+
+
+def _ask() -> str:
+    """One message: a line, or several between triple quotes."""
+    text = input(">>> ")
+    if not text.startswith(BLOCK):
+        return text
+    lines = [text[len(BLOCK) :]]
+    while not lines[-1].endswith(BLOCK) or (len(lines) == 1 and lines[0] == ""):
+        lines.append(input("... "))
+    lines[-1] = lines[-1][: -len(BLOCK)]
+    return "\n".join(lines).strip("\n")
+
+
+def _greet(talk: "Talk") -> None:
+    session = talk.session
+    about, memory = session.model.backend.describe(), session.model.config.memory
+    trained = "" if memory.trained else ", untrained"
+    click.secho(
+        f"{session.model.name} on {about.backend} ({about.device}, {about.dtype}) · memory {memory.cell}, {memory.slots} rows in {len(memory.layers)} layers{trained} · seed {session.seed}",
+        dim=True,
+    )
+    if session.transcript:
+        turns = len(session.transcript)
+        click.secho(f"going on with {talk.file} ({turns} messages, {session.at.seen} tokens seen); the last of them:", dim=True)
+        for message in session.transcript[-2:]:
+            text = message["content"]
+            click.secho(f"{'>>> ' if message['role'] == 'user' else ''}{text if len(text) < 600 else text[:600] + ' ...'}", dim=True)
+    click.secho("/help lists commands; Ctrl-C stops an answer; Ctrl-D leaves", dim=True)

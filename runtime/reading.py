@@ -1,0 +1,81 @@
+"""Text that comes from outside: lines, files and pipes, checked before a tokenizer sees them. Knows bytes and UTF-8, no model."""
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ..models.errors import PromptError
+
+MESSAGE_BYTES_MAX = 1 << 20
+BLOCK_BYTES = 1 << 16
+
+
+def check_message(text: str, where: str) -> str:
+    """A message or prompt, ready to be answered. Raises PromptError naming `where` for an empty one, a NUL byte, or more than 1 MiB."""
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MESSAGE_BYTES_MAX:
+        raise PromptError(
+            f"{where} has {size} bytes, more than the {MESSAGE_BYTES_MAX} of one message: read long texts with /read FILE or --context FILE"
+        )
+    if "\0" in text:
+        raise PromptError(f"{where} has a NUL byte at character {text.index(chr(0)) + 1}: it is not text; remove it")
+    for i, c in enumerate(text):
+        if 0xD800 <= ord(c) <= 0xDFFF:
+            raise PromptError(f"{where} is not valid UTF-8 at character {i + 1}: save it as UTF-8")
+    if not text.strip():
+        raise PromptError(f"{where} is empty: write something")
+    return text
+
+
+def read_message(path: Path) -> str:
+    """A whole prompt file of at most 1 MiB. Raises PromptError naming the file."""
+    blocks, size = [], 0
+    for block, _ in read_blocks(path):
+        blocks.append(block)
+        size += len(block)
+        if size > MESSAGE_BYTES_MAX:
+            break
+    return check_message("".join(blocks), str(path))
+
+
+def read_blocks(path: Path) -> Iterator[tuple[str, int]]:
+    """A text file of any length in blocks cut at line ends where there are any, each with the bytes read so far; constant memory.
+
+    Raises PromptError naming the file: missing, a folder, no permission, not UTF-8, a NUL byte, or empty.
+    """
+    try:
+        with open(path, "rb") as f:
+            yield from _blocks(f, str(path))
+    except FileNotFoundError:
+        raise PromptError(f"{path} does not exist: check the name") from None
+    except IsADirectoryError:
+        raise PromptError(f"{path} is a folder: give a text file") from None
+    except OSError as error:
+        raise PromptError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _blocks(f: BinaryIO, where: str) -> Iterator[tuple[str, int]]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    held, done = "", 0
+    while True:
+        raw = f.read(BLOCK_BYTES)
+        if b"\0" in raw:
+            raise PromptError(f"{where} has a NUL byte at byte {done + raw.index(0) + 1}: it is not a text file")
+        try:
+            held += decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError as error:
+            raise PromptError(f"{where} is not valid UTF-8 near byte {done + error.start + 1}: save it as UTF-8") from None
+        done += len(raw)
+        if not raw:
+            break
+        cut = held.rfind("\n") + 1
+        if cut == 0 and len(held) > BLOCK_BYTES:
+            cut = held.rfind(" ") if held.rfind(" ") > 0 else len(held)
+        if cut:
+            yield held[:cut], done
+            held = held[cut:]
+    if done == 0:
+        raise PromptError(f"{where} is empty: there is nothing to read")
+    if held:
+        yield held, done
