@@ -37,32 +37,44 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     return mx.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x.dtype)  # (b, t, h, e)
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """Causal grouped-query attention: q (b, h, t, e) are the last t of the s positions of k, v (b, k, s, e). Returns (b, h, t, e)."""
+def attend(q: mx.array, k: mx.array, v: mx.array, block: int = 0) -> mx.array:
+    """Causal grouped-query attention: q (b, h, t, e) are the last t of the s positions of k, v (b, k, s, e). Returns (b, h, t, e).
+
+    `block`: so many queries at a time, each looking no further than its own end; 0 for all at once.
+    """
     b, h, t, e = q.shape
     scale = e**-0.5
     if t == 1:
         q = q.reshape(b, k.shape[1], h // k.shape[1], e)  # the heads of a group look at the same keys
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale).reshape(b, h, 1, e)
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")  # (b, h, t, e)
+    if not block or t <= block:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")  # (b, h, t, e)
+    out, past = [], k.shape[2] - t
+    for start in range(0, t, block):
+        end = min(t, start + block)
+        seen = past + end
+        out.append(mx.fast.scaled_dot_product_attention(q[:, :, start:end], k[:, :, :seen], v[:, :, :seen], scale=scale, mask="causal"))
+    return mx.concatenate(out, axis=2)  # (b, h, t, e)
 
 
 class Attention:
-    """Self-attention inside a chunk. qkv is one matrix, or three where their quantisation differs."""
+    """The projections of self-attention. qkv is one matrix, or three where their quantisation differs."""
 
     def __init__(self, config: LM2Config, qkv: Sequence[Linear], o: Linear):
         self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.qkv, self.o = list(qkv), o
 
-    def __call__(self, x: mx.array, cos: mx.array, sin: mx.array, cache: Cache) -> mx.array:
-        """x (b, t, d) normed, tables (t, 1, e / 2) -> (b, t, d)."""
+    def project(self, x: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """x (b, t, d) normed, tables (t, 1, e / 2) -> q (b, h, t, e), k and v (b, k, t, e)."""
         b, t, _ = x.shape
         turning = self.heads + self.groups
         qkv = apply_stacked(self.qkv, x).reshape(b, t, turning + self.groups, self.width)  # (b, t, h + 2k, e)
         turned = rotate(qkv[:, :, :turning], cos, sin).swapaxes(1, 2)  # (b, h + k, t, e)
-        k, v = cache(turned[:, self.heads :], qkv[:, :, turning:].swapaxes(1, 2))  # (b, k, s, e)
-        a = attend(turned[:, : self.heads], k, v)  # (b, h, t, e)
-        return self.o(a.swapaxes(1, 2).reshape(b, t, -1))  # (b, t, d)
+        return turned[:, : self.heads], turned[:, self.heads :], qkv[:, :, turning:].swapaxes(1, 2)
+
+    def output(self, a: mx.array) -> mx.array:
+        """a (b, h, t, e) -> (b, t, d)."""
+        return self.o(a.swapaxes(1, 2).reshape(a.shape[0], a.shape[2], -1))  # (b, t, d)
 
 
 class MLP:

@@ -21,7 +21,7 @@ def gated_memory_update(i: mx.array, f: mx.array, z: mx.array, old: mx.array) ->
 class GatedMemory:
     """Cell `gated`: reads the layer's own bank as it stood at the chunk's start; row t is rewritten from what was seen and read at t.
 
-    What is read is needed at once, what is written only at the chunk's end: `read` runs per call, `rewrite` once over all rows.
+    What is read is needed at once, what is written only at the chunk's end: `step` runs per call, `rewrite` once over all rows.
     """
 
     heads: int
@@ -50,17 +50,18 @@ class GatedMemory:
         """The memory's own view of its layer's input: x (b, t, d) -> float32 (b, t, d)."""
         return rms_norm(x, self.norm, self.eps)
 
-    def read(self, u: mx.array, kv: tuple[mx.array, mx.array]) -> tuple[mx.array, mx.array]:
-        """u (b, t, d) from `seen`. Returns what joins the attention output, and what was read: both float32 (b, t, d)."""
-        b, t, _ = u.shape
+    def step(self, x: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """x (b, t, d) residual stream; k, v of the bank. Returns `seen`, what joins the attention output, and what was read: float32 (b, t, d)."""
+        b, t, _ = x.shape
+        u = self.seen(x)  # (b, t, d)
         q = self.q(u.astype(self.q.dtype)).reshape(b, t, self.heads, self.width).swapaxes(1, 2)  # (b, h, t, e)
-        e = mx.fast.scaled_dot_product_attention(q, *kv, scale=self.width**-0.5)  # (b, h, t, e)
+        e = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.width**-0.5)  # (b, h, t, e)
         e = e.swapaxes(1, 2).reshape(b, t, -1)  # (b, t, h e)
         if self.o is not None:
             e = self.o(e)  # (b, t, d)
         e = e.astype(mx.float32)
         add = mx.sigmoid(self.output_gate(e)) * e  # (b, t, d)
-        return (add if self.scale is None else self.scale * add), e
+        return u, (add if self.scale is None else self.scale * add), e
 
     def rewrite(self, u: mx.array, read: mx.array | None, old: mx.array) -> mx.array:
         """New rows from u and read (b, t, d), None where the bank was all zeros, and the old rows (b, t, d). All float32."""

@@ -6,6 +6,7 @@ e head width, l banks, L layers, v vocabulary.
 Everything here builds a lazy graph; `evaluate` runs it, once per call of the model.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,19 +14,45 @@ import mlx.core as mx
 
 from ..models.config import LM2Config
 from .linear import Linear
-from .llama import MLP, Attention, rms_norm, rope_tables
+from .llama import MLP, Attention, attend, rms_norm, rope_tables
 from .memory import GatedMemory, ReleasedMemory
+
+# Queries per attention block on a CPU, where softmax is scalar code and half of a causal square is masked. A GPU's kernel skips it itself.
+CPU_BLOCK = 64
 
 
 @dataclass
 class Block:
     """One decoder layer; `memory` is None where the layer has none. Norm weights (d,) float32."""
 
+    eps: float
     input_norm: mx.array
     attention: Attention
     memory: GatedMemory | ReleasedMemory | None
     post_norm: mx.array
     mlp: MLP
+
+    def project(self, x: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Residual stream x (b, t, d) -> q (b, h, t, e), k and v (b, k, t, e)."""
+        return self.attention.project(rms_norm(x, self.input_norm, self.eps).astype(x.dtype), cos, sin)
+
+    def finish(self, x: mx.array, a: mx.array, add: mx.array | None = None) -> mx.array:
+        """Residual of the attention's heads a (b, h, t, e), of what the memory adds (b, t, d), then the MLP. (b, t, d)"""
+        joined = self.attention.output(a)  # (b, t, d)
+        return self.join(x, joined if add is None else joined + add.astype(joined.dtype))
+
+    def join(self, x: mx.array, joined: mx.array) -> mx.array:
+        """Residual of what the attention and the memory give together, then the MLP. (b, t, d)"""
+        x = x + joined
+        return x + self.mlp(rms_norm(x, self.post_norm, self.eps).astype(x.dtype))
+
+
+class Pieces(NamedTuple):
+    """What of a block does not depend on how long the chunk is: compiled once for steps of one token."""
+
+    project: Callable[..., tuple[mx.array, mx.array, mx.array]]
+    finish: Callable[..., mx.array]
+    read: Callable[..., tuple[mx.array, mx.array, mx.array]] | None
 
 
 @dataclass
@@ -71,15 +98,24 @@ def evaluate(chunk: ChunkState, *more: mx.array) -> None:
 
 
 class LM2:
-    """A Llama decoder with an LM2 memory. Tokens and state in, logits and state out; holds weights and rotary tables only."""
+    """A Llama decoder with an LM2 memory. Tokens and state in, logits and state out; holds weights and rotary tables only.
 
-    def __init__(self, config: LM2Config, embed: Linear, blocks: list[Block], norm: mx.array, head: Linear):
+    cpu: it will run on a CPU. compiled: steps of one token go through `mx.compile`.
+    """
+
+    def __init__(
+        self, config: LM2Config, embed: Linear, blocks: list[Block], norm: mx.array, head: Linear, cpu: bool = True, compiled: bool = True
+    ):
         self.config = config
+        self.block = CPU_BLOCK if cpu else 0
         self.embed, self.blocks, self.norm, self.head = embed, blocks, norm, head
         cos, sin = rope_tables(config, config.memory.chunk)
         self.cos, self.sin = cos[:, None], sin[:, None]  # (T, 1, e / 2)
         self.bank_of = {layer: j for j, layer in enumerate(config.memory.layers)}
         self.exact = config.memory.cell == "released" and config.memory.gate_pool == "chunk"
+        plain = [Pieces(b.project, b.finish, b.memory.step if isinstance(b.memory, GatedMemory) else None) for b in blocks]
+        self.pieces = plain
+        self.step_pieces = [Pieces(*(p and mx.compile(p) for p in pieces)) for pieces in plain] if compiled else plain
         mx.eval(self.cos, self.sin)
 
     @property
@@ -175,35 +211,39 @@ class LM2:
 
         `alone`: the ids are the whole chunk and nothing is kept in its buffers.
         """
-        s = past + ids.shape[1]
-        cos, sin = self.cos[past:s], self.sin[past:s]  # (t, 1, e / 2)
-        eps = self.config.rms_norm_eps
+        t = ids.shape[1]
+        cos, sin = self.cos[past : past + t], self.sin[past : past + t]  # (t, 1, e / 2)
+        put = chunk.buffers.put
         x = self.embed.rows(ids)  # (b, t, d)
-        rows = chunk.bank[0, :, past:s] if self.config.memory.cell == "released" else None  # (b, t, n)
-        for i, block in enumerate(self.blocks):
-
-            def cache(k: mx.array, v: mx.array, i: int = i, of: str = "") -> tuple[mx.array, mx.array]:
-                if alone:
-                    return k, v
-                return chunk.buffers.put(f"{of}keys{i}", k, past, 2), chunk.buffers.put(f"{of}values{i}", v, past, 2)
-
-            a = block.attention(rms_norm(x, block.input_norm, eps).astype(x.dtype), cos, sin, cache)  # (b, t, d)
-            if isinstance(block.memory, GatedMemory):
-                j = self.bank_of[i]
-                u = block.memory.seen(x)  # (b, t, d)
-                chunk.buffers.put(f"seen{j}", u, past, 1)
-                kv = chunk.reads[j]
-                if kv is not None:
-                    add, read = block.memory.read(u, kv)
-                    chunk.buffers.put(f"read{j}", read, past, 1)
-                    a = a + add.astype(a.dtype)
-            elif isinstance(block.memory, ReleasedMemory):
+        rows = chunk.bank[0, :, past : past + t] if self.config.memory.cell == "released" else None  # (b, t, n)
+        for i, (block, pieces) in enumerate(zip(self.blocks, self.step_pieces if t == 1 else self.pieces, strict=True)):
+            q, k, v = pieces.project(x, cos, sin)  # (b, h, t, e), (b, k, t, e) twice
+            if not alone:
+                k, v = put(f"keys{i}", k, past, 2), put(f"values{i}", v, past, 2)  # (b, k, s, e)
+            a = attend(q, k, v, self.block)  # (b, h, t, e)
+            if isinstance(block.memory, ReleasedMemory):
                 assert rows is not None
-                pooled = self._pooled(block.memory.lifted(a), chunk, i, past, alone)
-                rows = block.memory.rewrite(a, rows, lambda k, v, cache=cache: cache(k, v, of="m"), pooled)
-                a = a + rows.astype(a.dtype)
-            x = x + a
-            x = x + block.mlp(rms_norm(x, block.post_norm, eps).astype(x.dtype))  # (b, t, d)
+                joined = block.attention.output(a)  # (b, t, d)
+
+                def cache(k: mx.array, v: mx.array, i: int = i) -> tuple[mx.array, mx.array]:
+                    return (k, v) if alone else (put(f"mkeys{i}", k, past, 2), put(f"mvalues{i}", v, past, 2))
+
+                pooled = self._pooled(block.memory.lifted(joined), chunk, i, past, alone)
+                rows = block.memory.rewrite(joined, rows, cache, pooled)
+                x = block.join(x, joined + rows.astype(joined.dtype))
+            elif pieces.read is None:
+                x = pieces.finish(x, a)
+            else:
+                j = self.bank_of[i]
+                kv = chunk.reads[j]
+                if kv is None:
+                    put(f"seen{j}", block.memory.seen(x), past, 1)
+                    x = pieces.finish(x, a)
+                else:
+                    seen, add, read = pieces.read(x, *kv)
+                    put(f"seen{j}", seen, past, 1)
+                    put(f"read{j}", read, past, 1)
+                    x = pieces.finish(x, a, add)
         return x, rows
 
     def _pooled(self, lifted: mx.array, chunk: ChunkState, i: int, past: int, alone: bool) -> mx.array:

@@ -63,10 +63,12 @@ class _Reader:
         return Dense(self.array(f"{name}.weight"), self.array(f"{name}.bias") if self.has(f"{name}.bias") else None)
 
 
-def load_model(folder: ModelFolder, dtype: str = "float32", cpu: bool = True, progress: Callable[[int], None] | None = None) -> LM2:
+def load_model(
+    folder: ModelFolder, dtype: str = "float32", cpu: bool = True, progress: Callable[[int], None] | None = None, compiled: bool = True
+) -> LM2:
     """Load a checked model folder, layer by layer: peak memory is the model and about one layer, or the embedding, more.
 
-    `cpu`: the model will run on a CPU. `progress` is told the bytes of each tensor read.
+    `cpu`: the model will run on a CPU. `compiled`: one-token steps through `mx.compile`. `progress` is told the bytes of each tensor read.
     Raises ModelFileError for weights that are not finite in `dtype`, naming the tensor.
     """
     config = folder.config
@@ -81,6 +83,7 @@ def load_model(folder: ModelFolder, dtype: str = "float32", cpu: bool = True, pr
             mx.eval([m.arrays() for m in (*qkv, *gate_up)])
             blocks.append(
                 Block(
+                    config.rms_norm_eps,
                     reader.array(f"{p}input_layernorm.weight"),
                     Attention(config, qkv, reader.linear(f"{p}self_attn.o_proj")),
                     _memory(reader, f"{p}memory.") if i in config.memory.layers else None,
@@ -92,7 +95,7 @@ def load_model(folder: ModelFolder, dtype: str = "float32", cpu: bool = True, pr
         head = embed if config.tie_word_embeddings else reader.linear("lm_head")
     finally:
         reader.file.close()
-    return LM2(config, embed, blocks, norm, head)
+    return LM2(config, embed, blocks, norm, head, cpu, compiled)
 
 
 def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:
