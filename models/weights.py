@@ -72,7 +72,7 @@ def load_model(
             if info.dtype == "BF16":
                 value = value.view(torch.bfloat16)
             slot.copy_(value)
-            if not torch.isfinite(slot).all():
+            if slot.numel() and not torch.isfinite(torch.stack(torch.aminmax(slot))).all():
                 raise ModelFileError(
                     f"{folder.weights}: tensor {name} has values that are not finite in {dtype}: convert or pull the model again"
                 )
