@@ -1,8 +1,8 @@
 """Choosing the next token from logits. Knows NumPy, numbers and a seed; no model, no text.
 
-Order, as in transformers: repetition penalty, temperature, top-k, top-p, min-p, one draw. (llama.cpp applies
-temperature last, so its top-p and min-p see the untempered distribution; mlx-lm top-p and min-p before top-k. With
-temperature 1 and one filter all agree.) Axis: v vocabulary.
+Order, as in transformers: repetition penalty, temperature, top-k, top-p, min-p, one draw. (llama.cpp and mlx-lm apply
+temperature last, so their top-p and min-p see the untempered distribution, and mlx-lm's top-k comes after those. With
+temperature 1 and one filter all agree.) Axes: v vocabulary, c candidates.
 """
 
 import math
@@ -167,7 +167,10 @@ def candidates(logits: np.ndarray, s: Sampling) -> tuple[np.ndarray, np.ndarray]
 
 
 def uniform(seed: int, draw: int) -> float:
-    """Random number `draw` of `seed`, in [0, 1), 53 bits: Philox4x64-10 with key = seed and counter = draw (Salmon et al., SC 2011)."""
+    """Random number `draw` of `seed`, in [0, 1): the top 53 bits of Philox4x64-10's first word (Salmon et al., SC 2011).
+
+    Key = seed, counter = draw + 1 (NumPy counts before it draws).
+    """
     bits = int(np.random.Philox(key=seed, counter=draw).random_raw())
     return (bits >> 11) * 2.0**-53
 
