@@ -88,7 +88,7 @@ def load(
     Raises ModelFileError, ConfigError, BackendError, TokenizerError or DownloadError, each one line that names the file and the remedy.
     """
     path = find_model(model, report)
-    folder = open_folder(path)
+    folder = open_folder(path, quantized=True)  # the backend says whether it can compute with packed weights
     opened = open_backend(backend, path, BackendOptions(device, dtype, threads))
     tokenizer = Tokenizer.load(path) if (path / TOKENIZER).exists() else None
     template = ChatTemplate.load(path, tokenizer) if tokenizer else None

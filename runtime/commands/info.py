@@ -32,7 +32,7 @@ def model_facts(target: str) -> dict[str, Any]:
     """Facts about a model folder or a catalogue name that is installed. Raises ModelFileError or ConfigError."""
     from ...models.checkpoints import catalog
     from ...models.errors import ModelFileError
-    from ...models.layout import CONFIG, open_folder
+    from ...models.layout import CONFIG, open_folder, tensor_shapes
 
     path = Path(target)
     if not path.exists() and target in catalog.CATALOG:
@@ -40,10 +40,11 @@ def model_facts(target: str) -> dict[str, Any]:
         if found is None:
             raise ModelFileError(f"model {target} is not here yet: lm2 pull {target}")
         path = found
-    folder = open_folder(path)
-    c, m = folder.config, folder.config.memory
-    parameters = sum(_count(t.shape) for t in folder.header.tensors.values())
-    memory = sum(_count(t.shape) for n, t in folder.header.tensors.items() if ".memory." in n)
+    folder = open_folder(path, quantized=True)
+    c, m, packed = folder.config, folder.config.memory, folder.quantization
+    counts = {n: _count(shape) for n, shape in tensor_shapes(c).items()}
+    parameters = sum(counts.values())
+    memory = sum(count for n, count in counts.items() if ".memory." in n)
     source = path / "source.json"
     return {
         "kind": "model", "path": str(path), "name": c.name or path.name, "config": str(path / CONFIG),
@@ -52,6 +53,7 @@ def model_facts(target: str) -> dict[str, Any]:
         "layers": c.num_hidden_layers, "hidden_size": c.hidden_size, "vocab_size": c.vocab_size,
         "memory_cell": m.cell, "memory_slots": m.slots, "memory_chunk": m.chunk, "memory_layers": list(m.layers), "memory_trained": m.trained,
         "state_bytes": 4 * _count(c.bank_shape()), "fingerprint": folder.fingerprint,
+        "packed": packed and f"{packed.bits} bits, groups of {packed.group_size}, for MLX ({packed.method})",
         "source": json.loads(source.read_text(encoding="utf-8")) if source.is_file() else None,
     }  # fmt: skip
 

@@ -1,0 +1,115 @@
+"""A GGUF's quantised matrices as they are, in MLX's layout: the same numbers as the model folder made from that GGUF, none rounded twice.
+
+Knows where a GGUF keeps what and llama.cpp's row order of q and k; the blocks themselves are packing.py's.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..models.checkpoints.convert import convert
+from ..models.checkpoints.gguf_file import EXACT, open_gguf
+from ..models.checkpoints.gguf_header import GGUFTensor, read_gguf
+from ..models.checkpoints.progress import Report, silent
+from ..models.checkpoints.warmstart import MemoryRequest
+from ..models.errors import ConvertError
+from ..models.layout import ModelFolder, open_folder, tensor_shapes
+from ..models.quantized import may_be_packed
+from .packing import GGUF_GROUP, REPACKABLE, Packed, from_gguf
+from .quantize import Progress, write_packed
+
+
+def convert_gguf(gguf: Path, dst: Path, request: MemoryRequest = MemoryRequest(), report: Report = silent) -> dict[str, Any]:
+    """`lm2 convert model.gguf DST --mlx`: make the plain model (in a temporary folder beside `dst`), then repack. Raises as `repack_gguf` does."""
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    _kinds(gguf)
+    with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}.") as folder:
+        plain = Path(folder) / dst.name
+        notes = convert(gguf, plain, request, report=report)["notes"]
+        return repack_gguf(gguf, plain, dst) | {"notes": notes}
+
+
+def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Write model folder `src`, which was made from `gguf`, as packed folder `dst` with the GGUF's own numbers.
+
+    A memory's matrices that are still copies of the backbone's (the warm start) are packed with it; everything else stays as it is in `src`.
+    Raises ConvertError when a matrix's type has no such layout, or when `src` does not hold exactly the GGUF's values; else as quantize_folder.
+    """
+    tensors = _kinds(gguf)
+    folder = open_folder(src)
+    config = folder.config
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+
+    def read(name: str) -> Packed:
+        tensor = tensors[name]
+        with open(gguf, "rb") as f:
+            f.seek(tensor.begin)
+            raw = f.read(tensor.nbytes)
+        p = from_gguf(raw, tensor.kind, tensor.shape[0])
+        count = heads.get(name.split(".")[-2], 0)
+        return p.rows(_order(tensor.shape[0], count)) if count else p
+
+    def candidate(name: str) -> Packed | None:
+        """The packed numbers that a matrix may consist of, or None."""
+        if name in tensors:
+            return read(name)
+        origin = name.replace(".memory.", ".self_attn.")
+        if ".memory." not in name or origin not in tensors:
+            return None
+        p = read(origin)
+        if name.split(".")[-2] in ("k_proj", "v_proj"):
+            rows = np.arange(len(p.weight)).reshape(config.num_key_value_heads, -1)  # (k, e)
+            p = p.rows(np.repeat(rows, config.num_attention_heads // config.num_key_value_heads, axis=0).reshape(-1))
+        return p
+
+    def packed(name: str, values: np.ndarray) -> Packed:
+        p = candidate(name)
+        assert p is not None
+        return p
+
+    chosen = _chosen(folder, candidate, gguf, set(tensors))
+    return write_packed(folder, dst, chosen, packed, "repacked", progress, {"repacked_from": gguf.name})
+
+
+def _chosen(folder: ModelFolder, candidate: Any, gguf: Path, must: set[str]) -> dict[str, tuple[int, int]]:
+    from ..models.tensorfile import read_tensor, to_float32
+
+    chosen: dict[str, tuple[int, int]] = {}
+    with open(folder.weights, "rb") as f:
+        for name, shape in tensor_shapes(folder.config).items():
+            p = candidate(name) if may_be_packed(name) else None
+            if p is None:
+                continue
+            info = folder.header.tensors[name]
+            if p.scales.shape == (shape[0], shape[1] // GGUF_GROUP) and np.array_equal(p.values(), to_float32(read_tensor(f, info), info.dtype)):
+                chosen[name] = (p.bits, p.group)
+            elif name in must:
+                raise ConvertError(
+                    f"{folder.weights}: tensor {name} does not hold the values of {gguf}: convert it with --dtype auto, or pack the folder with --bits"
+                )
+    return chosen
+
+
+def _kinds(gguf: Path) -> dict[str, GGUFTensor]:
+    """The GGUF's quantised matrices by their Hugging Face names. Raises ConvertError for one that MLX's groups cannot hold."""
+    names = list(open_gguf(gguf).tensors)
+    listed = [t for t in read_gguf(gguf).tensors.values() if t.name != "rope_freqs.weight"]
+    out = {}
+    for name, tensor in zip(names, listed, strict=True):
+        if tensor.kind in REPACKABLE and len(tensor.shape) == 2:
+            out[name] = tensor
+        elif tensor.kind not in EXACT:
+            raise ConvertError(
+                f"{gguf}: tensor {tensor.name} has type {tensor.kind}, which MLX cannot hold unrounded (it can hold {', '.join(REPACKABLE)}): "
+                f"make a model folder with `lm2 convert {gguf.name} FOLDER`, then `lm2 convert FOLDER DST --mlx --bits 4`"
+            )
+    if not out:
+        raise ConvertError(f"{gguf} has no quantised matrix: make a model folder of it first, then `lm2 convert FOLDER DST --mlx --bits 4`")
+    return out
+
+
+def _order(rows: int, heads: int) -> np.ndarray:
+    """Rows in Hugging Face's order (first halves, then second halves of a head) from llama.cpp's (pairs side by side)."""
+    return np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
