@@ -46,9 +46,7 @@ class SessionLock:
             self._lock.acquire(blocking=False)
         except Timeout:
             pid = self._owner() or before
-            raise SessionLockedError(
-                f"{self.path} is in use {_by(pid)}: close it there, or use another session file"
-            ) from None
+            raise SessionLockedError(f"{self.path} is in use {_by(pid)}: close it there, or use another session file") from None
         except OSError as error:
             raise write_error(self._file, error, "the session was not opened") from error
         with suppress(OSError):
@@ -66,9 +64,7 @@ class SessionLock:
     def __enter__(self) -> "SessionLock":
         return self.acquire()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
 
     def _owner(self) -> int | None:

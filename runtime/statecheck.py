@@ -83,9 +83,7 @@ def check_head(path: Path, raw: bytes) -> Header:
         raise SessionFormatError(f"{path} is not a session file ({is_what}): {FOREIGN}")
     said, computed = metadata.get("header_sha256", ""), header_digest(raw, metadata.get("header_sha256", ""))
     if said != computed:
-        raise SessionCorruptError(
-            f"{path}: header_sha256 is {plain(said, 20)!r}, its header's is {computed[:16]}: {DAMAGED}"
-        )
+        raise SessionCorruptError(f"{path}: header_sha256 is {plain(said, 20)!r}, its header's is {computed[:16]}: {DAMAGED}")
     version = metadata.get("version", "")
     if version != str(VERSION):
         if _COUNT.fullmatch(version) and int(version) > VERSION:
@@ -141,9 +139,7 @@ def check_meta(where: str, meta: Meta, remedy: str) -> None:
     for key in (*NAMES, *HASHES, *DATES):
         text = getattr(meta, key)
         if not isinstance(text, str) or len(text) > 256 or not text.isprintable():
-            raise SessionValueError(
-                f"{where}{key} {plain(text)!r} must be printable text of at most 256 characters: {remedy}"
-            )
+            raise SessionValueError(f"{where}{key} {plain(text)!r} must be printable text of at most 256 characters: {remedy}")
     for key in HASHES:
         if not _SHA256.fullmatch(getattr(meta, key)):
             what = f"{where}{key} {plain(getattr(meta, key))!r} must be a sha256 (64 lowercase hex digits)"
@@ -192,19 +188,17 @@ def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expect
         want = list(expected.bank_shape)
         raise SessionShapeError(f"{path}: memory.bank is {bank}, the model calls for {want}: {DAMAGED}")
     if len(banks) != 5 or banks[1:] != bank or banks[0] > BANKS_MAX:
-        most = ", ".join(str(n) for n in bank)
-        raise SessionShapeError(f"{path}: snapshots.banks is {plain(banks)}, not [0 to {BANKS_MAX}, {most}]: {DAMAGED}")
+        axes = ", ".join(str(n) for n in bank)
+        raise SessionShapeError(f"{path}: snapshots.banks is {plain(banks)}, not [0 to {BANKS_MAX}, {axes}]: {DAMAGED}")
     chunk = CHUNK_MAX if expected is None else expected.chunk
     for name, most in (("chunk.tokens", chunk), ("snapshots.tokens", SNAPSHOTS_MAX * chunk)):
         if len(shapes[name]) != 1 or shapes[name][0] > most:
             raise SessionShapeError(f"{path}: {name} is {plain(shapes[name])}, not [0 to {most}]: {DAMAGED}")
-    text = shapes["session.json"]
-    if len(text) != 1:
-        raise SessionShapeError(f"{path}: session.json is {plain(text)}, not one row of bytes: {DAMAGED}")
-    if text[0] > DOCUMENT_BYTES_MAX:
-        raise SessionTooLargeError(
-            f"{path}: session.json has {text[0]} bytes, at most {DOCUMENT_BYTES_MAX} are allowed: {FOREIGN}"
-        )
+    body = shapes["session.json"]
+    if len(body) != 1:
+        raise SessionShapeError(f"{path}: session.json is {plain(body)}, not one row of bytes: {DAMAGED}")
+    if body[0] > DOCUMENT_BYTES_MAX:
+        raise SessionTooLargeError(f"{path}: session.json has {body[0]} bytes, at most {DOCUMENT_BYTES_MAX} are allowed: {FOREIGN}")
 
 
 def check_bank_shape(where: str, shape: Sequence[int], remedy: str) -> None:

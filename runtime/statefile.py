@@ -88,9 +88,7 @@ def write_session(path: Path, record: Record, expected: Expected | None = None) 
     digest = hashlib.sha256()
     for block in blocks:
         digest.update(block)
-    head = _head(
-        [(n, dtype, contents[n][0]) for n, dtype in ARRAYS.items()], record.meta, now.chunks, digest.hexdigest()
-    )
+    head = _head([(n, dtype, contents[n][0]) for n, dtype in ARRAYS.items()], record.meta, now.chunks, digest.hexdigest())
     target = Path(os.path.realpath(path))
 
     def fill(f: BinaryIO) -> None:
@@ -125,9 +123,7 @@ def read_session(path: Path, expected: Expected | None) -> Record:
         problem = plain(str(error).removeprefix(f"{path}: "))
         raise SessionTruncatedError(f"{path}: {problem}: {DAMAGED}") from None
     except MemoryError:
-        raise SessionTooLargeError(
-            f"{path} does not fit in this machine's memory: close other programs and try again"
-        ) from None
+        raise SessionTooLargeError(f"{path} does not fit in this machine's memory: close other programs and try again") from None
 
 
 def _read(path: Path, f: BinaryIO, size: int, expected: Expected | None) -> Record:
@@ -146,20 +142,14 @@ def _read(path: Path, f: BinaryIO, size: int, expected: Expected | None) -> Reco
         raise SessionTruncatedError(f"{path} has {size} bytes, its header alone has {8 + length}: {DAMAGED}")
     header = check_head(path, raw)
     if size < header.file_bytes:
-        raise SessionTruncatedError(
-            f"{path} has {size} bytes, its header describes {header.file_bytes} (cut off): {DAMAGED}"
-        )
+        raise SessionTruncatedError(f"{path} has {size} bytes, its header describes {header.file_bytes} (cut off): {DAMAGED}")
     if size > header.file_bytes:
-        raise SessionFormatError(
-            f"{path} has {size} bytes, its header describes {header.file_bytes} (bytes left over): {DAMAGED}"
-        )
+        raise SessionFormatError(f"{path} has {size} bytes, its header describes {header.file_bytes} (bytes left over): {DAMAGED}")
     meta, chunks = parse_meta(path, header.metadata)
     if expected is not None:
         check_model(path, meta, expected)
     if size > bytes_max(expected):
-        raise SessionTooLargeError(
-            f"{path} has {size} bytes, this model's sessions have at most {bytes_max(expected)}: {DAMAGED}"
-        )
+        raise SessionTooLargeError(f"{path} has {size} bytes, this model's sessions have at most {bytes_max(expected)}: {DAMAGED}")
     check_arrays(path, header.tensors, expected)
 
     digest = hashlib.sha256()
@@ -189,9 +179,7 @@ def _read(path: Path, f: BinaryIO, size: int, expected: Expected | None) -> Reco
     )
 
 
-def _snapshots(
-    table: list[dict[str, Any]], bank: np.ndarray, banks: list[np.ndarray], ids: list[int]
-) -> tuple[Moment, ...]:
+def _snapshots(table: list[dict[str, Any]], bank: np.ndarray, banks: list[np.ndarray], ids: list[int]) -> tuple[Moment, ...]:
     out, at = [], 0
     for row in table:
         tokens = tuple(ids[at : at + row["tokens"]])
@@ -200,9 +188,7 @@ def _snapshots(
     return tuple(out)
 
 
-def _check_record(
-    path: Path, record: Record, expected: Expected | None
-) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
+def _check_record(path: Path, record: Record, expected: Expected | None) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Refuse a record that could not be read back. Returns the banks to store, in order of first use, and the table."""
     check_meta(f"{path}: meta ", record.meta, UNSAVED)
     if len(record.snapshots) > SNAPSHOTS_MAX:
@@ -223,9 +209,7 @@ def _check_record(
             kind = getattr(moment.bank, "dtype", type(moment.bank).__name__)
             raise SessionValueError(f"{where}: bank is {kind}, it must be a float32 array: {UNSAVED}")
         if moment.bank.shape != shape:
-            raise SessionShapeError(
-                f"{where}: bank is {list(moment.bank.shape)}, the current one is {list(shape)}: {UNSAVED}"
-            )
+            raise SessionShapeError(f"{where}: bank is {list(moment.bank.shape)}, the current one is {list(shape)}: {UNSAVED}")
         check_count(f"{where}: chunks", moment.chunks, UNSAVED)
         _check_ids(where, moment.tokens, expected)
         stored = [record.now.bank, *banks]
@@ -238,9 +222,7 @@ def _check_record(
             banks.append(moment.bank)
         table.append({"bank": bank, "chunks": moment.chunks, "tokens": len(moment.tokens), "notes": moment.notes})
     if len(banks) > BANKS_MAX:
-        raise SessionTooLargeError(
-            f"{path}: snapshots hold {len(banks)} other banks, a session file has at most {BANKS_MAX}: {UNSAVED}"
-        )
+        raise SessionTooLargeError(f"{path}: snapshots hold {len(banks)} other banks, a session file has at most {BANKS_MAX}: {UNSAVED}")
     return banks, table
 
 
@@ -272,11 +254,8 @@ def _parts(info: TensorInfo) -> list[TensorInfo]:
     if info.name != "snapshots.banks":
         return [info]
     step = math.prod(info.shape[1:]) * 4
-    return [
-        replace(info, shape=info.shape[1:], begin=info.begin + i * step, end=info.begin + (i + 1) * step)
-        for i in range(info.shape[0])
-    ]
+    return [replace(info, shape=info.shape[1:], begin=info.begin + i * step, end=info.begin + (i + 1) * step) for i in range(info.shape[0])]
 
 
 def _bytes(a: np.ndarray) -> memoryview:
-    return memoryview(a.reshape(-1).view(np.uint8)) if a.size else memoryview(b"")
+    return a.reshape(-1).view(np.uint8).data if a.size else memoryview(b"")

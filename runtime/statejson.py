@@ -23,9 +23,7 @@ from .staterecord import (
 )
 
 
-def build_json(
-    where: str, document: dict[str, Any], notes: dict[str, Any], table: list[dict[str, Any]], remedy: str
-) -> bytes:
+def build_json(where: str, document: dict[str, Any], notes: dict[str, Any], table: list[dict[str, Any]], remedy: str) -> bytes:
     """session.json as UTF-8 bytes, checked. Raises SessionValueError or SessionTooLargeError."""
     for name, part in [
         ("document", document),
@@ -67,9 +65,7 @@ def check_table(path: Path, table: Sequence[Any], banks: int, tokens: int, chunk
     Raises SessionFormatError, or SessionValueError for a number out of range.
     """
     if len(table) > SNAPSHOTS_MAX:
-        raise SessionFormatError(
-            f"{path}: it has {len(table)} snapshots, at most {SNAPSHOTS_MAX} are allowed: {DAMAGED}"
-        )
+        raise SessionFormatError(f"{path}: it has {len(table)} snapshots, at most {SNAPSHOTS_MAX} are allowed: {DAMAGED}")
     used = total = 0
     for i, row in enumerate(table):
         where = f"{path}: snapshot {i}"

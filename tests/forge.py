@@ -66,9 +66,7 @@ def split(data):
     header = json.loads(data[8 : 8 + length])
     del header["__metadata__"]["header_sha256"]
     body = data[8 + length :]
-    return header, {
-        n: body[e["data_offsets"][0] : e["data_offsets"][1]] for n, e in header.items() if n != "__metadata__"
-    }
+    return header, {n: body[e["data_offsets"][0] : e["data_offsets"][1]] for n, e in header.items() if n != "__metadata__"}
 
 
 def dumps(value):

@@ -10,7 +10,7 @@ import forge
 import numpy as np
 import pytest
 from lm2.models.errors import LM2Error
-from lm2.runtime import staterecord
+from lm2.runtime import statecheck, staterecord
 from lm2.runtime.statefile import Moment, read_session, write_session
 from lm2.runtime.staterecord import (
     SessionCorruptError,
@@ -129,6 +129,22 @@ def test_a_second_writer_makes_the_same_bytes(good):
     assert forge.seal(header, arrays) == good
 
 
+def test_the_documented_reader_reads_it(path, good):
+    """The reader printed in docs/session-file.md, run as it stands there."""
+    page = (Path(__file__).parents[2] / "docs" / "session-file.md").read_text(encoding="utf-8")
+    space = {}
+    exec(page.split("```python\n")[1].split("```")[0], space)
+    meta, arrays, text = space["read"](path)
+    record = forge.record()
+    assert meta["draws"] == "17" and text["document"] == record.document
+    assert arrays["memory.bank"].tobytes() == record.now.bank.tobytes() and arrays["chunk.tokens"].tolist() == [1, 2, 3]
+    path.write_bytes(good[:-1] + b" ")
+    with pytest.raises(AssertionError):
+        space["read"](path)
+    for name in [*statecheck.KEYS, *statecheck.ARRAYS, *(e.__name__ for e in SessionError.__subclasses__())]:
+        assert f"`{name}`" in page
+
+
 def test_restored_arrays_can_be_dropped_one_by_one(path):
     record = forge.record()
     banks = [forge.bank(i) for i in range(10, 14)]
@@ -242,9 +258,7 @@ def test_messages_name_both_values_and_the_remedy(path, good):
 
 def test_the_model_is_told_before_its_consequences(path, good):
     """Another model usually has other shapes, sizes and ids too: the message is about the model."""
-    other = replace(
-        forge.EXPECTED, fingerprint="e" * 64, tokenizer="f" * 64, bank_shape=(1, 1, 1, 1), chunk=1, vocab_size=2
-    )
+    other = replace(forge.EXPECTED, fingerprint="e" * 64, tokenizer="f" * 64, bank_shape=(1, 1, 1, 1), chunk=1, vocab_size=2)
     assert type(refused(path, good, other)) is SessionModelError
     assert type(refused(path, good, replace(other, fingerprint="a" * 64))) is SessionTokenizerError
     assert type(refused(path, good, replace(forge.EXPECTED, bank_shape=(1, 1, 1, 1)))) is SessionShapeError

@@ -159,6 +159,4 @@ def test_damage_under_right_digests(tmp_path, good):
             write_session(path, back, replace(forge.EXPECTED))
             assert forge.same(back, read_session(path, forge.EXPECTED))
     print(f"seed {SEED}: {accepted} of 2000 accepted")
-    assert (
-        0 < accepted < 1000
-    )  # notes and document may hold any JSON; else the test would say nothing about accepted files
+    assert 0 < accepted < 1000  # notes and document may hold any JSON; else the test would say nothing about accepted files

@@ -45,9 +45,7 @@ def holder(path):
 
 
 def attempt(path):
-    return subprocess.run(
-        [sys.executable, "-c", TRY, str(path)], capture_output=True, text=True, timeout=60
-    ).stdout.strip()
+    return subprocess.run([sys.executable, "-c", TRY, str(path)], capture_output=True, text=True, timeout=60).stdout.strip()
 
 
 def test_two_processes(path, holder):

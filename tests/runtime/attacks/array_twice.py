@@ -6,6 +6,4 @@ ERROR = "SessionFormatError"
 
 
 def attack(good: bytes) -> bytes:
-    return seal(
-        *split(good), text=lambda t: t[:-1] + ',"chunk.tokens":{"dtype":"I32","shape":[0],"data_offsets":[0,0]}}'
-    )
+    return seal(*split(good), text=lambda t: t[:-1] + ',"chunk.tokens":{"dtype":"I32","shape":[0],"data_offsets":[0,0]}}')
