@@ -45,12 +45,14 @@ class SessionLock:
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
-            pid = self._owner() or before
+            pid = self._owner()
+            if pid is None and before is not None:  # older lock libraries empty the file even when they are refused
+                pid = before
+                self._sign(before)
             raise SessionLockedError(f"{self.path} is in use {_by(pid)}: close it there, or use another session file") from None
         except OSError as error:
             raise write_error(self._file, error, "the session was not opened") from error
-        with suppress(OSError):
-            self._file.write_text(f"{os.getpid()}\n", encoding="ascii")
+        self._sign(os.getpid())
         return self
 
     def release(self) -> None:
@@ -66,6 +68,10 @@ class SessionLock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
+
+    def _sign(self, pid: int) -> None:
+        with suppress(OSError):
+            self._file.write_text(f"{pid}\n", encoding="ascii")
 
     def _owner(self) -> int | None:
         try:
