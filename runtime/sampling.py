@@ -150,20 +150,25 @@ def candidates(logits: np.ndarray, s: Sampling) -> tuple[np.ndarray, np.ndarray]
     """
     ids = _top_k(logits, s.top_k)
     z = logits[ids].astype(np.float64)
-    with np.errstate(over="ignore", under="ignore"):
-        w = np.exp((z - z.max()) / s.temperature)  # (c,), the likeliest is 1
+    w = _weights(z, z.max(), s.temperature)
     keep = w > 0
-    total = w.sum()
     if s.min_p > 0:
         keep &= w >= s.min_p
     if s.top_p < 1:
+        total = w.sum()
         # Tokens this unlikely cannot add up to what top-p leaves out, so they need no sorting.
         keep &= w >= min(1.0, total * (1.0 - s.top_p) / w.size * (1.0 - 1e-9))
-        ids, w = ids[keep], w[keep]
-        falling = np.sort(w)[::-1]
-        before = np.concatenate(([0.0], np.cumsum(falling)[:-1]))  # what the likelier ones have together
-        keep = _largest(w, max(1, int(np.searchsorted(before, s.top_p * total, side="left"))), falling)
+        ids, z, w = ids[keep], z[keep], w[keep]
+        falling = np.sort(z)[::-1]
+        likelier = np.concatenate(([0.0], np.cumsum(_weights(falling, falling[0], s.temperature))[:-1]))
+        keep = _largest(z, max(1, int(np.searchsorted(likelier, s.top_p * total, side="left"))), falling)
     return ids[keep], w[keep]
+
+
+def _weights(z: np.ndarray, top: float, temperature: float) -> np.ndarray:
+    """Probabilities up to a common factor, (c,) float64: 1 where z is `top`."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.exp((z - top) / temperature)  # (c,)
 
 
 def uniform(seed: int, draw: int) -> float:
