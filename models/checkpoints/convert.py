@@ -116,23 +116,15 @@ def open_source(src: Path, config: Path | None, request: MemoryRequest) -> Sourc
     if config is not None and not pth:
         raise ConvertError(f"--config is for released checkpoints (.pth), and {src} is none: leave it out")
     if not src.exists():
-        hub = (
-            " (download a hub model first, for example with `hf download`)"
-            if len(src.parts) == 2 and not src.is_absolute()
-            else ""
-        )
-        raise ConvertError(
-            f"{src} does not exist{hub}: give a Hugging Face Llama folder, a .gguf file or a ckpt_iter_*.pth file"
-        )
+        hub = (" (download a hub model first, for example with `hf download`)") if len(src.parts) == 2 and not src.is_absolute() else ""
+        raise ConvertError(f"{src} does not exist{hub}: give a Hugging Face Llama folder, a .gguf file or a ckpt_iter_*.pth file")
     if pth:
         asked = {"--memory-layers": request.layers, "--memory-slots": request.slots, "--memory-chunk": request.chunk}
         for option, value in asked.items():
             if value is not None:
                 raise ConvertError(f"{option} cannot be used with {src}: a released checkpoint brings its own memory")
         if request.cell == "gated":
-            raise ConvertError(
-                f"--memory-cell gated cannot be used with {src}: a released checkpoint is of cell released"
-            )
+            raise ConvertError(f"--memory-cell gated cannot be used with {src}: a released checkpoint is of cell released")
         return open_released(src, config, request.gate_pool or "chunk")
     if src.is_dir():
         if not (src / "config.json").is_file():
@@ -154,8 +146,7 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         head, embedding = left.pop("lm_head.weight"), left.get("model.embed_tokens.weight")
         if embedding is None or not same(head, embedding):
             raise ConvertError(
-                f"{source.path}: tie_word_embeddings is true but lm_head.weight differs from "
-                "model.embed_tokens.weight: set it to false"
+                f"{source.path}: tie_word_embeddings is true but lm_head.weight differs from model.embed_tokens.weight: set it to false"
             )
     plan: Plan = []
     made: dict[str, SourceTensor] = {}
@@ -167,8 +158,7 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         tensor = made[tensor_name] if new else left.pop(tensor_name, None)
         if tensor is None:
             raise ConvertError(
-                f"{source.path} has no tensor {tensor_name}, its config calls for one of shape {list(shape)}: a "
-                "file is missing"
+                f"{source.path} has no tensor {tensor_name}, its config calls for one of shape {list(shape)}: a file is missing"
             )
         if tensor.shape != shape:
             raise ConvertError(
@@ -179,8 +169,7 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         plan.append((tensor, "F32" if stays_float32(tensor_name) and code in ("BF16", "F16") else code))
     for extra in left.values():
         raise ConvertError(
-            f"{source.path} has tensor {extra.name} {list(extra.shape)}, its config does not call for it: they are "
-            "not of one model"
+            f"{source.path} has tensor {extra.name} {list(extra.shape)}, its config does not call for it: they are not of one model"
         )
     return config, plan
 
@@ -225,9 +214,7 @@ def _write_weights(folder: Path, plan: Plan, report: Report) -> tuple[dict[str, 
         counter = Counter(report, "converting", sum(sizes.values()))
         writer = TensorWriter(f, [(t.name, code, t.shape) for t, code in plan], {"format": "pt"})
         for tensor, code in plan:
-            writer.write(
-                tensor.name, (_counted(cast(b, tensor.dtype, code, tensor.name), counter) for b in tensor.blocks())
-            )
+            writer.write(tensor.name, (_counted(cast(b, tensor.dtype, code, tensor.name), counter) for b in tensor.blocks()))
         writer.finish()
         digests.update(writer.digests)
 

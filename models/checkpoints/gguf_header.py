@@ -105,8 +105,7 @@ def _parse(r: _Reader) -> GGUFHeader:
     if version not in (2, 3):
         big = " (it is a big-endian file)" if version & 0xFFFF == 0 else ""
         raise ConvertError(
-            f"{r.path}: GGUF version {version}{big} must be 2 or 3, little-endian: convert it again with a current "
-            "llama.cpp"
+            f"{r.path}: GGUF version {version}{big} must be 2 or 3, little-endian: convert it again with a current llama.cpp"
         )
     tensors, keys = r.number("Q"), r.number("Q")
     if max(tensors, keys) > ENTRIES_MAX:
@@ -134,9 +133,7 @@ def _tensor_entry(r: _Reader) -> tuple[str, tuple[int, ...], int, int]:
     return name, shape, r.number("I"), r.number("Q")
 
 
-def _place(
-    r: _Reader, raw: list[tuple[str, tuple[int, ...], int, int]], data: int, alignment: int
-) -> dict[str, GGUFTensor]:
+def _place(r: _Reader, raw: list[tuple[str, tuple[int, ...], int, int]], data: int, alignment: int) -> dict[str, GGUFTensor]:
     sizes = block_sizes()
     tensors: dict[str, GGUFTensor] = {}
     at = 0
@@ -144,19 +141,13 @@ def _place(
         if name in tensors:
             raise r.fail(f"tensor {name} appears twice")
         if kind not in sizes:
-            raise ConvertError(
-                f"{r.path}: tensor {name} has ggml type {kind}, unknown to this gguf package: pip install --upgrade "
-                "gguf"
-            )
+            raise ConvertError(f"{r.path}: tensor {name} has ggml type {kind}, unknown to this gguf package: pip install --upgrade gguf")
         label, items, item_bytes = sizes[kind]
         if shape[-1] % items:
             raise r.fail(f"tensor {name} {list(shape)} has rows that are no multiple of {label}'s block of {items}")
         nbytes = math.prod(shape) // items * item_bytes
         if offset % alignment or offset < at:
-            raise r.fail(
-                f"tensor {name} starts at data byte {offset}, inside or before what comes first (expected {at} or "
-                "later)"
-            )
+            raise r.fail(f"tensor {name} starts at data byte {offset}, inside or before what comes first (expected {at} or later)")
         at = offset + nbytes
         if data + at > r.size:
             raise ConvertError(f"{r.path}: tensor {name} ends at byte {data + at}, the file has {r.size}: {REMEDY}")

@@ -29,8 +29,7 @@ def rope_fields(header: GGUFHeader, path: Path, head_dim: int) -> dict[str, Any]
     factor = header.metadata.get("llama.rope.scaling.factor", header.metadata.get("llama.rope.scale_linear", 1.0))
     if kind not in ("none", "linear") or not _positive(factor):
         raise ConvertError(
-            f"{path}: llama.rope.scaling.type {kind!r} with factor {factor!r} is not supported: only linear and "
-            "Llama 3.1 scaling are"
+            f"{path}: llama.rope.scaling.type {kind!r} with factor {factor!r} is not supported: only linear and Llama 3.1 scaling are"
         )
     fields: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
     scaled = factor != 1.0 and (kind == "linear" or "llama.rope.scale_linear" in header.metadata)
@@ -40,8 +39,7 @@ def rope_fields(header: GGUFHeader, path: Path, head_dim: int) -> dict[str, Any]
         return fields
     if scaled:
         raise ConvertError(
-            f"{path} has linear rope scaling and rope_freqs.weight: lm2 computes one or the other; use the original "
-            "checkpoint"
+            f"{path} has linear rope scaling and rope_freqs.weight: lm2 computes one or the other; use the original checkpoint"
         )
     factors = _read_factors(header, path, head_dim)
     found = recover(factors, theta, header.metadata.get("llama.rope.scaling.original_context_length"))
@@ -105,16 +103,13 @@ def _read_factors(header: GGUFHeader, path: Path, head_dim: int) -> np.ndarray:
     tensor = header.tensors["rope_freqs.weight"]
     if tensor.kind != "F32" or tensor.shape != (head_dim // 2,):
         raise ConvertError(
-            f"{path}: rope_freqs.weight is {tensor.kind} {list(tensor.shape)}, expected F32 [{head_dim // 2}]: "
-            "convert to GGUF again"
+            f"{path}: rope_freqs.weight is {tensor.kind} {list(tensor.shape)}, expected F32 [{head_dim // 2}]: convert to GGUF again"
         )
     with open(path, "rb") as f:
         f.seek(tensor.begin)
         factors = np.frombuffer(f.read(tensor.nbytes), "<f4")
     if not np.isfinite(factors).all() or (factors <= 0).any():
-        raise ConvertError(
-            f"{path}: tensor rope_freqs.weight holds values that are not positive numbers: download the file again"
-        )
+        raise ConvertError(f"{path}: tensor rope_freqs.weight holds values that are not positive numbers: download the file again")
     return factors
 
 

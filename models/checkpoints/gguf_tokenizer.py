@@ -51,9 +51,7 @@ def tokenizer_json(header: GGUFHeader, path: Path) -> bytes | None:
     except ConvertError:
         raise
     except Exception as error:  # the library raises bare Exception
-        raise ConvertError(
-            f"{path}: its tokenizer cannot be rebuilt ({error}): convert the model to GGUF again"
-        ) from None
+        raise ConvertError(f"{path}: its tokenizer cannot be rebuilt ({error}): convert the model to GGUF again") from None
 
 
 def end_of_turn_ids(header: GGUFHeader, path: Path, vocab_size: int) -> list[int]:
@@ -66,8 +64,7 @@ def end_of_turn_ids(header: GGUFHeader, path: Path, vocab_size: int) -> list[int
             continue
         if type(value) is not int or not 0 <= value < vocab_size:
             raise ConvertError(
-                f"{path}: tokenizer.ggml.{key} {value!r} must be a token id below {vocab_size}: convert the model "
-                "to GGUF again"
+                f"{path}: tokenizer.ggml.{key} {value!r} must be a token id below {vocab_size}: convert the model to GGUF again"
             )
         if key != "bos_token_id":
             ids.append(value)
@@ -84,22 +81,18 @@ def _vocabulary(header: GGUFHeader, path: Path) -> tuple[dict[str, int], list[in
     tokens = get(header, path, "tokenizer.ggml.tokens", texts, "a list of texts")
     vocab = {token: i for i, token in enumerate(tokens)}
     if len(vocab) != len(tokens):
-        seen: set[str] = set()
-        twice = next(t for t in tokens if t in seen or seen.add(t))
+        twice = next(token for i, token in enumerate(tokens) if vocab[token] != i)
         raise ConvertError(f"{path}: tokenizer.ggml.tokens has {twice!r} twice: convert the model to GGUF again")
     rows = header.tensors["token_embd.weight"].shape[0]
     if len(tokens) > rows:
         raise ConvertError(
-            f"{path}: tokenizer.ggml.tokens has {len(tokens)} tokens, token_embd.weight has {rows} rows: they are "
-            "not of one model"
+            f"{path}: tokenizer.ggml.tokens has {len(tokens)} tokens, token_embd.weight has {rows} rows: they are not of one model"
         )
 
     def kinds_fit(x: Any) -> bool:
         return isinstance(x, list) and len(x) == len(tokens) and all(type(k) is int for k in x)
 
-    kinds = get(
-        header, path, "tokenizer.ggml.token_type", kinds_fit, f"a list of {len(tokens)} numbers", [NORMAL] * len(tokens)
-    )
+    kinds = get(header, path, "tokenizer.ggml.token_type", kinds_fit, f"a list of {len(tokens)} numbers", [NORMAL] * len(tokens))
     return vocab, kinds
 
 
@@ -110,8 +103,7 @@ def _byte_level(header: GGUFHeader, path: Path, vocab: dict[str, int]) -> Any:
     if pre not in PRE:
         said = "is missing" if pre is None else f"{pre!r} is not known"
         raise ConvertError(
-            f"{path}: tokenizer.ggml.pre {said}: it must be one of {', '.join(PRE)}; convert the Hugging Face "
-            "checkpoint instead"
+            f"{path}: tokenizer.ggml.pre {said}: it must be one of {', '.join(PRE)}; convert the Hugging Face checkpoint instead"
         )
     form = PRE[pre]
     merges = list(_merges(header, path, vocab))
@@ -137,8 +129,7 @@ def _merges(header: GGUFHeader, path: Path, vocab: dict[str, int]) -> Iterator[t
         parts = line.split(" ") if isinstance(line, str) else []
         if len(parts) != 2 or not all(p in vocab for p in parts) or parts[0] + parts[1] not in vocab:
             raise ConvertError(
-                f"{path}: tokenizer.ggml.merges[{i}] {line!r} must be two known tokens that join to a third: "
-                "convert it again"
+                f"{path}: tokenizer.ggml.merges[{i}] {line!r} must be two known tokens that join to a third: convert it again"
             )
         yield parts[0], parts[1]
 
@@ -187,14 +178,14 @@ def _add_bos(tokenizer: Any, header: GGUFHeader, path: Path, tokens: list[str], 
     from tokenizers import processors
 
     def flag(name: str, default: bool) -> bool:
-        return get(
-            header, path, f"tokenizer.ggml.add_{name}_token", lambda x: isinstance(x, bool), "true or false", default
-        )
+        return get(header, path, f"tokenizer.ggml.add_{name}_token", lambda x: isinstance(x, bool), "true or false", default)
 
     llama3 = PRE.get(header.metadata.get("tokenizer.ggml.pre", ""), "") == "llama3"
-    ids = {name: header.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
-    wanted = {name: flag(name, default) for name, default in (("bos", model == "llama" or llama3), ("eos", False))}
-    use = {name: ids[name] for name in ids if wanted[name] and ids[name] is not None and ids[name] < len(tokens)}
+    use: dict[str, int] = {}
+    for name, default in (("bos", model == "llama" or llama3), ("eos", False)):
+        token = header.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        if flag(name, default) and token is not None and token < len(tokens):
+            use[name] = token
     if not use:
         return
     before, after = ([tokens[use[n]]] if n in use else [] for n in ("bos", "eos"))

@@ -27,26 +27,15 @@ def open_huggingface(folder: Path) -> Source:
     if kind == "lm2":
         raise ConvertError(f"{folder} is an lm2 model already: use it as it is")
     if kind != "llama":
-        raise ConvertError(
-            f"{folder / 'config.json'}: model_type {kind!r} is not supported: lm2 converts models of type 'llama'"
-        )
+        raise ConvertError(f"{folder / 'config.json'}: model_type {kind!r} is not supported: lm2 converts models of type 'llama'")
     if config.get("quantization_config"):
-        method = (
-            config["quantization_config"].get("quant_method")
-            if isinstance(config["quantization_config"], dict)
-            else "?"
-        )
+        method = config["quantization_config"].get("quant_method") if isinstance(config["quantization_config"], dict) else "?"
         raise ConvertError(
-            f"{folder / 'config.json'}: quantization_config ({method}) is not supported: convert the unquantised "
-            "checkpoint or a GGUF"
+            f"{folder / 'config.json'}: quantization_config ({method}) is not supported: convert the unquantised checkpoint or a GGUF"
         )
-    partial_rotary = (config.get("rope_parameters") or {}).get(
-        "partial_rotary_factor", config.get("partial_rotary_factor", 1.0)
-    )
+    partial_rotary = (config.get("rope_parameters") or {}).get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     if partial_rotary != 1.0:
-        raise ConvertError(
-            f"{folder / 'config.json'}: partial_rotary_factor {partial_rotary!r} is not supported: it must be 1.0"
-        )
+        raise ConvertError(f"{folder / 'config.json'}: partial_rotary_factor {partial_rotary!r} is not supported: it must be 1.0")
     files = _weight_files(folder)
     tensors: dict[str, SourceTensor] = {}
     for file, names in files.items():
@@ -54,20 +43,14 @@ def open_huggingface(folder: Path) -> Source:
         for name in names if names is not None else header.tensors:
             if name not in header.tensors:
                 raise ConvertError(
-                    f"{folder / INDEX}: tensor {name} is not in {file.name}: the files are not of one checkpoint; "
-                    "download them again"
+                    f"{folder / INDEX}: tensor {name} is not in {file.name}: the files are not of one checkpoint; download them again"
                 )
         for name, info in header.tensors.items():
             if name in tensors or (names is not None and name not in names):
-                raise ConvertError(
-                    f"{file}: tensor {name} contradicts {INDEX}: the files are not of one checkpoint; download them "
-                    "again"
-                )
+                raise ConvertError(f"{file}: tensor {name} contradicts {INDEX}: the files are not of one checkpoint; download them again")
             if not name.endswith("rotary_emb.inv_freq"):
                 tensors[name] = _source_tensor(file, info)
-    generation = (
-        read_object(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else None
-    )
+    generation = read_object(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else None
     llama = dict(config)
     llama["eos_token_id"] = _ids((generation or {}).get("eos_token_id"), config.get("eos_token_id"))
     if llama.get("bos_token_id") is None:
@@ -95,27 +78,15 @@ def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
         files: dict[Path, set[str] | None] = {}
         for name, file in weight_map.items():
             # A plain name only: an index from outside must not point out of its folder.
-            if (
-                not isinstance(file, str)
-                or not file.endswith(".safetensors")
-                or any(c in file for c in "/\\:\0")
-                or file.startswith(".")
-            ):
-                raise ConvertError(
-                    f"{folder / INDEX}: tensor {name} points to {file!r}: it must be a .safetensors file in the "
-                    "same folder"
-                )
+            if not isinstance(file, str) or not file.endswith(".safetensors") or any(c in file for c in "/\\:\0") or file.startswith("."):
+                raise ConvertError(f"{folder / INDEX}: tensor {name} points to {file!r}: it must be a .safetensors file in the same folder")
             names = files.setdefault(folder / file, set())
             assert names is not None
             names.add(name)
         return dict(sorted(files.items()))
     if (folder / SINGLE).is_file():
         return {folder / SINGLE: None}
-    remedy = (
-        "save the model again with safe_serialization"
-        if list(folder.glob("pytorch_model*.bin"))
-        else "download the whole checkpoint"
-    )
+    remedy = "save the model again with safe_serialization" if list(folder.glob("pytorch_model*.bin")) else "download the whole checkpoint"
     raise ConvertError(f"{folder} has neither {SINGLE} nor {INDEX}: {remedy}")
 
 
@@ -129,8 +100,7 @@ def _header(file: Path) -> Header:
 def _source_tensor(file: Path, info: TensorInfo) -> SourceTensor:
     if info.dtype not in FLOATS:
         raise ConvertError(
-            f"{file}: tensor {info.name} has dtype {info.dtype}, expected one of {', '.join(FLOATS)}: convert the "
-            "unquantised checkpoint"
+            f"{file}: tensor {info.name} has dtype {info.dtype}, expected one of {', '.join(FLOATS)}: convert the unquantised checkpoint"
         )
     return SourceTensor(info.name, info.dtype, info.shape, partial(_blocks, file, info))
 
@@ -181,12 +151,9 @@ def _template(folder: Path) -> str | None:
         named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
         if "default" not in named:
             raise ConvertError(
-                f"{file}: chat_template has {sorted(map(str, named))} but none called 'default': put the one to use "
-                "in chat_template.jinja"
+                f"{file}: chat_template has {sorted(map(str, named))} but none called 'default': put the one to use in chat_template.jinja"
             )
         value = named["default"]
     if value is not None and not isinstance(value, str):
-        raise ConvertError(
-            f"{file}: chat_template must be text or a list of named texts, not {type(value).__name__}: restore the file"
-        )
+        raise ConvertError(f"{file}: chat_template must be text or a list of named texts, not {type(value).__name__}: restore the file")
     return value or None

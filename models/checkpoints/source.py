@@ -71,19 +71,14 @@ def cast(block: np.ndarray, have: str, want: str, name: str) -> np.ndarray:
     """A block as dtype `want`. Raises ConvertError, naming the tensor, for NaN or infinity in it or a value `want`
     cannot hold."""
     if not finite(block, have):
-        raise ConvertError(
-            f"tensor {name} holds NaN or infinity: the checkpoint is damaged; get it again from where it came from"
-        )
+        raise ConvertError(f"tensor {name} holds NaN or infinity: the checkpoint is damaged; get it again from where it came from")
     if have == want:
         return block
     values = block if have == "F64" else to_float32(block, have)
     with np.errstate(over="ignore"):
         out = from_float32(values, want)
     if not finite(out, want):
-        raise ConvertError(
-            f"tensor {name} holds {float(np.abs(values).max()):.6g}, too large for {want}: use --dtype bfloat16 or "
-            "float32"
-        )
+        raise ConvertError(f"tensor {name} holds {float(np.abs(values).max()):.6g}, too large for {want}: use --dtype bfloat16 or float32")
     return out
 
 
@@ -147,14 +142,10 @@ def check_tokenizer(data: bytes, path: Path, vocab_size: int) -> None:
     try:
         ids = Tokenizer.from_str(data.decode("utf-8")).get_vocab(with_added_tokens=True).values()
     except Exception as error:  # the library raises bare Exception
-        raise ConvertError(
-            f"{path} is not a tokenizer.json this version can read ({error}): restore the file"
-        ) from None
+        raise ConvertError(f"{path} is not a tokenizer.json this version can read ({error}): restore the file") from None
     largest = max(ids, default=0)
     if largest >= vocab_size:
-        raise ConvertError(
-            f"{path} has token id {largest}, vocab_size is {vocab_size}: tokenizer and weights are not of one model"
-        )
+        raise ConvertError(f"{path} has token id {largest}, vocab_size is {vocab_size}: tokenizer and weights are not of one model")
 
 
 def to_json(value: Any) -> bytes:

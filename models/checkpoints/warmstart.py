@@ -44,44 +44,31 @@ def default_layers(count: int) -> tuple[int, ...]:
     return tuple(i for i in range(count // 2, count // 2 + MEMORY_LAYERS * step, step) if i < count)
 
 
-def plan_memory(
-    request: MemoryRequest, hidden: int, layers: int, heads: int, head_dim: int, positions: int
-) -> MemoryConfig:
+def plan_memory(request: MemoryRequest, hidden: int, layers: int, heads: int, head_dim: int, positions: int) -> MemoryConfig:
     """The memory block for a backbone. Raises ConvertError for options the cell does not have; the config's own check
     does the rest."""
     if request.cell == "released":
         for option, value in (("--memory-slots", request.slots), ("--memory-chunk", request.chunk)):
             if value not in (None, hidden):
-                raise ConvertError(
-                    f"{option} {value} must be {hidden}, the hidden size, for --memory-cell released (or left out)"
-                )
+                raise ConvertError(f"{option} {value} must be {hidden}, the hidden size, for --memory-cell released (or left out)")
         if request.layers not in (None, tuple(range(layers))):
-            raise ConvertError(
-                f"--memory-layers must name all {layers} layers for --memory-cell released (or be left out)"
-            )
+            raise ConvertError(f"--memory-layers must name all {layers} layers for --memory-cell released (or be left out)")
         if hidden > positions:
             raise ConvertError(
-                f"--memory-cell released needs chunks of {hidden}, the model has {positions} positions: use "
-                "--memory-cell gated"
+                f"--memory-cell released needs chunks of {hidden}, the model has {positions} positions: use --memory-cell gated"
             )
         heads = heads if hidden % heads == 0 else 1
         pool = request.gate_pool or "chunk"
-        return MemoryConfig(
-            "released", hidden, hidden, tuple(range(layers)), heads, hidden // heads, "zeros", gate_pool=pool
-        )
+        return MemoryConfig("released", hidden, hidden, tuple(range(layers)), heads, hidden // heads, "zeros", gate_pool=pool)
     if request.gate_pool not in (None, "chunk"):
         raise ConvertError(f"--gate-pool {request.gate_pool} is for --memory-cell released: leave it out")
-    slots = request.slots or (
-        min(SLOTS, positions) if request.chunk is None else SLOTS if SLOTS % request.chunk == 0 else request.chunk
-    )
+    slots = request.slots or (min(SLOTS, positions) if request.chunk is None else SLOTS if SLOTS % request.chunk == 0 else request.chunk)
     chunk = request.chunk or min(slots, positions)
     chosen = default_layers(layers) if request.layers is None else tuple(sorted(set(request.layers)))
     return MemoryConfig("gated", slots, chunk, chosen, heads, head_dim, "zeros", output_projection=True)
 
 
-def start_values(
-    config: LM2Config, layer: int, backbone: Mapping[str, SourceTensor], seed: int
-) -> dict[str, SourceTensor]:
+def start_values(config: LM2Config, layer: int, backbone: Mapping[str, SourceTensor], seed: int) -> dict[str, SourceTensor]:
     """Every memory tensor of one layer, by its full name. The backbone's tensors are read when a block is asked for."""
     prefix = f"model.layers.{layer}."
     out: dict[str, SourceTensor] = {}

@@ -47,9 +47,7 @@ def parse_layers(ctx: click.Context, parameter: click.Parameter, value: str) -> 
     help="Cell released: chunk is the checkpoint's function, causal streams [chunk].",
 )
 @click.option("--name", help="Name kept in the model's config [DST's].")
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="For the new memory's random weights."
-)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=("For the new memory's random weights."))
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
     src: Path,
@@ -92,8 +90,5 @@ def command(
         f"{summary['name']}: {summary['layers']} layers, {summary['parameters'] / 1e6:.1f}M parameters, "
         f"{summary['dtype']}, {summary['bytes'] / 1e6:.0f} MB"
     )
-    click.echo(
-        f"memory: cell {memory['cell']}, layers {layers}, {memory['slots']} slots, chunks of {memory['chunk']} "
-        f"({state})"
-    )
+    click.echo(f"memory: cell {memory['cell']}, layers {layers}, {memory['slots']} slots, chunks of {memory['chunk']} ({state})")
     click.echo(f"written to {summary['path']} in {summary['seconds']:.1f} s")

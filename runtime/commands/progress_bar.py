@@ -18,7 +18,7 @@ def drawn(quiet: bool = False) -> Iterator[Report]:
         yield _notes
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
     columns = (
@@ -29,7 +29,7 @@ def drawn(quiet: bool = False) -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(event: Event) -> None:
             if event.note:
@@ -39,7 +39,7 @@ def drawn(quiet: bool = False) -> Iterator[Report]:
                 for other in tasks.values():
                     progress.update(other, visible=False)
                 tasks[event.stage] = progress.add_task(event.stage, total=event.total or None)
-            progress.update(tasks[event.stage], completed=event.done)  # type: ignore[arg-type]
+            progress.update(tasks[event.stage], completed=event.done)
 
         yield report
 

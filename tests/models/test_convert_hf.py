@@ -7,13 +7,12 @@ import pytest
 import sources
 import torch
 from compare import assert_close
-from safetensors.torch import load_file, save_file
-
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.source import sha256
 from lm2.models.checkpoints.warmstart import MemoryRequest
 from lm2.models.errors import ConfigError, ConvertError, WriteError
 from lm2.models.layout import FINGERPRINT, open_folder, stays_float32
+from safetensors.torch import load_file, save_file
 
 IDS = np.arange(40).reshape(2, 20) % 96
 
@@ -148,7 +147,10 @@ SPOILED = {
     "shape": (lambda t: t.update({"model.norm.weight": torch.ones(63)}), r"model\.norm\.weight is \[63\], its config calls for \[64\]"),
     "missing": (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), r"no tensor model\.layers\.1\.mlp\.up_proj\.weight.*\[96, 64\]"),
     "missing attention": (lambda t: t.pop("model.layers.1.self_attn.k_proj.weight"), r"no tensor model\.layers\.1\.self_attn\.k_proj"),
-    "attention shape": (lambda t: t.update({"model.layers.1.self_attn.k_proj.weight": torch.ones(30, 64)}), r"k_proj\.weight is \[30, 64\]"),
+    "attention shape": (
+        lambda t: t.update({"model.layers.1.self_attn.k_proj.weight": torch.ones(30, 64)}),
+        r"k_proj\.weight is \[30, 64\]",
+    ),
     "extra": (lambda t: t.update({"score.weight": torch.ones(2, 64)}), r"tensor score\.weight \[2, 64\], its config does not call"),
     "tied head": (lambda t: t.update({"lm_head.weight": torch.ones(96, 64)}), "tie_word_embeddings is true but lm_head.weight differs"),
     "integers": (lambda t: t.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}), "model.norm.weight has dtype I8"),
@@ -197,7 +199,9 @@ def test_configs_that_are_refused(tmp_path, copy, case):
     assert not (tmp_path / "dst").exists()
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.safetensors", "a\\x.safetensors", "C:x.safetensors", ".x.safetensors", "x.bin", 3])
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "/etc/x.safetensors", "a\\x.safetensors", "C:x.safetensors", ".x.safetensors", "x.bin", 3]
+)
 def test_index_must_stay_in_its_folder(tmp_path, copy, name):
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
     with pytest.raises(ConvertError, match="must be a .safetensors file in the same folder"):

@@ -1,4 +1,5 @@
-"""Released-code checkpoints in: golden numbers through the converted folder, and every way a checkpoint can be wrong."""
+"""Released-code checkpoints in: golden numbers through the converted folder, and every way a checkpoint can be
+wrong."""
 
 import json
 import os
@@ -10,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_close
-from safetensors.torch import load_file
-
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.warmstart import MemoryRequest
 from lm2.models.errors import ConfigError, ConvertError
 from lm2.models.layout import open_folder
+from safetensors.torch import load_file
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "tiny"
 MODULE = "model.layers.1.mem_attn.memory_module."
@@ -74,9 +74,15 @@ SPOILED = {
     "attention copy": (lambda s: s["model.layers.1.mem_attn.self_attn.k_proj.weight"][0].add_(1e-6), r"k_proj\.weight differs from"),
     "mlp copy": (lambda s: s[MODULE + "attention_mlp.1.bias"].add_(1e-6), r"attention_mlp\.1\.bias differs from"),
     "third mlp": (lambda s: s.update({MODULE + "attention_mlp.2.bias": torch.ones(32)}), r"attention_mlp\.2\.bias is not part of"),
-    "copy of nothing": (lambda s: s.pop("model.layers.1.self_attn.k_proj.weight"), r"has no model\.layers\.1\.self_attn\.k_proj\.weight to repeat"),
+    "copy of nothing": (
+        lambda s: s.pop("model.layers.1.self_attn.k_proj.weight"),
+        r"has no model\.layers\.1\.self_attn\.k_proj\.weight to repeat",
+    ),
     "missing": (lambda s: s.pop(MODULE + "forget_bias"), r"no tensor model\.layers\.1\.memory\.forget_bias"),
-    "shape": (lambda s: s.update({MODULE + "value_proj.bias": torch.ones(31)}), r"memory\.value_proj\.bias is \[31\], its config calls for \[32\]"),
+    "shape": (
+        lambda s: s.update({MODULE + "value_proj.bias": torch.ones(31)}),
+        r"memory\.value_proj\.bias is \[31\], its config calls for \[32\]",
+    ),
     "integers": (lambda s: s.update({"model.norm.weight": torch.ones(32, dtype=torch.int64)}), "model.norm.weight has dtype torch.int64"),
     "nan": (lambda s: s["lm_head.weight"].view(-1)[5:6].fill_(float("nan")), "lm_head.weight holds NaN"),
     "not a tensor": (lambda s: s.update({"model.norm.weight": 3}), "'model.norm.weight' is a int"),

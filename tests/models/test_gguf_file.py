@@ -5,7 +5,6 @@ import pytest
 import sources
 from compare import assert_close
 from gguf.quants import dequantize
-
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.gguf_file import open_gguf
 from lm2.models.checkpoints.gguf_rope import recover
@@ -71,7 +70,12 @@ def test_row_blocks_do_not_change_a_value(tmp_path, model, monkeypatch, block_by
     stored = sources.write_gguf(tmp_path / "m.gguf", model, "Q4_1")
     monkeypatch.setattr("lm2.models.checkpoints.source.BLOCK_BYTES", block_bytes)
     tensors = open_gguf(tmp_path / "m.gguf").tensors
-    for name in ("model.layers.1.self_attn.q_proj.weight", "model.layers.1.self_attn.k_proj.weight", "model.embed_tokens.weight", "model.norm.weight"):
+    for name in (
+        "model.layers.1.self_attn.q_proj.weight",
+        "model.layers.1.self_attn.k_proj.weight",
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+    ):
         heads = 4 if ".q_proj" in name else 2 if ".k_proj" in name else 0
         assert np.array_equal(whole(tensors[name]), expected(stored, name, heads, 16))
         assert (len(list(tensors[name].blocks())) > 1) == (block_bytes < 1 << 20 and len(tensors[name].shape) > 1)
@@ -84,7 +88,14 @@ def test_biases_follow_their_rows(tmp_path):
     assert_close("logits", sources.backbone_logits(tmp_path / "dst", IDS), sources.logits(model, IDS), 0.0)
 
 
-LLAMA31 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA31 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 
 def factors(rope, head_dim):
@@ -156,7 +167,10 @@ REFUSED = {
     "missing": ({"drop": ("model.layers.1.mlp.up_proj.weight",)}, r"no tensor model\.layers\.1\.mlp\.up_proj\.weight"),
     "unknown": ({"extra": {"blk.0.attn_q_norm.weight": np.ones(16, np.float32)}}, "attn_q_norm.weight is not part of a plain Llama"),
     "heads": ({"keys": with_key("add_uint32", "llama.attention.key_length", 24)}, "key_length|head size|rows"),
-    "nan": ({"extra": {"model.norm.weight": np.full(64, np.nan, np.float32)}, "rename": {"model.norm.weight": "output_norm.weight"}}, "holds NaN"),
+    "nan": (
+        {"extra": {"model.norm.weight": np.full(64, np.nan, np.float32)}, "rename": {"model.norm.weight": "output_norm.weight"}},
+        "holds NaN",
+    ),
     "eos": ({"keys": with_key("add_uint32", "tokenizer.ggml.eos_token_id", 96)}, "eos_token_id 96 must be a token id below 96"),
 }
 

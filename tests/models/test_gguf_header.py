@@ -1,4 +1,5 @@
-"""The GGUF reader against the gguf package's own, and against damaged and hostile files: one ConvertError each, nothing else."""
+"""The GGUF reader against the gguf package's own, and against damaged and hostile files: one ConvertError each,
+nothing else."""
 
 import random
 import struct
@@ -6,7 +7,6 @@ import time
 
 import pytest
 import sources
-
 from lm2.models.checkpoints.gguf_file import open_gguf
 from lm2.models.checkpoints.gguf_header import read_gguf
 from lm2.models.errors import ConvertError

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import sources
-
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.warmstart import MemoryRequest, default_layers, plan_memory
 from lm2.models.errors import ConfigError, ConvertError
@@ -42,7 +41,7 @@ def test_default_sizes():
 
 def test_values_are_the_layers_own(tmp_path, src):
     convert(src, tmp_path / "dst", MemoryRequest(layers=(1, 3), slots=32, seed=5))
-    got, codes = sources.read_folder(tmp_path / "dst")
+    got, _ = sources.read_folder(tmp_path / "dst")
     assert open_folder(tmp_path / "dst").config.memory.layers == (1, 3)
     assert not any(n.startswith("model.layers.2.memory.") for n in got)
     for layer in (1, 3):
@@ -68,7 +67,9 @@ def test_values_are_the_layers_own(tmp_path, src):
 def test_random_values_follow_the_seed_not_the_order(tmp_path, src):
     name = "model.layers.3.memory.input_gate.weight"
     values = []
-    for i, request in enumerate((MemoryRequest(layers=(3,), seed=7), MemoryRequest(layers=(0, 3), seed=7), MemoryRequest(layers=(3,), seed=8))):
+    for i, request in enumerate(
+        (MemoryRequest(layers=(3,), seed=7), MemoryRequest(layers=(0, 3), seed=7), MemoryRequest(layers=(3,), seed=8))
+    ):
         convert(src, tmp_path / str(i), request)
         values.append(sources.read_folder(tmp_path / str(i))[0][name])
     assert np.array_equal(values[0], values[1]) and not np.array_equal(values[0], values[2])
@@ -85,7 +86,7 @@ def test_released_cell_starts_silent(tmp_path, src):
 
 
 REFUSED = {
-    "slots": (MemoryRequest(slots=100, chunk=64), ConfigError, "memory.slots 100 must equal memory.chunk 64 or a multiple"),
+    "slots": (MemoryRequest(slots=100, chunk=64), ConfigError, ("memory.slots 100 must equal memory.chunk 64 or a multiple")),
     "chunk": (MemoryRequest(chunk=256, slots=256), ConfigError, "memory.chunk 256 must not exceed max_position_embeddings 128"),
     "layer": (MemoryRequest(layers=(1, 4)), ConfigError, "memory.layers 4 must be a layer from 0 to 3"),
     "pool": (MemoryRequest(gate_pool="causal"), ConvertError, "--gate-pool causal is for --memory-cell released"),
