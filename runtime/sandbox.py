@@ -7,8 +7,9 @@ memory inside a single operation.
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import wraps
 from types import CodeType
 from typing import Any, NoReturn
 
@@ -54,7 +55,7 @@ class _Metered(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
-        return _filtered(nodes.List(node.nodes, "load", lineno=node.lineno), _JOIN)
+        return _filtered(nodes.List(node.nodes, lineno=node.lineno), _JOIN)
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -71,6 +72,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.chars = chars
         self.steps = STEPS_MAX
         self.deadline = time.monotonic() + SECONDS_MAX
+        self.filters = {name: self._guarded(f) for name, f in self.filters.items()}
         self.filters |= {"tojson": self._to_json, _STEPS: self._rounds, _JOIN: self.concat}
         self.globals |= {"raise_exception": _refuse, "strftime_now": _now}
         del self.globals["lipsum"]
@@ -112,10 +114,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self._step()
-        for x in (*args, *kwargs.values()):
-            if isinstance(x, int) and abs(x) > SIZE_ARGUMENT_MAX:
-                raise RunawayError(f"it passes {x} to a function; at most {SIZE_ARGUMENT_MAX} is allowed")
+        __self._sizes(*args, *kwargs.values())
         return super().call(__context, __obj, *args, **kwargs)
+
+    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter whose numbers and result are looked at; `wraps` keeps the mark by which Jinja knows what to pass it."""
+
+        @wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            self._step()
+            self._sizes(*args[1:], *kwargs.values())
+            result = function(*args, **kwargs)
+            if isinstance(result, str):
+                self._fits(len(result))
+            return result
+
+        return guarded
 
     def _to_json(self, x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
         encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
@@ -125,6 +139,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for item in items:
             self._step()
             yield item
+
+    def _sizes(self, *arguments: Any) -> None:
+        for x in arguments:
+            if isinstance(x, int) and abs(x) > SIZE_ARGUMENT_MAX:
+                raise RunawayError(f"it passes {x} to a function; at most {SIZE_ARGUMENT_MAX} is allowed")
 
     def _step(self) -> None:
         self.steps -= 1
