@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from ...lm2_mlx.model import LM2, ChunkState, evaluate
+from ...lm2_mlx.trace import trace
 from ...lm2_mlx.weights import DTYPES, load_model
 from ...models.errors import BackendError
 from ...models.layout import ModelFolder, open_folder
@@ -69,6 +70,12 @@ class MLXBackend:
             value = mx.array(np.ascontiguousarray(bank, dtype=np.float32))  # (l, b, n, d)
             mx.eval(value)
         return MemoryState(value, chunks)
+
+    def trace(self, tokens: Sequence[int] | np.ndarray, state: MemoryState) -> list[tuple[str, np.ndarray]]:
+        """What each layer computes for tokens (t,) in a new chunk, by name, float32 with a batch axis first (lm2_mlx/trace.py). For parity."""
+        with mx.stream(self.device):
+            ids = mx.array(np.asarray(tokens, dtype=np.int32))[None]  # (1, t)
+            return [(name, np.array(x.astype(mx.float32))) for name, x in trace(self.model, ids, state.bank, state.chunks)]
 
     def describe(self) -> Description:
         c, m = self.config, self.config.memory

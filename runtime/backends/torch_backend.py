@@ -15,6 +15,7 @@ from ...models.layout import open_folder
 from ...models.llama import wide
 from ...models.lm2 import LM2, ChunkState
 from ...models.packed import available, pack
+from ...models.trace import trace
 from ...models.weights import TORCH_DTYPES, load_model
 from ..backend import BackendOptions, Description, MemoryState
 
@@ -66,6 +67,12 @@ class TorchBackend:
             raise BackendError(f"a memory of shape {list(bank.shape)} does not fit: this model's is {list(self.config.bank_shape())}")
         kind = wide(self.model.dtype)
         return MemoryState(torch.from_numpy(np.array(bank, dtype=np.float32)).to(self.model.device, kind), chunks)  # (l, b, n, d)
+
+    def trace(self, tokens: Sequence[int] | np.ndarray, state: MemoryState) -> list[tuple[str, np.ndarray]]:
+        """What each layer computes for tokens (t,) in a new chunk, by name, float32 with a batch axis first (models/trace.py). For parity."""
+        ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64)).to(self.model.device)[None]  # (1, t)
+        with torch.inference_mode():
+            return [(name, x.float().cpu().numpy()) for name, x in trace(self.model, ids, state.bank, state.chunks, self._tables)]
 
     def describe(self) -> Description:
         m, c = self.config.memory, self.config
