@@ -3,6 +3,7 @@
 Axes: b batch, t positions of a call, s positions so far, d hidden, h query heads, k key/value heads, e head width.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
@@ -15,9 +16,24 @@ from .linear import Linear, apply_stacked
 Cache = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
 
 
-def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
-    """Root-mean-square norm over the last axis, computed in float32; the result is float32. weight (d,) float32."""
-    return mx.fast.rms_norm(x.astype(mx.float32), weight, eps)
+class RMSNorm:
+    """Root-mean-square norm over the last axis with a weight (d,) float32, computed in float32; the result is float32.
+
+    On a CPU the squares are added up in two stages: MLX adds a row one by one there, and beside one activation in the thousands, as trained
+    Llamas have them, the others' sum loses digits (relative error 1.5e-6 against 1e-7; a bank's NMSE was 26 times the PyTorch reference's).
+    """
+
+    def __init__(self, weight: mx.array, eps: float, cpu: bool):
+        self.weight, self.eps = weight, eps
+        width = weight.size
+        self.stage = next(n for n in range(math.isqrt(width), 0, -1) if width % n == 0) if cpu else 0
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = x.astype(mx.float32)
+        if not self.stage:
+            return mx.fast.rms_norm(x, self.weight, self.eps)
+        squares = mx.unflatten(x * x, -1, (self.stage, -1)).sum(axis=-1).sum(axis=-1, keepdims=True)  # (b, t, 1)
+        return x * mx.rsqrt(squares / x.shape[-1] + self.eps) * self.weight  # (b, t, d)
 
 
 def rope_tables(config: LM2Config, positions: int) -> tuple[mx.array, mx.array]:

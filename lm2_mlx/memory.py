@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from .linear import Dense, Linear
-from .llama import Cache, rms_norm
+from .llama import Cache, RMSNorm
 
 
 def gated_memory_update(i: mx.array, f: mx.array, z: mx.array, old: mx.array) -> mx.array:
@@ -21,14 +21,16 @@ def gated_memory_update(i: mx.array, f: mx.array, z: mx.array, old: mx.array) ->
 class GatedMemory:
     """Cell `gated`: reads the layer's own bank as it stood at the chunk's start; row t is rewritten from what was seen and read at t.
 
+    On a CPU, V has a last column of ones: what is read is divided by the weights' sum as the product adds it up. MLX's softmax adds up n
+    numbers one by one there, and a bank's unwritten rows, all alike, push the sum off by 2e-5 (a bank's NMSE was 26 times the reference's).
+
     What is read is needed at once, what is written only at the chunk's end: `step` runs per call, `rewrite` once over all rows.
     """
 
     heads: int
     width: int
-    eps: float
-    norm: mx.array  # (d,) float32
-    bank_norm: mx.array  # (d,) float32
+    norm: RMSNorm
+    bank_norm: RMSNorm
     q: Linear
     k: Linear
     v: Linear
@@ -38,24 +40,29 @@ class GatedMemory:
     forget_gate: Dense
     content: Dense
     scale: mx.array | None  # (d,) float32
+    cpu: bool
 
     def keys_values(self, bank: mx.array) -> tuple[mx.array, mx.array]:
-        """K and V of a bank (b, n, d), each (b, h, n, e): computed once per chunk. A zero bank gives zeros."""
+        """K (b, h, n, e) and V (b, h, n, e, or e + 1 on a CPU) of a bank (b, n, d): computed once per chunk. A zero bank gives zeros."""
         b, n, _ = bank.shape
-        r = rms_norm(bank, self.bank_norm, self.eps).astype(self.k.dtype)  # (b, n, d)
+        r = self.bank_norm(bank).astype(self.k.dtype)  # (b, n, d)
         k, v = (p(r).reshape(b, n, self.heads, self.width).swapaxes(1, 2) for p in (self.k, self.v))  # (b, h, n, e)
+        if self.cpu:
+            v = mx.concatenate([v, mx.ones((*v.shape[:-1], 1), v.dtype)], axis=-1)  # (b, h, n, e + 1)
         return mx.contiguous(k), mx.contiguous(v)
 
     def seen(self, x: mx.array) -> mx.array:
         """The memory's own view of its layer's input: x (b, t, d) -> float32 (b, t, d)."""
-        return rms_norm(x, self.norm, self.eps)
+        return self.norm(x)
 
     def step(self, x: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """x (b, t, d) residual stream; k, v of the bank. Returns `seen`, what joins the attention output, and what was read: float32 (b, t, d)."""
         b, t, _ = x.shape
         u = self.seen(x)  # (b, t, d)
         q = self.q(u.astype(self.q.dtype)).reshape(b, t, self.heads, self.width).swapaxes(1, 2)  # (b, h, t, e)
-        e = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.width**-0.5)  # (b, h, t, e)
+        e = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.width**-0.5)  # (b, h, t, e or e + 1)
+        if self.cpu:
+            e = e[..., :-1] / e[..., -1:]  # (b, h, t, e)
         e = e.swapaxes(1, 2).reshape(b, t, -1)  # (b, t, h e)
         if self.o is not None:
             e = self.o(e)  # (b, t, d)

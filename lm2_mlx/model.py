@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from ..models.config import LM2Config
 from .linear import Linear
-from .llama import MLP, Attention, attend, rms_norm, rope_tables
+from .llama import MLP, Attention, RMSNorm, attend, rope_tables
 from .memory import GatedMemory, ReleasedMemory
 
 # Queries per attention block on a CPU, where softmax is scalar code and half of a causal square is masked. A GPU's kernel skips it itself.
@@ -23,18 +23,17 @@ CPU_BLOCK = 64
 
 @dataclass
 class Block:
-    """One decoder layer; `memory` is None where the layer has none. Norm weights (d,) float32."""
+    """One decoder layer; `memory` is None where the layer has none."""
 
-    eps: float
-    input_norm: mx.array
+    input_norm: RMSNorm
     attention: Attention
     memory: GatedMemory | ReleasedMemory | None
-    post_norm: mx.array
+    post_norm: RMSNorm
     mlp: MLP
 
     def project(self, x: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Residual stream x (b, t, d) -> q (b, h, t, e), k and v (b, k, t, e)."""
-        return self.attention.project(rms_norm(x, self.input_norm, self.eps).astype(x.dtype), cos, sin)
+        return self.attention.project(self.input_norm(x).astype(x.dtype), cos, sin)
 
     def finish(self, x: mx.array, a: mx.array, add: mx.array | None = None) -> mx.array:
         """Residual of the attention's heads a (b, h, t, e), of what the memory adds (b, t, d), then the MLP. (b, t, d)"""
@@ -44,7 +43,7 @@ class Block:
     def join(self, x: mx.array, joined: mx.array) -> mx.array:
         """Residual of what the attention and the memory give together, then the MLP. (b, t, d)"""
         x = x + joined
-        return x + self.mlp(rms_norm(x, self.post_norm, self.eps).astype(x.dtype))
+        return x + self.mlp(self.post_norm(x).astype(x.dtype))
 
 
 class Pieces(NamedTuple):
@@ -104,7 +103,7 @@ class LM2:
     """
 
     def __init__(
-        self, config: LM2Config, embed: Linear, blocks: list[Block], norm: mx.array, head: Linear, cpu: bool = True, compiled: bool = True
+        self, config: LM2Config, embed: Linear, blocks: list[Block], norm: RMSNorm, head: Linear, cpu: bool = True, compiled: bool = True
     ):
         self.config = config
         self.block = CPU_BLOCK if cpu else 0
@@ -180,7 +179,7 @@ class LM2:
             x, rows = self._layers(ids, chunk, past, False)
             if rows is not None:
                 chunk.buffers.put("rows", rows, past, 1)
-        x = rms_norm(x if all_logits else x[:, -1:], self.norm, self.config.rms_norm_eps).astype(self.dtype)  # (b, t or 1, d)
+        x = self.norm(x if all_logits else x[:, -1:]).astype(self.dtype)  # (b, t or 1, d)
         return self.head(x).astype(mx.float32), chunk._replace(length=past + t)
 
     def commit(self, chunk: ChunkState) -> tuple[mx.array, int]:

@@ -12,7 +12,7 @@ from ..models.errors import ModelFileError
 from ..models.layout import ModelFolder, stays_float32
 from ..models.tensorfile import read_tensor
 from .linear import Dense, Linear, Quantized, stacked
-from .llama import MLP, Attention
+from .llama import MLP, Attention, RMSNorm
 from .memory import GatedMemory, ReleasedMemory
 from .model import LM2, Block
 
@@ -58,6 +58,9 @@ class _Reader:
             return Quantized(self.array(f"{name}.weight"), scales, biases, bits, group, self.cpu, bias)
         return Dense(self.array(f"{name}.weight"), bias)
 
+    def norm(self, name: str) -> RMSNorm:
+        return RMSNorm(self.array(f"{name}.weight"), self.folder.config.rms_norm_eps, self.cpu)
+
     def dense(self, name: str) -> Dense:
         """The matrix `name`.weight, one that is never quantised."""
         return Dense(self.array(f"{name}.weight"), self.array(f"{name}.bias") if self.has(f"{name}.bias") else None)
@@ -83,15 +86,14 @@ def load_model(
             mx.eval([m.arrays() for m in (*qkv, *gate_up)])
             blocks.append(
                 Block(
-                    config.rms_norm_eps,
-                    reader.array(f"{p}input_layernorm.weight"),
+                    reader.norm(f"{p}input_layernorm"),
                     Attention(config, qkv, reader.linear(f"{p}self_attn.o_proj")),
                     _memory(reader, f"{p}memory.") if i in config.memory.layers else None,
-                    reader.array(f"{p}post_attention_layernorm.weight"),
+                    reader.norm(f"{p}post_attention_layernorm"),
                     MLP(gate_up, reader.linear(f"{p}mlp.down_proj")),
                 )
             )
-        norm = reader.array("model.norm.weight")
+        norm = reader.norm("model.norm")
         head = embed if config.tie_word_embeddings else reader.linear("lm_head")
     finally:
         reader.file.close()
@@ -99,7 +101,7 @@ def load_model(
 
 
 def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:
-    config, m = reader.folder.config, reader.folder.config.memory
+    m = reader.folder.config.memory
     if m.cell == "released":
         return ReleasedMemory(
             m.heads,
@@ -119,9 +121,8 @@ def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:
     return GatedMemory(
         m.heads,
         m.head_dim,
-        config.rms_norm_eps,
-        norm=reader.array(f"{p}norm.weight"),
-        bank_norm=reader.array(f"{p}bank_norm.weight"),
+        norm=reader.norm(f"{p}norm"),
+        bank_norm=reader.norm(f"{p}bank_norm"),
         q=reader.linear(f"{p}q_proj"),
         k=reader.linear(f"{p}k_proj"),
         v=reader.linear(f"{p}v_proj"),
@@ -131,4 +132,5 @@ def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:
         forget_gate=reader.dense(f"{p}forget_gate"),
         content=reader.dense(f"{p}content"),
         scale=reader.array(f"{p}scale") if m.scale else None,
+        cpu=reader.cpu,
     )
