@@ -50,7 +50,7 @@ class Pieces:
 
 def read_decoder(spec: Any) -> Pieces:
     """The `decoder` block of a tokenizer.json. Raises TokenizerError (without a file name) for a kind this version does not know."""
-    steps = spec.get("decoders") if isinstance(spec, Mapping) and spec.get("type") == "Sequence" else [spec]
+    steps: Any = spec.get("decoders") if isinstance(spec, Mapping) and spec.get("type") == "Sequence" else [spec]
     try:
         kinds = [step["type"] for step in steps]
         if kinds == ["ByteLevel"]:

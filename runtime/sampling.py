@@ -203,7 +203,7 @@ def _top_k(logits: np.ndarray, k: int) -> np.ndarray:
 def _largest(x: np.ndarray, count: int, falling: np.ndarray) -> np.ndarray:
     """Mask of the `count` largest of x (c,), the first ones among equals. falling: x sorted, largest first."""
     border = falling[count - 1]
-    keep = x > border
+    keep: np.ndarray = x > border
     keep[np.flatnonzero(x == border)[: count - int(keep.sum())]] = True
     return keep
 

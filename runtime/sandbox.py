@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import wraps
 from types import CodeType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -92,7 +92,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             parts.append(part)
         return "".join(parts)
 
-    def concat(self, parts: Iterable[Any]) -> str:  # type: ignore[override]
+    def concat(self, parts: Iterable[Any]) -> str:
         """Join text; Jinja does it for macros and blocks, `~` comes here too."""
         texts = [str(part) for part in parts]
         self._fits(sum(map(len, texts)))
@@ -157,8 +157,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise RunawayError(f"it makes a text or list of {size}, more than the {self.chars} allowed here")
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
+    return nodes.Filter(cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno)
 
 
 def _refuse(message: object) -> NoReturn:

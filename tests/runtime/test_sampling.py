@@ -190,6 +190,7 @@ def test_top_k_ties_go_to_the_lowest_ids():
     logits = np.array([1, 2, 1, 1, 2, 1], dtype=np.float32)
     assert list(candidates(logits, Sampling(**OFF | {"top_k": 4}))[0]) == [0, 1, 2, 4]
     assert list(candidates(np.zeros(6, np.float32), Sampling(**OFF | {"top_p": 0.4}))[0]) == [0, 1, 2]
+    assert list(candidates(np.zeros(4, np.float32), Sampling(**OFF | {"top_p": 0.5}))[0]) == [0, 1]
 
 
 def test_greedy_takes_the_lowest_of_equals_and_draws_nothing():
@@ -233,6 +234,8 @@ def test_the_highest_random_number_still_picks_a_token_with_weight(monkeypatch):
         monkeypatch.setattr(sampling, "uniform", lambda seed, draw, u=u: u)
         assert Sampler(Sampling(**OFF), 1).sample(logits) == token
         assert Sampler(Sampling(**OFF), 1).sample(logits[::-1].copy()) == 2 - token
+    monkeypatch.setattr(sampling, "uniform", lambda seed, draw: 0.5)
+    assert Sampler(Sampling(**OFF), 1).sample(np.zeros(2, np.float32)) == 1  # shares are [0, 0.5) and [0.5, 1)
 
 
 def test_extreme_temperatures_stay_finite():
