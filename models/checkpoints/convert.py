@@ -154,7 +154,7 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         new = source.memory is None and ".memory." in tensor_name
         if new and tensor_name not in made:
             # The layer's attention comes earlier in file order, so it was checked by now.
-            made = start_values(config, int(tensor_name.split(".")[2]), source.tensors, request.seed)
+            made = start_values(config, int(tensor_name.split(".")[2]), source.tensors, request.seed, request.scale)
         tensor = made[tensor_name] if new else left.pop(tensor_name, None)
         if tensor is None:
             raise ConvertError(

@@ -22,13 +22,14 @@ MEMORY_LAYERS = 4
 GATE_SCALE = 0.2  # standard deviation of a new gate's weights, times d ** -0.5
 OUTPUT_BIAS, INPUT_BIAS, FORGET_BIAS = 0.0, 2.0, 3.0
 CONTENT = 0.5
+READ_SCALE = 0.01  # how loud an untrained memory is heard; docs/decisions.md has the measurement
 RELEASED_FORGET_BIAS = 1.0
 
 
 @dataclass(frozen=True)
 class MemoryRequest:
     """What a user asks of the memory; None means the default. `gate_pool` is for cell released, `seed` for what is
-    drawn at random."""
+    drawn at random, `scale` (cell gated) what the read vector s starts from."""
 
     cell: str | None = None
     layers: tuple[int, ...] | None = None
@@ -36,6 +37,7 @@ class MemoryRequest:
     chunk: int | None = None
     gate_pool: str | None = None
     seed: int = 0
+    scale: float = READ_SCALE
 
 
 def default_layers(count: int) -> tuple[int, ...]:
@@ -65,10 +67,12 @@ def plan_memory(request: MemoryRequest, hidden: int, layers: int, heads: int, he
     slots = request.slots or (min(SLOTS, positions) if request.chunk is None else SLOTS if SLOTS % request.chunk == 0 else request.chunk)
     chunk = request.chunk or min(slots, positions)
     chosen = default_layers(layers) if request.layers is None else tuple(sorted(set(request.layers)))
-    return MemoryConfig("gated", slots, chunk, chosen, heads, head_dim, "zeros", output_projection=True)
+    return MemoryConfig("gated", slots, chunk, chosen, heads, head_dim, "zeros", output_projection=True, scale=True)
 
 
-def start_values(config: LM2Config, layer: int, backbone: Mapping[str, SourceTensor], seed: int) -> dict[str, SourceTensor]:
+def start_values(
+    config: LM2Config, layer: int, backbone: Mapping[str, SourceTensor], seed: int, scale: float = READ_SCALE
+) -> dict[str, SourceTensor]:
     """Every memory tensor of one layer, by its full name. The backbone's tensors are read when a block is asked for."""
     prefix = f"model.layers.{layer}."
     out: dict[str, SourceTensor] = {}
@@ -77,7 +81,7 @@ def start_values(config: LM2Config, layer: int, backbone: Mapping[str, SourceTen
         if config.memory.cell == "released":
             out[name] = _released(name, part, shape, config.hidden_size, seed)
         else:
-            out[name] = _gated(name, part, shape, prefix, config, backbone, seed)
+            out[name] = _gated(name, part, shape, prefix, config, backbone, seed, scale)
     return out
 
 
@@ -89,6 +93,7 @@ def _gated(
     config: LM2Config,
     backbone: Mapping[str, SourceTensor],
     seed: int,
+    scale: float,
 ) -> SourceTensor:
     d = config.hidden_size
     copied = {"q_proj.weight": "q_proj", "o_proj.weight": "o_proj"}
@@ -108,7 +113,7 @@ def _gated(
     if part in biases:
         return _constant(name, shape, biases[part])
     if part == "scale":
-        return _constant(name, shape, 1.0)
+        return _constant(name, shape, scale)
     return _normal(name, shape, GATE_SCALE * d**-0.5, seed)
 
 

@@ -46,6 +46,13 @@ def parse_layers(ctx: click.Context, parameter: click.Parameter, value: str) -> 
     type=click.Choice(["chunk", "causal"]),
     help="Cell released: chunk is the checkpoint's function, causal streams [chunk].",
 )
+@click.option(
+    "--memory-scale",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="How loud the new, untrained memory is heard (cell gated).",
+)
 @click.option("--name", help="Name kept in the model's config [DST's].")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=("For the new memory's random weights."))
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -56,6 +63,7 @@ def command(
     memory_layers: tuple[int, ...] | None,
     memory_slots: int | None,
     memory_chunk: int | None,
+    memory_scale: float,
     dtype: str,
     config: Path | None,
     gate_pool: str | None,
@@ -75,7 +83,7 @@ def command(
     from ...models.checkpoints.warmstart import MemoryRequest
     from .progress_bar import drawn
 
-    request = MemoryRequest(memory_cell, memory_layers, memory_slots, memory_chunk, gate_pool, seed)
+    request = MemoryRequest(memory_cell, memory_layers, memory_slots, memory_chunk, gate_pool, seed, memory_scale)
     with drawn(quiet=as_json) as report:
         summary = convert(src, dst, request, dtype=dtype, config=config, name=name, report=report)
     if as_json:

@@ -30,7 +30,7 @@ def test_default_layers():
 
 def test_default_sizes():
     assert (plan().slots, plan().chunk, plan().heads, plan().head_dim) == (512, 512, 9, 64)
-    assert (plan().init, plan().output_projection, plan().scale, plan().trained) == ("zeros", True, False, False)
+    assert (plan().init, plan().output_projection, plan().scale, plan().trained) == ("zeros", True, True, False)
     assert (plan(positions=100).slots, plan(positions=100).chunk) == (100, 100)
     assert (plan(MemoryRequest(slots=64)).slots, plan(MemoryRequest(slots=64)).chunk) == (64, 64)
     assert (plan(MemoryRequest(chunk=64)).slots, plan(MemoryRequest(chunk=64)).chunk) == (512, 64)
