@@ -55,8 +55,8 @@ class Feeder:
     ):
         self.backend = backend
         self.size = backend.config.memory.chunk
-        if not 0 <= overlap <= self.size // 2:
-            raise PromptError(f"overlap {overlap} must be from 0 to half a chunk ({self.size // 2})")
+        if not 0 <= overlap <= self.size // 4:
+            raise PromptError(f"overlap {overlap} must be from 0 to a quarter of a chunk ({self.size // 4})")
         self.overlap = overlap
         self.on_commit = on_commit or (lambda chunks, tokens: None)
         self.on_feed = on_feed or (lambda tokens: None)

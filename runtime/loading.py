@@ -7,7 +7,7 @@ from typing import Any
 
 from ..models.checkpoints.progress import Report, silent
 from ..models.config import LM2Config, read_json
-from ..models.errors import PromptError, TokenizerError
+from ..models.errors import ModelFileError, PromptError, TokenizerError
 from ..models.layout import GENERATION, TOKENIZER, open_folder
 from .backend import Backend, BackendOptions, open_backend
 from .sampling import Sampling
@@ -92,9 +92,26 @@ def load(
     opened = open_backend(backend, path, BackendOptions(device, dtype, threads))
     tokenizer = Tokenizer.load(path) if (path / TOKENIZER).exists() else None
     template = ChatTemplate.load(path, tokenizer) if tokenizer else None
-    settings: dict[str, Any] = read_json(path / GENERATION) if (path / GENERATION).exists() else {}
-    eos = settings.get("eos_token_id", ())
-    eos_ids = {*folder.config.eos_token_id, *(eos if isinstance(eos, list) else [eos] if isinstance(eos, int) else [])}
-    return Model(
-        path, opened.config, folder.fingerprint, opened, tokenizer, template, Sampling.from_generation_config(settings), frozenset(eos_ids)
-    )
+    sampling, ends = read_generation(path / GENERATION, folder.config.vocab_size)
+    eos = frozenset(folder.config.eos_token_id) | ends
+    return Model(path, opened.config, folder.fingerprint, opened, tokenizer, template, sampling, eos)
+
+
+def read_generation(file: Path, vocab_size: int) -> tuple[Sampling, frozenset[int]]:
+    """Sampling defaults and end tokens of a generation_config.json; the defaults and none if there is no such file.
+
+    Raises ModelFileError naming the file and the field.
+    """
+    if not file.exists():
+        return Sampling(), frozenset()
+    settings: Any = read_json(file)
+    try:
+        sampling = Sampling.from_generation_config(settings)
+    except PromptError as error:
+        raise ModelFileError(f"{file}: {str(error).removeprefix(f'{GENERATION}: ')}: correct the file or remove it") from None
+    ends = settings.get("eos_token_id")
+    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    for i in ids:
+        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < vocab_size:
+            raise ModelFileError(f"{file}: eos_token_id {i!r} must be a token id from 0 to {vocab_size - 1}: correct the file or remove it")
+    return sampling, frozenset(ids)

@@ -4,16 +4,16 @@ Knows a loaded model, tokens and text; how tokens enter chunks is cursor.py's bu
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..models.errors import PromptError
+from .answer import Answer, Reply
 from .cursor import Cursor, Feeder
 from .dialogue import Dialogue
-from .sampling import Sampler, Sampling, new_seed
-from .streaming import Detokenizer, StopStrings
+from .sampling import Sampling, new_seed
+from .transcript import last_exchange, remember, shortened
 
 if TYPE_CHECKING:
     from .loading import Model
@@ -21,20 +21,6 @@ if TYPE_CHECKING:
 MAX_TOKENS = 512
 UNDO_TURNS = 16
 UNDO_BANKS = 4
-TRANSCRIPT_CHARS = 1 << 20
-TURN_CHARS = 1 << 16
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the last answer was and cost. finish: `stop` (end of turn), `stop-string`, `length`, `interrupted`. Times in seconds."""
-
-    text: str
-    prompt_tokens: int
-    tokens: tuple[int, ...]
-    finish: str
-    prefill_s: float
-    decode_s: float
 
 
 class Session:
@@ -68,12 +54,9 @@ class Session:
         self.reply: Reply | None = None
         self.created = ""
         self._open: Generator[str, None, None] | None = None
+        self._opening: tuple[int, ...] | None = None
         if system:
-            room, used = self.feeder.size // 2, len(self._head())
-            if used > room:
-                raise PromptError(
-                    f"the system prompt has {used} tokens: it must leave half of the chunk of {self.feeder.size} free (at most {room})"
-                )
+            self._head()
 
     def say(self, content: str, max_tokens: int = MAX_TOKENS, stop: Iterable[str] = ()) -> str:
         """Answer one user message; the whole answer as text. See `stream`."""
@@ -89,23 +72,24 @@ class Session:
         """
         if not content.strip():
             raise PromptError("the message is empty: write something")
-        self._open = self._only(self._stream(content, max_tokens, stop, interrupted))
-        return self._open
+        return self._only(self._stream(content, max_tokens, stop, interrupted))
 
-    def _stream(
-        self, content: str, max_tokens: int, stop: Iterable[str], interrupted: Callable[[], bool] | None
+    def again(
+        self, max_tokens: int = MAX_TOKENS, stop: Iterable[str] = (), interrupted: Callable[[], bool] | None = None
     ) -> Generator[str, None, None]:
-        before = self.at
-        started = time.perf_counter()
-        try:
-            first, ids = self._turn_ids(content)
-            self._begin(first, ids)
-            self.at = self.feeder.logits(self.at)
-        except BaseException:
-            self.at = before
-            raise
-        prefill = time.perf_counter() - started
-        yield from self._answer(before, content, first, len(ids), prefill, max_tokens, stop, interrupted)
+        """Answer the last message once more, in place of the last answer, with further random numbers. See `stream`.
+
+        Raises PromptError when the last thing that happened was not an answer, or its message was too long to be kept over a restore.
+        """
+        self.settle()
+        message = last_exchange(self.transcript)
+        if message is None or not self.snapshots or (self.reply is not None and self.reply.message is None):
+            raise PromptError("there is no answer to make again")
+        if self.reply is not None and self.reply.message is not None:
+            message = self.reply.message
+        elif shortened(message):
+            raise PromptError("the last message was too long to be kept whole: undo, and send it again")
+        return self._only(self._again(message, max_tokens, stop, interrupted))
 
     def complete(
         self,
@@ -114,23 +98,15 @@ class Session:
         stop: Iterable[str] = (),
         ignore_eos: bool = False,
         interrupted: Callable[[], bool] | None = None,
-    ) -> Iterator[str]:
-        """Continue plain text, without a chat template. Raises PromptError for an empty prompt on an empty session."""
-        self._open = self._only(self._complete(prompt, max_tokens, stop, ignore_eos, interrupted))
-        return self._open
-
-    def _complete(
-        self, prompt: str, max_tokens: int, stop: Iterable[str], ignore_eos: bool, interrupted: Callable[[], bool] | None
     ) -> Generator[str, None, None]:
-        before, started = self.at, time.perf_counter()
-        try:
-            ids = self.model.encode(prompt, add_special=self.at.seen == 0)
-            self.at = self.feeder.logits(self.feeder.append(self.at, ids))
-        except BaseException:
-            self.at = before
-            raise
-        prefill = time.perf_counter() - started
-        yield from self._answer(before, None, (), len(ids), prefill, max_tokens, stop, interrupted, ignore_eos)
+        """Continue plain text, without a chat template. Raises PromptError for an empty prompt on an empty session."""
+        return self._only(self._complete(prompt, max_tokens, stop, ignore_eos, interrupted))
+
+    def settle(self) -> None:
+        """End an answer that somebody stopped reading: what was said so far is kept. Everything that changes or saves the session does this first."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
     def read(
         self,
@@ -143,8 +119,10 @@ class Session:
         """Read a text of any length into the memory, as a message that is not answered (`chat`) or as plain text. Returns its tokens.
 
         `text` may come in pieces, cut where a tokenizer may be cut (at line ends). What fits stays in the window; a longer text is cut
-        at the chunk's end, `overlap` tokens repeated. `interrupted` is asked before each chunk: what was read until then stays read.
+        at the chunk's end, `overlap` tokens repeated (the system prompt is not). `interrupted` is asked before each chunk: what was
+        read until then stays read. An error leaves the session as it was.
         """
+        self.settle()
         before = self.at
         pieces = [text] if isinstance(text, str) else text
         opening, closing = ((), ()) if not chat else self._document_ids()
@@ -155,6 +133,8 @@ class Session:
             if chat and self.at.filled and self.at.filled + len(opening) + len(ids) + len(closing) > self.feeder.size:
                 self.at = self.feeder.commit(self.at)
                 opening, closing = self._document_ids()
+            if chat:
+                self._repeat_head()
             self.at = self.feeder.append(self.at, opening)
             while True:
                 for begin in range(0, len(ids), self.feeder.size):
@@ -171,32 +151,31 @@ class Session:
                 if following is None:
                     break
                 ids = self.model.encode(following, plain=True)
-            self.at = self.feeder.flush(self._closed(self.feeder.append(self.at, closing)))
+            self.at = self.feeder.flush(self.feeder.append(self.at, closing))
         except BaseException:
             self.at = before
             raise
         if chat:
-            self._remember({"role": "user", "content": f"[read {title}: {count} tokens]"})
+            name = title.encode("utf-8", "replace").decode("utf-8")
+            self._remember("user", f"[read {name}: {count} tokens]")
+            self.reply = None
         self._keep(before)
         return count
 
     def undo(self) -> None:
         """Take back the last turn, across chunk borders too. Raises PromptError when there is none left (at most 16 are kept)."""
-        if not self.snapshots:
-            raise PromptError("there is nothing to undo" + (f" (the last {UNDO_TURNS} turns are kept)" if self.at.turns else ""))
-        past, now = self.snapshots.pop(), self.at
-        if past.memory is now.memory and now.chunk is not None and len(past.tokens) <= len(now.tokens):
-            past = past._replace(chunk=self.feeder.backend.rewind(now.chunk, len(past.tokens)))
-        del self.transcript[max(0, past.turns - self.forgotten_turns) :]
-        self.at = past
+        self.settle()
+        self._undo()
 
     def reset(self) -> None:
         """Forget everything: the memory as it was before the first word, the transcript, and what could be undone."""
+        self.settle()
         self.at = self.feeder.new()
         self.transcript, self.snapshots, self.forgotten_turns, self.reply = [], [], 0, None
 
     def fork(self) -> "Session":
         """A second session that goes on from here; neither influences the other."""
+        self.settle()
         other = Session(self.model, self.system, self.sampling, self.seed, self.feeder.overlap, self.notify)
         other.at, other.snapshots = self.at.at_rest(), list(self.snapshots)
         other.transcript, other.forgotten_turns, other.created = [dict(m) for m in self.transcript], self.forgotten_turns, self.created
@@ -206,6 +185,7 @@ class Session:
         """Write the session to a file, atomically; returns its bytes. Raises WriteError; the old file is then unchanged."""
         from .keeping import save_session
 
+        self.settle()
         return save_session(self, Path(path))
 
     @classmethod
@@ -215,29 +195,108 @@ class Session:
 
         return restore_session(model, Path(path), notify)
 
-    def resample(self, **changes: object) -> None:
-        """Change sampling settings (fields of Sampling) from here on. Raises PromptError naming a bad one."""
-        self.sampling = replace(self.sampling, **changes)  # type: ignore[arg-type]
+    def _only(self, generator: Generator[str, None, None]) -> Generator[str, None, None]:
+        """Make `generator` the answer under way."""
+        self.settle()
+        self._open = generator
+        return generator
 
-    def _turn_ids(self, content: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids of a turn as the first of a chunk, and as it is fed here."""
-        first = tuple(self.model.encode(self.dialogue.turn(content, first=True)))
-        if not self.at.filled:
-            return first, first
-        return first, tuple(self.model.encode(self.dialogue.turn(content, first=False)))
+    def _stream(
+        self, content: str, max_tokens: int, stop: Iterable[str], interrupted: Callable[[], bool] | None
+    ) -> Generator[str, None, None]:
+        before, started = self.at, time.perf_counter()
+        try:
+            answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop)
+            self._head()
+            first = tuple(self.model.encode(self.dialogue.turn(content, first=True)))
+            later = tuple(self.model.encode(self.dialogue.turn(content, first=False))) if self.at.filled else first
+            closing = self.model.encode(self.dialogue.close())
+            self._begin(first, later)
+            self.at = self.feeder.logits(self.at)
+        except BaseException:
+            self.at = before
+            raise
+        prefill = time.perf_counter() - started
+        try:
+            yield from self._answer(answer, first, max_tokens, interrupted)
+        finally:
+            self.reply = Reply(
+                answer.text, content, len(later), tuple(answer.tokens), answer.finish, prefill, time.perf_counter() - started - prefill
+            )
+            self.at = self._closed(self.at, closing)
+            self._remember("user", content)
+            self._remember("assistant", answer.text)
+            self._keep(before)
 
-    def _document_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        before, after = self.dialogue.document(first=not self.at.filled)
-        return tuple(self.model.encode(before)), tuple(self.model.encode(after))
+    def _complete(
+        self, prompt: str, max_tokens: int, stop: Iterable[str], ignore_eos: bool, interrupted: Callable[[], bool] | None
+    ) -> Generator[str, None, None]:
+        before, started = self.at, time.perf_counter()
+        try:
+            answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop, ignore_eos, continuing=True)
+            ids = self.model.encode(prompt, add_special=self.at.seen == 0)
+            self.at = self.feeder.logits(self.feeder.append(self.at, ids))
+        except BaseException:
+            self.at = before
+            raise
+        prefill = time.perf_counter() - started
+        try:
+            yield from self._answer(answer, (), max_tokens, interrupted)
+        finally:
+            self.reply = Reply(
+                answer.text, None, len(ids), tuple(answer.tokens), answer.finish, prefill, time.perf_counter() - started - prefill
+            )
+            self._keep(before)
 
-    def _head(self) -> tuple[int, ...]:
-        return tuple(self.model.encode(self.dialogue.head()))
+    def _again(
+        self, message: str, max_tokens: int, stop: Iterable[str], interrupted: Callable[[], bool] | None
+    ) -> Generator[str, None, None]:
+        old = self.at.at_rest(), list(self.snapshots), list(self.transcript), self.forgotten_turns, self.reply
+        self._undo()
+        self.at = undone = self.at._replace(draws=old[0].draws)
+        try:
+            yield from self._stream(message, max_tokens, stop, interrupted)
+        except BaseException:
+            if self.at is undone:  # the new answer never began: keep the old one
+                self.at, self.snapshots, self.transcript, self.forgotten_turns, self.reply = old
+            raise
 
-    def _begin(self, first: tuple[int, ...], ids: tuple[int, ...]) -> None:
-        reserve = self.feeder.size // 8
-        if self.at.filled and self.at.filled + len(ids) + reserve > self.feeder.size:
+    def _answer(
+        self, answer: Answer, prompt: tuple[int, ...], max_tokens: int, interrupted: Callable[[], bool] | None
+    ) -> Generator[str, None, None]:
+        """Feed back what is chosen until the answer ends. prompt: the turn's tokens at a chunk's start, empty for plain text."""
+        try:
+            while len(answer.tokens) < max_tokens:
+                if interrupted and interrupted():
+                    answer.finish = "interrupted"
+                    break
+                at = self.feeder.logits(self.at)
+                assert at.logits is not None
+                token = answer.choose(at.logits, at.tokens)
+                self.at = at._replace(draws=answer.draws)
+                if token is None:
+                    break
+                if self.at.filled == self.feeder.size:
+                    self._make_room(prompt, answer.tokens)
+                self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
+                if piece := answer.add(token):
+                    yield piece
+                if answer.finish:
+                    break
+            if last := answer.end("length"):
+                yield last
+        except (GeneratorExit, KeyboardInterrupt):
+            answer.finish = answer.finish or "interrupted"
+            raise
+        finally:
+            answer.end("error")
+
+    def _begin(self, first: tuple[int, ...], later: tuple[int, ...]) -> None:
+        """Add a turn: `later` where it fits with an eighth of a chunk to spare for the answer, else `first` in a new chunk."""
+        if self.at.filled and self.at.filled + len(later) + self.feeder.size // 8 > self.feeder.size:
             self.at = self.feeder.commit(self.at)
-            ids = first
+        self._repeat_head()
+        ids = later if self.at.filled else first
         self.at = self.at._replace(turn=self.at.filled)
         self.at = self.feeder.append(self.at, ids, self._head() if len(ids) > self.feeder.size else ())
 
@@ -249,84 +308,50 @@ class Session:
         else:
             self.at = self.feeder.cut(self.at, self._head() if prompt else ())
 
-    def _answer(
-        self, before: Cursor, content: str | None, prompt: tuple[int, ...], prompt_tokens: int, prefill: float,
-        max_tokens: int, stop: Iterable[str], interrupted: Callable[[], bool] | None, ignore_eos: bool = False,
-    ) -> Iterator[str]:  # fmt: skip
-        sampler = Sampler(self.sampling, self.seed, self.at.draws)
-        words, stops = Detokenizer(self.model.text, skip_special=True), StopStrings(tuple(stop))
-        answer: list[int] = []
-        text: list[str] = []
-        finish, started = "error", time.perf_counter()
-        try:
-            while len(answer) < max_tokens:
-                if interrupted and interrupted():
-                    finish = "interrupted"
-                    break
-                at = self.feeder.logits(self.at)
-                assert at.logits is not None
-                token = sampler.sample(at.logits, at.tokens)
-                self.at = at._replace(draws=sampler.draws)
-                if token in self.model.eos and not ignore_eos:
-                    finish = "stop"
-                    break
-                if self.at.filled == self.feeder.size:
-                    self._make_room(prompt, answer)
-                self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
-                answer.append(token)
-                piece, stopped = stops.feed(words.add(token))
-                if piece:
-                    text.append(piece)
-                    yield piece
-                if stopped:
-                    finish = "stop-string"
-                    break
-            else:
-                finish = "length"
-            if finish != "stop-string":
-                last, stopped = stops.feed(words.flush())
-                last += "" if stopped else stops.flush()
-                if last:
-                    text.append(last)
-                    yield last
-        except (GeneratorExit, KeyboardInterrupt):
-            finish = "interrupted"
-            raise
-        finally:
-            self.reply = Reply("".join(text), prompt_tokens, tuple(answer), finish, prefill, time.perf_counter() - started)
-            if content is not None:
-                self.at = self._closed(self.at, self.model.encode(self.dialogue.close()))
-                self._remember({"role": "user", "content": content})
-                self._remember({"role": "assistant", "content": self.reply.text})
-            self._keep(before)
+    def _document_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        before, after = self.dialogue.document(first=not self.at.filled)
+        return tuple(self.model.encode(before)), tuple(self.model.encode(after))
 
-    def _only(self, generator: Generator[str, None, None]) -> Generator[str, None, None]:
-        """An answer somebody stopped reading is ended before anything else begins."""
-        if self._open is not None:
-            self._open.close()
-        return generator
+    def _head(self) -> tuple[int, ...]:
+        """What every chunk begins with. Raises PromptError if it leaves less than half of a chunk."""
+        if self._opening is None:
+            ids, room = tuple(self.model.encode(self.dialogue.head())), self.feeder.size // 2
+            if len(ids) > room:
+                raise PromptError(
+                    f"the system prompt has {len(ids)} tokens: it must leave half of the chunk of {self.feeder.size} free (at most {room})"
+                )
+            self._opening = ids
+        return self._opening
 
-    def _closed(self, at: Cursor, ids: Iterable[int] = ()) -> Cursor:
+    def _repeat_head(self) -> None:
+        """A turn that begins a further chunk repeats the head: its tokens were counted before."""
+        if not self.at.filled and self.at.memory.chunks:
+            self.at = self.at._replace(seen=self.at.seen - len(self._head()))
+
+    def _closed(self, at: Cursor, ids: Iterable[int]) -> Cursor:
         """The cursor with a turn's closing tokens waiting; left out where the chunk has no room for them, since it ends there anyway."""
         ids = tuple(ids)
         return at._replace(pending=at.pending + ids, seen=at.seen + len(ids)) if at.filled + len(ids) <= self.feeder.size else at
 
-    def _remember(self, message: dict[str, str]) -> None:
-        """Add to the transcript, which is for people to read: bounded, oldest out first; the memory is not touched by this."""
-        if len(message["content"]) > TURN_CHARS:
-            message = message | {"content": message["content"][:TURN_CHARS] + f" [{len(message['content'])} characters in all]"}
-        self.transcript.append(message)
+    def _remember(self, role: str, content: str) -> None:
+        self.forgotten_turns += remember(self.transcript, role, content)
         self.at = self.at._replace(turns=self.at.turns + 1)
-        size = sum(len(m["content"]) for m in self.transcript)
-        while size > TRANSCRIPT_CHARS:
-            size -= len(self.transcript.pop(0)["content"])
-            self.forgotten_turns += 1
 
     def _keep(self, before: Cursor) -> None:
         """Make `before` what undo returns to. Bounded in turns and in distinct banks, so that a session's size is constant."""
         self.snapshots.append(before.at_rest())
         while len(self.snapshots) > UNDO_TURNS or len({id(s.memory) for s in self.snapshots} - {id(self.at.memory)}) > UNDO_BANKS:
             self.snapshots.pop(0)
+
+    def _undo(self) -> None:
+        if not self.snapshots:
+            raise PromptError("there is nothing to undo" + (f" (the last {UNDO_TURNS} turns are kept)" if self.at.turns else ""))
+        past, now = self.snapshots.pop(), self.at
+        if past.memory is now.memory and now.chunk is not None and len(past.tokens) <= len(now.tokens):
+            past = past._replace(chunk=self.feeder.backend.rewind(now.chunk, len(past.tokens)))
+        del self.transcript[max(0, past.turns - self.forgotten_turns) :]
+        self.forgotten_turns = min(self.forgotten_turns, past.turns)
+        self.at, self.reply = past, None
 
     def _committed(self, chunks: int, tokens: int) -> None:
         self.notify(f"chunk {chunks} committed to memory ({tokens} tokens)")

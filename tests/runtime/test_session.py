@@ -1,0 +1,203 @@
+"""The chunk rule over whole conversations: which tokens reach which chunk, against an oracle that knows only lists."""
+
+import itertools
+import random
+
+import pytest
+from lm2 import Session
+from lm2.models.errors import PromptError
+from oracle import Oracle, chatml, check, standing
+from tiny_model import CHUNK, recorded
+from tiny_tokenizer import IM_END
+
+
+@pytest.mark.parametrize(("system", "overlap"), [(None, None), ("Be brief.", 0), ("Hi", 16)])
+def test_chunks_are_those_of_the_oracle(model, system, overlap):
+    draw = random.Random(f"{system}{overlap}")
+    session = Session(model, system, seed=1, overlap=overlap)
+    oracle = Oracle(CHUNK // 8 if overlap is None else overlap, system)
+    lengths = [1, 6, 3, 30, 12, 70, 2, 150, 9, 24, 5]
+    draw.shuffle(lengths)
+    for n in lengths:
+        message = "".join(draw.choice("abcdefgh ") for _ in range(n - 1)) + "x"
+        session.say(message, max_tokens=draw.choice([1, 4, 11, 25, 90]))
+        oracle.say(message, session.reply.tokens)
+        assert standing(session) == (tuple(oracle.done), tuple(oracle.open))
+    assert len(oracle.done) > 8
+    check(session)
+
+
+def test_the_oracle_can_disagree(gated):
+    """Negative control: an oracle with another overlap must be found out."""
+    session, oracle = Session(gated, seed=1), Oracle(overlap=7)
+    session.say("x" * 100, 5)
+    oracle.say("x" * 100, session.reply.tokens)
+    assert standing(session) != (tuple(oracle.done), tuple(oracle.open))
+
+
+def test_turn_that_fits_is_never_cut(gated):
+    """Whatever came before, a turn of at most 7/8 of a chunk stands whole in one chunk."""
+    draw = random.Random(5)
+    session, turns = Session(gated, "S.", seed=2), []
+    for _ in range(25):
+        message = "".join(draw.choice("abcdef") for _ in range(draw.randint(1, 9)))
+        session.say(message, max_tokens=draw.randint(1, 9))
+        turns.append((*chatml([("user", message)]), *session.reply.tokens))
+    chunks, unfinished = standing(session)
+    everything = [*chunks, unfinished]
+    assert len(chunks) > 5
+    for chunk in everything:
+        assert chunk[: len(chatml([("system", "S.")], answer=False))] == tuple(chatml([("system", "S.")], answer=False))
+    at = 0
+    for turn in turns:
+        found = next(i for i in range(at, len(everything)) if contains(everything[i], turn))
+        assert found - at <= 1
+        at = found
+
+
+def contains(whole, part):
+    return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
+
+
+def test_long_turn_is_cut_with_the_stated_overlap(model):
+    session = Session(model, "Sys", seed=1, overlap=10)
+    message = "".join(itertools.islice(itertools.cycle("abcdefghijklmnopqrstuvwxyz0123456789"), 170))
+    session.say(message, max_tokens=1)
+    head, whole = chatml([("system", "Sys")], answer=False), chatml([("system", "Sys"), ("user", message)])
+    chunks, unfinished = standing(session)
+    assert len(chunks) >= 3 and all(len(c) == CHUNK for c in chunks)
+    put_together = list(chunks[0])
+    for before, after in itertools.pairwise([*chunks, unfinished]):
+        assert list(after[: len(head)]) == head
+        assert after[len(head) : len(head) + 10] == before[-10:]
+        put_together += after[len(head) + 10 :]
+    assert put_together == [*whole, *session.reply.tokens, IM_END, 10]
+    check(session)
+
+
+def test_full_chunk_moves_the_turn(model):
+    session = Session(model, seed=1)
+    session.say("first", max_tokens=3)
+    first, began = session.reply.tokens, session.at.filled
+    room = CHUNK - began - len(chatml([("user", "second")]))
+    session.say("second", max_tokens=room)
+    assert not session.at.memory.chunks and session.at.filled == CHUNK
+    session.undo()
+    session.say("second", max_tokens=room + 1)
+    chunks, unfinished = standing(session)
+    assert chunks == ((*chatml([("user", "first")]), *first, IM_END, 10),)
+    assert unfinished[: -len((IM_END, 10))] == (*chatml([("user", "second")]), *session.reply.tokens)
+    check(session)
+
+
+def test_rows_not_reached_keep_their_content(models):
+    """A partial chunk of 40 tokens writes 40 rows; the others are bit for bit what they were."""
+    for cell, model in models.items():
+        model = recorded(model)
+        session = Session(model, seed=1)
+        session.read("x" * CHUNK * (5 if cell == "gated-4T" else 1), chat=False)
+        session.at = session.feeder.commit(session.at)
+        before = model.backend.to_host(session.at.memory)
+        n = len(chatml([("user", "y")])) + 4 + 2
+        session.say("y", max_tokens=4)
+        session.at = session.feeder.commit(session.at)
+        after = model.backend.to_host(session.at.memory)
+        first = (session.at.memory.chunks - 1) % 4 * CHUNK if cell == "gated-4T" else 0
+        changed = (before != after).any(axis=(0, 1, 3))
+        assert changed[first : first + n].all() and changed.sum() == n
+
+
+def test_seen_counts_every_token_once(gated):
+    session = Session(gated, "System.", seed=4)
+    want = len(chatml([("system", "System.")], answer=False))
+    for n in (3, 40, 8, 100, 2, 12):
+        session.say("m" * n, max_tokens=20)
+        want += len(chatml([("user", "m" * n)])) + len(session.reply.tokens)
+        want += 2 if (standing(session)[1] or standing(session)[0][-1])[-2:] == (IM_END, 10) else 0
+        assert session.at.seen == want
+    assert session.at.memory.chunks > 4
+
+
+def test_reading(model):
+    """A text of any length, in pieces: every byte is in the chunks, in order, with the overlap between them."""
+    text = "".join(f"line {i}\n" for i in range(60))
+    session, told = Session(model, seed=1, overlap=8), []
+    session.say("hello", max_tokens=3)
+    count = session.read((text[i : i + 70] for i in range(0, len(text), 70)), "a file", progress=told.append)
+    assert count == len(text) == told[-1] and told == sorted(told)
+    chunks, unfinished = standing(session)
+    whole = list(chunks[1])
+    for chunk in (*chunks[2:], unfinished):
+        assert chunk[:8] == tuple(whole[-8:])
+        whole += chunk[8:]
+    assert whole == chatml([("user", text)], answer=False)
+    assert session.transcript[-1]["content"] == f"[read a file: {len(text)} tokens]"
+    check(session)
+    session.say("and?", max_tokens=5)
+    check(session)
+
+
+def test_short_reading_stays_beside_the_conversation(gated):
+    session = Session(gated, seed=1)
+    session.say("hello", max_tokens=3)
+    session.read("note", "n")
+    chunks, unfinished = standing(session)
+    assert not chunks and unfinished[-6:] == (*b"note", IM_END, 10)
+
+
+def test_reading_stops_when_asked_and_keeps_what_was_read(gated):
+    session, asked = Session(gated, seed=1, overlap=0), []
+    session.read(("z" * 50 for _ in range(100)), "z", interrupted=lambda: asked.append(1) or len(asked) > 9)
+    chunks, unfinished = standing(session)
+    read = sum(t == ord("z") for c in (*chunks, unfinished) for t in c)
+    assert 0 < read < 1000 and session.transcript[-1]["content"] == f"[read z: {read} tokens]"
+    check(session)
+    session.undo()
+    assert not session.transcript and session.at.seen == 0
+
+
+def test_failed_reading_changes_nothing(gated):
+    def pieces():
+        yield "a" * 500
+        raise OSError("gone")
+
+    session = Session(gated, seed=1)
+    session.say("hello", max_tokens=3)
+    before = standing(session)
+    with pytest.raises(OSError, match="gone"):
+        session.read(pieces())
+    assert standing(session) == before and len(session.transcript) == 2
+    check(session)
+
+
+def test_file_name_that_is_no_text_can_be_saved(gated, tmp_path):
+    session = Session(gated, seed=1)
+    session.read("note", b"caf\xe9.txt".decode("utf-8", "surrogateescape"))
+    assert session.save(tmp_path / "s.lm2s") and "caf?" in session.transcript[0]["content"]
+
+
+def test_reading_goes_in_by_chunks_not_by_tokens(gated):
+    session = Session(gated, seed=1)
+    session.read("w" * 3000, chat=False)
+    assert len(gated.backend.calls) < 4 * 3000 / CHUNK
+
+
+def test_system_prompt_must_leave_room(gated):
+    n = CHUNK // 2 - len(chatml([("system", "")], answer=False))
+    Session(gated, "s" * n).say("hello" * 40, 40)
+    with pytest.raises(PromptError, match=rf"system prompt has {CHUNK // 2 + 1} tokens.*at most {CHUNK // 2}"):
+        Session(gated, "s" * (n + 1))
+
+
+@pytest.mark.parametrize("overlap", [-1, CHUNK // 4 + 1])
+def test_overlap_out_of_range(gated, overlap):
+    with pytest.raises(PromptError, match="overlap"):
+        Session(gated, overlap=overlap)
+
+
+def test_longest_head_and_longest_overlap_still_advance(gated):
+    n = CHUNK // 2 - len(chatml([("system", "")], answer=False))
+    session = Session(gated, "s" * n, seed=1, overlap=CHUNK // 4)
+    session.say("hello" * 40, 40)
+    assert len(session.reply.tokens) == 40
+    check(session)
