@@ -12,6 +12,9 @@ import numpy as np
 from ..models.config import LM2Config
 from .linear import Linear, apply_stacked
 
+# Queries per attention block on a CPU, where softmax is scalar code and half of a causal square is masked. A GPU's kernel skips it itself.
+CPU_BLOCK = 64
+
 # Turns freshly projected keys and values (b, k, t, e) into all of them so far (b, k, s, e).
 Cache = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
 
@@ -53,23 +56,32 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     return mx.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x.dtype)  # (b, t, h, e)
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array, block: int = 0) -> mx.array:
+def attention(q: mx.array, k: mx.array, v: mx.array, cpu: bool, mask: str | None = None) -> mx.array:
+    """softmax(q k^T / sqrt(e)) v: q (b, h, t, e), k (b, k, s, e), v (b, k, s, any) -> (b, h, t, any) in v's dtype; mask `causal` or None.
+
+    On a CPU half precisions are widened first: scores are rounded to them there, while a GPU's kernel keeps float32 inside.
+    """
+    scale, dtype = q.shape[-1] ** -0.5, v.dtype
+    if cpu and dtype != mx.float32:
+        q, k, v = (a.astype(mx.float32) for a in (q, k, v))
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask).astype(dtype)
+
+
+def attend(q: mx.array, k: mx.array, v: mx.array, cpu: bool, block: int = CPU_BLOCK) -> mx.array:
     """Causal grouped-query attention: q (b, h, t, e) are the last t of the s positions of k, v (b, k, s, e). Returns (b, h, t, e).
 
-    `block`: so many queries at a time, each looking no further than its own end; 0 for all at once.
+    On a CPU, `block` queries at a time, each looking no further than its own end.
     """
     b, h, t, e = q.shape
-    scale = e**-0.5
     if t == 1:
         q = q.reshape(b, k.shape[1], h // k.shape[1], e)  # the heads of a group look at the same keys
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale).reshape(b, h, 1, e)
-    if not block or t <= block:
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")  # (b, h, t, e)
+        return attention(q, k, v, cpu).reshape(b, h, 1, e)
+    if not cpu or t <= block:
+        return attention(q, k, v, cpu, "causal")  # (b, h, t, e)
     out, past = [], k.shape[2] - t
     for start in range(0, t, block):
         end = min(t, start + block)
-        seen = past + end
-        out.append(mx.fast.scaled_dot_product_attention(q[:, :, start:end], k[:, :, :seen], v[:, :, :seen], scale=scale, mask="causal"))
+        out.append(attention(q[:, :, start:end], k[:, :, : past + end], v[:, :, : past + end], cpu, "causal"))
     return mx.concatenate(out, axis=2)  # (b, h, t, e)
 
 
@@ -101,4 +113,5 @@ class MLP:
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = mx.split(apply_stacked(self.gate_up, x), 2, axis=-1)  # (b, t, ffn) each
-        return self.down(gate * mx.sigmoid(gate) * up)  # (b, t, d)
+        wide = gate.astype(mx.float32)  # (b, t, ffn)
+        return self.down((wide * mx.sigmoid(wide)).astype(gate.dtype) * up)  # (b, t, d)

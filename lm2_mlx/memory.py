@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from .linear import Dense, Linear
-from .llama import Cache, RMSNorm
+from .llama import Cache, RMSNorm, attention
 
 
 def gated_memory_update(i: mx.array, f: mx.array, z: mx.array, old: mx.array) -> mx.array:
@@ -60,7 +60,7 @@ class GatedMemory:
         b, t, _ = x.shape
         u = self.seen(x)  # (b, t, d)
         q = self.q(u.astype(self.q.dtype)).reshape(b, t, self.heads, self.width).swapaxes(1, 2)  # (b, h, t, e)
-        e = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.width**-0.5)  # (b, h, t, e or e + 1)
+        e = attention(q, k, v, self.cpu)  # (b, h, t, e or e + 1)
         if self.cpu:
             e = e[..., :-1] / e[..., -1:]  # (b, h, t, e)
         e = e.swapaxes(1, 2).reshape(b, t, -1)  # (b, t, h e)
@@ -96,6 +96,7 @@ class ReleasedMemory:
     bank_gate: Dense
     input_bias: mx.array  # () float32
     forget_bias: mx.array
+    cpu: bool
 
     def lifted(self, x: mx.array) -> mx.array:
         """What the input gate averages over tokens: x (b, t, d) -> float32 (b, t, d)."""
@@ -111,7 +112,7 @@ class ReleasedMemory:
         r = rows.astype(self.key.dtype)
         q = self.query(x).reshape(heads).swapaxes(1, 2)  # (b, h, t, e)
         k, v = cache(self.key(r).reshape(heads).swapaxes(1, 2), self.value(r).reshape(heads).swapaxes(1, 2))  # (b, h, s, e)
-        a = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.width**-0.5, mask="causal")  # (b, h, t, e)
+        a = attention(q, k, v, self.cpu, "causal")  # (b, h, t, e)
         a = a.swapaxes(1, 2).reshape(b, t, -1).astype(mx.float32)  # (b, t, n)
         z = mx.fast.layer_norm(rows + a, *self.norm1, 1e-5)  # (b, t, n)
         u = mx.maximum(self.mlp(mx.maximum(self.mlp(z), 0.0)), 0.0)  # (b, t, n)

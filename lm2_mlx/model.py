@@ -17,9 +17,6 @@ from .linear import Linear
 from .llama import MLP, Attention, RMSNorm, attend, rope_tables
 from .memory import GatedMemory, ReleasedMemory
 
-# Queries per attention block on a CPU, where softmax is scalar code and half of a causal square is masked. A GPU's kernel skips it itself.
-CPU_BLOCK = 64
-
 
 @dataclass
 class Block:
@@ -68,6 +65,8 @@ class Buffers:
         """Store value at positions past .. past + t - 1 of `axis` (1 or 2); everything so far along that axis."""
         s = past + value.shape[axis]
         whole = self.arrays[name]
+        if s - past == whole.shape[axis]:
+            value = mx.contiguous(value)  # MLX would keep the value itself, and with it the whole array it is a view of
         if axis == 1:
             whole[:, past:s] = value
             return whole[:, :s]
@@ -106,7 +105,7 @@ class LM2:
         self, config: LM2Config, embed: Linear, blocks: list[Block], norm: RMSNorm, head: Linear, cpu: bool = True, compiled: bool = True
     ):
         self.config = config
-        self.block = CPU_BLOCK if cpu else 0
+        self.cpu = cpu
         self.embed, self.blocks, self.norm, self.head = embed, blocks, norm, head
         cos, sin = rope_tables(config, config.memory.chunk)
         self.cos, self.sin = cos[:, None], sin[:, None]  # (T, 1, e / 2)
@@ -219,7 +218,7 @@ class LM2:
             q, k, v = pieces.project(x, cos, sin)  # (b, h, t, e), (b, k, t, e) twice
             if not alone:
                 k, v = put(f"keys{i}", k, past, 2), put(f"values{i}", v, past, 2)  # (b, k, s, e)
-            a = attend(q, k, v, self.block)  # (b, h, t, e)
+            a = attend(q, k, v, self.cpu)  # (b, h, t, e)
             if isinstance(block.memory, ReleasedMemory):
                 assert rows is not None
                 joined = block.attention.output(a)  # (b, t, d)

@@ -117,6 +117,7 @@ def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:
             bank_gate=reader.dense(f"{p}bank_gate"),
             input_bias=reader.array(f"{p}input_bias"),
             forget_bias=reader.array(f"{p}forget_bias"),
+            cpu=reader.cpu,
         )
     return GatedMemory(
         m.heads,
