@@ -15,6 +15,7 @@ COMMANDS = {
     "pull": ("runtime.commands.pull", "Fetch a model once and give it a memory."),
     "convert": ("runtime.commands.convert", "Turn a Llama, a GGUF or a released LM2 checkpoint into a model folder."),
     "info": ("runtime.commands.info", "Show what a model folder or a session file holds."),
+    "parity": ("runtime.commands.parity", "Compare backends on the same tokens, each figure beside its gate."),
 }
 
 

@@ -1,0 +1,134 @@
+"""One comparison from beginning to end: feed, converse, judge. Knows which figures are judged; how they are printed is report.py's business."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..backend import Description
+from .explain import Explanation, explain
+from .forced import Forced, run
+from .gates import GATES, Check, Gates, precision
+from .inputs import Inputs
+from .measures import CLEAR_GAP, LogitStats
+from .sessions import Agreement, Handover, converse
+from .sides import Side
+
+
+@dataclass(frozen=True)
+class Settings:
+    """tokens: of a whole chunk, 0 for the model's. drift: chunks in all whose banks are compared. greedy: tokens, 0 leaves sessions out."""
+
+    chunks: int = 4
+    tokens: int = 0
+    seed: int = 0
+    drift: int = 0
+    greedy: int = 200
+    explain: bool = False
+
+
+@dataclass
+class Pair:
+    """Everything measured between the reference and one other backend."""
+
+    reference: Description
+    candidate: Description
+    label: str
+    precision: str
+    forced: Forced
+    checks: list[Check]
+    greedy: Agreement | None = None
+    handovers: list[Handover] = field(default_factory=list)
+    explanation: Explanation | None = None
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed is not False for check in self.checks)
+
+
+def compare(reference: Side, other: Side, settings: Settings, say: Callable[[str], None] = lambda text: None) -> Pair:
+    """Measure `other` against `reference`. `say` hears of progress. Raises PromptError when the tokenizer is not the model's."""
+    a, b = reference.model.backend, other.model.backend
+    inputs = make_inputs(reference, settings)
+    kind = precision(a.describe(), b.describe())
+    gates = GATES[kind]
+    forced = run(a, b, inputs, settings.chunks, settings.drift, say)
+    checks = [*logit_checks(forced, gates), *bank_checks(forced, gates, settings)]
+    pair = Pair(a.describe(), b.describe(), other.label, kind, forced, checks)
+    if settings.greedy:
+        say("greedy conversation")
+        pair.greedy, pair.handovers = converse(reference, other, inputs, settings.greedy)
+        checks += session_checks(reference, other, pair.greedy, pair.handovers, gates)
+    if settings.explain:
+        say("layer by layer")
+        pair.explanation = explain(a, b, inputs, settings.chunks, gates.tensor)
+    return pair
+
+
+def make_inputs(reference: Side, settings: Settings) -> Inputs:
+    """The tokens of a run."""
+    return Inputs(reference.model, settings.tokens or reference.model.config.memory.chunk, settings.seed)
+
+
+def logit_checks(forced: Forced, gates: Gates) -> list[Check]:
+    """Over every position; for quantised backends top-1 and KL over text alone where there is text, since drawn ids are no language."""
+    stats = forced.all_logits
+    chunk, position = forced.worst
+    where = f"chunk {chunk + 1}, position {position}" if chunk >= 0 else ""
+    quantised = gates.kl is not None
+    judged: LogitStats = forced.logits.get("text", stats) if quantised else stats
+    over = f"{judged.positions} positions" + (" of text" if quantised and "text" in forced.logits else "")
+    return [
+        Check("logits", "largest difference", stats.largest, gates.logits_max, note=where),
+        Check("logits", "mean difference", stats.mean),
+        Check("logits", "99% of differences within", stats.p99),
+        Check("logits", "relative L2", stats.relative_l2, gates.logits_l2),
+        Check("logits", "same likeliest token", judged.top1, gates.top1, ">=", "%", over),
+        Check("logits", f"same, where the gap exceeds {CLEAR_GAP:g}", judged.top1_clear, gates.top1_clear, ">=", "%", f"{judged.clear} positions"),
+        Check("logits", "mean KL divergence", judged.kl, gates.kl, note="nats"),
+    ]
+
+
+def bank_checks(forced: Forced, gates: Gates, settings: Settings) -> list[Check]:
+    """The worst bank of any layer after each chunk compared, and after all chunks of the drift run."""
+    if not any(forced.banks):
+        return []
+    checks = [
+        Check("memory", f"bank NMSE after chunk {c + 1}", max_of(forced.banks[c]), gates.bank, note=f"{forced.lengths[c]} tokens, {forced.kinds[c]}")
+        for c in range(settings.chunks)
+    ]
+    if settings.drift > settings.chunks:
+        first, last = max_of(forced.banks[0]), max_of(forced.banks[-1])
+        count, note = len(forced.banks), f"{first:.2g} after chunk 1, {last:.2g} at the end"
+        worst = max_of([value for banks in forced.banks for value in banks])
+        checks.append(Check("memory", f"largest bank NMSE over {count} chunks", worst, gates.bank, note=note))
+    return checks
+
+
+def max_of(values: list[float]) -> float:
+    """The largest, NaN if there is one, 0 of nothing."""
+    return next((v for v in values if v != v), max(values, default=0.0))
+
+
+def session_checks(reference: Side, other: Side, greedy: Agreement, handovers: list[Handover], gates: Gates) -> list[Check]:
+    """The same greedy conversation on both, and the session file carried both ways."""
+    checks = [_greedy_check("sessions", f"greedy tokens as on {reference.label}", greedy, gates)]
+    for h in handovers:
+        way = f"{h.source} to {h.target}"
+        where = f"saved in chunk {h.chunks + 1}, position {h.position}"
+        checks.append(Check("sessions", f"{way}: numbers of the bank changed", h.changed, 0, unit="n", note=where))
+        checks.append(_greedy_check("sessions", f"{way}: greedy tokens as if it had stayed", h.agreement, gates))
+    return checks
+
+
+def _greedy_check(section: str, name: str, found: Agreement, gates: Gates) -> Check:
+    """All tokens must be the same, unless the first that differs was a tie: then the rest cannot be compared and is not judged."""
+    note = f"of {found.tokens}"
+    gate = found.tokens if gates.greedy and found.tokens else None
+    if not found.tokens:
+        note = "no answer had a token: nothing to compare"
+    elif not found.whole:
+        gap = "unknown" if found.gap is None else f"{found.gap:.2g}"
+        note += f"; first difference in answer {found.turn + 1}, token {found.index + 1}, where the two likeliest are {gap} apart"
+        if gates.greedy and found.gap is not None and found.gap <= CLEAR_GAP:
+            gate = found.agreed
+            note += " (a tie)"
+    return Check(section, name, found.agreed, gate, ">=", "n", note)

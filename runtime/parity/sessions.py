@@ -1,0 +1,137 @@
+"""Greedy conversations on two backends, and a session file carried from one to the other in mid-chunk.
+
+Knows sessions, no gates. A model with a tokenizer is talked to through its template; one without is fed drawn ids by the same session.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..sampling import Sampling
+from ..session import Session
+from .inputs import Inputs
+from .measures import top_gap
+from .sides import Side
+from .talk import QUESTIONS
+
+TURNS_MAX = 16
+GREEDY = Sampling(temperature=0.0)
+Turns = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Greedy tokens of two conversations. agreed: before the first difference. gap: the reference's distance between its two likeliest
+    tokens there (None: no difference, or not known). turn and index say where."""
+
+    tokens: int
+    agreed: int
+    gap: float | None = None
+    turn: int = -1
+    index: int = -1
+
+    @property
+    def whole(self) -> bool:
+        return self.agreed == self.tokens
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A session saved on `source` and continued on `target`, against the one that stayed. changed: numbers of the bank that are not
+    bit-identical after the move. chunks, position: where it was saved."""
+
+    source: str
+    target: str
+    chunks: int
+    position: int
+    changed: int
+    agreement: Agreement
+
+
+class Talking:
+    """One session that stays where it is: what was said in each turn, and what is needed to look at a turn again."""
+
+    def __init__(self, side: Side, inputs: Inputs):
+        self.side, self.inputs = side, inputs
+        self.session = Session(side.model, None, GREEDY, inputs.seed)
+        self.turns: Turns = []
+        self.before: list[Session] = []
+        chunk = side.model.config.memory.chunk
+        if inputs.has_text:
+            self.session.read(inputs.reading(chunk + chunk // 8))
+        else:
+            feeder = self.session.feeder
+            self.session.at = feeder.flush(feeder.append(self.session.at, inputs.drawn(chunk + chunk // 8, 0).tolist()))
+
+    def take(self, most: int) -> None:
+        """One more turn of at most `most` tokens."""
+        self.before.append(self.session.fork())
+        self.turns.append(turn(self.session, self.inputs, len(self.turns), most))
+
+    def gap(self, k: int, index: int) -> float | None:
+        """Distance between the two likeliest tokens where turn k chose its token `index`."""
+        again = self.before[k].fork()
+        turn(again, self.inputs, k, index + 1)
+        return None if again.at.logits is None else float(top_gap(again.at.logits[None])[0])
+
+
+def turn(session: Session, inputs: Inputs, k: int, most: int) -> tuple[int, ...]:
+    """Turn k of the conversation: a question, or drawn ids, and the greedy answer of at most `most` tokens."""
+    if inputs.has_text:
+        session.say(QUESTIONS[k % len(QUESTIONS)], max_tokens=most)
+        return session.reply.tokens if session.reply else ()
+    feeder, answer = session.feeder, []
+    session.at = feeder.append(session.at, inputs.drawn(max(1, feeder.size // 8), k + 1).tolist())
+    for _ in range(most):
+        session.at = feeder.logits(session.at)
+        assert session.at.logits is not None
+        answer.append(int(np.argmax(session.at.logits)))
+        session.at = feeder.append(session.at, answer[-1:])
+    return tuple(answer)
+
+
+def converse(reference: Side, other: Side, inputs: Inputs, tokens: int) -> tuple[Agreement, list[Handover]]:
+    """Hold the same conversation on both, at least `tokens` greedy tokens on the reference if its answers are long enough; save each session
+    after the first turn, carry it over, and go through the later turns on the other side."""
+    first, second = Talking(reference, inputs), Talking(other, inputs)
+    part = max(1, tokens // 4)
+    plan: list[int] = []
+    with tempfile.TemporaryDirectory(prefix="lm2-parity-") as folder:
+        files = [Path(folder) / f"{i}.lm2s" for i in range(2)]
+        while sum(map(len, first.turns)) < tokens and len(plan) < TURNS_MAX:
+            plan.append(min(part, tokens - sum(map(len, first.turns))))
+            first.take(plan[-1])
+            second.take(plan[-1])
+            if len(plan) == 1:
+                for talking, file in ((first, files[0]), (second, files[1])):
+                    talking.session.save(file)
+        handovers = [_carried(first, second, files[0], plan), _carried(second, first, files[1], plan)]
+    return _agreement(first, second.turns), handovers
+
+
+def _carried(stayed: Talking, target: Talking, file: Path, plan: list[int]) -> Handover:
+    moved = Session.restore(target.side.model, file)
+    at = stayed.before[1].at if len(stayed.before) > 1 else stayed.session.at
+    saved = stayed.side.model.backend.to_host(at.memory)
+    arrived = target.side.model.backend.to_host(moved.at.memory)
+    changed = int((saved.view(np.uint32) != arrived.view(np.uint32)).sum())
+    turns: Turns = [stayed.turns[0]]
+    for k in range(1, len(plan)):
+        turns.append(turn(moved, stayed.inputs, k, plan[k]))
+    return Handover(
+        stayed.side.label, target.side.label, at.memory.chunks, at.filled, changed, _agreement(stayed, turns, skip=1)
+    )
+
+
+def _agreement(stayed: Talking, turns: Turns, skip: int = 0) -> Agreement:
+    """How far `turns` go along with the conversation that stayed, from turn `skip` on."""
+    total, agreed = sum(map(len, stayed.turns[skip:])), 0
+    for k in range(skip, len(stayed.turns)):
+        mine, theirs = stayed.turns[k], turns[k]
+        for i in range(max(len(mine), len(theirs))):
+            if i >= len(mine) or i >= len(theirs) or mine[i] != theirs[i]:
+                return Agreement(total, min(agreed, total - 1) if total else 0, stayed.gap(k, i), k, i)
+            agreed += 1
+    return Agreement(total, agreed)
