@@ -80,7 +80,7 @@ def trace(model: LM2, ids: mx.array, bank: mx.array, chunks: int) -> list[tuple[
             memory = _Released(**vars(memory), notes=notes, name=f"layers.{i}.memory")
         attention = _Attention(model, block.attention, notes, f"layers.{i}.attention")
         blocks.append(_Block(**(vars(block) | {"attention": attention, "memory": memory}), notes=notes, name=f"layers.{i}.output"))
-    watched = LM2(model.config, model.embed, blocks, model.norm, model.head, bool(model.block), compiled=False)
+    watched = LM2(model.config, model.embed, blocks, model.norm, model.head, model.cpu, compiled=False)
     watched.cos, watched.sin = model.cos, model.sin
     logits, chunk = watched.extend(ids, watched.start(bank, chunks), all_logits=True)  # (b, t, v)
     after, _ = watched.commit(chunk)

@@ -83,7 +83,7 @@ class MLXBackend:
         bank = int(np.prod(c.bank_shape())) * 4
         kv = 2 * c.num_hidden_layers * c.num_key_value_heads * m.chunk * c.head_dim * item
         if m.cell == "gated":
-            inside = m.banks * (2 * m.chunk * c.hidden_size * 4 + 2 * m.slots * width * item)
+            inside = m.banks * (2 * m.chunk * c.hidden_size * 4 + m.slots * (2 * width + m.heads * self.model.cpu) * item)
         elif m.gate_pool == "causal":
             inside = c.num_hidden_layers * m.chunk * (2 * width * item + c.hidden_size * 4) + m.chunk * m.slots * 4
         else:
