@@ -1,0 +1,234 @@
+"""Folders packed for MLX: a GGUF's numbers bit for bit, rounding by divergence, what is refused, and sessions that move."""
+
+import json
+import shutil
+
+import mlx_kit
+import numpy as np
+import pytest
+import sources
+import tiny
+from compare import assert_close, nmse, relative_l2
+
+from lm2.models.checkpoints.convert import convert
+from lm2.models.checkpoints.warmstart import MemoryRequest
+from lm2.models.errors import ConfigError, ConvertError, ModelFileError
+from lm2.models.layout import open_folder
+from lm2.models.tensorfile import read_tensor, to_float32
+
+mx = pytest.importorskip("mlx.core")
+from lm2.lm2_mlx.packing import from_gguf, pack_bits, unpack_bits  # noqa: E402
+from lm2.lm2_mlx.quantize import quantize_folder  # noqa: E402
+from lm2.lm2_mlx.repack import convert_gguf, repack_gguf  # noqa: E402
+
+KINDS = ("Q4_0", "Q4_1", "Q8_0")
+REQUEST = MemoryRequest(layers=(1, 2), slots=32)
+
+
+def tensors(path):
+    """Every tensor of a folder, packed ones by MLX's own dequantisation, in float32."""
+    folder = open_folder(path, quantized=True)
+    out = {}
+    with open(folder.weights, "rb") as f:
+        raw = {n: read_tensor(f, t) for n, t in folder.header.tensors.items()}
+    for name, info in folder.header.tensors.items():
+        base = name.rsplit(".", 1)[0]
+        if info.dtype == "U32":
+            bits, group = folder.quantization.of(base)
+            scales, biases = (mx.array(raw[f"{base}.{p}"].astype(np.float32)) for p in ("scales", "biases"))
+            out[name] = np.array(mx.dequantize(mx.array(raw[name]), scales, biases, group_size=group, bits=bits))
+        elif not name.endswith((".scales", ".biases")):
+            out[name] = to_float32(raw[name], info.dtype)
+    return out
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bits_lie_where_mlx_looks_for_them(bits):
+    """Integers on the grid itself, scale 1 and bias 0, through MLX's own reader."""
+    q = np.random.default_rng(0).integers(0, 2**bits, (5, 64)).astype(np.uint8)
+    words = pack_bits(q, bits)
+    assert np.array_equal(unpack_bits(words, bits), q)
+    one = mx.ones((5, 2))
+    assert np.array_equal(np.array(mx.dequantize(mx.array(words), one, mx.zeros((5, 2)), group_size=32, bits=bits)), q)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_block_is_exact(kind):
+    """Blocks of random bytes (every scale that is finite, subnormal and negative ones included): equal to gguf's float32 in every bit but a zero's sign."""
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    size = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}[kind]
+    blocks = np.random.default_rng(1).integers(0, 256, (4000, 2, size)).astype(np.uint8)
+    head = np.ascontiguousarray(blocks[..., : 4 if kind == "Q4_1" else 2]).view("<f2")
+    head[~np.isfinite(head)] = 0.5
+    blocks[..., : head.shape[-1] * 2] = head.view(np.uint8)
+    raw = blocks.reshape(4000, -1)
+    want = dequantize(raw, GGMLQuantizationType[kind])
+    packed = from_gguf(raw.tobytes(), kind, 4000)
+    scales, biases = (mx.array(a.astype(np.float32)) for a in (packed.scales, packed.biases))
+    got = np.array(mx.dequantize(mx.array(packed.weight), scales, biases, group_size=32, bits=packed.bits))
+    assert want.dtype == got.dtype == np.float32
+    assert np.array_equal(want + 0.0, got + 0.0) and np.array_equal(packed.values(), got)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gguf_is_repacked_unrounded(tmp_path, kind):
+    """Every tensor equals the plain folder's, which holds gguf's dequantised values; logits, bank and fingerprint are the plain model's."""
+    sources.write_gguf(tmp_path / "m.gguf", sources.llama(tied=False), kind)
+    convert(tmp_path / "m.gguf", tmp_path / "plain", REQUEST)
+    summary = convert_gguf(tmp_path / "m.gguf", tmp_path / "packed", REQUEST)
+    plain, packed = tensors(tmp_path / "plain"), tensors(tmp_path / "packed")
+    assert plain.keys() == packed.keys()
+    for name in plain:
+        assert np.array_equal(plain[name], packed[name]), name
+    counts = {q["tensors"]: q["count"] for q in summary["quantized"]}
+    assert counts["self_attn.q_proj.weight"] == 3 and counts["memory.k_proj.weight"] == 2 and counts["lm_head.weight"] == 1
+    assert not any("gate.weight" in name or "norm" in name for name in counts if "memory" in name)
+    assert summary["fingerprint"] == open_folder(tmp_path / "plain").fingerprint != summary["own_fingerprint"]
+    a, b = mlx_kit.torch(tmp_path / "plain"), mlx_kit.mlx(tmp_path / "packed")
+    state_a, state_b = mlx_kit.written(a), mlx_kit.written(b)
+    assert nmse(b.to_host(state_b), a.to_host(state_a)) <= 1e-10
+    ids = mlx_kit.tokens(a, 1, 32)
+    want = mlx_kit.run(a, ids, state_a)[0]
+    for splits in ([], [1, 2, 30]):  # unpacked for the call, and MLX's own quantised product
+        assert relative_l2(mlx_kit.run(b, ids, state_b, splits)[0], want) <= 1e-5
+
+
+def test_repacking_refuses_other_values_and_types(tmp_path):
+    sources.write_gguf(tmp_path / "a.gguf", sources.llama(), "Q4_1")
+    sources.write_gguf(tmp_path / "b.gguf", sources.llama(seed=1), "Q4_1")
+    sources.write_gguf(tmp_path / "c.gguf", sources.llama(), "Q5_0")
+    sources.write_gguf(tmp_path / "d.gguf", sources.llama(), "F16")
+    convert(tmp_path / "a.gguf", tmp_path / "plain", REQUEST)
+    with pytest.raises(ConvertError, match=r"embed_tokens.*does not hold the values of .*b\.gguf"):
+        repack_gguf(tmp_path / "b.gguf", tmp_path / "plain", tmp_path / "out")
+    with pytest.raises(ConvertError, match="Q5_0"):
+        convert_gguf(tmp_path / "c.gguf", tmp_path / "out", REQUEST)
+    with pytest.raises(ConvertError, match="no quantised matrix"):
+        convert_gguf(tmp_path / "d.gguf", tmp_path / "out", REQUEST)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gguf", "b.gguf", "c.gguf", "d.gguf", "plain"]
+
+
+def test_a_trained_memory_is_not_repacked(tmp_path):
+    """A memory matrix that is no longer a copy of the backbone's stays as it is, and the summary says so."""
+    from safetensors.numpy import load_file, save_file
+
+    sources.write_gguf(tmp_path / "m.gguf", sources.llama(), "Q4_1")
+    convert(tmp_path / "m.gguf", tmp_path / "plain", REQUEST)
+    weights = load_file(tmp_path / "plain" / "model.safetensors")
+    weights["model.layers.1.memory.q_proj.weight"] += 0.01
+    save_file(weights, tmp_path / "plain" / "model.safetensors")
+    summary = repack_gguf(tmp_path / "m.gguf", tmp_path / "plain", tmp_path / "packed")
+    assert {"tensors": "memory.q_proj.weight", "count": 1, "why": "is not one of the GGUF's own matrices"} in summary["skipped"]
+    plain, packed = tensors(tmp_path / "plain"), tensors(tmp_path / "packed")
+    assert all(np.array_equal(plain[name], packed[name]) for name in plain)
+
+
+@pytest.mark.parametrize("bits, group, kl, top1", [(8, 32, 1e-4, 0.97), (8, 64, 2e-4, 0.97), (4, 32, 0.03, 0.8)])
+def test_rounding(tmp_path, bits, group, kl, top1):
+    """Divergence from the model it was made from, and exactness against its own dequantised weights."""
+    src = _wide(tmp_path / "src")
+    quantize_folder(src, tmp_path / "q", bits, group)
+    a, b = mlx_kit.mlx(src), mlx_kit.mlx(tmp_path / "q")
+    ids, state_a, state_b = mlx_kit.tokens(a, 8, 32), mlx_kit.written(a, 8), mlx_kit.written(b, 8)
+    want, got = mlx_kit.run(a, ids, state_a)[0], mlx_kit.run(b, ids, state_b)[0]
+    p, q = (x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(-1, keepdims=True) for x in (want, got))
+    divergence = float((np.exp(p) * (p - q)).sum(-1).mean())
+    agreement = float((want.argmax(-1) == got.argmax(-1)).mean())
+    print(f"{bits} bits group {group}: KL {divergence:.2g} gate {kl:g}; top-1 {agreement:.1%} gate {top1:.0%}")
+    assert 0 < divergence <= kl and agreement >= top1
+    shutil.copytree(src, tmp_path / "own")
+    _overwrite(tmp_path / "own", tensors(tmp_path / "q"))
+    own = mlx_kit.mlx(tmp_path / "own")
+    assert_close("its own dequantised weights", got, mlx_kit.run(own, ids, mlx_kit.written(own, 8))[0], 1e-3)
+
+
+def _wide(path):
+    """A model whose widths all divide by 64."""
+    from dataclasses import replace
+
+    from lm2.models.weights import random_model, save_folder
+
+    config = tiny.config(chunk=32, width=64, intermediate_size=128, head_dim=16)
+    config = replace(config, memory=replace(config.memory, head_dim=16))
+    save_folder(random_model(config, 1), path)
+    return path
+
+
+def _overwrite(folder, values):
+    from safetensors.numpy import save_file
+
+    (folder / "model.safetensors").unlink()
+    (folder / "fingerprint.json").unlink(missing_ok=True)
+    save_file({n: np.ascontiguousarray(v) for n, v in values.items()}, folder / "model.safetensors")
+
+
+def test_what_is_refused(tmp_path):
+    src = mlx_kit.folder(tmp_path / "src", "gated")
+    for args, match in (((3, 32), "--bits 3"), ((4, 48), "--group-size 48"), ((4, 64), r"width 32 of tensor model\.embed_tokens\.weight")):
+        with pytest.raises(ConvertError, match=match):
+            quantize_folder(src, tmp_path / "q", *args)
+    assert not (tmp_path / "q").exists()
+    src = _wide(tmp_path / "wide")
+    quantize_folder(src, tmp_path / "q", 8, 32)
+    with pytest.raises(ConvertError, match="packed already"):
+        quantize_folder(tmp_path / "q", tmp_path / "qq", 8, 32)
+    with pytest.raises(ModelFileError, match="--backend mlx"):
+        mlx_kit.torch(tmp_path / "q")
+    with pytest.raises(ModelFileError, match="--backend mlx"):
+        open_folder(tmp_path / "q")
+
+
+@pytest.mark.parametrize("fault, match", [
+    ({"bits": 5}, "quantization.bits 5"), ({"group_size": 16}, "quantization.group_size 16"), ({"source_fingerprint": "x"}, "source_fingerprint"),
+    ({"bits": 4}, "calls for"), ({"mode": "mxfp4"}, "mode"),
+])  # fmt: skip
+def test_a_damaged_block_is_refused(tmp_path, fault, match):
+    quantize_folder(_wide(tmp_path / "src"), tmp_path / "q", 8, 32)
+    config = json.loads((tmp_path / "q" / "config.json").read_text())
+    config["quantization"] |= fault
+    (tmp_path / "q" / "config.json").write_text(json.dumps(config))
+    with pytest.raises((ConfigError, ModelFileError), match=match):
+        mlx_kit.mlx(tmp_path / "q")
+
+
+def test_source_and_own_fingerprint(tmp_path):
+    """Sessions are bound to the source; a flipped bit in the packed weights shows in the own one."""
+    src = _wide(tmp_path / "src")
+    quantize_folder(src, tmp_path / "q", 8, 32)
+    before = open_folder(tmp_path / "q", quantized=True)
+    assert before.fingerprint == open_folder(src).fingerprint
+    data = bytearray(before.weights.read_bytes())
+    data[-1] ^= 1
+    before.weights.write_bytes(data)
+    after = open_folder(tmp_path / "q", quantized=True)
+    assert after.own_fingerprint != before.own_fingerprint and after.fingerprint == before.fingerprint
+
+
+def test_a_state_goes_there_and_back(tmp_path):
+    """From the plain model on torch to the repacked one on MLX: the same greedy tokens as staying."""
+    sources.write_gguf(tmp_path / "m.gguf", sources.llama(), "Q4_0")
+    convert(tmp_path / "m.gguf", tmp_path / "plain", REQUEST)
+    repack_gguf(tmp_path / "m.gguf", tmp_path / "plain", tmp_path / "packed")
+    a, b = mlx_kit.torch(tmp_path / "plain"), mlx_kit.mlx(tmp_path / "packed")
+    state = mlx_kit.written(a)
+    outs = []
+    for backend in (a, b):
+        chunk, token, out = backend.start(1, backend.from_host(a.to_host(state), state.chunks)), 5, []
+        for _ in range(20):
+            logits, chunk = backend.extend([token], chunk)
+            token = int(logits[0].argmax())
+            out.append(token)
+        outs.append(out)
+    assert outs[0] == outs[1]
+
+
+def test_half_precision_of_packed_weights(tmp_path):
+    """What a GPU computes a packed folder in: float16 stays within its gate of float32."""
+    src = _wide(tmp_path / "src")
+    quantize_folder(src, tmp_path / "q", 8, 32)
+    assert open_folder(tmp_path / "q", quantized=True).config.dtype == "float16"
+    wide, narrow = mlx_kit.mlx(tmp_path / "q"), mlx_kit.mlx(tmp_path / "q", "float16")
+    ids = mlx_kit.tokens(wide, 1, 32)
+    assert relative_l2(mlx_kit.run(narrow, ids, mlx_kit.written(narrow))[0], mlx_kit.run(wide, ids, mlx_kit.written(wide))[0]) <= 5e-3
