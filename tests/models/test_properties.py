@@ -4,7 +4,6 @@ import pytest
 import tiny
 import torch
 from compare import assert_close, nmse, relative_l2
-
 from lm2.models.llama import wide
 from lm2.models.weights import random_model
 
@@ -213,7 +212,11 @@ def test_half_precision(name, dtype, logits_gate, bank_gate):
     half, exact = make(name, dtype), make(name)
     for (n, a), (_, b) in zip(exact.named_parameters(), half.named_parameters(), strict=True):
         a.data.copy_(b.data)
-        assert b.dtype == (wide(dtype) if any(p in n for p in ("norm", "gate.", "content", "scale", "_bias", "memory.mlp")) and "gate_up" not in n else dtype), n
+        assert b.dtype == (
+            wide(dtype)
+            if any(p in n for p in ("norm", "gate.", "content", "scale", "_bias", "memory.mlp")) and "gate_up" not in n
+            else dtype
+        ), n
     bank, got_bank = exact.initial_bank(), half.initial_bank()
     assert got_bank.dtype == torch.float32
     for c in range(100):

@@ -6,7 +6,6 @@ import pytest
 import tiny
 import torch
 from compare import relative_l2
-
 from lm2.models.config import RopeConfig
 from lm2.models.weights import random_model, slots_of
 
@@ -25,7 +24,11 @@ def reference(model):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     c = model.config
-    fields = {k: v for k, v in c.to_dict().items() if k not in ("memory", "model_type", "architectures", "dtype", "name", "rope_scaling", "rope_theta")}
+    fields = {
+        k: v
+        for k, v in c.to_dict().items()
+        if k not in ("memory", "model_type", "architectures", "dtype", "name", "rope_scaling", "rope_theta")
+    }
     llama = LlamaForCausalLM(LlamaConfig(**fields, attn_implementation="eager")).eval()
     weights = {n: t for n, t in slots_of(model) if ".memory." not in n}
     if c.tie_word_embeddings:
@@ -61,4 +64,6 @@ def test_a_wrong_theta_fails():
     model = random_model(config, seed=1)
     wrong = random_model(dataclasses.replace(config, rope=RopeConfig(10000.0)), seed=1)
     ids = torch.randint(0, config.vocab_size, (1, 64), generator=torch.Generator().manual_seed(2))
-    assert relative_l2(wrong(ids, wrong.initial_bank())[0], reference(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).logits) > 1e-3
+    assert (
+        relative_l2(wrong(ids, wrong.initial_bank())[0], reference(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).logits) > 1e-3
+    )
