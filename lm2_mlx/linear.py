@@ -38,7 +38,9 @@ class Dense:
 class Quantized:
     """The same with w = scale * q + bias per group of a row: weight (o, i * bits / 32) uint32, scales and biases (o, g) in the model's dtype."""
 
-    def __init__(self, weight: mx.array, scales: mx.array, biases: mx.array, bits: int, group: int, cpu: bool, bias: mx.array | None = None):
+    def __init__(
+        self, weight: mx.array, scales: mx.array, biases: mx.array, bits: int, group: int, cpu: bool, bias: mx.array | None = None
+    ):
         self.weight, self.scales, self.biases, self.bias = weight, scales, biases, bias
         self.bits, self.group, self.cpu = bits, group, cpu
 

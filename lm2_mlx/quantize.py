@@ -1,4 +1,4 @@
-"""`lm2 convert --mlx`: a model folder whose matrices are packed for MLX, from a model folder or from a GGUF's own numbers.
+"""A model folder whose matrices are packed for MLX: rounded here, or by whoever hands the packed numbers in (repack.py).
 
 Knows which tensors are packed, how the folder is written and what is recorded; the arithmetic is in packing.py. What a memory writes with
 (gates, content, norms) is never packed. The folder appears whole or not at all.
@@ -37,10 +37,12 @@ SOURCE = "source.json"
 Progress = Callable[[int], None]
 
 
-def quantize_folder(src: Path, dst: Path, bits: int = 4, group_size: int = 32, progress: Progress | None = None) -> dict[str, Any]:
+def quantize_folder(
+    src: Path, dst: Path, bits: int = 4, group_size: int = 64, progress: Progress | None = None, name: str | None = None
+) -> dict[str, Any]:
     """Pack the matrices of model folder `src` into the new folder `dst`: the backbone's and the embedding to `bits`, a memory's to 8.
 
-    `progress` is told the bytes of each source tensor done. Returns the summary that `lm2 convert --json` prints.
+    `progress` is told the bytes of each source tensor done; `name` is kept in the config, default the destination's. Returns the summary that `lm2 convert --json` prints.
     Raises ConvertError (bits or group size that do not exist, a matrix whose width the group does not divide, nothing to pack),
     ModelFileError, ConfigError or WriteError; `dst` does not exist then.
     """
@@ -69,7 +71,7 @@ def quantize_folder(src: Path, dst: Path, bits: int = 4, group_size: int = 32, p
             _, scales, biases = mx.quantize(mx.array(values), group_size=group, bits=own_bits)
             return round_to(values, np.array(scales), np.array(biases), own_bits, group)
 
-    return write_packed(folder, dst, chosen, packed, "affine", progress)
+    return write_packed(folder, dst, chosen, packed, "affine", progress, name)
 
 
 def write_packed(
@@ -78,38 +80,39 @@ def write_packed(
     chosen: Mapping[str, tuple[int, int]],
     packed: Callable[[str, np.ndarray], Packed],
     method: str,
-    progress: Progress | None,
+    progress: Progress | None = None,
+    name: str | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write `folder` as a packed folder: `packed(name, float32 values)` for the chosen matrices (bits, group), all others as they are."""
     began = time.monotonic()
     if not chosen:
         raise ConvertError(f"{folder.path}: no matrix of this model can be packed, so nothing would be quantised")
-    pairs = [pair for name, pair in chosen.items() if ".memory." not in name]
+    pairs = [pair for tensor, pair in chosen.items() if ".memory." not in tensor]
     usual = max(set(pairs), key=pairs.count)
-    others = {name.removesuffix(".weight"): pair for name, pair in chosen.items() if pair != usual}
+    others = {tensor.removesuffix(".weight"): pair for tensor, pair in chosen.items() if pair != usual}
     quantization = Quantization(*usual, folder.fingerprint, method, others)
     dtype = "float16" if folder.config.dtype in ("float32", "float64") else folder.config.dtype  # what a GPU computes packed weights in
-    config = dataclasses.replace(folder.config, name=dst.name, dtype=dtype)
+    config = dataclasses.replace(folder.config, name=name or dst.name, dtype=dtype)
     shapes = tensor_shapes(folder.config)
-    scale_codes = {name: packed(name, values).scale_code for name, values in _each(folder, chosen)}
+    scale_codes = {tensor: packed(tensor, values).scale_code for tensor, values in _each(folder, chosen)}
     plan: list[tuple[str, str, tuple[int, ...]]] = []
-    for name, shape in shapes.items():
-        if name in chosen:
-            plan += [(part, code or scale_codes[name], s) for part, (code, s) in packed_shapes(name, shape, *chosen[name]).items()]
+    for tensor, shape in shapes.items():
+        if tensor in chosen:
+            plan += [(part, code or scale_codes[tensor], s) for part, (code, s) in packed_shapes(tensor, shape, *chosen[tensor]).items()]
         else:
-            plan.append((name, folder.header.tensors[name].dtype, shape))
+            plan.append((tensor, folder.header.tensors[tensor].dtype, shape))
     with new_folder(dst) as out:
         with open(out / WEIGHTS, "wb") as f, open(folder.weights, "rb") as source:
             writer = TensorWriter(f, plan, {"format": "mlx"})
-            for name in shapes:
-                info = folder.header.tensors[name]
-                if name in chosen:
-                    p = packed(name, to_float32(read_tensor(source, info), info.dtype))
-                    for part, array in zip((name, *_scale_names(name)), (p.weight, p.scales, p.biases), strict=True):
+            for tensor in shapes:
+                info = folder.header.tensors[tensor]
+                if tensor in chosen:
+                    p = packed(tensor, to_float32(read_tensor(source, info), info.dtype))
+                    for part, array in zip((tensor, *_scale_names(tensor)), (p.weight, p.scales, p.biases), strict=True):
                         writer.write(part, [array])
                 else:
-                    writer.write(name, [read_tensor(source, info)])
+                    writer.write(tensor, [read_tensor(source, info)])
                 if progress:
                     progress(info.nbytes)
             writer.finish()
@@ -119,13 +122,14 @@ def write_packed(
         _put_json(out / CONFIG, config.to_dict() | {KEY: quantization.to_dict()})
         record = _record(folder.path) | {"packed_for": "mlx", "method": method, "source_fingerprint": folder.fingerprint}
         _put_json(out / SOURCE, record | dict(extra or {}))
-        own = combine_fingerprint(config, writer.digests, {name: (code, shape) for name, code, shape in plan})
+        own = combine_fingerprint(config, writer.digests, {part: (code, shape) for part, code, shape in plan})
         write_fingerprint(out, own)
         size = (out / WEIGHTS).stat().st_size
     return {
         "name": config.name,
         "path": str(dst),
         "method": method,
+        "dtype": config.dtype,
         "bits": usual[0],
         "group_size": usual[1],
         "quantized": _summary(chosen),

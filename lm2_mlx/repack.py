@@ -3,17 +3,13 @@
 Knows where a GGUF keeps what and llama.cpp's row order of q and k; the blocks themselves are packing.py's.
 """
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..models.checkpoints.convert import convert
 from ..models.checkpoints.gguf_file import EXACT, open_gguf
 from ..models.checkpoints.gguf_header import GGUFTensor, read_gguf
-from ..models.checkpoints.progress import Report, silent
-from ..models.checkpoints.warmstart import MemoryRequest
 from ..models.errors import ConvertError
 from ..models.layout import ModelFolder, open_folder, tensor_shapes
 from ..models.quantized import may_be_packed
@@ -21,23 +17,13 @@ from .packing import GGUF_GROUP, REPACKABLE, Packed, from_gguf
 from .quantize import Progress, write_packed
 
 
-def convert_gguf(gguf: Path, dst: Path, request: MemoryRequest = MemoryRequest(), report: Report = silent) -> dict[str, Any]:
-    """`lm2 convert model.gguf DST --mlx`: make the plain model (in a temporary folder beside `dst`), then repack. Raises as `repack_gguf` does."""
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    _kinds(gguf)
-    with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}.") as folder:
-        plain = Path(folder) / dst.name
-        notes = convert(gguf, plain, request, report=report)["notes"]
-        return repack_gguf(gguf, plain, dst) | {"notes": notes}
-
-
-def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = None) -> dict[str, Any]:
+def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = None, name: str | None = None) -> dict[str, Any]:
     """Write model folder `src`, which was made from `gguf`, as packed folder `dst` with the GGUF's own numbers.
 
     A memory's matrices that are still copies of the backbone's (the warm start) are packed with it; everything else stays as it is in `src`.
     Raises ConvertError when a matrix's type has no such layout, or when `src` does not hold exactly the GGUF's values; else as quantize_folder.
     """
-    tensors = _kinds(gguf)
+    tensors = quantised_matrices(gguf)
     folder = open_folder(src)
     config = folder.config
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
@@ -70,7 +56,7 @@ def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = No
         return p
 
     chosen = _chosen(folder, candidate, gguf, set(tensors))
-    return write_packed(folder, dst, chosen, packed, "repacked", progress, {"repacked_from": gguf.name})
+    return write_packed(folder, dst, chosen, packed, "repacked", progress, name, {"repacked_from": gguf.name})
 
 
 def _chosen(folder: ModelFolder, candidate: Any, gguf: Path, must: set[str]) -> dict[str, tuple[int, int]]:
@@ -83,7 +69,9 @@ def _chosen(folder: ModelFolder, candidate: Any, gguf: Path, must: set[str]) -> 
             if p is None:
                 continue
             info = folder.header.tensors[name]
-            if p.scales.shape == (shape[0], shape[1] // GGUF_GROUP) and np.array_equal(p.values(), to_float32(read_tensor(f, info), info.dtype)):
+            if p.scales.shape == (shape[0], shape[1] // GGUF_GROUP) and np.array_equal(
+                p.values(), to_float32(read_tensor(f, info), info.dtype)
+            ):
                 chosen[name] = (p.bits, p.group)
             elif name in must:
                 raise ConvertError(
@@ -92,7 +80,7 @@ def _chosen(folder: ModelFolder, candidate: Any, gguf: Path, must: set[str]) -> 
     return chosen
 
 
-def _kinds(gguf: Path) -> dict[str, GGUFTensor]:
+def quantised_matrices(gguf: Path) -> dict[str, GGUFTensor]:
     """The GGUF's quantised matrices by their Hugging Face names. Raises ConvertError for one that MLX's groups cannot hold."""
     names = list(open_gguf(gguf).tensors)
     listed = [t for t in read_gguf(gguf).tensors.values() if t.name != "rope_freqs.weight"]
@@ -103,7 +91,7 @@ def _kinds(gguf: Path) -> dict[str, GGUFTensor]:
         elif tensor.kind not in EXACT:
             raise ConvertError(
                 f"{gguf}: tensor {tensor.name} has type {tensor.kind}, which MLX cannot hold unrounded (it can hold {', '.join(REPACKABLE)}): "
-                f"make a model folder with `lm2 convert {gguf.name} FOLDER`, then `lm2 convert FOLDER DST --mlx --bits 4`"
+                f"make a model folder with `lm2 convert {gguf} FOLDER`, then `lm2 convert FOLDER DST --mlx --bits 4`"
             )
     if not out:
         raise ConvertError(f"{gguf} has no quantised matrix: make a model folder of it first, then `lm2 convert FOLDER DST --mlx --bits 4`")

@@ -2,7 +2,6 @@
 
 import numpy as np
 import tiny
-
 from lm2.models.weights import random_model, save_folder
 from lm2.runtime.backend import BackendOptions, open_backend
 

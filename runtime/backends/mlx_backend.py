@@ -31,7 +31,9 @@ class MLXBackend:
         with mx.stream(self.device):
             bank, chunks = (self.model.initial_bank(batch), 0) if state is None else state
             if tuple(bank.shape) != self.config.bank_shape(batch):
-                raise BackendError(f"a memory of shape {list(bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}")
+                raise BackendError(
+                    f"a memory of shape {list(bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}"
+                )
             return self.model.start(bank, chunks)
 
     def extend(self, tokens: Sequence[int] | np.ndarray, chunk: ChunkState, all_logits: bool = False) -> tuple[np.ndarray, ChunkState]:
@@ -111,7 +113,9 @@ def pick_device(name: str) -> mx.Device:
         raise BackendError(f"device {name!r} must be auto, cpu, gpu, metal, cuda or cuda:N")
     there = gpu and (kind == "gpu" or (kind == "metal") == mx.metal.is_available())
     if not there:
-        raise BackendError(f"device {name!r} is not there (this MLX {mx.__version__} has no {kind} back-end): use --device cpu, or pip install 'lm2[mlx-cuda]'")
+        raise BackendError(
+            f"device {name!r} is not there (this MLX {mx.__version__} has no {kind} back-end): use --device cpu, or pip install 'lm2[mlx-cuda]'"
+        )
     if index and int(index) >= mx.device_count(mx.gpu):
         raise BackendError(f"device {name!r} is not there ({mx.device_count(mx.gpu)} seen by MLX {mx.__version__}): use --device {kind}")
     return mx.Device(mx.gpu, int(index or 0))

@@ -55,6 +55,9 @@ def parse_layers(ctx: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option("--name", help="Name kept in the model's config [DST's].")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=("For the new memory's random weights."))
+@click.option("--mlx", is_flag=True, help="Pack the weights for the mlx backend. SRC may also be a model folder.")
+@click.option("--bits", type=click.Choice(["4", "8"]), help="With --mlx [4]. A GGUF's own numbers are kept as they are.")
+@click.option("--group-size", type=click.Choice(["32", "64", "128"]), help="With --mlx: weights that share a scale [64].")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
     src: Path,
@@ -69,6 +72,9 @@ def command(
     gate_pool: str | None,
     name: str | None,
     seed: int,
+    mlx: bool,
+    bits: str | None,
+    group_size: str | None,
     as_json: bool,
 ) -> None:
     """Turn a checkpoint into a model folder.
@@ -78,12 +84,23 @@ def command(
 
     A Llama gets a memory that starts from its own attention. Until something is written into it, the model computes
     exactly what the Llama did; it has to be trained before it remembers.
+
+    With --mlx, DST holds 4- or 8-bit weights that only the mlx backend opens. Conversations of the unpacked model open
+    on it, and the other way round.
     """
     from ...models.checkpoints.convert import convert
     from ...models.checkpoints.warmstart import MemoryRequest
     from .progress_bar import drawn
 
     request = MemoryRequest(memory_cell, memory_layers, memory_slots, memory_chunk, gate_pool, seed, memory_scale)
+    if not mlx and (bits or group_size):
+        raise click.UsageError("--bits and --group-size need --mlx")
+    if mlx:
+        from .convert_mlx import pack
+
+        with drawn(quiet=as_json) as report:
+            pack(src, dst, request, bits, group_size, dtype, config, name, as_json, report)
+        return
     with drawn(quiet=as_json) as report:
         summary = convert(src, dst, request, dtype=dtype, config=config, name=name, report=report)
     if as_json:

@@ -3,7 +3,6 @@
 import mlx_kit
 import numpy as np
 import pytest
-
 from lm2.models.errors import BackendError, ModelFileError
 from lm2.runtime.backend import BackendOptions, MemoryState, open_backend
 
@@ -22,7 +21,9 @@ def test_no_gpu(path, device):
         open_backend("mlx", path, BackendOptions(device=device))
 
 
-@pytest.mark.parametrize("options, match", [(BackendOptions("tpu"), "tpu"), (BackendOptions("cuda:x"), "cuda:x"), (BackendOptions(dtype="float64"), "float64")])
+@pytest.mark.parametrize(
+    "options, match", [(BackendOptions("tpu"), "tpu"), (BackendOptions("cuda:x"), "cuda:x"), (BackendOptions(dtype="float64"), "float64")]
+)
 def test_what_there_is_none_of(path, options, match):
     with pytest.raises(BackendError, match=match):
         open_backend("mlx", path, options)
@@ -64,8 +65,9 @@ def test_stated_bytes(tmp_path, cell, pool):
     assert b.to_host(state).nbytes == d.state_bytes
     mx.clear_cache()
     before = mx.get_active_memory()
-    _, chunk = b.extend(ids, b.start(1, state))
+    chunk = b.extend(ids, b.start(1, state))[1]
     held = mx.get_active_memory() - before
+    assert chunk.length == ids.shape[1]
     print(cell, pool, held, d.chunk_bytes)
     assert 0.9 * d.chunk_bytes <= held <= 1.15 * d.chunk_bytes
 

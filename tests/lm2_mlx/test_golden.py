@@ -6,9 +6,8 @@ import mlx_kit
 import numpy as np
 import pytest
 from compare import assert_close
-from safetensors.numpy import load_file
-
 from lm2.models.checkpoints.convert import convert
+from safetensors.numpy import load_file
 
 pytest.importorskip("mlx.core")
 GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "tiny"

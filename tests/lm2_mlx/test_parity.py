@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tiny
 from compare import nmse, relative_l2
-
 from lm2.models.config import RopeConfig
 from lm2.models.weights import random_model, save_folder
 
@@ -64,7 +63,9 @@ def test_rope(tmp_path, rope):
 
 def test_shapes_of_llamas(tmp_path):
     """Biases, an untied head, multi-head and multi-query attention, wide heads."""
-    for i, fields in enumerate((dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=False), dict(num_key_value_heads=4), dict(num_key_value_heads=1))):
+    for i, fields in enumerate(
+        (dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=False), dict(num_key_value_heads=4), dict(num_key_value_heads=1))
+    ):
         path = mlx_kit.folder(tmp_path / str(i), "gated", **fields)
         assert relative_l2(chunks(mlx_kit.mlx(path), 3)[0], chunks(mlx_kit.torch(path), 3)[0]) <= 2e-6
 

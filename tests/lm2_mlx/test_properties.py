@@ -10,6 +10,7 @@ from compare import assert_close
 
 mx = pytest.importorskip("mlx.core")
 from lm2.lm2_mlx import llama  # noqa: E402
+
 ATOL, RTOL = 2e-5, 1e-4
 ALL = list(tiny.CELLS)
 
@@ -116,7 +117,7 @@ def test_rewind_and_partial_commit(backends, name):
     b = backends[name]
     ids, state = mlx_kit.tokens(b, 2, 9), mlx_kit.written(b, 2)
     before = b.to_host(state)
-    want, short = mlx_kit.run(b, ids[:, :6], state)
+    _, short = mlx_kit.run(b, ids[:, :6], state)
     partial = b.to_host(b.commit(short))
     last, longer = b.extend(ids[:, 6:], short)
     assert longer.length == 9 and short.length == 6

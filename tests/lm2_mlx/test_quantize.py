@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import mlx_kit
 import numpy as np
@@ -9,7 +11,6 @@ import pytest
 import sources
 import tiny
 from compare import assert_close, nmse, relative_l2
-
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.warmstart import MemoryRequest
 from lm2.models.errors import ConfigError, ConvertError, ModelFileError
@@ -17,9 +18,10 @@ from lm2.models.layout import open_folder
 from lm2.models.tensorfile import read_tensor, to_float32
 
 mx = pytest.importorskip("mlx.core")
+from lm2.lm2_mlx.convert import convert_mlx  # noqa: E402
 from lm2.lm2_mlx.packing import from_gguf, pack_bits, unpack_bits  # noqa: E402
 from lm2.lm2_mlx.quantize import quantize_folder  # noqa: E402
-from lm2.lm2_mlx.repack import convert_gguf, repack_gguf  # noqa: E402
+from lm2.lm2_mlx.repack import repack_gguf  # noqa: E402
 
 KINDS = ("Q4_0", "Q4_1", "Q8_0")
 REQUEST = MemoryRequest(layers=(1, 2), slots=32)
@@ -77,7 +79,7 @@ def test_a_gguf_is_repacked_unrounded(tmp_path, kind):
     """Every tensor equals the plain folder's, which holds gguf's dequantised values; logits, bank and fingerprint are the plain model's."""
     sources.write_gguf(tmp_path / "m.gguf", sources.llama(tied=False), kind)
     convert(tmp_path / "m.gguf", tmp_path / "plain", REQUEST)
-    summary = convert_gguf(tmp_path / "m.gguf", tmp_path / "packed", REQUEST)
+    summary = convert_mlx(tmp_path / "m.gguf", tmp_path / "packed", REQUEST)
     plain, packed = tensors(tmp_path / "plain"), tensors(tmp_path / "packed")
     assert plain.keys() == packed.keys()
     for name in plain:
@@ -104,9 +106,9 @@ def test_repacking_refuses_other_values_and_types(tmp_path):
     with pytest.raises(ConvertError, match=r"embed_tokens.*does not hold the values of .*b\.gguf"):
         repack_gguf(tmp_path / "b.gguf", tmp_path / "plain", tmp_path / "out")
     with pytest.raises(ConvertError, match="Q5_0"):
-        convert_gguf(tmp_path / "c.gguf", tmp_path / "out", REQUEST)
+        convert_mlx(tmp_path / "c.gguf", tmp_path / "out", REQUEST)
     with pytest.raises(ConvertError, match="no quantised matrix"):
-        convert_gguf(tmp_path / "d.gguf", tmp_path / "out", REQUEST)
+        convert_mlx(tmp_path / "d.gguf", tmp_path / "out", REQUEST)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gguf", "b.gguf", "c.gguf", "d.gguf", "plain"]
 
 
@@ -232,3 +234,32 @@ def test_half_precision_of_packed_weights(tmp_path):
     wide, narrow = mlx_kit.mlx(tmp_path / "q"), mlx_kit.mlx(tmp_path / "q", "float16")
     ids = mlx_kit.tokens(wide, 1, 32)
     assert relative_l2(mlx_kit.run(narrow, ids, mlx_kit.written(narrow))[0], mlx_kit.run(wide, ids, mlx_kit.written(wide))[0]) <= 5e-3
+
+
+def lm2(*arguments):
+    program = [sys.executable, "-c", "from lm2.cli import main; main()"]
+    return subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+def test_the_command(tmp_path):
+    """A GGUF, a model folder and a Hugging Face folder; what is packed and kept is said; options that do not fit are refused."""
+    sources.write_gguf(tmp_path / "m.gguf", sources.llama(), "Q4_1")
+    src = sources.save_hf(sources.llama(), tmp_path / "hf")
+    done = lm2("convert", tmp_path / "m.gguf", tmp_path / "a", "--mlx")
+    assert done.returncode == 0, done.stderr
+    assert "none rounded" in done.stdout and "3 x self_attn.q_proj.weight, 4 bits, groups of 32" in done.stdout
+    assert "memory.input_gate.weight: decides what a memory keeps: stays float32" in done.stdout
+    assert lm2("convert", tmp_path / "m.gguf", tmp_path / "plain").returncode == 0
+    assert open_folder(tmp_path / "a", quantized=True).fingerprint == open_folder(tmp_path / "plain").fingerprint
+    for source, dst in ((tmp_path / "plain", "b"), (src, "c")):
+        done = lm2("convert", source, tmp_path / dst, "--mlx", "--bits", "8", "--group-size", "32", "--json")
+        assert done.returncode == 0 and json.loads(done.stdout)["bits"] == 8, done.stderr
+        assert mlx_kit.mlx(tmp_path / dst).describe().quantization == "8-bit group 32 (affine)"
+    wrong = [
+        (["m.gguf", "--mlx", "--bits", "4"], 1, "keeps its own numbers"), (["plain", "--mlx", "--memory-slots", "32"], 1, "is a model already"),
+        (["plain", "--bits", "4"], 2, "need --mlx"), (["plain", "--mlx"], 1, "--group-size 64 does not divide the width 96"),
+    ]  # fmt: skip
+    for (source, *options), code, message in wrong:
+        done = lm2("convert", tmp_path / source, tmp_path / "x", *options)
+        assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith((".", "x"))]
