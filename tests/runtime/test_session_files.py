@@ -1,0 +1,256 @@
+"""Sessions saved and opened again: as if nothing had happened, and never with what does not belong."""
+
+import json
+from dataclasses import replace
+
+import forge
+import numpy as np
+import pytest
+import tiny_model
+from compare import assert_close
+from lm2 import Sampling, Session
+from lm2.models.errors import WriteError
+from lm2.runtime.keeping import check_contents, expected
+from lm2.runtime.statefile import read_session
+from lm2.runtime.staterecord import (
+    SessionError,
+    SessionModelError,
+    SessionShapeError,
+    SessionTokenizerError,
+    SessionValueError,
+)
+from oracle import check, standing
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "s.lm2s"
+
+
+def talk(session, turns=(("hello", 9), ("y" * 90, 30), ("short", 4))):
+    for message, n in turns:
+        session.say(message, n)
+    return session
+
+
+@pytest.fixture
+def saved(gated, path):
+    """A session file of several turns and chunks."""
+    session = talk(Session(gated, "S.", seed=5))
+    session.save(path)
+    return session
+
+
+# Going on
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("turns", [(), (("hello", 9),), (("hello", 9), ("y" * 90, 30), ("short", 4))])
+def test_going_on_is_as_if_never_saved(model, path, temperature, turns):
+    session = talk(Session(model, "S.", Sampling(temperature), seed=5), turns)
+    size = session.save(path)
+    assert size == path.stat().st_size
+    other = Session.restore(model, path)
+    assert standing(other) == standing(session) and other.transcript == session.transcript
+    assert (other.system, other.seed, other.sampling, other.at.draws) == ("S.", 5, Sampling(temperature), session.at.draws)
+    check(other)
+    for message, n in (("and then", 20), ("z" * 70, 40)):
+        assert other.say(message, n) == session.say(message, n)
+        assert standing(other) == standing(session) and other.at.seen == session.at.seen
+        other.save(path)
+        other = Session.restore(model, path)
+    assert other.created == session.created
+
+
+def test_saving_in_mid_text(model, path):
+    """Plain text, saved after every few tokens: the same tokens as in one go, wherever the chunks end."""
+    whole = Session(model, seed=2)
+    want = list(whole.complete("start", 90)) and whole.reply.tokens
+    session, got = Session(model, seed=2), []
+    for i, n in enumerate((7, 1, 30, 2, 40, 10)):
+        list(session.complete("" if i else "start", n))
+        got += session.reply.tokens
+        session.save(path)
+        session = Session.restore(model, path)
+    assert tuple(got) == want and standing(session) == standing(whole)
+
+
+def test_undo_after_restore(model, path):
+    session = talk(Session(model, seed=5), (("one", 9), ("y" * 90, 30), ("two", 4), ("three", 40)))
+    session.save(path)
+    other = Session.restore(model, path)
+    assert len(other.snapshots) == len(session.snapshots)
+    while session.snapshots:
+        session.undo()
+        other.undo()
+        assert standing(other) == standing(session) and other.transcript == session.transcript
+        assert (other.at.seen, other.at.draws, other.at.turns) == (session.at.seen, session.at.draws, session.at.turns)
+        check(other)
+    assert other.say("again", 9) == session.say("again", 9)
+
+
+def test_again_after_restore(gated, path):
+    session = talk(Session(gated, seed=5))
+    session.save(path)
+    other = Session.restore(gated, path)
+    assert "".join(other.again(9)) == "".join(session.again(9))
+
+
+def test_a_restored_session_is_as_small(saved, gated, path):
+    size = path.stat().st_size
+    for _ in range(3):
+        again = Session.restore(gated, path)
+        assert again.save(path) == size
+    assert len({id(s.memory) for s in again.snapshots}) == len({id(s.memory) for s in saved.snapshots})
+
+
+def test_forgotten_turns_come_back(gated, path, monkeypatch):
+    from lm2.runtime import transcript
+
+    monkeypatch.setattr(transcript, "TRANSCRIPT_CHARS", 400)
+    session = Session(gated, seed=1)
+    for i in range(9):
+        session.say(str(i), 1)
+    session.save(path)
+    other = Session.restore(gated, path)
+    assert other.forgotten_turns == session.forgotten_turns > 0 and other.transcript == session.transcript
+
+
+def test_the_bank_matters(saved, gated, path):
+    """Zeroing the bank in the file changes the logits: the file does something."""
+    good = path.read_bytes()
+    record = read_session(path, None)
+    path.write_bytes(forge.with_array(good, "memory.bank", np.zeros_like(record.now.bank).tobytes()))
+    zeroed, right = Session.restore(gated, path), saved.fork()
+    a, b = (s.feeder.logits(s.at).logits for s in (zeroed, right))
+    assert np.abs(a - b).max() > 0.05
+    path.write_bytes(good)
+    assert_close("logits", (s := Session.restore(gated, path)).feeder.logits(s.at).logits, b, 1e-5, 1e-4)
+
+
+# What does not belong
+
+
+def test_other_models_and_tokenizers(saved, models, tmp_path, path):
+    for cell in ("gated-4T", "released-causal"):
+        with pytest.raises(SessionModelError, match="was saved with model tiny"):
+            Session.restore(models[cell], path)
+    twin = tiny_model.load_tiny(tiny_model.make(tmp_path / "twin", seed=2))
+    with pytest.raises(SessionModelError, match="start fresh with `--new`"):
+        Session.restore(twin, path)
+    file = models["gated"].path / "tokenizer.json"
+    tokenizer = type(saved.model.tokenizer)(file.read_bytes() + b"\n")
+    with pytest.raises(SessionTokenizerError, match="put back its tokenizer"):
+        Session.restore(replace(models["gated"], tokenizer=tokenizer), path)
+    assert Session.restore(models["gated"], path).transcript == saved.transcript
+
+
+def test_same_fingerprint_other_shape(saved, models, path):
+    """A file that claims this model's fingerprint, with a bank of another shape."""
+    model = models["gated-4T"]
+    path.write_bytes(forge.with_meta(path.read_bytes(), fingerprint=model.fingerprint))
+    with pytest.raises(SessionShapeError, match=r"memory\.bank"):
+        Session.restore(model, path)
+
+
+def edited(path, edit):
+    """The session file with its document, notes and snapshots edited in place; digests right."""
+
+    def change(text):
+        content = json.loads(text)
+        edit(content)
+        return forge.dumps(content)
+
+    path.write_bytes(forge.with_text(path.read_bytes(), change))
+
+
+def put(*keys, value):
+    def edit(content):
+        for key in keys[:-1]:
+            content = content[key]
+        if value is KeyError:
+            del content[keys[-1]]
+        else:
+            content[keys[-1]] = value
+
+    return edit
+
+
+BAD = {
+    **{f"no {k}": put("document", k, value=KeyError) for k in ("system", "transcript", "forgotten_turns", "overlap", "sampling")},
+    **{f"no note {k}": put("notes", k, value=KeyError) for k in ("turn", "seen", "draws", "turns")},
+    **{f"no snapshot note {k}": put("snapshots", 0, "notes", k, value=KeyError) for k in ("turn", "seen", "draws", "turns")},
+    **{f"{k} {v!r}": put("notes", k, value=v) for k in ("turn", "seen", "draws", "turns") for v in (-1, "1", 1.5, None, True, [])},
+    **{f"{k} {v!r}": put("document", k, value=v) for k in ("forgotten_turns", "overlap") for v in (-1, "1", 0.5, None, 2**70)},
+    **{f"system {v!r}": put("document", "system", value=v) for v in (1, [], {}, "s" * 1000)},
+    **{
+        f"transcript {v!r}": put("document", "transcript", value=v)
+        for v in (None, {}, "text", [1], [{}], [{"role": "user"}], [{"role": "root", "content": ""}], [{"role": "user", "content": 1}], [{"role": [], "content": ""}])
+    },
+    **{
+        f"sampling {v!r}": put("document", "sampling", value=v)
+        for v in (None, [], {"temp": 1}, {"temperature": -1}, {"temperature": "hot"}, {"top_k": 1.5}, {"top_p": 2})
+    },
+    "turn past the tokens": put("notes", "turn", value=60),
+    "turns past the transcript": put("notes", "turns", value=7),
+    "fewer turns than the transcript": put("notes", "turns", value=5),
+    "snapshot with more turns": put("snapshots", 0, "notes", "turns", value=7),
+    "snapshot turn past its tokens": put("snapshots", 0, "notes", "turn", value=1),
+    "overlap too large": put("document", "overlap", value=17),
+    "document empty": put("document", value={}),
+    "notes empty": put("notes", value={}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", BAD.values(), ids=BAD.keys())
+def test_crafted_documents_are_refused(saved, gated, path, edit):
+    edited(path, edit)
+    with pytest.raises(SessionError) as caught:
+        Session.restore(gated, path)
+    message = str(caught.value)
+    assert str(path) in message and "--new" in message and message.isprintable() and len(message) < 400
+
+
+def test_crafting_itself_does_no_harm(saved, gated, path):
+    """Control: the same way of editing with values that are right, and a key nobody knows."""
+    edited(path, put("notes", "turn", value=saved.at.filled))
+    edited(path, put("document", "later", value={"a": 1}))
+    assert Session.restore(gated, path).transcript == saved.transcript
+    check_contents(path, read_session(path, expected(gated)))
+
+
+def test_session_value_error_is_a_session_error():
+    assert issubclass(SessionValueError, SessionError)
+
+
+# Writing
+
+
+def test_failed_save_keeps_the_old_file(saved, path, tmp_path, monkeypatch):
+    good = path.read_bytes()
+    saved.say("more", 3)
+    with pytest.raises(WriteError, match="does not exist"):
+        saved.save(tmp_path / "no" / "such" / "folder.lm2s")
+    import os
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(WriteError, match="the disk is full"):
+            saved.save(path)
+    assert path.read_bytes() == good and [p.name for p in tmp_path.iterdir()] == [path.name]
+    saved.say("still here", 3)
+    saved.save(path)
+    assert path.read_bytes() != good
+
+
+def test_created_stays_updated_moves(gated, path):
+    session = Session(gated, seed=1)
+    session.save(path)
+    first = read_session(path, None).meta
+    session = Session.restore(gated, path)
+    session.save(path)
+    second = read_session(path, None).meta
+    assert second.created == first.created and second.updated >= first.updated
