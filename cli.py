@@ -49,7 +49,7 @@ def group(ctx: click.Context, debug: bool) -> None:
 
 def main() -> Any:
     """Entry point. Exit codes: 0 done, 1 it failed (one line on stderr), 2 the command line is wrong, 130 interrupted."""
-    debug = "--debug" in sys.argv[1:] or bool(os.environ.get("LM2_DEBUG"))
+    debug = "--debug" in sys.argv[1:] or os.environ.get("LM2_DEBUG", "0") not in ("", "0")
     if debug:
         sys.argv = [a for a in sys.argv if a != "--debug"]
         os.environ["LM2_DEBUG"] = "1"
@@ -59,9 +59,7 @@ def main() -> Any:
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except click.ClickException as error:
-        if debug:
-            raise
+    except click.UsageError as error:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:

@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,15 +29,18 @@ def check_message(text: str, where: str) -> str:
     return text
 
 
-def read_message(path: Path) -> str:
+def read_message(f: BinaryIO, where: str) -> str:
+    """A whole prompt of at most 1 MiB from an open file. Raises PromptError naming `where`."""
+    raw = f.read(MESSAGE_BYTES_MAX + 1)
+    if len(raw) > MESSAGE_BYTES_MAX:
+        raise PromptError(f"{where} has more than the {MESSAGE_BYTES_MAX} bytes of one message: read long texts with --context FILE")
+    return check_message(raw.decode("utf-8", "surrogateescape"), where)
+
+
+def read_message_file(path: Path) -> str:
     """A whole prompt file of at most 1 MiB. Raises PromptError naming the file."""
-    blocks, size = [], 0
-    for block, _ in read_blocks(path):
-        blocks.append(block)
-        size += len(block)
-        if size > MESSAGE_BYTES_MAX:
-            break
-    return check_message("".join(blocks), str(path))
+    with _opened(path) as f:
+        return read_message(f, str(path))
 
 
 def read_blocks(path: Path) -> Iterator[tuple[str, int]]:
@@ -44,9 +48,15 @@ def read_blocks(path: Path) -> Iterator[tuple[str, int]]:
 
     Raises PromptError naming the file: missing, a folder, no permission, not UTF-8, a NUL byte, or empty.
     """
+    with _opened(path) as f:
+        yield from _blocks(f, str(path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with open(path, "rb") as f:
-            yield from _blocks(f, str(path))
+            yield f
     except FileNotFoundError:
         raise PromptError(f"{path} does not exist: check the name") from None
     except IsADirectoryError:

@@ -1,13 +1,26 @@
 """`lm2 chat`: a conversation in the terminal, or one turn a line through a pipe. Knows the terminal; the conversation is session.py's."""
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from .common import adjusted, model_options, need_new_folder_exists, open_model, sampling_options, soft_interrupt, write_out
+from ...models.errors import LM2Error, PromptError
+from .common import (
+    adjusted,
+    check_settings,
+    megabytes,
+    model_options,
+    need_folder,
+    open_model,
+    sampling_options,
+    soft_interrupt,
+    stdin_bytes,
+    write_out,
+)
 
 if TYPE_CHECKING:
     from ..lock import SessionLock
@@ -27,9 +40,28 @@ class Talk:
         from ..reading import check_message
 
         check_message(text, "the message")
-        with soft_interrupt() as interrupted:
-            for piece in self.session.stream(text, self.max_tokens, self.stop, interrupted):
-                write_out(piece)
+        return self._show(lambda interrupted: self.session.stream(text, self.max_tokens, self.stop, interrupted))
+
+    def again(self) -> bool:
+        """The last message answered once more; as `answer`."""
+        return self._show(lambda interrupted: self.session.again(self.max_tokens, self.stop, interrupted))
+
+    def _show(self, begin: Callable[[Callable[[], bool]], Iterator[str]]) -> bool:
+        """Raises KeyboardInterrupt only where the session is as it was: a second Ctrl-C before the answer began."""
+        shown, before = False, self.session.at
+        try:
+            with soft_interrupt() as interrupted:
+                for piece in begin(interrupted):
+                    write_out(piece)
+                    shown = True
+        except KeyboardInterrupt:
+            self.session.settle()
+            if self.session.at is before:
+                raise
+        except LM2Error:
+            if shown:
+                write_out("\n")
+            raise
         write_out("\n")
         self.autosave()
         reply = self.session.reply
@@ -39,15 +71,25 @@ class Talk:
         if self.file is not None:
             self.session.save(self.file)
 
-    def take_file(self, path: Path) -> None:
-        """Make `path` the session's file and hold its lock; the lock of the file before is let go. Raises SessionLockedError."""
+    def go_on_in(self, path: Path, ready: Callable[[Path], "Session"]) -> None:
+        """Make `path` the chat's file and what `ready(path)` returns its session, under the file's lock.
+
+        Whatever fails, the chat stays where it was. Raises SessionLockedError, and what `ready` raises.
+        """
         from ..lock import SessionLock
 
-        if self.file is not None and self.file.absolute() == path.absolute():
-            return
-        lock = SessionLock(path).acquire()
-        self.close()
-        self.file, self.lock = path, lock
+        same = self.file is not None and os.path.realpath(self.file) == os.path.realpath(path)
+        lock = None if same else SessionLock(path).acquire()
+        try:
+            session = ready(path)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        if lock is not None:
+            self.close()
+            self.lock = lock
+        self.session, self.file = session, path
 
     def close(self) -> None:
         if self.lock is not None:
@@ -62,7 +104,7 @@ class Talk:
             parts.append(f"{len(reply.tokens) / reply.decode_s:.1f} tokens/s")
         parts.append(f"chunk {session.at.filled}/{session.feeder.size}")
         parts.append(f"{session.at.memory.chunks} committed")
-        parts.append(f"{session.model.backend.describe().state_bytes / 1e6:.1f} MB state")
+        parts.append(f"{megabytes(session.model.backend.describe().state_bytes)} state")
         return " · ".join(parts)
 
 
@@ -91,31 +133,33 @@ def command(
     from ..lock import SessionLock
     from ..session import Session
 
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    check_settings(stop, **sampling)
     lock = None
     if session_file is not None:
-        need_new_folder_exists(session_file)
+        need_folder(session_file)
         lock = SessionLock(session_file).acquire()
-    loaded = open_model(model, backend, device, dtype, threads)
-
-    def notice(line: str) -> None:
-        if verbose:
-            click.echo(click.style(line, dim=True) if terminal else line, err=True)
-
-    if session_file is not None and session_file.exists() and not new:
-        session = Session.restore(loaded, session_file, notice)
-        session.sampling = adjusted(session.sampling, **sampling)
-        if seed is not None:
-            session.seed = seed
-        if system is not None and system != session.system:
-            raise click.ClickException(
-                f"{session_file} has another system prompt: leave --system out to go on with it, or start fresh with --new"
-            )
-    else:
-        session = Session(loaded, system, adjusted(loaded.sampling, **sampling), seed, notify=notice)
-    talk = Talk(session, max_tokens, stop, terminal)
-    talk.file, talk.lock = session_file, lock
+    talk = None
     try:
+        loaded = open_model(model, backend, device, dtype, threads)
+
+        def notice(line: str) -> None:
+            if verbose:
+                click.echo(click.style(line, dim=True) if terminal else line, err=True)
+
+        if session_file is not None and session_file.exists() and not new:
+            session = Session.restore(loaded, session_file, notice)
+            session.sampling = adjusted(session.sampling, **sampling)
+            if seed is not None:
+                session.seed = seed
+            if system is not None and system != session.system:
+                raise PromptError(
+                    f"{session_file} has another system prompt: leave --system out to go on with it, or start fresh with --new"
+                )
+        else:
+            session = Session(loaded, system, adjusted(loaded.sampling, **sampling), seed, notify=notice)
+        talk = Talk(session, max_tokens, stop, terminal)
+        talk.file, talk.lock = session_file, lock
         if terminal:
             from .terminal import converse
 
@@ -124,17 +168,19 @@ def command(
             click.echo(f"seed {session.seed}", err=True)
         return _pipe(talk)
     finally:
-        talk.close()
+        if talk is not None:
+            talk.close()
+        elif lock is not None:
+            lock.release()
 
 
 def _pipe(talk: Talk) -> int:
     """One turn a line. A line that cannot be used is one line on stderr; the rest is still answered, and the exit code is 1."""
-    from ...models.errors import LM2Error, PromptError
     from ..reading import MESSAGE_BYTES_MAX, check_message
     from .slash import is_command, run
 
     failed, number = 0, 0
-    for number, raw, size in _lines(sys.stdin.buffer, MESSAGE_BYTES_MAX):
+    for number, raw, size in _lines(stdin_bytes(), MESSAGE_BYTES_MAX):
         try:
             if raw is None:
                 raise PromptError(
@@ -142,16 +188,18 @@ def _pipe(talk: Talk) -> int:
                 )
             line = raw.decode("utf-8", "surrogateescape").rstrip("\r\n")
             if is_command(line):
-                if run(talk, line) == "exit":
+                done = run(talk, line)
+                if done == "exit":
                     break
+                if done == "stopped":
+                    raise click.Abort
             elif not talk.answer(check_message(line, f"line {number}")):
-                return 130
+                raise click.Abort
         except LM2Error as error:
             click.echo(f"lm2: {' '.join(str(error).split())}", err=True)
             failed = 1
     if number == 0:
-        click.echo("lm2: nothing on stdin: give one message a line", err=True)
-        return 1
+        raise PromptError("nothing on stdin: give one message a line")
     return failed
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -65,11 +65,31 @@ def open_model(name: str | None, backend: str, device: str, dtype: str, threads:
         return load(name or DEFAULT_MODEL, backend, device, dtype, threads, report)
 
 
-def need_new_folder_exists(path: Path) -> None:
-    """Refuse early, before a model is loaded, a file in a folder that is not there."""
+def check_settings(stop: tuple[str, ...], **sampling: Any) -> None:
+    """Refuse bad sampling settings and stop strings early, before a model is loaded. Raises PromptError naming them."""
+    from ..sampling import Sampling
+    from ..streaming import StopStrings
+
+    adjusted(Sampling(), **sampling)
+    StopStrings(stop)
+
+
+def need_folder(path: Path) -> None:
+    """Refuse early, before a model is loaded, a file in a folder that is not there. Raises WriteError."""
+    from ...models.errors import WriteError
+
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise click.ClickException(f"{path}: the folder {folder} does not exist: create it first")
+        raise WriteError(f"cannot write {path}: the folder {folder} does not exist: create it first")
+
+
+def stdin_bytes() -> BinaryIO:
+    """Standard input as bytes. Raises PromptError where the caller closed it."""
+    from ...models.errors import PromptError
+
+    if sys.stdin is None:
+        raise PromptError("stdin is closed: give the text on stdin")
+    return sys.stdin.buffer
 
 
 @contextmanager
@@ -101,8 +121,10 @@ def write_out(text: str) -> None:
 
 
 def megabytes(count: int) -> str:
-    """Bytes for people: `4.7 MB` (10^6 bytes)."""
-    return f"{count / 1e6:.1f} MB"
+    """Bytes for people: `4.7 MB` (10^6 bytes), `16 KB`, `1.3 GB`."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} KB"
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """`lm2 generate`: continue a prompt, after any amount of context. The prompt is plain text unless --chat."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .common import adjusted, model_options, open_model, sampling_options, soft_interrupt, write_out
+from .common import adjusted, check_settings, model_options, open_model, sampling_options, soft_interrupt, stdin_bytes, write_out
 
 
 @click.command("generate", context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,7 +31,7 @@ def command(
 
     MODEL is a model folder or a name such as smollm2. Text goes to stdout as it is made, everything else to stderr.
     """
-    from ..reading import check_message, read_message
+    from ..reading import check_message, read_message, read_message_file
     from ..session import Session
 
     if system is not None and not chat:
@@ -41,11 +40,12 @@ def command(
     if sum(given) != 1:
         raise click.UsageError("give the prompt once: --prompt TEXT, --prompt-file FILE, or - for stdin")
     if stdin or str(prompt_file) == "-":
-        text = check_message(sys.stdin.buffer.read().decode("utf-8", "surrogateescape"), "stdin")
+        text = read_message(stdin_bytes(), "stdin")
     elif prompt_file is not None:
-        text = read_message(prompt_file)
+        text = read_message_file(prompt_file)
     else:
         text = check_message(prompt or "", "--prompt")
+    check_settings(stop, **sampling)
     loaded = open_model(model, backend, device, dtype, threads)
 
     def say(line: str) -> None:

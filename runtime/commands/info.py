@@ -15,22 +15,21 @@ from .common import megabytes
 def command(target: str, as_json: bool) -> None:
     """Show what TARGET is: a model folder, a name such as smollm2, or a session file (.lm2s). Checks it on the way."""
     path = Path(target)
-    facts = session_facts(path) if path.is_file() else model_facts(target)
+    session = path.is_file() or (path.suffix == ".lm2s" and not path.exists())
+    facts = session_facts(path) if session else model_facts(target)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, pad_edge=False)
+    width = max(map(len, facts))
     for key, value in facts.items():
-        table.add_row(key.replace("_", " "), _readable(key, value))
-    Console(highlight=False, soft_wrap=True).print(table)
+        if value is not None:
+            click.echo(f"{key.replace('_', ' '):<{width}}  {_readable(key, value)}")
 
 
 def model_facts(target: str) -> dict[str, Any]:
     """Facts about a model folder or a catalogue name that is installed. Raises ModelFileError or ConfigError."""
     from ...models.checkpoints import catalog
+    from ...models.config import read_json
     from ...models.errors import ModelFileError
     from ...models.layout import CONFIG, open_folder, tensor_shapes
 
@@ -54,7 +53,7 @@ def model_facts(target: str) -> dict[str, Any]:
         "memory_cell": m.cell, "memory_slots": m.slots, "memory_chunk": m.chunk, "memory_layers": list(m.layers), "memory_trained": m.trained,
         "state_bytes": 4 * _count(c.bank_shape()), "fingerprint": folder.fingerprint,
         "packed": packed and f"{packed.bits} bits, groups of {packed.group_size}, for MLX ({packed.method})",
-        "source": json.loads(source.read_text(encoding="utf-8")) if source.is_file() else None,
+        "source": read_json(source) if source.is_file() else None,
     }  # fmt: skip
 
 
@@ -62,16 +61,18 @@ def session_facts(path: Path) -> dict[str, Any]:
     """Facts about a session file; everything in it is checked but the match with a model. Raises a SessionError."""
     import numpy as np
 
+    from ..keeping import check_contents
     from ..statefile import read_session
 
     record = read_session(path, None)
+    check_contents(path, record)
     bank, meta = record.now.bank, record.meta
     written = np.any(bank != 0, axis=(1, 3)).sum(axis=1)
     return {
         "kind": "session", "path": str(path), "file_bytes": path.stat().st_size, "model": meta.model, "fingerprint": meta.fingerprint,
         "tokenizer": meta.tokenizer, "saved_by": meta.backend, "dtype": meta.dtype, "created": meta.created, "updated": meta.updated,
         "tokens_seen": meta.tokens_seen, "chunks_committed": record.now.chunks, "chunk_position": len(record.now.tokens),
-        "turns": len(record.document.get("transcript", [])), "undo_steps": len(record.snapshots), "seed": meta.seed, "draws": meta.draws,
+        "messages": record.now.notes["turns"], "undo_steps": len(record.snapshots), "seed": meta.seed, "draws": meta.draws,
         "bank_shape": list(bank.shape), "state_bytes": int(bank.nbytes), "rows_not_zero": [int(n) for n in written],
     }  # fmt: skip
 
@@ -80,7 +81,7 @@ def _readable(key: str, value: Any) -> str:
     if key.endswith("bytes"):
         return f"{megabytes(value)} ({value:,} bytes)"
     if key.endswith("parameters"):
-        return f"{value / 1e6:.1f} M"
+        return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value:,}"
     if isinstance(value, bool):
         return "yes" if value else "no (a starting point for training)"
     if isinstance(value, dict):

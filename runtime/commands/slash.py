@@ -10,6 +10,7 @@ from ...models.errors import PromptError
 from .common import megabytes
 
 if TYPE_CHECKING:
+    from ..session import Session
     from .chat import Talk
 
 
@@ -19,7 +20,10 @@ def is_command(line: str) -> bool:
 
 
 def run(talk: "Talk", line: str) -> str | None:
-    """Run `/name argument`; returns "exit" when the chat is over. Raises PromptError for an unknown command, LM2Error for a failed one."""
+    """Run `/name argument`. Returns "exit" when the chat is over, "answered" or "stopped" after an answer, else None.
+
+    Raises PromptError for an unknown command, LM2Error for a failed one.
+    """
     name, _, argument = line.strip().partition(" ")
     if name not in COMMANDS:
         raise PromptError(f"there is no command {name}: /help lists them")
@@ -39,11 +43,17 @@ def _help(talk: "Talk", argument: str) -> None:
 def _save(talk: "Talk", argument: str) -> None:
     if not argument and talk.file is None:
         raise PromptError("/save needs a file: /save chat.lm2s")
-    if argument:
-        talk.take_file(_path(argument))
-    assert talk.file is not None
-    written = talk.session.save(talk.file)
-    _say(talk, f"saved to {talk.file} ({megabytes(written)}); later turns are saved there too")
+    path = _path(argument) if argument else talk.file
+    assert path is not None
+    if path != talk.file:
+        _need_new(path)
+
+    def save(file: Path) -> "Session":
+        talk.session.save(file)
+        return talk.session
+
+    talk.go_on_in(path, save)
+    _say(talk, f"saved to {path} ({megabytes(path.stat().st_size)}); later turns are saved there too")
 
 
 def _load(talk: "Talk", argument: str) -> None:
@@ -51,10 +61,11 @@ def _load(talk: "Talk", argument: str) -> None:
 
     if not argument:
         raise PromptError("/load needs a file: /load chat.lm2s")
-    path = _path(argument)
-    session = Session.restore(talk.session.model, path, talk.session.notify)
-    talk.take_file(path)
-    talk.session = session
+    path, now = _path(argument), talk.session
+    if not path.exists():
+        raise PromptError(f"{path} does not exist: check the path")
+    talk.go_on_in(path, lambda file: Session.restore(now.model, file, now.notify))
+    session = talk.session
     _say(talk, f"going on with {path}: {len(session.transcript)} messages, {session.at.memory.chunks} chunks committed")
 
 
@@ -64,14 +75,8 @@ def _undo(talk: "Talk", argument: str) -> None:
     _say(talk, f"took back the last turn · {talk.status()}")
 
 
-def _again(talk: "Talk", argument: str) -> None:
-    last = next((m["content"] for m in reversed(talk.session.transcript) if m["role"] == "user"), None)
-    if last is None or not talk.session.transcript or talk.session.transcript[-1]["role"] != "assistant":
-        raise PromptError("there is no answer to make again")
-    draws = talk.session.at.draws
-    talk.session.undo()
-    talk.session.at = talk.session.at._replace(draws=draws)
-    talk.answer(last)
+def _again(talk: "Talk", argument: str) -> str:
+    return "answered" if talk.again() else "stopped"
 
 
 def _reset(talk: "Talk", argument: str) -> None:
@@ -84,11 +89,14 @@ def _fork(talk: "Talk", argument: str) -> None:
     if not argument:
         raise PromptError("/fork needs a file for the copy: /fork other.lm2s")
     path, old = _path(argument), talk.file
-    if path.exists():
-        raise PromptError(f"{path} exists already: choose another name")
-    talk.take_file(path)
-    talk.session = talk.session.fork()
-    talk.autosave()
+    _need_new(path)
+
+    def fork(file: Path) -> "Session":
+        copy = talk.session.fork()
+        copy.save(file)
+        return copy
+
+    talk.go_on_in(path, fork)
     _say(talk, f"going on in {path}" + (f"; {old} stays as it is" if old else ""))
 
 
@@ -144,6 +152,12 @@ def _exit(talk: "Talk", argument: str) -> str:
 
 def _path(argument: str) -> Path:
     return Path(argument).expanduser()
+
+
+def _need_new(path: Path) -> None:
+    """Nothing that is there already is written over."""
+    if path.exists():
+        raise PromptError(f"{path} exists already: choose another name, or remove it first")
 
 
 Command = Callable[["Talk", str], str | None]

@@ -22,6 +22,9 @@ def converse(talk: "Talk") -> int:
     while True:
         try:
             text = _ask()
+        except UnicodeDecodeError:
+            click.secho("lm2: what was typed is not valid UTF-8: check the terminal's encoding", fg="red", err=True)
+            continue
         except EOFError:
             click.echo()
             return 0
@@ -32,12 +35,14 @@ def converse(talk: "Talk") -> int:
             continue
         try:
             if text.startswith("/"):
-                if run(talk, text) == "exit":
-                    return 0
-                continue
-            finished = talk.answer(text)
-            status = talk.status() if finished else f"stopped; what was said is kept (/undo takes it back) · {talk.status()}"
-            click.secho(status, dim=True)
+                done = run(talk, text)
+            else:
+                done = "answered" if talk.answer(text) else "stopped"
+            if done == "exit":
+                return 0
+            if done:
+                stopped = "stopped; what was said is kept (/undo takes it back) · " if done == "stopped" else ""
+                click.secho(f"{stopped}{talk.status()}", dim=True)
         except (LM2Error, click.ClickException) as error:
             click.secho(f"lm2: {' '.join(str(error).split())}", fg="red", err=True)
         except KeyboardInterrupt:
