@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from ..models.config import LM2Config
 from .linear import Linear
@@ -49,6 +50,9 @@ class Pieces(NamedTuple):
     project: Callable[..., tuple[mx.array, mx.array, mx.array]]
     finish: Callable[..., mx.array]
     read: Callable[..., tuple[mx.array, mx.array, mx.array]] | None
+
+    def compiled(self) -> "Pieces":
+        return Pieces(mx.compile(self.project), mx.compile(self.finish), None if self.read is None else mx.compile(self.read))
 
 
 @dataclass
@@ -113,7 +117,7 @@ class LM2:
         self.exact = config.memory.cell == "released" and config.memory.gate_pool == "chunk"
         plain = [Pieces(b.project, b.finish, b.memory.step if isinstance(b.memory, GatedMemory) else None) for b in blocks]
         self.pieces = plain
-        self.step_pieces = [Pieces(*(p and mx.compile(p) for p in pieces)) for pieces in plain] if compiled else plain
+        self.step_pieces = [p.compiled() for p in plain] if compiled else plain
         mx.eval(self.cos, self.sin)
 
     @property
@@ -143,7 +147,7 @@ class LM2:
                 arrays[f"{name}{i}"] = mx.zeros((b, c.num_key_value_heads, m.chunk, c.head_dim), self.dtype)  # (b, k, T, e)
         reads: list[tuple[mx.array, mx.array] | None] = []
         if m.cell == "gated":
-            written = mx.any(bank != 0, axis=(1, 2, 3)).tolist()
+            written = np.array(mx.any(bank != 0, axis=(1, 2, 3)))  # (l,)
             for i, j in self.bank_of.items():
                 memory = self.blocks[i].memory
                 assert isinstance(memory, GatedMemory)
@@ -229,7 +233,7 @@ class LM2:
                 pooled = self._pooled(block.memory.lifted(joined), chunk, i, past, alone)
                 rows = block.memory.rewrite(joined, rows, cache, pooled)
                 x = block.join(x, joined + rows.astype(joined.dtype))
-            elif pieces.read is None:
+            elif block.memory is None or pieces.read is None:
                 x = pieces.finish(x, a)
             else:
                 j = self.bank_of[i]

@@ -170,9 +170,9 @@ def _skipped(shapes: Mapping[str, tuple[int, ...]], chosen: Mapping[str, Any]) -
         if name in chosen:
             continue
         if ".memory." in name and "norm" not in name:
-            why = "decides what a memory keeps: stays float32" if not may_be_packed(name) else "is not one of the GGUF's own matrices"
+            why = "decides what a memory keeps, so float32" if not may_be_packed(name) else "not one of the GGUF's own matrices"
         else:
-            why = "is a norm or a bias: small, and sensitive" if not may_be_packed(name) else "is not quantised in the GGUF"
+            why = "norms and biases: small, and sensitive" if not may_be_packed(name) else "not quantised in the GGUF"
         counts[_kind(name), why] = counts.get((_kind(name), why), 0) + 1
     return [{"tensors": kind, "count": n, "why": why} for (kind, why), n in counts.items()]
 

@@ -6,6 +6,7 @@ Every call computes before it returns: nothing lazy is handed out, so states may
 
 import ctypes
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class MLXBackend:
         else:
             kv, inside = 0, bank + m.chunk * 4
         dtype = str(self.model.dtype).removeprefix("mlx.core.")
-        return Description("mlx", device_name(self.device), dtype, self.quantization, {"mlx": mx.__version__}, bank, kv + inside)
+        return Description("mlx", device_name(self.device), dtype, self.quantization, {"mlx": version("mlx")}, bank, kv + inside)
 
 
 def device_name(device: mx.Device) -> str:
@@ -114,10 +115,10 @@ def pick_device(name: str) -> mx.Device:
     there = gpu and (kind == "gpu" or (kind == "metal") == mx.metal.is_available())
     if not there:
         raise BackendError(
-            f"device {name!r} is not there (this MLX {mx.__version__} has no {kind} back-end): use --device cpu, or pip install 'lm2[mlx-cuda]'"
+            f"device {name!r} is not there (this MLX {version('mlx')} has no {kind} back-end): use --device cpu, or pip install 'lm2[mlx-cuda]'"
         )
     if index and int(index) >= mx.device_count(mx.gpu):
-        raise BackendError(f"device {name!r} is not there ({mx.device_count(mx.gpu)} seen by MLX {mx.__version__}): use --device {kind}")
+        raise BackendError(f"device {name!r} is not there ({mx.device_count(mx.gpu)} seen by MLX {version('mlx')}): use --device {kind}")
     return mx.Device(mx.gpu, int(index or 0))
 
 

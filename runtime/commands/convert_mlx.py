@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,9 +48,17 @@ def pack(
         click.echo(f"note: {note}", err=True)
     how = "the GGUF's own numbers, none rounded" if summary["method"] == "repacked" else "rounded"
     click.echo(f"{summary['name']}: {summary['bytes'] / 1e6:.0f} MB from {summary['source_bytes'] / 1e6:.0f} MB, for --backend mlx ({how})")
-    for q in summary["quantized"]:
-        click.echo(f"packed: {q['count']:4} x {q['tensors']}, {q['bits']} bits, groups of {q['group_size']}")
-    for s in summary["skipped"]:
-        click.echo(f"kept:   {s['count']:4} x {s['tensors']}: {s['why']}")
+    for heading, items in _grouped(summary).items():
+        click.echo(f"{heading}: {', '.join(items)}")
     click.echo(f"sessions: those of model {summary['fingerprint'][:12]}, in both directions")
     click.echo(f"written to {summary['path']} in {summary['seconds']:.1f} s")
+
+
+def _grouped(summary: dict[str, Any]) -> dict[str, list[str]]:
+    """Kinds of tensors under what happened to them."""
+    out: dict[str, list[str]] = {}
+    for q in summary["quantized"]:
+        out.setdefault(f"packed to {q['bits']} bits in groups of {q['group_size']}", []).append(f"{q['count']} x {q['tensors']}")
+    for s in summary["skipped"]:
+        out.setdefault(f"kept ({s['why']})", []).append(f"{s['count']} x {s['tensors']}")
+    return out
