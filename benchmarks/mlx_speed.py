@@ -4,8 +4,8 @@
 
 MODEL is a plain model folder, PACKED are folders made from it by `lm2 convert --mlx`. Each folder is run by lm2 with its memory on (a bank
 written by one full chunk) and by mlx-lm without any memory, on the very same arrays in the same dtype. Decoding alternates token by token, so
-that both sides meet the same machine; prefill alternates call by call, and for lm2 includes reading the bank into the chunk (start).
-Committing a chunk is timed apart. On Linux preload OpenBLAS (docs/mlx.md); nothing here limits threads.
+that both sides meet the same machine; prefill alternates call by call, and for lm2 includes reading the bank into the chunk (start). "a chunk"
+is what reading a long text costs lm2 per chunk: start, prefill of all its positions, commit; mlx-lm has only the prefill. On Linux preload OpenBLAS (docs/mlx.md); nothing here limits threads.
 """
 
 import argparse
@@ -52,6 +52,10 @@ class Lm2:
         _, chunk = backend.extend(ids, backend.start())
         self.state = backend.commit(chunk)
 
+    def whole(self, ids):
+        self.prefill(ids)
+        self.state = self.backend.commit(self.chunk)
+
     def prefill(self, ids):
         self.chunk = self.backend.start(1, self.state)
         logits, self.chunk = self.backend.extend(ids, self.chunk)
@@ -77,6 +81,8 @@ class MlxLm:
         self.cache = make_prompt_cache(self.model)
         return self._call(ids)
 
+    whole = prefill
+
     def step(self, token):
         return self._call([token])
 
@@ -88,7 +94,7 @@ def timed(f, *args):
 
 
 def measure(path, options, prompt, steps, runs):
-    """Median seconds per run of prefill (one call) and of one step, by side; and of one commit of a full chunk."""
+    """Median seconds of a prefill, of one step, and of a whole chunk, by side."""
     backend = open_backend("mlx", path, options)
     ids = np.random.default_rng(0).integers(0, backend.config.vocab_size, backend.config.memory.chunk)
     with mx.stream(backend.device):
@@ -97,9 +103,12 @@ def measure(path, options, prompt, steps, runs):
             side.prefill(ids[:prompt])
             side.step(int(ids[0]))
         prefill = {name: [] for name in sides}
+        whole = {name: [] for name in sides}
         decode = {name: [] for name in sides}
         for run in range(runs):
             order = list(sides)[:: 1 if run % 2 == 0 else -1]
+            for name in order:
+                whole[name].append(timed(sides[name].whole, ids))
             for name in order:
                 prefill[name].append(timed(sides[name].prefill, ids[:prompt]))
             taken = {name: [] for name in sides}
@@ -108,9 +117,7 @@ def measure(path, options, prompt, steps, runs):
                     taken[name].append(timed(sides[name].step, int(ids[prompt + i])))
             for name in sides:
                 decode[name].append(statistics.median(taken[name]))
-        chunk = backend.extend(ids, backend.start(1, sides["lm2"].state))[1]
-        commit = statistics.median(timed(backend.commit, chunk) for _ in range(runs))
-    return backend, {k: statistics.median(v) for k, v in prefill.items()}, {k: statistics.median(v) for k, v in decode.items()}, commit
+    return backend, *({k: statistics.median(v) for k, v in times.items()} for times in (prefill, decode, whole))
 
 
 def main():
@@ -125,16 +132,22 @@ def main():
     print("| model | weights | what | lm2 tok/s | mlx-lm tok/s | lm2 / mlx-lm |")
     print("|---|---|---|---|---|---|")
     for path in a.models:
-        backend, prefill, decode, commit = measure(path, BackendOptions(a.device, a.dtype), a.prompt, a.steps, a.runs)
+        backend, prefill, decode, whole = measure(path, BackendOptions(a.device, a.dtype), a.prompt, a.steps, a.runs)
         d = backend.describe()
         weights = d.dtype if d.quantization == "none" else f"{d.quantization}, computed in {d.dtype}"
-        for what, seconds, tokens in ((f"prefill {a.prompt}", prefill, a.prompt), (f"decode at {a.prompt}", decode, 1)):
+        chunk = backend.config.memory.chunk
+        for what, seconds, tokens in (
+            (f"prefill {a.prompt}", prefill, a.prompt),
+            (f"decode at {a.prompt}", decode, 1),
+            (f"a chunk of {chunk}, committed", whole, chunk),
+        ):
             ours, theirs = tokens / seconds["lm2"], tokens / seconds["mlx-lm"]
             print(f"| {backend.config.name} | {weights} | {what} | {ours:.1f} | {theirs:.1f} | {ours / theirs:.2f}x |")
-        print(f"| {backend.config.name} | {weights} | commit of {backend.config.memory.chunk} | {commit * 1000:.0f} ms | | |")
     blas = "OpenBLAS preloaded" if "openblas" in os.environ.get("LD_PRELOAD", "") else "no BLAS preloaded"
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, device {d.device}"
-    print(f"\nmlx {version('mlx')}, mlx-lm {version('mlx-lm')}, Python {platform.python_version()}; {where}; {blas}; median of {a.runs} interleaved runs.")
+    print(
+        f"\nmlx {version('mlx')}, mlx-lm {version('mlx-lm')}, Python {platform.python_version()}; {where}; {blas}; median of {a.runs} interleaved runs."
+    )
 
 
 if __name__ == "__main__":
