@@ -37,24 +37,19 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=False)
 @click.version_option(__version__, prog_name="lm2")
-@click.option("--debug", is_flag=True, envvar="LM2_DEBUG", help="Show Python tracebacks on errors.")
-@click.pass_context
-def group(ctx: click.Context, debug: bool) -> None:
+@click.option("--debug", is_flag=True, help="Show Python tracebacks on errors (anywhere on the line, or LM2_DEBUG=1).")
+def group(debug: bool) -> None:
     """LM2: a Llama with a memory that stays the same size for any length of text.
 
     Start with:  lm2 chat
     """
-    ctx.obj = {"debug": debug}
 
 
 def main() -> Any:
     """Entry point. Exit codes: 0 done, 1 it failed (one line on stderr), 2 the command line is wrong, 130 interrupted."""
     debug = "--debug" in sys.argv[1:] or os.environ.get("LM2_DEBUG", "0") not in ("", "0")
-    if debug:
-        sys.argv = [a for a in sys.argv if a != "--debug"]
-        os.environ["LM2_DEBUG"] = "1"
     try:
-        code = group.main(standalone_mode=False)
+        code = group.main([a for a in sys.argv[1:] if a != "--debug"], prog_name="lm2", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)

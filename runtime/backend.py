@@ -94,7 +94,10 @@ class BackendOptions:
 def installed(name: str) -> bool:
     """Whether the ML library behind backend `name` can be imported, without importing it."""
     module = {"torch": "torch", "mlx": "mlx", "onnx": "onnxruntime"}[name]
-    return importlib.util.find_spec(module) is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # hidden on purpose, or half removed
+        return False
 
 
 def choose(name: str) -> str:
@@ -120,7 +123,11 @@ def choose(name: str) -> str:
 
 def open_backend(name: str, model: Path, options: BackendOptions = BackendOptions()) -> Backend:
     """Load the model folder `model` into backend `name` (or auto). Raises BackendError, ModelFileError or ConfigError."""
-    module = importlib.import_module(f".backends.{choose(name)}_backend", __package__)
+    name = choose(name)
+    try:
+        module = importlib.import_module(f".backends.{name}_backend", __package__)
+    except ImportError as error:
+        raise BackendError(f"backend {name} is installed but does not load ({error}): reinstall it, pip install 'lm2[{name}]'") from error
     return module.open_model(model, options)
 
 

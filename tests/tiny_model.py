@@ -13,14 +13,14 @@ CELLS = ("gated", "gated-4T", "released-causal", "released-chunk")
 CHUNK = 64
 
 
-def make(folder, cell="gated", seed=1, chunk=CHUNK):
-    """Write a model folder: 2 layers, chunks of `chunk` tokens, a vocabulary of 259, untrained weights; returns it."""
+def make(folder, cell="gated", seed=1, chunk=CHUNK, ends=(tiny_tokenizer.IM_END,)):
+    """Write a model folder: 2 layers, chunks of `chunk` tokens, a vocabulary of 259, untrained weights, `ends` that end an answer; returns it."""
     from lm2.models.weights import random_model, save_folder
 
     fields = dict(
         vocab=tiny_tokenizer.VOCAB,
         layers=2,
-        eos_token_id=(tiny_tokenizer.IM_END,),
+        eos_token_id=ends,
         name="tiny",
         tie_word_embeddings=False,
     )

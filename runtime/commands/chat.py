@@ -15,6 +15,7 @@ from .common import (
     megabytes,
     model_options,
     need_folder,
+    note,
     open_model,
     sampling_options,
     soft_interrupt,
@@ -145,7 +146,7 @@ def command(
 
         def notice(line: str) -> None:
             if verbose:
-                click.echo(click.style(line, dim=True) if terminal else line, err=True)
+                note(line)
 
         if session_file is not None and session_file.exists() and not new:
             session = Session.restore(loaded, session_file, notice)

@@ -61,8 +61,15 @@ def open_model(name: str | None, backend: str, device: str, dtype: str, threads:
     from ..loading import DEFAULT_MODEL, load
     from .progress_bar import drawn
 
-    with drawn() as report:
-        return load(name or DEFAULT_MODEL, backend, device, dtype, threads, report)
+    name, waiting = name or DEFAULT_MODEL, sys.stderr.isatty()
+    if waiting:
+        click.echo(f"loading {name} ...\r", nl=False, err=True)
+    try:
+        with drawn() as report:
+            return load(name, backend, device, dtype, threads, report)
+    finally:
+        if waiting:
+            click.echo("\r\033[K", nl=False, err=True)
 
 
 def check_settings(stop: tuple[str, ...], **sampling: Any) -> None:
@@ -118,6 +125,11 @@ def write_out(text: str) -> None:
         encoding = sys.stdout.encoding or "ascii"
         sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
+
+
+def note(line: str) -> None:
+    """A line on stderr, dim in a terminal, above a progress bar if one is drawn (click.echo would write into it)."""
+    print(click.style(line, dim=True) if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
 
 
 def megabytes(count: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .common import adjusted, check_settings, model_options, open_model, sampling_options, soft_interrupt, stdin_bytes, write_out
+from .common import adjusted, check_settings, model_options, note, open_model, sampling_options, soft_interrupt, stdin_bytes, write_out
 
 
 @click.command("generate", context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,7 +50,7 @@ def command(
 
     def say(line: str) -> None:
         if verbose:
-            click.echo(line, err=True)
+            note(line)
 
     session = Session(loaded, system, adjusted(loaded.sampling, **sampling), seed, notify=say)
     if session.sampling.temperature > 0 and not as_json:

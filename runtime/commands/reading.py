@@ -9,6 +9,8 @@ from .common import reading_bar, soft_interrupt
 if TYPE_CHECKING:
     from ..session import Session
 
+BYTES_A_TOKEN = 4  # a first guess, for the bar only
+
 
 def read_file(session: "Session", path: Path, chat: bool, show: bool = True) -> tuple[int, bool]:
     """Feed a text file through the memory, chunk by chunk, at constant memory. Returns (tokens, whether it was read to its end).
@@ -22,14 +24,21 @@ def read_file(session: "Session", path: Path, chat: bool, show: bool = True) -> 
         total = path.stat().st_size
     except OSError as error:
         raise PromptError(f"cannot read {path}: {error.strerror or error}") from None
-    done = 0
+    begun, ended, told = 0, 0, 0  # bytes before the block in hand and up to its end; tokens reported so far
 
     def blocks() -> Iterator[str]:
-        nonlocal done
+        nonlocal begun, ended
         for block, bytes_read in read_blocks(path):
+            begun, ended = ended, bytes_read
             yield block
-            done = bytes_read
 
     with reading_bar(total, f"reading {path.name}", show) as bar, soft_interrupt() as interrupted:
-        tokens = session.read(blocks(), path.name, chat, interrupted, lambda count: bar(done, count))
+
+        def progress(count: int) -> None:
+            nonlocal begun, told
+            per_token = begun / told if told and begun else BYTES_A_TOKEN
+            begun, told = min(ended, begun + int((count - told) * per_token)), count
+            bar(begun, count)
+
+        tokens = session.read(blocks(), path.name, chat, interrupted, progress)
         return tokens, not interrupted()

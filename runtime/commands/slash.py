@@ -142,7 +142,7 @@ def _stats(talk: "Talk", argument: str) -> None:
     )
     _say(
         talk,
-        f"memory {megabytes(about.state_bytes)}, inside a chunk {megabytes(about.chunk_bytes)}; {len(session.snapshots)} turns can be undone; file {talk.file or 'none (/save FILE)'}",
+        f"memory {megabytes(about.state_bytes)}, inside a chunk {megabytes(about.chunk_bytes)}; turns that can be undone: {len(session.snapshots)}; file {talk.file or 'none (/save FILE)'}",
     )
 
 

@@ -41,7 +41,7 @@ def converse(talk: "Talk") -> int:
             if done == "exit":
                 return 0
             if done:
-                stopped = "stopped; what was said is kept (/undo takes it back) · " if done == "stopped" else ""
+                stopped = "stopped (/undo takes the turn back) · " if done == "stopped" else ""
                 click.secho(f"{stopped}{talk.status()}", dim=True)
         except (LM2Error, click.ClickException) as error:
             click.secho(f"lm2: {' '.join(str(error).split())}", fg="red", err=True)
