@@ -60,7 +60,7 @@ class TorchBackend:
             return MemoryState(*self.model.commit(chunk))
 
     def to_host(self, state: MemoryState) -> np.ndarray:
-        return np.ascontiguousarray(state.bank.float().cpu().numpy(), dtype="<f4")  # (l, b, n, d)
+        return np.array(state.bank.float().cpu().numpy(), dtype="<f4", order="C")  # (l, b, n, d), never a view of the state
 
     def from_host(self, bank: np.ndarray, chunks: int) -> MemoryState:
         if bank.ndim != 4 or tuple(bank.shape) != self.config.bank_shape(bank.shape[1]):
