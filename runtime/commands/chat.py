@@ -205,14 +205,11 @@ def _pipe(talk: Talk) -> int:
 
 
 def _lines(source: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | None, int]]:
-    """Number, bytes and size of each line; a line over `limit` bytes is skipped without being held (bytes None)."""
+    """Number, bytes and size (without the newline) of each line; a line over `limit` bytes is skipped without being held (bytes None)."""
     number = 0
     while raw := source.readline(limit + 1):
-        number, size = number + 1, len(raw)
-        whole = raw.endswith(b"\n") or size <= limit
-        if not whole:
-            while rest := source.readline(1 << 16):
-                size += len(rest)
-                if rest.endswith(b"\n"):
-                    break
-        yield number, raw if whole else None, size
+        number, size, part = number + 1, len(raw), raw
+        while size > limit and not part.endswith(b"\n") and (part := source.readline(1 << 16)):
+            size += len(part)
+        size -= part.endswith(b"\n")
+        yield number, raw if size <= limit else None, size
