@@ -16,6 +16,7 @@ COMMANDS = {
     "convert": ("runtime.commands.convert", "Turn a Llama, a GGUF or a released LM2 checkpoint into a model folder."),
     "info": ("runtime.commands.info", "Show what a model folder or a session file holds."),
     "parity": ("runtime.commands.parity", "Compare backends on the same tokens, each figure beside its gate."),
+    "build-ops": ("runtime.commands.build_ops", "Build the custom op's library for ONNX Runtime, with the C compiler that is there."),
 }
 
 

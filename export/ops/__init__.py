@@ -1,0 +1,9 @@
+"""The operator ai.lm2::GatedMemoryUpdate, version 1: `reference` says what it computes, `function` writes it into ONNX files, `build` makes
+the native library. docs/ops.md is its specification."""
+
+DOMAIN = "ai.lm2"
+NAME = "GatedMemoryUpdate"
+VERSION = 1
+INPUTS = ("i", "f", "z", "old")
+OUTPUT = "new"
+"""Names, domain and version as they stand in ONNX files."""
