@@ -15,6 +15,8 @@ from typing import Any
 from .atomic import write_file
 from .config import LM2Config, read_config, read_json
 from .errors import ConfigError, ModelFileError, TensorFileError, WriteError
+from .exported import KEY as ONNX_KEY
+from .exported import MODEL, Export, check_files
 from .quantized import KEY, Quantization, may_be_packed, packed_shapes
 from .tensorfile import Header, hash_tensor, read_header
 
@@ -95,6 +97,7 @@ class ModelFolder:
     """A checked model folder: its configuration, the header of its weights, and the fingerprint sessions are bound to.
 
     A folder packed for MLX has a `quantization`; its `fingerprint` is that of the model it was made from, `own_fingerprint` that of its bytes.
+    A folder made by `lm2 export` has an `export` and no tensors of its own; its `fingerprint` is that of the model it was made from, too.
     """
 
     path: Path
@@ -103,14 +106,18 @@ class ModelFolder:
     fingerprint: str
     quantization: Quantization | None = None
     own_fingerprint: str = ""
+    export: Export | None = None
 
     @property
     def weights(self) -> Path:
         return self.path / WEIGHTS
 
 
-def open_folder(path: Path, progress: Callable[[int], None] | None = None, quantized: bool = False) -> ModelFolder:
-    """Read and check a model folder without loading weights. `quantized`: the caller can compute with weights packed for MLX.
+def open_folder(
+    path: Path, progress: Callable[[int], None] | None = None, quantized: bool = False, exported: bool = False
+) -> ModelFolder:
+    """Read and check a model folder without loading weights. `quantized`: the caller can compute with weights packed for MLX;
+    `exported`: with an ONNX model.
 
     Raises ModelFileError or ConfigError, naming the file: folder or file missing, weights cut off, a tensor missing, left over,
     or of another shape than the config calls for, packed weights where they cannot be used.
@@ -119,6 +126,12 @@ def open_folder(path: Path, progress: Callable[[int], None] | None = None, quant
         what = "is a file, not a model folder" if path.exists() else "does not exist"
         raise ModelFileError(f"model {path} {what}: make one with `lm2 pull smollm2` or `lm2 convert SRC DST`")
     config = read_config(path)
+    export = None if (path / WEIGHTS).exists() else read_export(path)
+    if export is not None:
+        if not exported:
+            raise ModelFileError(f"{path} holds an ONNX model: open it with --backend onnx, or give the model it was exported from")
+        check_files(path, export, progress)
+        return ModelFolder(path, config, Header({}, {}, b"", export.bytes), export.source, export=export)
     try:
         header = read_header(path / WEIGHTS)
     except TensorFileError as error:
@@ -154,6 +167,17 @@ def read_quantization(path: Path) -> Quantization | None:
     block = read_json(path / CONFIG).get(KEY)
     try:
         return None if block is None else Quantization.from_dict(block)
+    except ConfigError as error:
+        raise ConfigError(f"{path / CONFIG}: {error}") from None
+
+
+def read_export(path: Path) -> Export | None:
+    """The `onnx` block of a folder's config.json, or None. Raises ConfigError or ModelFileError naming the file."""
+    block = read_json(path / CONFIG).get(ONNX_KEY)
+    if block is None and (path / MODEL).exists():
+        raise ModelFileError(f"{path / CONFIG} does not say how {MODEL} was exported: copy the whole folder, or export the model again")
+    try:
+        return None if block is None else Export.from_dict(block)
     except ConfigError as error:
         raise ConfigError(f"{path / CONFIG}: {error}") from None
 

@@ -7,12 +7,13 @@ import importlib
 import importlib.util
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..models.checkpoints.progress import Report, silent
 from ..models.config import LM2Config
 from ..models.errors import BackendError
 
@@ -84,11 +85,15 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What a user may ask of any backend. `device` auto|cpu|cuda|cuda:N|gpu, `dtype` auto|float32|bfloat16|float16, `threads` 0 = the library's own choice."""
+    """What a user may ask of any backend. `device` auto|cpu|cuda|cuda:N|gpu, `dtype` auto|float32|bfloat16|float16, `threads` 0 = the library's own choice.
+
+    `report` hears of work that is done once, such as an export.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
+    report: Report = field(default=silent, compare=False)
 
 
 def installed(name: str) -> bool:

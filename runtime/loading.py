@@ -88,8 +88,10 @@ def load(
     Raises ModelFileError, ConfigError, BackendError, TokenizerError or DownloadError, each one line that names the file and the remedy.
     """
     path = find_model(model, report)
-    folder = open_folder(path, quantized=True)  # the backend says whether it can compute with packed weights
-    opened = open_backend(backend, path, BackendOptions(device, dtype, threads))
+    folder = open_folder(path, quantized=True, exported=True)  # the backend says whether it can compute with what is in it
+    if folder.export is not None and backend == "auto":
+        backend = "onnx"
+    opened = open_backend(backend, path, BackendOptions(device, dtype, threads, report))
     tokenizer = Tokenizer.load(path) if (path / TOKENIZER).exists() else None
     template = ChatTemplate.load(path, tokenizer) if tokenizer else None
     sampling, ends = read_generation(path / GENERATION, folder.config.vocab_size)

@@ -1,0 +1,110 @@
+"""Self-attention inside a chunk as nodes: ONNX Runtime's fused operator, or standard ones. Knows caches of fixed size and where a call stands.
+
+Axes: b batch, t positions of a call, p positions before it, s = p + t, T positions of a chunk, h query heads, k key/value heads, e head width.
+Caches (b, k, T, e) are written at p .. s - 1 and named past_* and present_*: a runtime may give both the same memory.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..models.config import LM2Config
+from .graph import CONTRIB, Graph
+
+FUSED_WIDTH = 8  # GroupQueryAttention takes heads of a multiple of this
+FUSED_ROTARY = 16  # and turns them itself if of a multiple of this
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a call stands: int64 values (1,) of a graph."""
+
+    batch: str
+    tokens: str
+    past: str
+    end: str
+
+
+def write_at(g: Graph, buffer: str, update: str, position: str, axis: int, place: Place) -> str:
+    """`buffer` with `update` at `position` .. along `axis`, everything else as it was. Batch is axis 0. May be computed in place.
+
+    TensorScatter from opset 24; before it, ScatterND over (b, ..., t) index tuples.
+    """
+    if g.opset >= 24:
+        where = g.op("Expand", position, place.batch)  # (b,)
+        return g.op("TensorScatter", buffer, update, where, axis=axis)
+    grid = []
+    for j in range(axis + 1):
+        count = g.op("Squeeze", g.size(update, j))
+        line = g.op("Range", g.constant(0), count, g.constant(1))
+        line = g.op("Add", line, position) if j == axis else line
+        shape = [1] * (axis + 2)
+        shape[j] = -1
+        grid.append(g.op("Reshape", line, g.constant(shape)))
+    counts = g.op("Shape", update, start=0, end=axis + 1)
+    full = g.op("Concat", counts, g.constant([1]), axis=0)
+    index = g.op("Concat", *(g.op("Expand", line, full) for line in grid), axis=-1)  # (b, ..., t, axis + 1)
+    return g.op("ScatterND", buffer, index, update)
+
+
+class ChunkAttention:
+    """Rotary tables and masks of one call, shared by all its layers."""
+
+    def __init__(self, g: Graph, config: LM2Config, place: Place, dtype: str, fused: bool):
+        self.config, self.place, self.fused = config, place, fused
+        cos, sin = rope_tables(config)
+        self.cos, self.sin = (g.store.add(f"rope.{n}", a.astype(dtype)) for n, a in (("cos", cos), ("sin", sin)))
+        if fused:
+            last = g.cast(g.op("Sub", place.end, g.constant([1])), "int32")
+            self.lengths = g.op("Expand", last, place.batch, name="seqlens_k")  # (b,)
+            self.total = g.op("Squeeze", g.cast(place.end, "int32"), name="total_sequence_length")
+            if config.head_dim % FUSED_ROTARY == 0:
+                return
+        line = g.op("Range", g.constant(0), g.op("Squeeze", place.tokens), g.constant(1))  # (t,)
+        self.positions = g.op("Add", line, place.past)  # (t,)
+        shape = g.op("Concat", place.batch, place.tokens, axis=0)
+        self.ids = g.op("Expand", self.positions, shape)  # (b, t)
+        slots = g.constant(np.arange(config.memory.chunk))  # (T,)
+        self.mask = g.op("LessOrEqual", slots, g.op("Unsqueeze", self.positions, g.constant([1])))  # (t, T)
+
+    def self_attention(self, g: Graph, qkv: str, past: tuple[str, str]) -> tuple[str, str, str]:
+        """qkv (b, t, (h + 2k) e) fresh from its projection, caches (b, k, T, e). Returns (b, t, h e) and the caches with this call's keys and values."""
+        c = self.config
+        h, k, e = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        if self.fused and e % FUSED_ROTARY == 0:
+            return g.ops(  # type: ignore[return-value]
+                "GroupQueryAttention", qkv, "", "", *past, self.lengths, self.total, self.cos, self.sin,
+                outputs=3, domain=CONTRIB, name="attention", num_heads=h, kv_num_heads=k, do_rotary=1,
+            )  # fmt: skip
+        q, key, value = g.split(qkv, [h * e, k * e, k * e])
+        q, key = (self.turned(g, x, n) for x, n in ((q, h), (key, k)))
+        return self.cached(g, q, key, value, past, h, k, e)
+
+    def turned(self, g: Graph, x: str, heads: int) -> str:
+        """Rotary embedding of x (b, t, heads e)."""
+        return g.op("RotaryEmbedding", x, self.cos, self.sin, self.ids, num_heads=heads)
+
+    def cached(self, g: Graph, q: str, key: str, value: str, past: tuple[str, str], h: int, k: int, e: int) -> tuple[str, str, str]:
+        """Attention of q (b, t, h e) to all positions so far, key and value (b, t, k e) stored first. As `self_attention`, without rotation."""
+        if self.fused and e % FUSED_WIDTH == 0:
+            return g.ops(  # type: ignore[return-value]
+                "GroupQueryAttention", q, key, value, *past, self.lengths, self.total,
+                outputs=3, domain=CONTRIB, name="rows_attention", num_heads=h, kv_num_heads=k,
+            )  # fmt: skip
+        keys = write_at(g, past[0], g.heads(key, k, e), self.place.past, 2, self.place)
+        values = write_at(g, past[1], g.heads(value, k, e), self.place.past, 2, self.place)
+        a = g.op("Attention", g.heads(q, h, e), keys, values, self.mask, name="attention")  # (b, h, t, e)
+        return g.joined(a, h * e), keys, values
+
+
+def whole_attention(g: Graph, q: str, key: str, value: str, h: int, k: int, e: int) -> str:
+    """Causal attention of a whole chunk without caches: q (b, s, h e), key and value (b, s, k e) -> (b, s, h e)."""
+    a = g.op("Attention", g.heads(q, h, e), g.heads(key, k, e), g.heads(value, k, e), is_causal=1, name="attention")
+    return g.joined(a, h * e)
+
+
+def rope_tables(config: LM2Config) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines (T, e / 2) of the rotary embedding, angles in float32 as the reference computes them."""
+    inverse = np.array(config.rope.inverse_frequencies(config.head_dim), np.float32)
+    angles = np.outer(np.arange(config.memory.chunk, dtype=np.float32), inverse)
+    return np.cos(angles), np.sin(angles)

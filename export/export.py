@@ -1,0 +1,171 @@
+"""`lm2 export`: a model folder in, a folder with one ONNX model and everything a runtime needs out. Needs onnx, not torch.
+
+Knows the steps and the folder; the graph is in step.py. The folder appears whole or not at all.
+"""
+
+import json
+import math
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from ..models.atomic import new_folder, write_file
+from ..models.checkpoints.progress import Event, Report, silent
+from ..models.config import LM2Config
+from ..models.errors import ConvertError
+from ..models.exported import CHECKED, DATA, KEY, MODEL, Export, file_digest
+from ..models.layout import CONFIG, GENERATION, TEMPLATE, TOKENIZER, ModelFolder, open_folder, tensor_shapes
+from .graph import Graph, Store
+from .linear import Weights
+from .memory import Update, plain_update
+from .options import Options
+from .step import Step, value_infos
+
+INLINE_MAX = 1_900_000_000  # a protobuf message ends at 2 GiB
+IR_VERSIONS = {23: 11, 24: 12}
+PREFIX = "lm2."
+
+
+def export_model(
+    src: Path, dst: Path, options: Options = Options(), report: Report = silent, inline_max: int = INLINE_MAX
+) -> dict[str, Any]:
+    """Export model folder `src` to the new folder `dst`. Returns the summary that `lm2 export --json` prints.
+
+    Raises ConvertError, ModelFileError, ConfigError or WriteError; `dst` does not exist then. Weights are read one at a time; above `inline_max`
+    bytes they go to a file beside the graph.
+    """
+    began = time.monotonic()
+    folder = open_folder(src)
+    config = folder.config
+    options.check()
+    total = sum(math.prod(shape) for shape in tensor_shapes(config).values())
+    external = estimated_bytes(config, options) > inline_max
+    report(Event("building the graph", 0, None))
+    with new_folder(dst) as out, ExitStack() as stack:
+        source = stack.enter_context(open(folder.weights, "rb"))
+        side = stack.enter_context(open(out / DATA, "wb")) if external else None
+        tokenizer = file_digest(src / TOKENIZER) if (src / TOKENIZER).is_file() else ""
+        step, model = build_model(folder, Weights(folder, source), Store(side, DATA), options, tokenizer)
+        if side:
+            side.flush()
+        report(Event("writing", 0, None))
+        onnx.save_model(model, out / MODEL)
+        model.Clear()
+        report(Event("checking", 0, None))
+        check_model(out / MODEL)
+        export = write_record(folder, out, options, step, tokenizer)
+    return {
+        "name": config.name or dst.name,
+        "path": str(dst),
+        "precision": options.precision,
+        "opset": options.opset,
+        "attention": export.attention,
+        "custom_op": not options.plain and config.memory.banks > 0,
+        "parameters": total,
+        "quantized": [{"bits": bits, "matrices": count} for bits, count in sorted(step.matrices.quantized.items())],
+        "bytes": export.bytes,
+        "source_bytes": folder.header.file_bytes,
+        "fingerprint": folder.fingerprint,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def build_model(folder: ModelFolder, weights: Weights, store: Store, options: Options, tokenizer: str = "") -> tuple[Step, onnx.ModelProto]:
+    """The whole ONNX model of a folder, in memory apart from what `store` wrote aside."""
+    graph = Graph(options.opset, store)
+    update, functions = custom_update(options.opset) if not options.plain else (plain_update, [])
+    step = Step(graph, folder.config, weights, options, update)
+    step.build()
+    made = helper.make_graph(
+        graph.nodes, "lm2_step", value_infos(step.interface.inputs), value_infos(step.interface.outputs), store.tensors,
+        doc_string="One call of a chunk. Feed every present_X back as past_X. docs/onnx.md describes each input and output.",
+    )  # fmt: skip
+    used = [f for f in functions if f.domain in graph.domains]
+    domains = {"": options.opset} | {domain: 1 for domain in sorted(graph.domains - {""})}
+    model = helper.make_model(
+        made, producer_name="lm2", producer_version=_version(), ir_version=IR_VERSIONS[options.opset], functions=used,
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in domains.items()],
+    )  # fmt: skip
+    helper.set_model_props(model, metadata(folder, options, step, tokenizer))
+    return step, model
+
+
+def custom_update(opset: int) -> tuple[Update, list[onnx.FunctionProto]]:
+    """The node ai.lm2::GatedMemoryUpdate and the function body that runtimes without its kernel run."""
+    from .ops import DOMAIN, NAME
+    from .ops.function import function
+
+    def update(g: Graph, i: str, f: str, z: str, old: str) -> str:
+        return g.op(NAME, i, f, z, old, domain=DOMAIN, name="update")
+
+    return update, [function(opset)]
+
+
+def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) -> dict[str, str]:
+    """What the file says of itself, as string pairs."""
+    return {
+        f"{PREFIX}format": "1",
+        f"{PREFIX}fingerprint": folder.fingerprint,
+        f"{PREFIX}config": json.dumps(folder.config.to_dict(), sort_keys=True),
+        f"{PREFIX}tokenizer_sha256": tokenizer,
+        f"{PREFIX}precision": options.precision,
+        f"{PREFIX}attention": attention_kind(options, step),
+        f"{PREFIX}state": json.dumps(step.interface.state),
+    }
+
+
+def attention_kind(options: Options, step: Step) -> str:
+    """The operator that attends inside a chunk."""
+    return "Attention" if options.portable or step.exact else "GroupQueryAttention"
+
+
+def check_model(file: Path) -> None:
+    """onnx's own checker, with shape inference. Raises ConvertError with its first line."""
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConvertError(f"the exported graph is not valid ONNX ({first}): report it with the model's config.json") from None
+
+
+def write_record(folder: ModelFolder, out: Path, options: Options, step: Step, tokenizer: str) -> Export:
+    """Tokenizer, template, settings and config.json with the `onnx` block, beside the graph in `out`."""
+    for file in (TOKENIZER, TEMPLATE, GENERATION, "source.json"):
+        if (folder.path / file).is_file():
+            shutil.copyfile(folder.path / file, out / file)
+    files = {name: ((out / name).stat().st_size, file_digest(out / name)) for name in (MODEL, DATA) if (out / name).exists()}
+    export = Export(
+        folder.fingerprint,
+        options.precision,
+        options.opset,
+        options.plain,
+        options.portable,
+        attention_kind(options, step),
+        tokenizer,
+        files,
+    )
+    body = json.dumps(folder.config.to_dict() | {KEY: export.to_dict()}, indent=2, ensure_ascii=False) + "\n"
+    write_file(out / CONFIG, lambda f: f.write(body.encode()) and None)
+    stamp = {name: [size, (out / name).stat().st_mtime_ns, digest] for name, (size, digest) in files.items()}
+    write_file(out / CHECKED, lambda f: f.write(json.dumps(stamp).encode()) and None)
+    return export
+
+
+def estimated_bytes(config: LM2Config, options: Options) -> int:
+    """About how many bytes the weights of an export have."""
+    total = 0.0
+    for name, shape in tensor_shapes(config).items():
+        bits = options.bits_of(name.removesuffix(".weight")) if len(shape) == 2 else 0
+        total += math.prod(shape) * ((bits + 0.5) / 8 if bits else 2 if options.half and ".memory." not in name else 4)
+    return int(total)
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return __version__

@@ -1,0 +1,152 @@
+"""A model's matrices as nodes, in the precision asked for: linear layers, the embedding and the head. Knows weights by name.
+
+Axes: b batch, t positions, i inputs, o outputs, v vocabulary, d hidden, k blocks of a row.
+"""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from onnx import TensorProto
+
+from ..models.errors import ConvertError
+from ..models.layout import ModelFolder
+from ..models.tensorfile import read_tensor, to_float32
+from .graph import CONTRIB, Graph
+from .options import BLOCK, Options
+from .quantize import Blocks, nbits, packed_int4, to_blocks, values
+
+ACCURACY = 4  # MatMulNBits: round the inputs of a block to int8 and multiply whole numbers
+
+
+class Weights:
+    """A model folder's tensors, float32, read one at a time."""
+
+    def __init__(self, folder: ModelFolder, f: BinaryIO):
+        self.header, self._f = folder.header, f
+        self.path: Path = folder.weights
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.header.tensors
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        info = self.header.tensors[name]
+        array = to_float32(read_tensor(self._f, info), info.dtype)
+        if not np.isfinite(array).all():
+            raise ConvertError(f"{self.path}: tensor {name} has values that are not finite: convert or pull the model again")
+        return array
+
+    def rows(self, names: tuple[str, ...]) -> np.ndarray:
+        """Matrices (o, i), by name without `.weight`, one below the other."""
+        return np.concatenate([self[f"{n}.weight"] for n in names]) if len(names) > 1 else self[f"{names[0]}.weight"]
+
+    def biases(self, names: tuple[str, ...]) -> np.ndarray | None:
+        """Their biases side by side (o,), zeros for one that has none; None when none has."""
+        if not any(f"{n}.bias" in self for n in names):
+            return None
+        rows = [(self.header.tensors[f"{n}.weight"].shape[0], f"{n}.bias") for n in names]
+        return np.concatenate([self[bias] if bias in self else np.zeros(size, np.float32) for size, bias in rows])
+
+
+class Matrices:
+    """Adds a model's matrices to a graph. Activations are `dtype`; a matrix marked wide takes and gives float32."""
+
+    def __init__(self, weights: Weights, options: Options):
+        self.weights, self.options = weights, options
+        self.dtype = "float16" if options.half else "float32"
+        self.quantized: dict[int, int] = {}
+
+    def linear(self, g: Graph, x: str, *names: str, wide: bool = False, bias: np.ndarray | None = None) -> str:
+        """x (b, t, i) times the matrices `names`, as one, plus their biases (or `bias`): (b, t, o)."""
+        own = self.weights.biases(names) if bias is None else bias
+        joint = names[0] if len(names) == 1 else names[0] + "".join("+" + n.rsplit(".", 1)[-1] for n in names[1:])
+        short = joint.rsplit(".", 1)[-1]
+        bits = 0 if wide else self.options.bits_of(names[0])
+        y = self._quantised(g, x, joint, names, bits) if bits else self._plain(g, x, joint, names, wide)
+        if own is not None:
+            dtype = "float32" if wide else self.dtype
+            y = g.op("Add", y, g.store.add(f"{joint}.bias", self._fits(joint, own, dtype)), name=f"{short}.bias")
+        return y
+
+    def vector(self, g: Graph, name: str) -> str:
+        """A norm's weight or the like, in float32."""
+        return g.store.add(name, self.weights[name])
+
+    def embedding(self, g: Graph, ids: str) -> str:
+        """Rows of the embedding for ids (b, t): (b, t, d). A tied head multiplies by the same initializers."""
+        base = "model.embed_tokens"
+        bits = self.options.bits_of(base)
+        if not bits:
+            table = g.store.add(f"{base}.weight", self._fits(base, self.weights[f"{base}.weight"], self.dtype))
+            return g.op("Gather", table, ids, name="embed")
+        blocks = self._blocks(base, (base,), bits)
+        portable = self.options.portable  # signed numbers as they are; MatMulNBits wants them unsigned
+        q = g.store.add(f"{base}.q", blocks.q if portable else nbits(blocks, bits))  # (v, k, 32)
+        s = g.store.add(f"{base}.scale", blocks.scales)  # (v, k)
+        x = g.cast(g.op("Gather", q, ids, name="embed"), "float32")  # (b, t, k, 32)
+        x = x if portable else g.op("Sub", x, g.constant(128.0, "float32"))
+        scale = g.op("Unsqueeze", g.cast(g.op("Gather", s, ids), "float32"), g.constant([-1]))  # (b, t, k, 1)
+        x = g.reshape(g.op("Mul", x, scale), 0, 0, -1)  # (b, t, 32 k)
+        return x if blocks.columns % BLOCK == 0 else g.slice(x, g.constant([0]), g.constant([blocks.columns]), 2)
+
+    def head(self, g: Graph, x: str, tied: bool, width: int, vocabulary: int) -> str:
+        """Logits of x (b, t, d): (b, t, v) float32."""
+        if not tied:
+            y = self.linear(g, x, "lm_head")
+        elif self.options.bits:
+            base = "model.embed_tokens"
+            if self.options.portable:
+                w = g.cast(f"{base}.q", "float32")  # (v, k, 32)
+                w = g.op("Mul", w, g.op("Unsqueeze", g.cast(f"{base}.scale", "float32"), g.constant([-1])))
+                w = g.slice(g.reshape(w, 0, -1), g.constant([0]), g.constant([width]), 1)  # (v, d)
+                y = g.op("MatMul", x, g.op("Transpose", w, perm=[1, 0]), name="head")
+            else:
+                y = self._nbits(g, x, base, "head", width, vocabulary, self.options.bits_of(base))
+        else:
+            flat = g.reshape(x, -1, width)
+            y = g.op("Gemm", flat, "model.embed_tokens.weight", transB=1, name="head")  # one table in file and memory
+            first = g.op("Shape", x, start=0, end=2)
+            y = g.op("Reshape", y, g.op("Concat", first, g.constant([vocabulary]), axis=0))
+        return g.cast(y, "float32") if self.options.half else y
+
+    def _plain(self, g: Graph, x: str, joint: str, names: tuple[str, ...], wide: bool) -> str:
+        array = self._fits(joint, self.weights.rows(names), "float32" if wide else self.dtype)
+        return g.op("MatMul", x, g.store.add(f"{joint}.weight", np.ascontiguousarray(array.T)), name=joint.rsplit(".", 1)[-1])
+
+    def _quantised(self, g: Graph, x: str, joint: str, names: tuple[str, ...], bits: int) -> str:
+        blocks = self._blocks(joint, names, bits)
+        short = joint.rsplit(".", 1)[-1]
+        if not self.options.portable:
+            g.store.add(f"{joint}.q", nbits(blocks, bits))  # (o, k, 32 bits / 8)
+            g.store.add(f"{joint}.scale", blocks.scales)  # (o, k)
+            return self._nbits(g, x, joint, short, blocks.columns, blocks.q.shape[0], bits)
+        whole = blocks.q.reshape(blocks.q.shape[0], -1)[:, : blocks.columns].T  # (i, o)
+        kind = TensorProto.INT8 if bits == 8 else TensorProto.INT4
+        q = g.store.add(f"{joint}.q", whole if bits == 8 else packed_int4(whole), kind, whole.shape)
+        s = g.store.add(f"{joint}.scale", blocks.scales.T.astype(np.float32))  # (k, o)
+        w = g.op("DequantizeLinear", q, s, axis=0, block_size=BLOCK, name=f"{short}.values")
+        return g.op("MatMul", x, w, name=short)
+
+    def _nbits(self, g: Graph, x: str, joint: str, short: str, inputs: int, outputs: int, bits: int) -> str:
+        scale = g.cast(f"{joint}.scale", "float32")
+        return g.op(
+            "MatMulNBits", x, f"{joint}.q", scale, domain=CONTRIB, name=short,
+            K=inputs, N=outputs, bits=bits, block_size=BLOCK, accuracy_level=ACCURACY,
+        )  # fmt: skip
+
+    def _blocks(self, joint: str, names: tuple[str, ...], bits: int) -> Blocks:
+        self.quantized[bits] = self.quantized.get(bits, 0) + len(names)
+        return to_blocks(self.weights.rows(names), bits)
+
+    def _fits(self, name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+        if dtype == "float32":
+            return array
+        largest = float(np.abs(array).max(initial=0.0))
+        if largest > np.finfo(np.float16).max:
+            raise ConvertError(f"--precision fp16 cannot hold tensor {name}: its largest value is {largest:.3g}: export fp32 or int8")
+        return array.astype(np.float16)
+
+
+def rounded(weight: np.ndarray, bits: int) -> np.ndarray:
+    """What a matrix (o, i) becomes in `bits` bits, float32: for judging a precision before it is used."""
+    return values(to_blocks(weight, bits))

@@ -1,0 +1,112 @@
+"""One layer's memory as nodes, both cells (models/memory.py is the reference). Knows one layer of one call.
+
+Axes: b batch, t positions of a call, s positions so far, T positions of a chunk, n rows, d hidden, h memory heads, e head width.
+Norms, gates, content and rows are float32 in every precision; what only reads the bank is in the model's.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..models.config import LM2Config
+from .graph import CONTRIB, Graph
+from .linear import Matrices
+
+# (graph, i, f, z, old) -> new rows: the custom node, or its arithmetic.
+Update = Callable[[Graph, str, str, str, str], str]
+LAYER_NORM_EPS = 1e-5
+
+
+def plain_update(g: Graph, i: str, f: str, z: str, old: str) -> str:
+    """sigmoid(i) tanh(z) + sigmoid(f) old, as standard operators."""
+    written = g.op("Mul", g.op("Sigmoid", i), g.op("Tanh", z))
+    return g.op("Add", written, g.op("Mul", g.op("Sigmoid", f), old))
+
+
+class MemoryLayers:
+    """The memory of any layer, added to a graph."""
+
+    def __init__(self, config: LM2Config, matrices: Matrices, update: Update):
+        self.config, self.matrices, self.update = config, matrices, update
+        m = config.memory
+        self.heads, self.width, self.d = m.heads, m.head_dim, config.hidden_size
+
+    def narrow(self, g: Graph, x: str) -> str:
+        """float32 to the dtype of activations."""
+        return x if self.matrices.dtype == "float32" else g.cast(x, self.matrices.dtype)
+
+    def widen(self, g: Graph, x: str) -> str:
+        """Activations to float32."""
+        return x if self.matrices.dtype == "float32" else g.cast(x, "float32")
+
+    def keys_values(self, g: Graph, bank: str, layer: int) -> tuple[str, str]:
+        """K and V (b, h, n, e) of a layer's bank (b, n, d), cell gated: once per chunk."""
+        p = f"model.layers.{layer}.memory."
+        r = self.rms(g, bank, f"{p}bank_norm.weight")
+        both = self.matrices.linear(g, self.narrow(g, r), f"{p}k_proj", f"{p}v_proj")  # (b, n, 2 h e)
+        inner = self.heads * self.width
+        k, v = g.split(both, [inner, inner])
+        return g.heads(k, self.heads, self.width), g.heads(v, self.heads, self.width)
+
+    def gated(self, g: Graph, x: str, a: str, keys: str, values: str, old: str, layer: int) -> tuple[str, str]:
+        """x (b, t, d) residual stream, a (b, t, d) attention output, K and V of the bank, old (b, t, d) rows of these positions.
+
+        Returns the attention output with what was read, and the new rows (b, t, d).
+        """
+        p, d = f"model.layers.{layer}.memory.", self.d
+        m = self.matrices
+        u = self.rms(g, self.widen(g, x), f"{p}norm.weight")  # (b, t, d)
+        q = m.linear(g, self.narrow(g, u), f"{p}q_proj")  # (b, t, h e)
+        read = self.attend(g, q, keys, values)  # (b, t, h e)
+        if self.config.memory.output_projection:
+            read = m.linear(g, read, f"{p}o_proj")  # (b, t, d)
+        read = self.widen(g, read)
+        i, content = g.split(m.linear(g, u, f"{p}input_gate", f"{p}content", wide=True), [d, d])
+        out, f = g.split(m.linear(g, read, f"{p}output_gate", f"{p}forget_gate", wide=True), [d, d])
+        add = g.op("Mul", g.op("Sigmoid", out), read)
+        if self.config.memory.scale:
+            add = g.op("Mul", add, m.vector(g, f"{p}scale"))
+        rows = self.update(g, i, f, g.op("Add", read, content), old)
+        return g.op("Add", a, self.narrow(g, add)), rows
+
+    def attend(self, g: Graph, q: str, keys: str, values: str) -> str:
+        """Every position of q (b, t, h e) sees all rows of keys and values (b, h, n, e): (b, t, h e)."""
+        if not self.matrices.options.portable:
+            return g.op("MultiHeadAttention", q, keys, values, domain=CONTRIB, num_heads=self.heads, name="read")
+        e = g.op("Attention", g.heads(q, self.heads, self.width), keys, values, name="read")
+        return g.joined(e, self.heads * self.width)
+
+    def released(self, g: Graph, x: str, rows: str, pooled: str, attend: Callable[[str, str, str], str], layer: int) -> tuple[str, str]:
+        """x (b, t, d) attention output; rows (b, t, n) as the layer below left them; pooled (b, t or 1, d).
+
+        attend(q, k, v) (b, t, h e each) sees rows up to each position. Returns x with the rows added, and the rows as this layer leaves them.
+        """
+        p, n = f"model.layers.{layer}.memory.", self.config.memory.slots
+        m, w = self.matrices, self.matrices.weights
+        r = self.narrow(g, rows)
+        k, v = g.split(m.linear(g, r, f"{p}key_proj", f"{p}value_proj"), [n, n])
+        a = self.widen(g, attend(m.linear(g, x, f"{p}query_proj"), k, v))  # (b, t, n)
+        z = self.layer_norm(g, g.op("Add", rows, a), f"{p}norm1")
+        mlp, bias = g.store.add(f"{p}mlp.weight", w[f"{p}mlp.weight"].T), m.vector(g, f"{p}mlp.bias")
+        u = z
+        for _ in range(2):
+            u = g.op("Relu", g.op("Add", g.op("MatMul", u, mlp, name="mlp"), bias))
+        z = self.layer_norm(g, g.op("Add", z, u), f"{p}norm2")
+        own = np.repeat(np.array([w[f"{p}input_bias"], w[f"{p}forget_bias"]], np.float32), n)  # (2n,)
+        tokens = m.linear(g, pooled, f"{p}token_gate", wide=True, bias=w[f"{p}token_gate.bias"] + own)  # (b, t or 1, 2n)
+        gates = g.op("Add", tokens, m.linear(g, g.op("Tanh", rows), f"{p}bank_gate", wide=True))  # (b, t, 2n)
+        i, f = g.split(gates, [n, n])
+        rows = self.update(g, i, f, z, rows)
+        return g.op("Add", x, self.narrow(g, rows)), rows
+
+    def lifted(self, g: Graph, x: str, layer: int) -> str:
+        """relu(scale x) of x (b, t, d), float32: what the token gate pools (cell released)."""
+        scale = self.matrices.vector(g, f"model.layers.{layer}.memory.token_gate.scale")
+        return g.op("Relu", g.op("Mul", self.widen(g, x), scale))
+
+    def rms(self, g: Graph, x: str, weight: str) -> str:
+        return g.op("RMSNormalization", x, self.matrices.vector(g, weight), axis=-1, epsilon=self.config.rms_norm_eps)
+
+    def layer_norm(self, g: Graph, x: str, name: str) -> str:
+        weight, bias = (self.matrices.vector(g, f"{name}.{part}") for part in ("weight", "bias"))
+        return g.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=LAYER_NORM_EPS)

@@ -1,0 +1,49 @@
+"""What an export may be asked for. Plain Python: imports no ML library."""
+
+from dataclasses import dataclass
+
+from ..models.errors import ConvertError
+from ..models.exported import OPSETS, PRECISIONS
+
+BLOCK = 32  # weights that share a scale (ONNX Runtime's fast kernels and GGUF agree on it)
+EMBEDDING_BITS = 8  # of a quantised model's embedding and head: the words themselves are worth more than their bytes
+MEMORY_BITS = 8  # of what a memory reads with; what it writes with stays float32
+
+
+@dataclass(frozen=True)
+class Options:
+    """precision: fp32, fp16, int8, int4. plain: the gated update as standard operators, no custom node.
+
+    portable: ONNX's own operators only, apart from the custom node, which carries its function body.
+    """
+
+    precision: str = "fp32"
+    opset: int = 24
+    plain: bool = False
+    portable: bool = False
+
+    @property
+    def bits(self) -> int:
+        """Bits of the backbone's matrices, 0 when they are not quantised."""
+        return {"int8": 8, "int4": 4}.get(self.precision, 0)
+
+    @property
+    def half(self) -> bool:
+        """Whether activations are float16."""
+        return self.precision == "fp16"
+
+    def bits_of(self, name: str) -> int:
+        """Bits of matrix `name` (without `.weight`): 0 for one that is not quantised, which everything a memory writes with is."""
+        if not self.bits:
+            return 0
+        if ".memory." in name:
+            reads = ("q_proj", "k_proj", "v_proj", "o_proj", "query_proj", "key_proj", "value_proj")
+            return MEMORY_BITS if name.rsplit(".", 1)[-1] in reads else 0
+        return EMBEDDING_BITS if name.endswith(("embed_tokens", "lm_head")) else self.bits
+
+    def check(self) -> None:
+        """Raise ConvertError for values that do not exist."""
+        if self.precision not in PRECISIONS:
+            raise ConvertError(f"--precision {self.precision!r} must be one of {', '.join(PRECISIONS)}")
+        if self.opset not in OPSETS:
+            raise ConvertError(f"--opset {self.opset!r} must be one of {', '.join(map(str, OPSETS))}")

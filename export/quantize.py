@@ -1,0 +1,60 @@
+"""Matrices in blocks of 8- or 4-bit whole numbers, in NumPy. Knows the layouts of ONNX Runtime's MatMulNBits and of ONNX's DequantizeLinear.
+
+Axes: o rows (outputs), i columns (inputs), k blocks of a row, m = 32 columns of a block. A value is scale * q, symmetric about zero.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .options import BLOCK
+
+
+class Blocks(NamedTuple):
+    """q: whole numbers (o, k, m) int8, zeros where a row's last block has no columns. scales (o, k) float16. columns: i."""
+
+    q: np.ndarray
+    scales: np.ndarray
+    columns: int
+
+
+def to_blocks(weight: np.ndarray, bits: int) -> Blocks:
+    """Round weight (o, i) to the nearest of the block's values.
+
+    8 bits: scale = largest magnitude / 127. 4 bits: scale = the value of largest magnitude / -8, so that it is met exactly.
+    Numbers that lie on such a grid already (GGUF's Q8_0 for 8 bits) keep their values.
+    """
+    rows, columns = weight.shape
+    padded = np.zeros((rows, -(-columns // BLOCK) * BLOCK), np.float32)
+    padded[:, :columns] = weight
+    w = padded.reshape(rows, -1, BLOCK)  # (o, k, m)
+    if bits == 8:
+        scales = (np.abs(w).max(-1) / 127).astype(np.float16)  # (o, k)
+        low, high = -127, 127
+    else:
+        extreme = np.take_along_axis(w, np.abs(w).argmax(-1)[..., None], -1)[..., 0]  # (o, k)
+        scales = (extreme / -8).astype(np.float16)
+        low, high = -8, 7
+    s = scales.astype(np.float32)[..., None]
+    ratio = np.divide(w, s, out=np.zeros_like(w), where=s != 0)
+    return Blocks(np.clip(np.rint(ratio), low, high).astype(np.int8), scales, columns)
+
+
+def values(blocks: Blocks) -> np.ndarray:
+    """The float32 matrix (o, i) that the blocks stand for."""
+    w = blocks.q.astype(np.float32) * blocks.scales.astype(np.float32)[..., None]  # (o, k, m)
+    return np.ascontiguousarray(w.reshape(w.shape[0], -1)[:, : blocks.columns])
+
+
+def nbits(blocks: Blocks, bits: int) -> np.ndarray:
+    """MatMulNBits' layout: unsigned numbers with zero at 2^(bits - 1), uint8 (o, k, m * bits / 8); of a byte the low half comes first."""
+    unsigned = (blocks.q.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
+    return unsigned if bits == 8 else unsigned[..., ::2] | (unsigned[..., 1::2] << 4)
+
+
+def packed_int4(q: np.ndarray) -> np.ndarray:
+    """Whole numbers -8 .. 7 as ONNX's INT4: uint8, two's complement, in the order of the array, the low half of a byte first."""
+    flat = q.reshape(-1).astype(np.uint8) & 15
+    if flat.size % 2:
+        flat = np.append(flat, np.uint8(0))
+    return flat[::2] | (flat[1::2] << 4)

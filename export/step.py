@@ -1,0 +1,268 @@
+"""The step graph: one call of a chunk, prefill and decoding alike, with all state as inputs past_* and outputs present_*.
+
+Knows a model's configuration and how its parts are joined; the parts are in attention.py, memory.py and linear.py. Names, shapes and types are
+the interface that docs/onnx.md describes.
+
+Axes: b batch, t positions of a call, p positions before it, T positions of a chunk, n rows of a bank, d hidden, l banks, L layers,
+k key/value heads, h memory heads, e head width, v vocabulary.
+"""
+
+from dataclasses import dataclass, field
+
+import onnx
+from onnx import TensorProto, helper
+
+from ..models.config import LM2Config
+from .attention import ChunkAttention, Place, whole_attention, write_at
+from .graph import Graph
+from .linear import Matrices, Weights
+from .memory import MemoryLayers, Update
+from .options import Options
+
+END = (1 << 63) - 1
+
+
+@dataclass
+class Interface:
+    """Inputs and outputs in order: name -> (ONNX element type, shape). state: past name -> present name."""
+
+    inputs: dict[str, tuple[int, list[int | str]]] = field(default_factory=dict)
+    outputs: dict[str, tuple[int, list[int | str]]] = field(default_factory=dict)
+    state: dict[str, str] = field(default_factory=dict)
+
+
+class Step:
+    """Builds the graph of a model. After `build`, `graph` and `interface` are complete."""
+
+    def __init__(self, graph: Graph, config: LM2Config, weights: Weights, options: Options, update: Update):
+        self.graph, self.config, self.options = graph, config, options
+        self.matrices = Matrices(weights, options)
+        self.memory = MemoryLayers(config, self.matrices, update)
+        self.interface = Interface()
+        self.kind = TensorProto.FLOAT16 if options.half else TensorProto.FLOAT
+        self._made: dict[str, str] = {}
+
+    @property
+    def exact(self) -> bool:
+        """Cell released with chunk pooling: later tokens change earlier ones, so each call computes the whole chunk."""
+        return self.config.memory.cell == "released" and self.config.memory.gate_pool == "chunk"
+
+    def build(self) -> None:
+        """Add every node, declare every input and output."""
+        g, c, m = self.graph, self.config, self.config.memory
+        int64 = TensorProto.INT64
+        self._input("input_ids", int64, ["batch", "tokens"])
+        self._input("new_chunk", int64, [1])
+        self._input("logits_from", int64, [1])
+        self.interface.outputs["logits"] = (TensorProto.FLOAT, ["batch", "positions", c.vocab_size])
+        self._state("length", int64, [1])
+        self._state("chunks", int64, [1])
+        if m.banks:
+            self._state("bank", TensorProto.FLOAT, ["batch", m.banks, m.slots, c.hidden_size])
+            self._state("rows", TensorProto.FLOAT, ["batch", m.banks, m.chunk, c.hidden_size])
+        with g.scope("chunk"):
+            place = self._begin()
+        self._made["logits"] = self._exact(place) if self.exact else self._layers(place)
+        g.outputs_as({made: name for name, made in self._unique().items()})
+
+    def _unique(self) -> dict[str, str]:
+        """Outputs by name; a value that is an input or two outputs at once goes through an Identity."""
+        seen: set[str] = set()
+        out = {}
+        for name, made in self._made.items():
+            if made in seen or made in self.interface.inputs:
+                made = self.graph.op("Identity", made)
+            seen.add(made)
+            out[name] = made
+        return out
+
+    def _begin(self) -> Place:
+        """Where the call stands. With new_chunk, the rows of the chunk so far enter the bank first and positions start again at 0."""
+        g, m = self.graph, self.config.memory
+        batch, tokens = g.size("input_ids", 0), g.size("input_ids", 1)
+        folded = g.op("Mul", "past_length", "new_chunk", name="rows_folded")  # (1,)
+        past = g.op("Sub", "past_length", folded, name="position")
+        end = g.op("Add", past, tokens)
+        place = Place(batch, tokens, past, end)
+        self._made["present_length"] = end
+        self._made["present_chunks"] = g.op("Add", "past_chunks", g.op("Min", folded, g.constant([1])))
+        if m.banks:
+            rows = g.slice("past_rows", g.constant([0]), folded, 2)  # (b, l, p or 0, d)
+            self._made["present_bank"] = write_at(g, "past_bank", rows, self._first_row("past_chunks"), 2, place)
+        self.first = g.op("Add", self._first_row(self._made["present_chunks"]), past)  # (1,)
+        self.after = g.op("Add", self.first, tokens)
+        return place
+
+    def _first_row(self, chunks: str) -> str:
+        """The bank row that position 0 writes in the chunk after `chunks` committed ones, (1,)."""
+        g, m = self.graph, self.config.memory
+        turns = m.slots // m.chunk
+        if turns == 1:
+            return g.constant([0])
+        return g.op("Mul", g.op("Mod", chunks, g.constant([turns])), g.constant([m.chunk]))
+
+    def _layers(self, place: Place) -> str:
+        """All layers over the call's tokens, with caches; float32 logits (b, positions, v)."""
+        g, c, m = self.graph, self.config, self.config.memory
+        x = self.matrices.embedding(g, "input_ids")  # (b, t, d)
+        gated = m.cell == "gated"
+        attention = ChunkAttention(g, c, place, self.matrices.dtype, not self.options.portable)
+        reads: dict[int, tuple[str, str]] = {}
+        old = g.slice(self._made["present_bank"], self.first, self.after, 2) if m.banks else ""  # (b, l, t, d)
+        if gated and m.layers:
+            reads = self._reads(place)
+        elif not gated:
+            self._state("sums", TensorProto.FLOAT, ["batch", c.num_hidden_layers, m.chunk, c.hidden_size])
+            before = g.op("Max", g.op("Sub", place.past, g.constant([1])), g.constant([0]))
+            sums = g.slice("past_sums", before, g.op("Add", before, g.constant([1])), 2)  # (b, L, 1, d)
+            started = g.op("Greater", place.past, g.constant([0]))
+            self.before = g.op("Where", started, sums, g.constant(0.0, "float32"))  # (b, L, 1, d)
+            line = g.op("Range", g.constant(1), g.op("Add", g.op("Squeeze", place.tokens), g.constant(1)), g.constant(1))
+            count = g.cast(g.op("Add", line, place.past), "float32")
+            self.count = g.op("Unsqueeze", count, g.constant([1]))  # (t, 1)
+        row_list: list[str] = []
+        sum_list: list[str] = []
+        rows = g.op("Gather", old, g.constant(0), axis=1) if m.banks else ""  # (b, t, d)
+        for i in range(c.num_hidden_layers):
+            with g.scope(f"layers.{i}"):
+                a = self._self_attention(x, attention, i)
+                if i in m.layers and gated:
+                    j = m.layers.index(i)
+                    row = g.op("Gather", old, g.constant(j), axis=1)
+                    a, new = self.memory.gated(g, x, a, *reads[i], row, i)
+                    row_list.append(g.op("Unsqueeze", new, g.constant([1])))
+                elif i in m.layers:
+                    a, rows = self._released(a, rows, attention, i, sum_list)
+                x = self._finish(x, a, i, "logits_from" if i == c.num_hidden_layers - 1 else "")
+        if not gated:
+            row_list = [g.op("Unsqueeze", rows, g.constant([1]))]
+            self._made["present_sums"] = write_at(g, "past_sums", _stacked(g, sum_list), place.past, 2, place)
+        if m.banks:
+            self._made["present_rows"] = write_at(g, "past_rows", _stacked(g, row_list), place.past, 2, place)
+        return self._head(x)
+
+    def _self_attention(self, x: str, attention: ChunkAttention, i: int) -> str:
+        g, c, p = self.graph, self.config, f"model.layers.{i}."
+        n = self.memory.narrow(g, self._norm(x, f"{p}input_layernorm.weight"))
+        qkv = self.matrices.linear(g, n, *(f"{p}self_attn.{q}_proj" for q in "qkv"))
+        shape: list[int | str] = ["batch", c.num_key_value_heads, c.memory.chunk, c.head_dim]
+        past = self._pair("", i, self.kind, shape)
+        a, *present = attention.self_attention(g, qkv, past)
+        self._made[f"present_key.{i}"], self._made[f"present_value.{i}"] = present
+        return self.matrices.linear(g, a, f"{p}self_attn.o_proj")
+
+    def _released(self, a: str, rows: str, attention: ChunkAttention, i: int, sums: list[str]) -> tuple[str, str]:
+        """Cell released, causal pooling: running sums and the rows' own keys and values are caches too."""
+        g, m = self.graph, self.config.memory
+        past = self._pair("memory_", i, self.kind, ["batch", m.heads, m.chunk, m.head_dim])
+        lifted = self.memory.lifted(g, a, i)
+        running = g.op("Add", g.op("CumSum", lifted, g.constant(1)), g.op("Gather", self.before, g.constant(i), axis=1))  # (b, t, d)
+        sums.append(g.op("Unsqueeze", running, g.constant([1])))
+
+        def attend(q: str, k: str, v: str) -> str:
+            out, *present = attention.cached(g, q, k, v, past, m.heads, m.heads, m.head_dim)
+            self._made[f"present_memory_key.{i}"], self._made[f"present_memory_value.{i}"] = present
+            return out
+
+        return self.memory.released(g, a, rows, g.op("Div", running, self.count), attend, i)
+
+    def _reads(self, place: Place) -> dict[int, tuple[str, str]]:
+        """K and V of each bank: computed by the call that begins a chunk, kept as state by the others."""
+        g, m = self.graph, self.config.memory
+        layers = list(m.layers)
+        past = {i: self._pair("memory_", i, self.kind, ["batch", m.heads, m.slots, m.head_dim]) for i in layers}
+        begin, keep = (Graph(g.opset, g.store.branch(), f"{name}.") for name in ("begin", "keep"))
+        made: list[str] = []
+        kept: list[str] = []
+        nothing = keep.constant([0])
+        for j, i in enumerate(layers):
+            with begin.scope(f"layers.{i}"):
+                bank = begin.op("Gather", self._made["present_bank"], begin.constant(j), axis=1)  # (b, n, d)
+                made += self.memory.keys_values(begin, bank, i)
+            kept += (keep.slice(name, nothing, nothing, 2) for name in past[i])  # (b, h, 0, e)
+        shape: list[int | str] = ["batch", m.heads, "rows_read", m.head_dim]
+        branches = [
+            helper.make_graph(b.nodes, name, [], [helper.make_tensor_value_info(o, self.kind, shape) for o in outputs], b.store.tensors)
+            for b, name, outputs in ((begin, "begin_chunk", made), (keep, "same_chunk", kept))
+        ]
+        g.domains |= begin.domains
+        new = g.op("Squeeze", g.op("Greater", "new_chunk", g.constant([0])))
+        fresh = g.ops("If", new, outputs=len(made), name="memory_reads", then_branch=branches[0], else_branch=branches[1])
+        reads = {}
+        for n, i in enumerate(layers):
+            pair = [write_at(g, past[i][k], fresh[2 * n + k], g.constant([0]), 2, place) for k in range(2)]
+            self._made[f"present_memory_key.{i}"], self._made[f"present_memory_value.{i}"] = pair
+            reads[i] = (pair[0], pair[1])
+        return reads
+
+    def _exact(self, place: Place) -> str:
+        """Cell released, chunk pooling: the chunk's tokens are the state, and all of them are computed again."""
+        g, c, m = self.graph, self.config, self.config.memory
+        self._state("tokens", TensorProto.INT64, ["batch", m.chunk])
+        self._made["present_tokens"] = write_at(g, "past_tokens", "input_ids", place.past, 1, place)
+        tokens = g.slice(self._made["present_tokens"], g.constant([0]), place.end, 1)  # (b, s)
+        x = self.matrices.embedding(g, tokens)  # (b, s, d)
+        h, k, e = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        attention = ChunkAttention(g, c, Place(place.batch, place.end, g.constant([0]), place.end), self.matrices.dtype, False)
+        base = g.op("Sub", self.first, place.past)
+        old = g.slice(self._made["present_bank"], base, g.op("Add", base, place.end), 2)  # (b, 1, s, d)
+        rows = g.op("Squeeze", old, g.constant([1]))  # (b, s, d)
+
+        def attend(q: str, key: str, value: str) -> str:
+            return whole_attention(g, q, key, value, m.heads, m.heads, m.head_dim)
+
+        for i in range(c.num_hidden_layers):
+            p = f"model.layers.{i}."
+            with g.scope(f"layers.{i}"):
+                n = self.memory.narrow(g, self._norm(x, f"{p}input_layernorm.weight"))
+                qkv = self.matrices.linear(g, n, *(f"{p}self_attn.{q}_proj" for q in "qkv"))
+                q, key, value = g.split(qkv, [h * e, k * e, k * e])
+                q, key = attention.turned(g, q, h), attention.turned(g, key, k)
+                a = self.matrices.linear(g, whole_attention(g, q, key, value, h, k, e), f"{p}self_attn.o_proj")
+                pooled = g.op("ReduceMean", self.memory.lifted(g, a, i), g.constant([1]), keepdims=1)  # (b, 1, d)
+                a, rows = self.memory.released(g, a, rows, pooled, attend, i)
+                x = self._finish(x, a, i, "")
+        stacked = g.op("Unsqueeze", rows, g.constant([1]))
+        self._made["present_rows"] = write_at(g, "past_rows", stacked, g.constant([0]), 2, place)
+        x = g.slice(x, place.past, place.end, 1)
+        return self._head(g.slice(x, "logits_from", g.constant([END]), 1))
+
+    def _finish(self, x: str, a: str, i: int, keep_from: str) -> str:
+        """Residual of the attention output, then the MLP; with `keep_from`, of those positions only. (b, t, d)"""
+        g, p = self.graph, f"model.layers.{i}."
+        x = g.op("Add", x, a)
+        x = g.slice(x, keep_from, g.constant([END]), 1) if keep_from else x
+        n = self.memory.narrow(g, self._norm(x, f"{p}post_attention_layernorm.weight"))
+        gate, up = (self.matrices.linear(g, n, f"{p}mlp.{name}_proj") for name in ("gate", "up"))
+        y = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
+        return g.op("Add", x, self.matrices.linear(g, y, f"{p}mlp.down_proj"))
+
+    def _head(self, x: str) -> str:
+        c = self.config
+        x = self.memory.narrow(self.graph, self._norm(x, "model.norm.weight"))
+        return self.matrices.head(self.graph, x, c.tie_word_embeddings, c.hidden_size, c.vocab_size)
+
+    def _norm(self, x: str, weight: str) -> str:
+        return self.memory.rms(self.graph, self.memory.widen(self.graph, x), weight)
+
+    def _input(self, name: str, kind: int, shape: list[int | str]) -> None:
+        self.interface.inputs[name] = (kind, shape)
+
+    def _state(self, name: str, kind: int, shape: list[int | str]) -> str:
+        past, present = f"past_{name}", f"present_{name}"
+        self.interface.inputs[past] = self.interface.outputs[present] = (kind, shape)
+        self.interface.state[past] = present
+        return past
+
+    def _pair(self, what: str, i: int, kind: int, shape: list[int | str]) -> tuple[str, str]:
+        return self._state(f"{what}key.{i}", kind, shape), self._state(f"{what}value.{i}", kind, shape)
+
+
+def _stacked(g: Graph, parts: list[str]) -> str:
+    """(b, 1, t, d) each -> (b, l, t, d)"""
+    return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=1)
+
+
+def value_infos(entries: dict[str, tuple[int, list[int | str]]]) -> list[onnx.ValueInfoProto]:
+    """Declarations of inputs or outputs."""
+    return [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in entries.items()]

@@ -1,0 +1,97 @@
+"""Opening an exported model in ONNX Runtime: device, threads, the operator library, and one clear line for what goes wrong.
+
+Knows ONNX Runtime's sessions; nothing of chunks. Never loads a library from a model's folder.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from ...models.errors import BackendError, ModelFileError
+from ...models.exported import MODEL
+from ...models.layout import ModelFolder
+from .onnx_buffers import first_line
+
+PREFIX = "lm2."
+QUIET = 4  # errors come as exceptions; ONNX Runtime's own log says the same in ten lines
+
+
+def pick_provider(device: str) -> tuple[str, str, int]:
+    """`auto|cpu|cuda|cuda:N|gpu` -> (provider, device type, device number). Raises BackendError for one that is not there; no silent fallback."""
+    available = ort.get_available_providers()
+    cuda = "CUDAExecutionProvider"
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "gpu") or (index and not (kind == "cuda" and index.isdigit())):
+        raise BackendError(f"device {device!r} must be auto, cpu, cuda or cuda:N")
+    if kind == "cpu" or (kind == "auto" and cuda not in available):
+        return "CPUExecutionProvider", "cpu", 0
+    if cuda not in available:
+        have = ", ".join(available)
+        raise BackendError(f"device {device!r} is not there: this ONNX Runtime {ort.__version__} has {have}: pip install 'lm2[onnx-gpu]'")
+    return cuda, "cuda", int(index or 0)
+
+
+def open_session(
+    folder: ModelFolder, device: str, threads: int, find_library: Callable[[str], Path | None]
+) -> tuple[ort.InferenceSession, str, int]:
+    """The session, its device type and number. `find_library`: device type -> library of the custom operator to register, or None.
+
+    Raises BackendError or ModelFileError, one line each.
+    """
+    provider, kind, index = pick_provider(device)
+    options = ort.SessionOptions()
+    options.log_severity_level = QUIET
+    options.enable_mem_pattern = False  # one pattern would be kept for each number of tokens ever fed
+    if threads:
+        options.intra_op_num_threads = threads
+    library = find_library(kind)
+    if library is not None:
+        try:
+            options.register_custom_ops_library(str(library))
+        except Exception as error:
+            raise BackendError(
+                f"{library} does not load into ONNX Runtime {ort.__version__} ({first_line(error)}): build it again with `lm2 build-ops`"
+            ) from None
+    settings: list[Any] = [(provider, {"device_id": index})] if kind == "cuda" else [provider]
+    file = folder.path / MODEL
+    try:
+        session = ort.InferenceSession(str(file), options, providers=settings)
+    except Exception as error:
+        export = folder.export
+        opset = f", opset {export.opset}" if export else ""
+        raise ModelFileError(
+            f"{file} does not open in ONNX Runtime {ort.__version__} ({first_line(error)}{opset}): export it again, with --opset 23 for an older runtime"
+        ) from None
+    if session.get_providers()[0] != provider:
+        raise BackendError(
+            f"device {device!r}: ONNX Runtime could not start {provider} and would have used the CPU: install its CUDA libraries, or use --device cpu"
+        )
+    check_metadata(folder, session)
+    return session, kind, index
+
+
+def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
+    """Refuse a graph of another model than config.json's. Raises ModelFileError naming both values."""
+    meta = session.get_modelmeta().custom_metadata_map
+    file = folder.path / MODEL
+    try:
+        state, config = json.loads(meta[f"{PREFIX}state"]), json.loads(meta[f"{PREFIX}config"])
+    except (KeyError, ValueError):
+        raise ModelFileError(f"{file} is not an LM2 export: make one with `lm2 export`") from None
+    if meta.get(f"{PREFIX}fingerprint") != folder.fingerprint:
+        own = str(meta.get(f"{PREFIX}fingerprint"))[:12]
+        raise ModelFileError(
+            f"{file} was exported from model {own}..., config.json is of {folder.fingerprint[:12]}...: the files are not of one export"
+        )
+    mine = folder.config.to_dict()
+    for key in sorted(set(config) & set(mine) - {"name"}):
+        if config[key] != mine[key]:
+            raise ModelFileError(
+                f"{file} was exported with {key} {config[key]!r}, config.json says {mine[key]!r}: the files are not of one export"
+            )
+    names = {i.name for i in session.get_inputs()}
+    if not isinstance(state, dict) or not set(state) <= names:
+        raise ModelFileError(f"{file} does not have the state inputs it declares: export the model again")

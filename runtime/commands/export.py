@@ -1,0 +1,49 @@
+"""`lm2 export MODEL DST`: reads the command line, calls the export, prints the summary. Knows no graph."""
+
+import json
+from pathlib import Path
+
+import click
+
+from ...models.exported import OPSETS, PRECISIONS
+
+
+@click.command("export")
+@click.argument("model")
+@click.argument("dst", type=click.Path(path_type=Path))
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="fp16 is for GPUs; int8 and int4 are weights."
+)
+@click.option("--opset", type=click.Choice([str(n) for n in OPSETS]), default="24", show_default=True, help="23 for older runtimes.")
+@click.option("--plain", is_flag=True, help="The gated update as standard operators, without the custom node.")
+@click.option("--portable", is_flag=True, help="ONNX's own operators instead of ONNX Runtime's fused ones: slower there, runs anywhere.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def command(model: str, dst: Path, precision: str, opset: str, plain: bool, portable: bool, as_json: bool) -> None:
+    """Write MODEL, a model folder or a name such as smollm2, as one ONNX model into the new folder DST.
+
+    DST then holds model.onnx, the tokenizer and the config: `lm2 chat DST` needs only ONNX Runtime, and other programs
+    need only DST. Tokens and state go in, logits and state come out; docs/onnx.md names them.
+    """
+    from ..loading import find_model
+    from .progress_bar import drawn
+
+    with drawn(quiet=as_json) as report:
+        source = find_model(model, report)
+        try:
+            from ...export.export import export_model
+            from ...export.options import Options
+        except ModuleNotFoundError as error:
+            if error.name and error.name.split(".")[0] == "onnx":
+                raise click.ClickException("export needs the onnx package: pip install 'lm2[onnx]'") from None
+            raise
+        summary = export_model(source, dst, Options(precision, int(opset), plain, portable), report)
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+        return
+    node = "ai.lm2::GatedMemoryUpdate" if summary["custom_op"] else "standard operators"
+    packed = ", ".join(f"{q['matrices']} matrices in {q['bits']} bits" for q in summary["quantized"])
+    click.echo(
+        f"{summary['name']}: {summary['precision']}, opset {summary['opset']}, {summary['bytes'] / 1e6:.0f} MB{packed and f' ({packed})'}"
+    )
+    click.echo(f"attention: {summary['attention']}; memory update: {node}")
+    click.echo(f"written to {summary['path']} in {summary['seconds']:.1f} s")
