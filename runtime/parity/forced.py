@@ -1,6 +1,7 @@
 """Two backends fed the same tokens in lockstep: logits of every position, and the bank after every chunk.
 
-Knows the backend contract. Each side carries its own bank from chunk to chunk, so what differs adds up as it would in use.
+Knows the backend contract. The other side goes through each chunk twice: from the reference's bank, in the same calls, so that what differs
+was computed in that chunk; and from its own bank, in one call, so that what differs has added up since the first word, as it would in use.
 """
 
 from collections.abc import Callable
@@ -15,14 +16,18 @@ from .measures import LogitStats, bank_nmse
 
 @dataclass
 class Forced:
-    """The outcome. logits by kind of token; banks: per chunk, NMSE of each bank; lengths and kinds: what each chunk was; calls in all."""
+    """The outcome. logits by kind of token, worst: chunk and position of the largest difference. Per chunk: banks, the NMSE of each bank from
+    the same start; carried, the same with banks of their own; ends, largest difference of the last logits then. lengths, kinds: what each
+    chunk was; calls in all."""
 
     logits: dict[str, LogitStats] = field(default_factory=dict)
+    worst: tuple[int, int] = (-1, -1)
     banks: list[list[float]] = field(default_factory=list)
+    carried: list[list[float]] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     calls: int = 0
-    worst: tuple[int, int] = (-1, -1)  # chunk and position with the largest difference of a logit
 
     @property
     def all_logits(self) -> LogitStats:
@@ -35,27 +40,33 @@ class Forced:
 def run(
     reference: Backend, other: Backend, inputs: Inputs, chunks: int, drift: int = 0, say: Callable[[str], None] = lambda text: None
 ) -> Forced:
-    """Feed `chunks` chunks and compare logits and banks; go on to `drift` chunks in all, comparing banks only."""
+    """Compare `chunks` chunks from the same and from own banks; go on to `drift` chunks in all with own banks only."""
     out = Forced()
-    a, b = first_state(reference), first_state(other)
+    a, own = first_state(reference), first_state(other)
     largest = 0.0
     for c in range(max(chunks, drift)):
         say(f"chunk {c + 1} of {max(chunks, drift)}")
         fed = inputs.chunk(c)
         compared = c < chunks
-        x, y = reference.start(1, a), other.start(1, b)
+        x = reference.start(1, a)
+        y = other.start(1, other.from_host(reference.to_host(a), c)) if compared else None
         for piece in fed.pieces():
             begin = x.length
             p, x = reference.extend(piece, x, compared)  # (1, t, v) or (1, v)
-            q, y = other.extend(piece, y, compared)
-            if compared:
+            if y is not None:
+                q, y = other.extend(piece, y, True)  # (1, t, v)
                 part = LogitStats()
                 part.add(p[0], q[0])
                 if not np.isnan(largest) and not part.largest <= largest:  # a NaN is the largest of all
                     largest, out.worst = part.largest, (c, begin + part.worst)
                 out.logits[fed.kind] = out.logits.get(fed.kind, LogitStats()).merged(part)
-        a, b = reference.commit(x), other.commit(y)
-        out.banks.append(bank_nmse(reference.to_host(a), other.to_host(b)))
+        last, z = other.extend(fed.tokens, other.start(1, own))  # (1, v)
+        a, own = reference.commit(x), other.commit(z)
+        bank = reference.to_host(a)
+        if y is not None:
+            out.banks.append(bank_nmse(bank, other.to_host(other.commit(y))))
+        out.carried.append(bank_nmse(bank, other.to_host(own)))
+        out.ends.append(float(np.abs(last[0] - (p[0, -1] if compared else p[0])).max()))
         out.lengths.append(len(fed.tokens))
         out.kinds.append(fed.kind)
         out.calls += len(fed.calls)

@@ -88,18 +88,21 @@ def logit_checks(forced: Forced, gates: Gates) -> list[Check]:
 
 
 def bank_checks(forced: Forced, gates: Gates, settings: Settings) -> list[Check]:
-    """The worst bank of any layer after each chunk compared, and after all chunks of the drift run."""
+    """The worst bank of any layer after each chunk from the same bank, and what has added up with banks of their own.
+
+    What adds up depends on the model as well: rounding grows by whatever the memory makes of it. It is judged when a drift run is asked for.
+    """
     if not any(forced.banks):
         return []
     checks = [
-        Check("memory", f"bank NMSE after chunk {c + 1}", max_of(forced.banks[c]), gates.bank, note=f"{forced.lengths[c]} tokens, {forced.kinds[c]}")
-        for c in range(settings.chunks)
+        Check("memory", f"bank NMSE after chunk {c + 1}", max_of(banks), gates.bank, note=f"{forced.lengths[c]} tokens, {forced.kinds[c]}")
+        for c, banks in enumerate(forced.banks)
     ]
-    if settings.drift > settings.chunks:
-        first, last = max_of(forced.banks[0]), max_of(forced.banks[-1])
-        count, note = len(forced.banks), f"{first:.2g} after chunk 1, {last:.2g} at the end"
-        worst = max_of([value for banks in forced.banks for value in banks])
-        checks.append(Check("memory", f"largest bank NMSE over {count} chunks", worst, gates.bank, note=note))
+    count = len(forced.carried)
+    worst = max_of([value for banks in forced.carried for value in banks])
+    note = f"{max_of(forced.carried[0]):.2g} after chunk 1, {max_of(forced.carried[-1]):.2g} at the end"
+    checks.append(Check("own banks", f"largest bank NMSE over {count} chunks", worst, gates.bank if settings.drift else None, note=note))
+    checks.append(Check("own banks", "largest difference of a chunk's last logits", max_of(forced.ends), gates.logits_max))
     return checks
 
 
