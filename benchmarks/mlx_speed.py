@@ -93,7 +93,7 @@ def timed(f, *args):
     return time.perf_counter() - began
 
 
-def measure(path, options, prompt, steps, runs):
+def measure(path, options, prompt, steps, runs, chunks):
     """Median seconds of a prefill, of one step, and of a whole chunk, by side."""
     backend = open_backend("mlx", path, options)
     ids = np.random.default_rng(0).integers(0, backend.config.vocab_size, backend.config.memory.chunk)
@@ -107,7 +107,7 @@ def measure(path, options, prompt, steps, runs):
         decode = {name: [] for name in sides}
         for run in range(runs):
             order = list(sides)[:: 1 if run % 2 == 0 else -1]
-            for name in order:
+            for name in order if chunks else ():
                 whole[name].append(timed(sides[name].whole, ids))
             for name in order:
                 prefill[name].append(timed(sides[name].prefill, ids[:prompt]))
@@ -117,7 +117,7 @@ def measure(path, options, prompt, steps, runs):
                     taken[name].append(timed(sides[name].step, int(ids[prompt + i])))
             for name in sides:
                 decode[name].append(statistics.median(taken[name]))
-    return backend, *({k: statistics.median(v) for k, v in times.items()} for times in (prefill, decode, whole))
+    return backend, *({k: statistics.median(v) for k, v in times.items() if v} for times in (prefill, decode, whole))
 
 
 def main():
@@ -128,11 +128,14 @@ def main():
     parser.add_argument("--prompt", type=int, default=256, help="tokens of a prefill")
     parser.add_argument("--steps", type=int, default=32, help="tokens decoded per run")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--chunks", action="store_true", help="also time whole chunks with their commit (mlx-lm needs minutes for packed weights on a CPU)"
+    )
     a = parser.parse_args()
     print("| model | weights | what | lm2 tok/s | mlx-lm tok/s | lm2 / mlx-lm |")
     print("|---|---|---|---|---|---|")
     for path in a.models:
-        backend, prefill, decode, whole = measure(path, BackendOptions(a.device, a.dtype), a.prompt, a.steps, a.runs)
+        backend, prefill, decode, whole = measure(path, BackendOptions(a.device, a.dtype), a.prompt, a.steps, a.runs, a.chunks)
         d = backend.describe()
         weights = d.dtype if d.quantization == "none" else f"{d.quantization}, computed in {d.dtype}"
         chunk = backend.config.memory.chunk
@@ -141,6 +144,8 @@ def main():
             (f"decode at {a.prompt}", decode, 1),
             (f"a chunk of {chunk}, committed", whole, chunk),
         ):
+            if not seconds:
+                continue
             ours, theirs = tokens / seconds["lm2"], tokens / seconds["mlx-lm"]
             print(f"| {backend.config.name} | {weights} | {what} | {ours:.1f} | {theirs:.1f} | {ours / theirs:.2f}x |")
     blas = "OpenBLAS preloaded" if "openblas" in os.environ.get("LD_PRELOAD", "") else "no BLAS preloaded"
