@@ -26,11 +26,11 @@ class Result(NamedTuple):
 
 
 def call(monkeypatch, args, stdin=b"", stdout=None):
-    """`lm2 ARGS` in this process, through the same entry point, with pipes for a terminal."""
+    """`lm2 ARGS` in this process, through the same entry point, with pipes for a terminal; stdin None is one that was closed."""
     from lm2 import cli
 
     out, err = stdout or io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
-    given = io.TextIOWrapper(io.BytesIO(stdin.encode() if isinstance(stdin, str) else stdin), "utf-8")
+    given = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin.encode() if isinstance(stdin, str) else stdin), "utf-8")
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", ["lm2", *map(str, args)])
         patch.setattr(sys, "stdin", given)

@@ -117,8 +117,18 @@ def soft_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
+CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd") | {ord("\r"): ""}
+
+
+def visible(text: str) -> str:
+    """Text that a model or a file made up, for a terminal: control characters, which could move the cursor or worse, as U+FFFD."""
+    return text.translate(CONTROLS)
+
+
 def write_out(text: str) -> None:
-    """Write to stdout at once, replacing what the terminal's encoding does not have."""
+    """Write to stdout at once, replacing what its encoding does not have and, in a terminal, what is not for the eye."""
+    if sys.stdout.isatty():
+        text = visible(text)
     try:
         sys.stdout.write(text)
     except UnicodeEncodeError:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...models.errors import LM2Error
+from .common import visible
 from .slash import run
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def _greet(talk: "Talk") -> None:
         turns = len(session.transcript)
         click.secho(f"going on with {talk.file} ({turns} messages, {session.at.seen} tokens seen); the last of them:", dim=True)
         for message in session.transcript[-2:]:
-            text = message["content"]
+            text = visible(message["content"])
             click.secho(f"{'>>> ' if message['role'] == 'user' else ''}{text if len(text) < 600 else text[:600] + ' ...'}", dim=True)
+    elif talk.file is not None:
+        click.secho(f"new session in {talk.file}, saved after every turn", dim=True)
     click.secho("/help lists commands; Ctrl-C stops an answer; Ctrl-D leaves", dim=True)
