@@ -8,7 +8,7 @@ Axes: t positions of the chunk, d width, v vocabulary, l banks, n rows of a bank
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -27,9 +27,8 @@ _PARTS = {
 }
 
 
-@runtime_checkable
-class Traces(Protocol):
-    """A backend that can say what its layers computed."""
+class Tracing(Protocol):
+    """The optional part of a backend that says what its layers computed."""
 
     def trace(self, tokens: Sequence[int] | np.ndarray, state: MemoryState) -> list[tuple[str, np.ndarray]]: ...
 
@@ -83,7 +82,7 @@ class Explanation:
 
 def explain(reference: Backend, other: Backend, inputs: Inputs, chunks: int, gate: float) -> Explanation:
     """Compare tensor by tensor over at most CHUNKS_MAX chunks; stops after the first chunk with a disagreement."""
-    traced = isinstance(reference, Traces) and isinstance(other, Traces)
+    traced = hasattr(reference, "trace") and hasattr(other, "trace")
     tensors: list[Difference] = []
     bank, count = reference.to_host(first_state(reference)), 0  # (l, 1, n, d)
     start = other.to_host(first_state(other))
@@ -91,8 +90,9 @@ def explain(reference: Backend, other: Backend, inputs: Inputs, chunks: int, gat
     for c in range(min(chunks, CHUNKS_MAX)):
         fed = inputs.chunk(c)
         a, b = reference.from_host(bank, count), other.from_host(bank, count)
-        if isinstance(reference, Traces) and isinstance(other, Traces):
-            tensors += _compare(c, reference.trace(fed.tokens, a), other.trace(fed.tokens, b), gate)
+        if traced:
+            layers = [cast(Tracing, side).trace(fed.tokens, state) for side, state in ((reference, a), (other, b))]
+            tensors += _compare(c, layers[0], layers[1], gate)
         (p, x), (q, y) = _fed(reference, fed, a), _fed(other, fed, b)
         tensors.append(_difference(c, "logits in parts", p, q, gate, axis=0))
         mine, theirs = reference.to_host(x), other.to_host(y)

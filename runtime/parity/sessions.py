@@ -94,35 +94,32 @@ def turn(session: Session, inputs: Inputs, k: int, most: int) -> tuple[int, ...]
 
 def converse(reference: Side, other: Side, inputs: Inputs, tokens: int) -> tuple[Agreement, list[Handover]]:
     """Hold the same conversation on both, at least `tokens` greedy tokens on the reference if its answers are long enough; save each session
-    after the first turn, carry it over, and go through the later turns on the other side."""
+    in mid-chunk after the first turn (or the next that ends there), carry it over, and go through the later turns on the other side."""
     first, second = Talking(reference, inputs), Talking(other, inputs)
-    part = max(1, tokens // 4)
+    size, part = reference.model.config.memory.chunk, max(1, tokens // 4)
     plan: list[int] = []
+    saved = 0  # turns before the files were written
     with tempfile.TemporaryDirectory(prefix="lm2-parity-") as folder:
         files = [Path(folder) / f"{i}.lm2s" for i in range(2)]
-        while sum(map(len, first.turns)) < tokens and len(plan) < TURNS_MAX:
-            plan.append(min(part, tokens - sum(map(len, first.turns))))
+        while len(plan) < TURNS_MAX and (not 0 < saved < len(plan) or sum(map(len, first.turns)) < tokens):
+            plan.append(min(part, max(1, tokens - sum(map(len, first.turns)))))
             first.take(plan[-1])
             second.take(plan[-1])
-            if len(plan) == 1:
+            if not saved and all(0 < t.session.at.filled < size for t in (first, second)):
+                saved = len(plan)
                 for talking, file in ((first, files[0]), (second, files[1])):
                     talking.session.save(file)
-        handovers = [_carried(first, second, files[0], plan), _carried(second, first, files[1], plan)]
-    return _agreement(first, second.turns), handovers
+        carried = [_carried(first, second, files[0], plan, saved), _carried(second, first, files[1], plan, saved)] if saved else []
+    return _agreement(first, second.turns), carried
 
 
-def _carried(stayed: Talking, target: Talking, file: Path, plan: list[int]) -> Handover:
+def _carried(stayed: Talking, target: Talking, file: Path, plan: list[int], saved: int) -> Handover:
     moved = Session.restore(target.side.model, file)
-    at = stayed.before[1].at if len(stayed.before) > 1 else stayed.session.at
-    saved = stayed.side.model.backend.to_host(at.memory)
-    arrived = target.side.model.backend.to_host(moved.at.memory)
-    changed = int((saved.view(np.uint32) != arrived.view(np.uint32)).sum())
-    turns: Turns = [stayed.turns[0]]
-    for k in range(1, len(plan)):
-        turns.append(turn(moved, stayed.inputs, k, plan[k]))
-    return Handover(
-        stayed.side.label, target.side.label, at.memory.chunks, at.filled, changed, _agreement(stayed, turns, skip=1)
-    )
+    at = stayed.before[saved].at if saved < len(plan) else stayed.session.at
+    there, here = stayed.side.model.backend.to_host(at.memory), target.side.model.backend.to_host(moved.at.memory)
+    changed = int((there.view(np.uint32) != here.view(np.uint32)).sum())
+    turns = stayed.turns[:saved] + [turn(moved, stayed.inputs, k, plan[k]) for k in range(saved, len(plan))]
+    return Handover(stayed.side.label, target.side.label, at.memory.chunks, at.filled, changed, _agreement(stayed, turns, saved))
 
 
 def _agreement(stayed: Talking, turns: Turns, skip: int = 0) -> Agreement:

@@ -1,0 +1,100 @@
+"""Tiny models on two backends for the parity tests, and mirrors that are wrong in one place each.
+
+The mutants reach into the MLX mirror on purpose: product code has no switch that makes it wrong.
+"""
+
+from dataclasses import replace
+
+import tiny
+import tiny_tokenizer
+from lm2.models.config import RopeConfig
+from lm2.models.weights import random_model, save_folder
+from lm2.runtime.loading import load
+from lm2.runtime.parity.sides import Side, same_model
+
+
+def folder(path, cell="gated", talking=False, seed=3, **fields):
+    """A random model of one of `tiny.CELLS`, with the byte-level tokenizer and its template if `talking`; returns the folder."""
+    config = replace(tiny.CELLS[cell], **({"vocab_size": tiny_tokenizer.VOCAB} if talking else {}), **fields)
+    save_folder(random_model(config, seed), path)
+    if talking:
+        tiny_tokenizer.make(path)
+    return path
+
+
+def sides(path, first="torch", second="mlx", dtype="float32"):
+    """Both backends on a folder, as `lm2 parity` loads them."""
+    reference = Side(first, load(path, first, "cpu", dtype, 1 if first == "torch" else 0))
+    return reference, same_model(reference, load(path, second, "cpu", dtype, 1 if second == "torch" else 0), second)
+
+
+def swap_gates(monkeypatch):
+    """Input and forget gate exchanged."""
+    from lm2.lm2_mlx import memory
+
+    right = memory.gated_memory_update
+    monkeypatch.setattr(memory, "gated_memory_update", lambda i, f, z, old: right(f, i, z, old))
+
+
+def drop_output_gate(monkeypatch):
+    """All that is read joins the attention output."""
+    from lm2.lm2_mlx.memory import GatedMemory
+
+    right = GatedMemory.step
+
+    def step(self, x, k, v):
+        seen, _, read = right(self, x, k, v)
+        return seen, read, read
+
+    monkeypatch.setattr(GatedMemory, "step", step)
+
+
+def shift_rows(monkeypatch):
+    """Row t is written where row t + 1 belongs."""
+    import mlx.core as mx
+    from lm2.lm2_mlx import model
+
+    right = model._written
+    monkeypatch.setattr(model, "_written", lambda bank, rows, first: right(bank, mx.roll(rows, 1, axis=2), first))
+
+
+def wrong_theta(monkeypatch):
+    """A reader that does not find rope_theta and takes 10000."""
+    from lm2.lm2_mlx import model
+
+    right = model.rope_tables
+    monkeypatch.setattr(model, "rope_tables", lambda config, n: right(replace(config, rope=RopeConfig(10000.0)), n))
+
+
+def update_before_read(monkeypatch):
+    """The chunk's own rows are written before it reads: a token sees what should be read in the next chunk only."""
+    import mlx.core as mx
+    from lm2.lm2_mlx.model import LM2
+
+    right = LM2._layers
+
+    def layers(self, ids, chunk, past, alone):
+        right(self, ids, chunk, past, alone)
+        bank, _ = self.commit(chunk._replace(length=past + ids.shape[1]))
+        reads = tuple(self.blocks[i].memory.keys_values(bank[j]) for i, j in self.bank_of.items())
+        for j in self.bank_of.values():
+            chunk.buffers.arrays.setdefault(f"read{j}", mx.zeros((ids.shape[0], self.config.memory.chunk, self.config.hidden_size)))
+        return right(self, ids, chunk._replace(reads=reads), past, alone)
+
+    monkeypatch.setattr(LM2, "_layers", layers)
+
+
+def forget_a_key(monkeypatch):
+    """Each call loses the key before it: a chunk in one call is right, a chunk in parts is not."""
+    from lm2.lm2_mlx.model import Buffers
+
+    right = Buffers.put
+
+    def put(self, name, value, past, axis):
+        out = right(self, name, value, past, axis)
+        if past and name == "keys1":
+            self.arrays[name][:, :, past - 1] = 0
+            out = self.arrays[name][:, :, : past + value.shape[axis]]
+        return out
+
+    monkeypatch.setattr(Buffers, "put", put)

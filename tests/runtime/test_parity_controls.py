@@ -1,0 +1,69 @@
+"""Negative controls: a mirror that is wrong in one place must fail, and the place must be named."""
+
+import parity_kit
+import pytest
+from lm2.runtime.parity.run import Settings, compare
+
+pytest.importorskip("mlx.core")
+# mutant, cell, chunk (from 0) and name of the first tensor that must disagree. A bank of zeros adds nothing: an output gate is missed in chunk 1.
+WRONG = [
+    (parity_kit.swap_gates, "gated", 0, "layers.0.memory.rows"),
+    (parity_kit.swap_gates, "released-causal", 0, "layers.0.memory.rows"),
+    (parity_kit.swap_gates, "released-chunk", 0, "layers.0.memory.rows"),
+    (parity_kit.drop_output_gate, "gated", 1, "layers.0.memory.add"),
+    (parity_kit.drop_output_gate, "gated-eye", 0, "layers.0.memory.add"),
+    (parity_kit.shift_rows, "gated", 0, "layers.0.memory.bank"),
+    (parity_kit.shift_rows, "gated-4T", 0, "layers.0.memory.bank"),
+    (parity_kit.shift_rows, "released-causal", 0, "bank"),
+    (parity_kit.wrong_theta, "gated", 0, "layers.0.attention"),
+    (parity_kit.wrong_theta, "released-chunk", 0, "layers.0.attention"),
+    (parity_kit.update_before_read, "gated", 0, "layers.0.memory.read"),
+    (parity_kit.update_before_read, "gated-eye", 0, "layers.0.memory.read"),
+    (parity_kit.forget_a_key, "gated", 0, "logits in parts"),
+]
+
+
+@pytest.mark.parametrize(("mutant", "cell", "chunk", "name"), WRONG, ids=[f"{m.__name__}-{c}" for m, c, _, _ in WRONG])
+def test_a_wrong_mirror_fails_and_is_explained(tmp_path, monkeypatch, mutant, cell, chunk, name):
+    path = parity_kit.folder(tmp_path / "m", cell)
+    settings = Settings(chunks=3, greedy=0, explain=True)
+    right = compare(*parity_kit.sides(path), settings)
+    assert right.passed and right.explanation.first is None, "the control of the control"
+    mutant(monkeypatch)
+    pair = compare(*parity_kit.sides(path), settings)
+    print(pair.explanation.sentence)
+    failed = [c.name for c in pair.checks if c.passed is False]
+    assert failed and not pair.passed
+    first = pair.explanation.first
+    assert (first.chunk, first.name) == (chunk, name)
+    assert f"chunk {chunk + 1}, {first.words}" in pair.explanation.sentence
+
+
+def test_wrong_greedy_tokens_and_sessions_fail(tmp_path, monkeypatch):
+    """The conversation alone tells a wrong mirror too, and so does a session that moves to it."""
+    path = parity_kit.folder(tmp_path / "m")
+    parity_kit.drop_output_gate(monkeypatch)
+    pair = compare(*parity_kit.sides(path), Settings(chunks=1, greedy=200))
+    failed = [c.name for c in pair.checks if c.section == "sessions" and c.passed is False]
+    assert failed, [c for c in pair.checks if c.section == "sessions"]
+
+
+def test_a_bank_that_changes_on_its_way_fails(tmp_path, monkeypatch):
+    """from_host that loses the last bits: the bank is no longer the one that was saved."""
+    import numpy as np
+    from lm2.runtime.backends.mlx_backend import MLXBackend
+
+    right = MLXBackend.from_host
+    monkeypatch.setattr(MLXBackend, "from_host", lambda self, bank, n: right(self, (bank.view(np.uint32) & 0xFFFFFF00).view(np.float32), n))
+    pair = compare(*parity_kit.sides(parity_kit.folder(tmp_path / "m")), Settings(chunks=2, greedy=20))
+    check = next(c for c in pair.checks if c.name == "torch to mlx: numbers of the bank changed")
+    assert check.passed is False and check.value > 0
+
+
+def test_a_backend_that_cannot_trace_is_compared_by_logits_and_banks(tmp_path, monkeypatch):
+    from lm2.runtime.backends.mlx_backend import MLXBackend
+
+    monkeypatch.delattr(MLXBackend, "trace")
+    parity_kit.swap_gates(monkeypatch)
+    pair = compare(*parity_kit.sides(parity_kit.folder(tmp_path / "m")), Settings(chunks=2, greedy=0, explain=True))
+    assert not pair.explanation.traced and pair.explanation.first.name == "layers.0.memory.bank"
