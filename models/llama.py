@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from .config import LM2Config
 
+# Above this many query rows, causal attention on CPU is faster in blocks that skip the keys no row of them sees (1.3x at 500 rows).
+CPU_QUERY_ROWS = 128
+
 # Turns freshly projected keys and values (b, k, t, e) into all of them so far (b, k, s, e).
 Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -49,6 +52,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos + turned * sin).to(x.dtype)  # (b, h, t, e)
 
 
+def _query_blocks(t: int, s: int) -> list[tuple[int, int]]:
+    """Start of each block of query rows, and how many of the s keys its last row may see."""
+    return [(a, s - t + min(t, a + CPU_QUERY_ROWS)) for a in range(0, t, CPU_QUERY_ROWS)]
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal grouped-query attention: q (b, h, t, e) are the last t of the s positions of k, v (b, k, s, e). Returns (b, h, t, e)."""
     b, h, t, e = q.shape
@@ -57,6 +65,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q = q.reshape(b, groups, h // groups, e)  # the heads of a group look at the same keys: no copies of k and v
         return F.scaled_dot_product_attention(q, k, v).reshape(b, h, 1, e)
     gqa = groups != h
+    if t > CPU_QUERY_ROWS and q.device.type == "cpu":
+        parts = [attend(q[:, :, a : a + CPU_QUERY_ROWS], k[:, :, :end], v[:, :, :end]) for a, end in _query_blocks(t, s)]
+        return torch.cat(parts, dim=2)  # (b, h, t, e)
     if s == t:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
     mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(s - t)  # (t, s)

@@ -16,6 +16,8 @@ from .update import gated_memory_update
 class GatedMemory(nn.Module):
     """Cell `gated`: reads the layer's own bank as it stood at the chunk's start, rewrites row t from token t.
 
+    Matrices with the same input are one in memory (`kv_proj`, `token_proj`, `read_proj`), several tensors on disk.
+
     E = attention over the bank; add = sigmoid(W_out E + b) * E; new row = sigmoid(W_in u + b) * tanh(E + W_c u) + sigmoid(W_forget E + b) * old.
     """
 
@@ -27,21 +29,18 @@ class GatedMemory(nn.Module):
         self.norm = RMSNorm(d, config.rms_norm_eps)
         self.bank_norm = RMSNorm(d, config.rms_norm_eps)
         self.q_proj = nn.Linear(d, inner, bias=False)
-        self.k_proj = nn.Linear(d, inner, bias=False)
-        self.v_proj = nn.Linear(d, inner, bias=False)
+        self.kv_proj = nn.Linear(d, 2 * inner, bias=False)
         self.o_proj = nn.Linear(inner, d, bias=False) if m.output_projection else None
-        self.output_gate = nn.Linear(d, d)
-        self.input_gate = nn.Linear(d, d)
-        self.forget_gate = nn.Linear(d, d)
-        self.content = nn.Linear(d, d, bias=False)
+        self.token_proj = nn.Linear(d, 2 * d, bias=False)  # input gate, content
+        self.read_proj = nn.Linear(d, 2 * d)  # output gate, forget gate
+        self.input_bias = nn.Parameter(torch.zeros(d))  # (d,)
         self.scale = nn.Parameter(torch.ones(d)) if m.scale else None  # (d,)
 
     def keys_values(self, bank: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """K and V of a bank (b, n, d) in the model's dtype, each (b, h, n, e): computed once per chunk. A zero bank gives zeros."""
         b, n, _ = bank.shape
         r = self.bank_norm(bank).to(dtype)  # (b, n, d)
-        k = self.k_proj(r).view(b, n, self.heads, self.width).transpose(1, 2)  # (b, h, n, e)
-        v = self.v_proj(r).view(b, n, self.heads, self.width).transpose(1, 2)  # (b, h, n, e)
+        k, v = self.kv_proj(r).view(b, n, 2 * self.heads, self.width).transpose(1, 2).chunk(2, dim=1)  # (b, h, n, e) each
         return k, v
 
     def forward(self, x: Tensor, kv: tuple[Tensor, Tensor] | None, old: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -51,17 +50,21 @@ class GatedMemory(nn.Module):
         """
         b, t, _ = x.shape
         u = self.norm(x)  # (b, t, d)
+        i, z = self.token_proj(u).chunk(2, dim=-1)  # (b, t, d) each
+        i = i + self.input_bias
         if kv is None:
-            return None, gated_memory_update(self.input_gate(u), self.forget_gate.bias.expand_as(old), self.content(u), old)
+            f = self.read_proj.bias.chunk(2)[1]  # (d,)
+            return None, gated_memory_update(i, f.expand_as(old), z, old)
         q = self.q_proj(u.to(x.dtype)).view(b, t, self.heads, self.width).transpose(1, 2)  # (b, h, t, e)
         read = F.scaled_dot_product_attention(q, *kv).transpose(1, 2).reshape(b, t, -1)  # (b, t, h e)
         if self.o_proj is not None:
             read = self.o_proj(read)  # (b, t, d)
         read = read.to(u.dtype)
-        add = torch.sigmoid(self.output_gate(read)) * read  # (b, t, d)
+        o, f = self.read_proj(read).chunk(2, dim=-1)  # (b, t, d) each
+        add = torch.sigmoid(o) * read  # (b, t, d)
         if self.scale is not None:
             add = self.scale * add
-        rows = gated_memory_update(self.input_gate(u), self.forget_gate(read), read + self.content(u), old)  # (b, t, d)
+        rows = gated_memory_update(i, f, read + z, old)  # (b, t, d)
         return add.to(x.dtype), rows
 
 

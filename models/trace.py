@@ -45,7 +45,7 @@ def trace(model: LM2, ids: Tensor, bank: Tensor, chunks: int, tables: tuple[Tens
         after(block.self_attn, lambda out, i=i: found.update({f"layers.{i}.attention": out}))
         if block.memory is not None:
             if isinstance(block.memory, GatedMemory):
-                before(block.memory.output_gate, f"layers.{i}.memory.read")
+                before(block.memory.read_proj, f"layers.{i}.memory.read")
             after(block.memory, memory_of(i))
         before(model.norm if i == len(model.blocks) - 1 else model.blocks[i + 1].input_layernorm, f"layers.{i}.output")
     after(model.norm, lambda out: found.update(norm=out))

@@ -17,26 +17,41 @@ from .lm2 import LM2
 from .tensorfile import read_tensor
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_FUSED = {
+_WIDE = ("memory.token_proj", "memory.read_proj")
+# Where a tensor on disk lies in memory: the module that holds it, and which of its pieces it is.
+_BACKBONE = {
     "q_proj": ("qkv_proj", 0), "k_proj": ("qkv_proj", 1), "v_proj": ("qkv_proj", 2),
     "gate_proj": ("gate_up_proj", 0), "up_proj": ("gate_up_proj", 1),
+}  # fmt: skip
+_GATED = {
+    "k_proj": ("kv_proj", 0), "v_proj": ("kv_proj", 1), "input_gate": ("token_proj", 0), "content": ("token_proj", 1),
+    "output_gate": ("read_proj", 0), "forget_gate": ("read_proj", 1),
 }  # fmt: skip
 
 
 def slots_of(model: LM2) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a model folder by its name on disk, as a view into the model's parameters (writing it writes the model)."""
     parameters = dict(model.named_parameters())
-    config = model.config
-    widths = [config.num_attention_heads * config.head_dim] + [config.num_key_value_heads * config.head_dim] * 2
-    for name in tensor_shapes(config):
+    c, m = model.config, model.config.memory
+    group = c.num_key_value_heads * c.head_dim
+    sizes = {
+        "qkv_proj": [c.num_attention_heads * c.head_dim, group, group],
+        "gate_up_proj": [c.intermediate_size] * 2,
+        "kv_proj": [m.heads * m.head_dim] * 2,
+        "token_proj": [c.hidden_size] * 2,
+        "read_proj": [c.hidden_size] * 2,
+    }
+    for name in tensor_shapes(c):
         own = name.removeprefix("model.")
-        parts = own.split(".")
-        if ".memory." not in own and len(parts) > 2 and parts[-2] in _FUSED:
-            fused, piece = _FUSED[parts[-2]]
-            whole = parameters[".".join([*parts[:-2], fused, parts[-1]])]
-            sizes = widths if fused == "qkv_proj" else [config.intermediate_size] * 2
-            begin = sum(sizes[:piece])
-            yield name, whole.data[begin : begin + sizes[piece]]
+        *path, module, kind = own.split(".") if "." in own else ("", "", own)
+        in_memory = "memory" in path
+        fused = {} if in_memory and m.cell == "released" else _GATED if in_memory else _BACKBONE
+        if in_memory and (module, kind) == ("input_gate", "bias") and m.cell == "gated":
+            yield name, parameters[".".join([*path, "input_bias"])].data
+        elif module in fused:
+            whole, piece = fused[module]
+            begin = sum(sizes[whole][:piece])
+            yield name, parameters[".".join([*path, whole, kind])].data[begin : begin + sizes[whole][piece]]
         else:
             yield name, parameters[own].data
 
@@ -47,7 +62,7 @@ def new_model(config: LM2Config, device: str | torch.device = "cpu", dtype: torc
         model = LM2(config)
     for module_name, module in model.named_modules():
         for name, p in list(module.named_parameters(recurse=False)):
-            kind = wide(dtype) if stays_float32(f"{module_name}.{name}") else dtype
+            kind = wide(dtype) if stays_float32(f"{module_name}.{name}") or module_name.endswith(_WIDE) else dtype
             setattr(module, name, torch.nn.Parameter(torch.empty(p.shape, dtype=kind, device=device), requires_grad=False))
     if config.tie_word_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
