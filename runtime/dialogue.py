@@ -43,6 +43,13 @@ class Dialogue:
                 return later
         return self.template.render([*self._base, message], add_generation_prompt=True)
 
+    def around(self, first: bool) -> tuple[str, str]:
+        """What stands before and after the user's words in `turn`. Raises TokenizerError if the template does not repeat them as they are."""
+        before, found, after = self.turn(MARK, first).partition(MARK)
+        if not found:
+            raise TokenizerError("the chat template changes the message, and the message spells a special token: rephrase it")
+        return before, after
+
     def close(self) -> str:
         """What follows an answer before the next turn may begin: `<|im_end|>` and a newline, say."""
         try:

@@ -208,8 +208,8 @@ class Session:
         try:
             answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop)
             self._head()
-            first = tuple(self.model.encode(self.dialogue.turn(content, first=True)))
-            later = tuple(self.model.encode(self.dialogue.turn(content, first=False))) if self.at.filled else first
+            first = self._turn_ids(content, first=True)
+            later = self._turn_ids(content, first=False) if self.at.filled else first
             closing = self.model.encode(self.dialogue.close())
             self._begin(first, later)
             self.at = self.feeder.logits(self.at)
@@ -307,6 +307,15 @@ class Session:
             self.at = self.feeder.move(self.at, moved)
         else:
             self.at = self.feeder.cut(self.at, self._head() if prompt else ())
+
+    def _turn_ids(self, content: str, first: bool) -> tuple[int, ...]:
+        """A turn's tokens. Template and message are encoded together, as in training, unless the message spells a special token out:
+        then apart, so that it stays the user's text and cannot end the turn or begin another's."""
+        encode, plain = self.model.encode, self.model.encode(content, plain=True)
+        if encode(content) == plain:
+            return tuple(encode(self.dialogue.turn(content, first)))
+        before, after = self.dialogue.around(first)
+        return (*encode(before), *plain, *encode(after))
 
     def _document_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         before, after = self.dialogue.document(first=not self.at.filled)
