@@ -1,7 +1,8 @@
 /* ai.lm2::GatedMemoryUpdate on a CUDA device: new = sigmoid(i) * tanh(z) + sigmoid(f) * old, elementwise, float32 and float16.
 
-Knows device memory and a stream; no ONNX Runtime, no shapes. No state: launches may come from any number of threads. The arithmetic is float32
-for both types, with CUDA's own expf and tanhf (a few ulp), and rounded once for float16. NaN and infinities as in the CPU kernel. */
+Knows device memory and a stream; no ONNX Runtime, no shapes. No state: launches may come from any number of threads. The arithmetic is
+float32 for both types, with CUDA's own expf and tanhf (a few ulp), and rounded once for float16. NaN and infinities as in the CPU kernel.
+*/
 
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -38,7 +39,8 @@ __device__ inline T updated(T i, T f, T z, T old) {
 template <typename T>
 __global__ void one_by_one(const T *i, const T *f, const T *z, const T *old, T *out, size_t n) {
     const size_t stride = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t k = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < n; k += stride) out[k] = updated(i[k], f[k], z[k], old[k]);
+    for (size_t k = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < n; k += stride)
+        out[k] = updated(i[k], f[k], z[k], old[k]);
 }
 
 template <typename T>
@@ -65,11 +67,13 @@ int launch(const void *i, const void *f, const void *z, const void *old, void *o
     if (n == 0) return 0;
     const cudaStream_t queue = static_cast<cudaStream_t>(stream);
     constexpr size_t bytes = sizeof(Pack<T>);
-    const bool whole = n % PACK == 0 && aligned(i, bytes) && aligned(f, bytes) && aligned(z, bytes) && aligned(old, bytes) && aligned(out, bytes);
+    const bool whole =
+        n % PACK == 0 && aligned(i, bytes) && aligned(f, bytes) && aligned(z, bytes) && aligned(old, bytes) && aligned(out, bytes);
     if (whole) {
         using P = Pack<T>;
-        packed<T><<<blocks_for(n / PACK), THREADS, 0, queue>>>(static_cast<const P *>(i), static_cast<const P *>(f), static_cast<const P *>(z),
-                                                               static_cast<const P *>(old), static_cast<P *>(out), n / PACK);
+        packed<T><<<blocks_for(n / PACK), THREADS, 0, queue>>>(static_cast<const P *>(i), static_cast<const P *>(f),
+                                                               static_cast<const P *>(z), static_cast<const P *>(old),
+                                                               static_cast<P *>(out), n / PACK);
     } else {
         one_by_one<T><<<blocks_for(n), THREADS, 0, queue>>>(static_cast<const T *>(i), static_cast<const T *>(f), static_cast<const T *>(z),
                                                             static_cast<const T *>(old), static_cast<T *>(out), n);
@@ -79,11 +83,13 @@ int launch(const void *i, const void *f, const void *z, const void *old, void *o
 
 }  // namespace
 
-extern "C" int lm2_gated_memory_update_cuda_f32(const void *i, const void *f, const void *z, const void *old, void *out, size_t n, void *stream) {
+extern "C" int lm2_gated_memory_update_cuda_f32(const void *i, const void *f, const void *z, const void *old, void *out, size_t n,
+                                                void *stream) {
     return launch<float>(i, f, z, old, out, n, stream);
 }
 
-extern "C" int lm2_gated_memory_update_cuda_f16(const void *i, const void *f, const void *z, const void *old, void *out, size_t n, void *stream) {
+extern "C" int lm2_gated_memory_update_cuda_f16(const void *i, const void *f, const void *z, const void *old, void *out, size_t n,
+                                                void *stream) {
     return launch<__half>(i, f, z, old, out, n, stream);
 }
 

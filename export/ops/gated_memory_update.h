@@ -15,7 +15,8 @@ extern "C" {
 
 /* out[k] = sigmoid(i[k]) * tanh(z[k]) + sigmoid(f[k]) * old[k] for k < n. Any alignment of the type; n may be 0. */
 void lm2_gated_memory_update_f32(const float *i, const float *f, const float *z, const float *old, float *LM2_RESTRICT out, size_t n);
-void lm2_gated_memory_update_f16(const uint16_t *i, const uint16_t *f, const uint16_t *z, const uint16_t *old, uint16_t *LM2_RESTRICT out, size_t n);
+void lm2_gated_memory_update_f16(const uint16_t *i, const uint16_t *f, const uint16_t *z, const uint16_t *old, uint16_t *LM2_RESTRICT out,
+                                 size_t n);
 
 /* The same on a CUDA device: pointers into device memory, `stream` a cudaStream_t. Queues the work and returns at once; the result is a
 cudaError_t, 0 when the launch was accepted. */

@@ -1,8 +1,8 @@
 /* The operator library: hands ai.lm2::GatedMemoryUpdate, version 1, to an ONNX Runtime session.
 
-Knows ONNX Runtime's C ABI (ort_abi.h) and the kernels' signatures, no arithmetic. One exported function, RegisterCustomOps. No mutable state:
-the operators below are constants, a kernel is nothing but the session's function table, so any number of sessions and threads may use it.
-Built with LM2_OPS_CUDA it also registers the kernels for CUDAExecutionProvider. */
+Knows ONNX Runtime's C ABI (ort_abi.h) and the kernels' signatures, no arithmetic. One exported function, RegisterCustomOps. No mutable
+state: the operators below are constants, a kernel is nothing but the session's function table, so any number of sessions and threads may
+use it. Built with LM2_OPS_CUDA it also registers the kernels for CUDAExecutionProvider. */
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -28,7 +28,9 @@ typedef struct {
     int64_t dims[MAX_RANK];
 } Shape;
 
-static OrtStatus *invalid(const OrtApi *api, const char *message) { return LM2_ORT(api, CreateStatus)((OrtErrorCode)ORT_INVALID_ARGUMENT, message); }
+static OrtStatus *invalid(const OrtApi *api, const char *message) {
+    return LM2_ORT(api, CreateStatus)((OrtErrorCode)ORT_INVALID_ARGUMENT, message);
+}
 
 static const char *type_name(ONNXTensorElementDataType type, char *room, size_t size) {
     if (type == (ONNXTensorElementDataType)ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) return "float32";
@@ -53,7 +55,8 @@ static OrtStatus *read_info(const OrtApi *api, const OrtTensorTypeAndShapeInfo *
     if (status != NULL) return status;
     if (out->rank > MAX_RANK) {
         char message[128];
-        snprintf(message, sizeof message, "GatedMemoryUpdate: input %s has rank %zu; at most %d is supported", name, out->rank, (int)MAX_RANK);
+        snprintf(message, sizeof message, "GatedMemoryUpdate: input %s has rank %zu; at most %d is supported", name, out->rank,
+                 (int)MAX_RANK);
         return invalid(api, message);
     }
     status = LM2_ORT(api, GetDimensions)(info, out->dims, out->rank);
@@ -93,7 +96,8 @@ static int same_shape(const Shape *a, const Shape *b) {
 static OrtStatus *not_alike(const OrtApi *api, const Shape *first, const Shape *other, size_t index) {
     char a[160], b[160], ta[32], tb[32], message[512];
     snprintf(message, sizeof message,
-             "GatedMemoryUpdate: input %s is %s %s and input %s is %s %s; the four inputs i, f, z, old need one shape and one type, float32 or float16",
+             "GatedMemoryUpdate: input %s is %s %s and input %s is %s %s; the four inputs i, f, z, old need one shape and one type, "
+             "float32 or float16",
              INPUT_NAMES[0], type_name(first->type, ta, sizeof ta), shape_text(first, a, sizeof a), INPUT_NAMES[index],
              type_name(other->type, tb, sizeof tb), shape_text(other, b, sizeof b));
     return invalid(api, message);
@@ -192,13 +196,17 @@ static ONNXTensorElementDataType ORT_API_CALL half(const OrtCustomOp *op, size_t
 static OrtCustomOpInputOutputCharacteristic ORT_API_CALL required(const OrtCustomOp *op, size_t index) {
     return (void)op, (void)index, (OrtCustomOpInputOutputCharacteristic)INPUT_OUTPUT_REQUIRED;
 }
-static OrtMemType ORT_API_CALL default_memory(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, (OrtMemType)OrtMemTypeDefault; }
+static OrtMemType ORT_API_CALL default_memory(const OrtCustomOp *op, size_t index) {
+    return (void)op, (void)index, (OrtMemType)OrtMemTypeDefault;
+}
 
 #define OPERATOR(PROVIDER, TYPE, COMPUTE) \
-    {.version = LM2_ORT_API_VERSION, .GetName = name, .GetExecutionProviderType = PROVIDER, .GetInputType = TYPE, .GetInputTypeCount = input_count, \
-     .GetOutputType = TYPE, .GetOutputTypeCount = output_count, .KernelDestroy = destroy, .GetInputCharacteristic = required, \
-     .GetOutputCharacteristic = required, .GetInputMemoryType = default_memory, .CreateKernelV2 = create, .KernelComputeV2 = COMPUTE, \
-     .GetStartVersion = op_version, .GetEndVersion = op_version}
+    { \
+        .version = LM2_ORT_API_VERSION, .GetName = name, .GetExecutionProviderType = PROVIDER, .GetInputType = TYPE, \
+        .GetInputTypeCount = input_count, .GetOutputType = TYPE, .GetOutputTypeCount = output_count, .KernelDestroy = destroy, \
+        .GetInputCharacteristic = required, .GetOutputCharacteristic = required, .GetInputMemoryType = default_memory, \
+        .CreateKernelV2 = create, .KernelComputeV2 = COMPUTE, .GetStartVersion = op_version, .GetEndVersion = op_version \
+    }
 
 #ifdef LM2_OPS_CUDA
 static const char *ORT_API_CALL on_cuda(const OrtCustomOp *op) { return (void)op, "CUDAExecutionProvider"; }
@@ -213,8 +221,8 @@ static const OrtCustomOp OPERATORS[] = {
 #endif
 };
 
-/* ONNX Runtime calls this by its name. The session keeps the domain for its whole life and has no moment at which a library could release it:
-about a hundred bytes stay allocated for every session that registers. */
+/* ONNX Runtime calls this by its name. The session keeps the domain for its whole life and has no moment at which a library could release
+it: about a hundred bytes stay allocated for every session that registers. */
 EXPORTED OrtStatus *ORT_API_CALL RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
     const OrtApi *api = base->GetApi(LM2_ORT_API_VERSION);
     OrtCustomOpDomain *domain = NULL;
@@ -222,7 +230,8 @@ EXPORTED OrtStatus *ORT_API_CALL RegisterCustomOps(OrtSessionOptions *options, c
         const OrtApi *first = base->GetApi(1); /* CreateStatus is slot 0 of every version */
         char message[256];
         snprintf(message, sizeof message,
-                 "ai.lm2 operator library: this ONNX Runtime is %s and lacks API version %d; use ONNX Runtime 1.%d or newer, or run without the library",
+                 "ai.lm2 operator library: this ONNX Runtime is %s and lacks API version %d; use ONNX Runtime 1.%d or newer, or run "
+                 "without the library",
                  base->GetVersionString(), LM2_ORT_API_VERSION, LM2_ORT_API_VERSION);
         if (first != NULL) return LM2_ORT(first, CreateStatus)((OrtErrorCode)ORT_NOT_IMPLEMENTED, message);
         fprintf(stderr, "%s\n", message); /* no status can be made; nothing is registered, so the model's own function body runs */

@@ -1,0 +1,93 @@
+"""Time of the gated memory update in ONNX Runtime: standard operators (the node's function body) against the native kernel.
+
+    python benchmarks/op_speed.py [--threads 1] [--repeats 15] [--types float32]
+
+One graph holds 30 updates in a chain, each with gates of its own: with one set of gates for all, ONNX Runtime would compute the sigmoids once and
+the standard operators would look faster than they are. Inputs and outputs are bound once. Runs alternate; the median of each side counts.
+It times the update alone. In a whole model the update is a small part of a step (docs/ops.md).
+"""
+
+import argparse
+import statistics
+import sys
+import time
+
+from common import command, machine, table, versions
+
+UPDATES, BATCH = 30, 1
+SIZES = ((1, 576), (512, 576), (1, 2048), (512, 2048))
+
+
+def chain(kind):
+    """30 updates, each on the rows the one before wrote. Inputs old, i0, f0, z0, i1, ..."""
+    from onnx import TensorProto, helper
+
+    from lm2.export.ops.function import function, node, opset_import
+
+    element = TensorProto.FLOAT if kind == "float32" else TensorProto.FLOAT16
+    names = ["old", *(f"{gate}{k}" for k in range(UPDATES) for gate in "ifz")]
+    nodes = [node(f"i{k}", f"f{k}", f"z{k}", f"new{k - 1}" if k else "old", f"new{k}") for k in range(UPDATES)]
+    inputs = [helper.make_tensor_value_info(name, element, ["b", "t", "d"]) for name in names]
+    outputs = [helper.make_tensor_value_info(f"new{UPDATES - 1}", element, ["b", "t", "d"])]
+    graph = helper.make_graph(nodes, "updates", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23), opset_import()], functions=[function(23)], ir_version=10)
+
+
+def bound(model, library, arrays, threads):
+    """A session with its inputs and its output bound, as a function that runs it once."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for name, array in arrays.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+    first = arrays["old"]
+    out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(first.shape, first.dtype)
+    binding.bind_ortvalue_output(f"new{UPDATES - 1}", out)
+    return lambda: session.run_with_iobinding(binding)
+
+
+def compare(kind, t, d, library, threads, repeats):
+    """Median seconds of one update: (standard operators, kernel)."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    model = chain(kind)
+    arrays = {i.name: rng.standard_normal((BATCH, t, d), dtype=np.float32).astype(kind) for i in model.graph.input}
+    runs = [bound(model, None, arrays, threads), bound(model, library, arrays, threads)]
+    inner = max(1, 200_000 // (t * d * 8))
+    times = ([], [])
+    for repeat in range(repeats + 2):
+        for run, found in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            for _ in range(inner):
+                run()
+            if repeat >= 2:
+                found.append((time.perf_counter() - start) / inner / UPDATES)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--types", default="float32,float16")
+    args = parser.parse_args()
+    from lm2.export.ops.build import library
+
+    path, rows = library(), []
+    for kind in args.types.split(","):
+        for t, d in SIZES:
+            standard, kernel = compare(kind, t, d, path, args.threads, args.repeats)
+            rows.append([kind, str(t), str(d), f"{standard * 1e6:.1f}", f"{kernel * 1e6:.1f}", f"{standard / kernel:.1f}x"])
+            print(f"{kind} T={t} d={d} done", file=sys.stderr)
+    print(f"`{command()}`  \n{machine()}, {versions('onnxruntime', 'numpy')}; {args.threads} thread(s), {UPDATES} updates, batch {BATCH}\n")
+    print(table(["type", "T", "d", "standard ops, µs", "kernel, µs", "ratio"], rows))
+
+
+if __name__ == "__main__":
+    main()
