@@ -107,6 +107,8 @@ def read_generation(file: Path, vocab_size: int) -> tuple[Sampling, frozenset[in
     if not file.exists():
         return Sampling(), frozenset()
     settings: Any = read_json(file)
+    if not isinstance(settings, dict):
+        raise ModelFileError(f"{file} must be a JSON object, not {type(settings).__name__}: correct the file or remove it")
     try:
         sampling = Sampling.from_generation_config(settings)
     except PromptError as error:

@@ -79,6 +79,7 @@ class Talk:
         """
         from ..lock import SessionLock
 
+        need_folder(path)
         same = self.file is not None and os.path.realpath(self.file) == os.path.realpath(path)
         lock = None if same else SessionLock(path).acquire()
         try:

@@ -87,7 +87,8 @@ def need_folder(path: Path) -> None:
 
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise WriteError(f"cannot write {path}: the folder {folder} does not exist: create it first")
+        what = "is not a folder: choose another" if folder.exists() else "does not exist: create it first"
+        raise WriteError(f"cannot write {path}: {folder} {what}")
 
 
 def stdin_bytes() -> BinaryIO:

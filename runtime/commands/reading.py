@@ -17,13 +17,9 @@ def read_file(session: "Session", path: Path, chat: bool, show: bool = True) -> 
 
     Ctrl-C stops after the chunk in hand and keeps what was read. Raises PromptError naming the file.
     """
-    from ...models.errors import PromptError
     from ..reading import read_blocks
 
-    try:
-        total = path.stat().st_size
-    except OSError as error:
-        raise PromptError(f"cannot read {path}: {error.strerror or error}") from None
+    total = path.stat().st_size if path.exists() else 0  # that it is not there is for read_blocks to say
     begun, ended, told = 0, 0, 0  # bytes before the block in hand and up to its end; tokens reported so far
 
     def blocks() -> Iterator[str]:

@@ -91,7 +91,7 @@ def test_bad_contexts(lm2, tiny, tmp_path, monkeypatch, data, word):
 @pytest.mark.parametrize("option", ["--prompt-file", "--context"])
 def test_files_that_are_not_there(lm2, tiny, tmp_path, option):
     extra = ["-p", "x"] if option == "--context" else []
-    lm2("generate", tiny, *extra, option, tmp_path / "none.txt").fails(tmp_path / "none.txt")
+    lm2("generate", tiny, *extra, option, tmp_path / "none.txt").fails(tmp_path / "none.txt", "does not exist: check the name")
     lm2("generate", tiny, *extra, option, tmp_path).fails(tmp_path, "folder")
 
 
@@ -241,7 +241,7 @@ def test_session_paths(lm2, tiny, tmp_path):
     assert not (tmp_path / "no").exists()
     file = tmp_path / "plain.txt"
     file.write_text("precious")
-    lm2("chat", tiny, "--session", file / "s.lm2s", stdin="x\n").fails(file)
+    lm2("chat", tiny, "--session", file / "s.lm2s", stdin="x\n").fails(file, "is not a folder")
     for _ in range(2):
         lm2("chat", tiny, "--session", file, *FEW, stdin="x\n").fails(file, "session file", "--new")
     assert file.read_text() == "precious"
