@@ -91,11 +91,11 @@ def with_odd_values(rng, arrays, share=0.1):
         return [np.where(rng.random(a.shape) < share, rng.choice(odd, a.shape), a).astype(a.dtype) for a in arrays]
 
 
-def check(got, arrays):
+def check(got, arrays, absolute=0.0):
     """`got` is the update of `arrays`: NaN where the reference has NaN, the same infinities, else near in each element.
 
-    Float32: 4 ulp of |written| + |kept| (the kernels and ONNX Runtime's own operators are within 3.5); float16: that, rounded to float16, so 2 units
-    in the last place of the larger part. Where a gate is below 2^-126 it may count as 0, so an infinite or huge old row is judged with both.
+    Float32: 4 ulp of |written| + |kept| (the kernel is within 3), plus `absolute` times 1 + |old|, for operators whose gates have a constant
+    error. Float16: that, rounded, so 2 units in the last place of the larger part. Where a gate is below 2^-126 it may count as 0, so an infinite or huge old row is judged with both.
     """
     from lm2.export.ops.reference import gated_memory_update
 
@@ -108,11 +108,18 @@ def check(got, arrays):
         size = np.abs(written) + np.abs(keep * old)
         info = np.finfo(want.dtype)
         near = 4 * 2.0**-23 * size + 2.0**-124 if want.dtype == np.float32 else 2 * 2.0**-10 * size + 2.0**-23
+        near += absolute * (1 + np.where(np.isfinite(old), np.abs(old), 0.0))
         good = np.zeros(want.shape, bool)
         for w in (want, flushed):
             wide, have = w.astype(np.float64), got.astype(np.float64)
-            edge = np.isinf(have) & (np.abs(np.where(np.isinf(wide), have, wide)) >= float(info.max) * (1 - 1e-6)) & (np.sign(have) == np.sign(wide))
+            edge = (
+                np.isinf(have)
+                & (np.abs(np.where(np.isinf(wide), have, wide)) >= float(info.max) * (1 - 1e-6))
+                & (np.sign(have) == np.sign(wide))
+            )
             edge |= np.isinf(wide) & (np.abs(have) >= float(info.max) * (1 - 1e-6)) & (np.sign(have) == np.sign(wide))
             good |= (np.isnan(wide) & np.isnan(have)) | (wide == have) | edge | (np.abs(have - wide) <= near)
     bad = np.argwhere(~good)
-    assert not len(bad), f"{len(bad)} wrong; first at {bad[0]}: {[a[tuple(bad[0])] for a in arrays]} gave {got[tuple(bad[0])]}, expected {want[tuple(bad[0])]}"
+    assert not len(bad), (
+        f"{len(bad)} wrong; first at {bad[0]}: {[a[tuple(bad[0])] for a in arrays]} gave {got[tuple(bad[0])]}, expected {want[tuple(bad[0])]}"
+    )

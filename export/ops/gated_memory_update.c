@@ -88,7 +88,7 @@ ALWAYS_INLINE float inverse_sigmoid(float x, int fused) {
     return multiply_add(e, power, 1.0f, fused);
 }
 
-/* e^2z - 1 for z in [-10, 10], exact to a few ulp near 0 as well: tanh(z) is this over itself plus 2. With z = n ln 2 / 2 + r, the
+/* e^2z - 1 for z in [-10, 0], exact to a few ulp near 0 as well: tanh(z) is this over itself plus 2. With z = n ln 2 / 2 + r, the
 polynomial is the minimax fit of (e^2r - 1 - 2r) / r^2. */
 ALWAYS_INLINE float double_expm1(float z, int fused) {
     float power;
@@ -105,8 +105,10 @@ ALWAYS_INLINE float update(float i, float f, float z, float old, int fused) {
     const int no_number = (i != i) | (f != f) | (z != z);
     const float di = inverse_sigmoid(clamped(i, -89.0f, 88.0f), fused);
     const float df = inverse_sigmoid(clamped(f, -89.0f, 88.0f), fused);
-    const float e = double_expm1(clamped(z, -10.0f, 10.0f), fused);
-    const float result = e / (di * (e + 2.0f)) + old / df; /* one division for sigmoid(i) * tanh(z) */
+    const uint32_t away = bits_of(z) & 0x7fffffffu, most = bits_of(10.0f), sign = bits_of(z) & 0x80000000u;
+    const float e = double_expm1(float_of((away < most ? away : most) | 0x80000000u), fused);
+    const float tanh_up = float_of((bits_of(e) & 0x7fffffffu) | sign); /* tanh(z) * (e + 2) */
+    const float result = tanh_up / (di * (e + 2.0f)) + old / df;       /* one division for sigmoid(i) * tanh(z) */
     return no_number ? float_of(0x7fc00000u) : result;
 }
 

@@ -12,6 +12,8 @@ from lm2.export.ops.function import OpsetError, function, node, opset_import, sc
 from lm2.export.ops.reference import gated_memory_update
 
 OPSETS = (17, 21, 23, 24)
+STOCK = 5e-7
+"""ONNX Runtime's sigmoid has a constant error of some 1e-7, however small the gate."""
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -24,7 +26,7 @@ def test_stock_onnxruntime_runs_the_body(opset, dtype):
         (got,) = stock.run(None, feed(arrays))
         assert got.dtype == arrays[0].dtype and got.shape == shape
         if dtype == "float32":
-            check(got, arrays)
+            check(got, arrays, STOCK)
         else:  # may round after every operator
             np.testing.assert_allclose(got.astype(np.float32), gated_memory_update(*arrays).astype(np.float32), rtol=4e-3, atol=8e-3)
 
@@ -35,7 +37,7 @@ def test_stock_onnxruntime_has_the_same_infinities_and_nan():
     keep = np.isnan(arrays[1]) | (arrays[1] > -80) | np.isneginf(arrays[1])
     arrays[1] = np.where(keep, arrays[1], np.float32(-np.inf))  # its sigmoid counts as 0 from about -87 on, the reference's from -104 on
     (got,) = session(model()).run(None, feed(arrays))
-    check(got, arrays)
+    check(got, arrays, STOCK)
 
 
 @pytest.mark.parametrize("opset", [23, 24])

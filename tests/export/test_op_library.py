@@ -81,7 +81,7 @@ def kernels_run(proto, path, folder, **settings):
     used = session(proto, path, enable_profiling=True, profile_file_prefix=str(folder / "profile"), **settings)
     arrays = rows(np.random.default_rng(17), (2, 3, 8), "float32")
     (got,) = used.run(None, feed(arrays))
-    check(got, arrays)
+    check(got, arrays, 0.0 if path is not None else 5e-7)
     with open(used.end_profiling(), encoding="utf-8") as f:
         events = json.load(f)
     return Counter(e["args"]["op_name"] for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time"))
@@ -123,7 +123,9 @@ def test_the_kernel_is_used_inside_a_loop(tmp_path):
         arrays[3] = gated_memory_update(*arrays)
     np.testing.assert_allclose(got, arrays[3], rtol=2e-6, atol=2e-6)
     with open(used.end_profiling(), encoding="utf-8") as f:
-        assert sum(e.get("args", {}).get("op_name") == "GatedMemoryUpdate" and e["name"].endswith("_kernel_time") for e in json.load(f)) == 3
+        assert (
+            sum(e.get("args", {}).get("op_name") == "GatedMemoryUpdate" and e["name"].endswith("_kernel_time") for e in json.load(f)) == 3
+        )
 
 
 @pytest.mark.parametrize(
@@ -171,9 +173,7 @@ def test_many_sessions_and_threads_at_once():
     def work(k):
         kind = KINDS[k % 2]
         own = session(model(kind), library(), threads=1 + k % 2)
-        return all(
-            np.array_equal(used.run(None, feed(arrays[kind]))[0], expected[kind]) for _ in range(20) for used in (shared[kind], own)
-        )
+        return all(np.array_equal(used.run(None, feed(arrays[kind]))[0], expected[kind]) for _ in range(20) for used in (shared[kind], own))
 
     with ThreadPoolExecutor(12) as pool:
         assert all(pool.map(work, range(24)))
