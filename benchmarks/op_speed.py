@@ -20,9 +20,8 @@ SIZES = ((1, 576), (512, 576), (1, 2048), (512, 2048))
 
 def chain(kind):
     """30 updates, each on the rows the one before wrote. Inputs old, i0, f0, z0, i1, ..."""
-    from onnx import TensorProto, helper
-
     from lm2.export.ops.function import function, node, opset_import
+    from onnx import TensorProto, helper
 
     element = TensorProto.FLOAT if kind == "float32" else TensorProto.FLOAT16
     names = ["old", *(f"{gate}{k}" for k in range(UPDATES) for gate in "ifz")]
