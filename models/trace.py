@@ -29,6 +29,9 @@ def trace(model: LM2, ids: Tensor, bank: Tensor, chunks: int, tables: tuple[Tens
     def before(module: torch.nn.Module, name: str) -> None:
         handles.append(module.register_forward_pre_hook(lambda _module, args: found.update({name: args[0]})))
 
+    def attention_of(layer: int) -> Callable[[Tensor], None]:
+        return lambda out: found.update({f"layers.{layer}.attention": out})
+
     def memory_of(layer: int) -> Callable[[tuple[Tensor | None, Tensor]], None]:
         def keep(out: tuple[Tensor | None, Tensor]) -> None:
             add, rows = out
@@ -42,7 +45,7 @@ def trace(model: LM2, ids: Tensor, bank: Tensor, chunks: int, tables: tuple[Tens
 
     after(model.embed_tokens, lambda out: found.update(embedding=out))
     for i, block in enumerate(model.blocks):
-        after(block.self_attn, lambda out, i=i: found.update({f"layers.{i}.attention": out}))
+        after(block.self_attn, attention_of(i))
         if block.memory is not None:
             if isinstance(block.memory, GatedMemory):
                 before(block.memory.read_proj, f"layers.{i}.memory.read")

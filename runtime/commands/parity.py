@@ -29,7 +29,9 @@ CHUNKS, GREEDY, SEED = 4, 200, 0
 @click.option("--chunks", type=click.IntRange(1), default=CHUNKS, show_default=True, help="Chunks whose logits and banks are compared.")
 @click.option("--tokens", type=click.IntRange(0), default=0, help="Tokens of a chunk; 0 is the model's chunk.")
 @click.option("--drift", type=click.IntRange(0), default=0, metavar="N", help="Go on to N chunks in all, comparing banks only.")
-@click.option("--greedy", type=click.IntRange(0), default=GREEDY, show_default=True, help="Greedy tokens of the conversations; 0 leaves them out.")
+@click.option(
+    "--greedy", type=click.IntRange(0), default=GREEDY, show_default=True, help="Greedy tokens of the conversations; 0 leaves them out."
+)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=SEED, show_default=True, help="Decides every token that is fed.")
 @click.option("--explain", is_flag=True, help="Name the first layer and tensor that disagree.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object (docs/parity.md).")

@@ -55,8 +55,12 @@ def table(reference: Side, pair: Pair) -> "Table":
     from rich.table import Table
 
     out = Table(title=f"{pair.label} against {reference.label} (gates: {pair.precision})", title_justify="left", pad_edge=False)
-    for name, justify in (("", "left"), ("figure", "left"), ("measured", "right"), ("gate", "right"), ("", "left"), ("", "left")):
-        out.add_column(name, justify=justify)
+    for name in ("", "figure"):
+        out.add_column(name)
+    for name in ("measured", "gate"):
+        out.add_column(name, justify="right")
+    for _ in ("verdict", "note"):
+        out.add_column("")
     section = ""
     for check in pair.checks:
         if section and check.section != section:

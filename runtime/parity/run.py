@@ -82,7 +82,15 @@ def logit_checks(forced: Forced, gates: Gates) -> list[Check]:
         Check("logits", "99% of differences within", stats.p99),
         Check("logits", "relative L2", stats.relative_l2, gates.logits_l2),
         Check("logits", "same likeliest token", judged.top1, gates.top1, ">=", "%", over),
-        Check("logits", f"same, where the gap exceeds {CLEAR_GAP:g}", judged.top1_clear, gates.top1_clear, ">=", "%", f"{judged.clear} positions"),
+        Check(
+            "logits",
+            f"same, where the gap exceeds {CLEAR_GAP:g}",
+            judged.top1_clear,
+            gates.top1_clear,
+            ">=",
+            "%",
+            f"{judged.clear} positions",
+        ),
         Check("logits", "mean KL divergence", judged.kl, gates.kl, note="nats"),
     ]
 

@@ -57,7 +57,9 @@ def _entry(text: str) -> Spec:
         elif option and not option.isdigit() and option not in DTYPES and not device:
             device = option
         else:
-            raise BackendError(f"backend {text!r}: {option!r} is no dtype ({', '.join(DTYPES)}) and no device: NAME[:DTYPE][:DEVICE][@FOLDER]")
+            raise BackendError(
+                f"backend {text!r}: {option!r} is no dtype ({', '.join(DTYPES)}) and no device: NAME[:DTYPE][:DEVICE][@FOLDER]"
+            )
     return Spec(text, name, dtype, device, folder)
 
 
