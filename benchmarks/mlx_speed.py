@@ -20,10 +20,11 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from lm2.models.layout import open_folder
-from lm2.runtime.backend import BackendOptions, open_backend
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.llama import Model, ModelArgs
+
+from lm2.models.layout import open_folder
+from lm2.runtime.backend import BackendOptions, open_backend
 
 
 def mlx_lm_model(path, dtype):

@@ -9,6 +9,8 @@ import numpy as np
 
 from .options import BLOCK
 
+GRID_SLACK = 0.01  # of a step: how far a value may lie from a 4-bit grid and still be taken for one of its numbers
+
 
 class Blocks(NamedTuple):
     """q: whole numbers (o, k, m) int8, zeros where a row's last block has no columns. scales (o, k) float16. columns: i."""
@@ -21,15 +23,15 @@ class Blocks(NamedTuple):
 def to_blocks(weight: np.ndarray, bits: int) -> Blocks:
     """Round weight (o, i) to the nearest of the block's values.
 
-    8 bits: scale = largest magnitude / 127. 4 bits: scale = the value of largest magnitude / -8, so that it is met exactly.
-    Numbers that lie on such a grid already (GGUF's Q8_0 for 8 bits) keep their values.
+    8 bits: scale = largest magnitude / 127, so that GGUF's Q8_0 keeps its values; a block of GGUF's Q4_1 gets a scale that nearly keeps its own
+    (`shared_steps`). 4 bits: scale = the value of largest magnitude / -8, so that it is met exactly.
     """
     rows, columns = weight.shape
     padded = np.zeros((rows, -(-columns // BLOCK) * BLOCK), np.float32)
     padded[:, :columns] = weight
     w = padded.reshape(rows, -1, BLOCK)  # (o, k, m)
     if bits == 8:
-        scales = (np.abs(w).max(-1) / 127).astype(np.float16)  # (o, k)
+        scales = shared_steps(w, np.abs(w).max(-1) / 127).astype(np.float16)  # (o, k)
         low, high = -127, 127
     else:
         extreme = np.take_along_axis(w, np.abs(w).argmax(-1)[..., None], -1)[..., 0]  # (o, k)
@@ -38,6 +40,27 @@ def to_blocks(weight: np.ndarray, bits: int) -> Blocks:
     s = scales.astype(np.float32)[..., None]
     ratio = np.divide(w, s, out=np.zeros_like(w), where=s != 0)
     return Blocks(np.clip(np.rint(ratio), low, high).astype(np.int8), scales, columns)
+
+
+def shared_steps(w: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """`usual` scales (o, k) of blocks w (o, k, m), replaced where a block is min + d * (0 .. 15) as in GGUF's Q4_1.
+
+    There scale = d / j with the whole number j, of those that fit into 127 steps, for which min is nearest to a whole number of steps: d is then
+    met exactly and min to a fraction of a step, where rounding to the usual scale would be off by up to half a step in every value.
+    """
+    low, high = w.min(-1), w.max(-1)  # (o, k)
+    d = (high - low) / 15
+    grid = np.divide(w - low[..., None], d[..., None], out=np.zeros_like(w), where=d[..., None] > 0)
+    found = (d > 0) & (np.abs(grid - np.rint(grid)).max(-1) < GRID_SLACK)
+    best, scales = np.full(low.shape, np.inf, np.float32), usual.copy()
+    start = np.divide(low, d, out=np.zeros_like(low), where=d > 0)  # min in units of d
+    for j in range(1, 128 // 8):
+        steps = np.rint(start * j)
+        off = np.abs(start * j - steps) / j
+        better = found & (np.abs(steps) <= 127) & (np.abs(steps + 15 * j) <= 127) & (off < best)
+        best[better] = off[better]
+        scales[better] = (d / j)[better]
+    return scales
 
 
 def values(blocks: Blocks) -> np.ndarray:

@@ -77,7 +77,7 @@ class Export:
         kept = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
         flags = {name: d.get(name) is True for name in ("plain", "portable")}
         return cls(
-            source, d["precision"], d["opset"], attention=str(d.get("attention", "")), tokenizer=str(d.get("tokenizer_sha256", "")),
+            str(source), d["precision"], d["opset"], attention=str(d.get("attention", "")), tokenizer=str(d.get("tokenizer_sha256", "")),
             files=kept, **flags,
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ import json
 import struct
 
 import numpy as np
+
 from lm2.runtime.statefile import Expected, Meta, Moment, Record
 
 SHAPE = (2, 1, 4, 8)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import tiny
+
 from lm2.models.weights import random_model, save_folder
 from lm2.runtime.backend import BackendOptions, open_backend
 

@@ -48,8 +48,9 @@ def compile_and_run(folder, sources, flags, arguments, include=OPS):
 
 def model(kind="float32", opset=23, shape=None, body=True, kinds=None):
     """A model of one GatedMemoryUpdate node, inputs i, f, z, old, output new."""
-    from lm2.export.ops.function import function, node, opset_import
     from onnx import TensorProto, helper
+
+    from lm2.export.ops.function import function, node, opset_import
 
     element = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "float64": TensorProto.DOUBLE}
     inputs = [helper.make_tensor_value_info(n, element[k], shape) for n, k in zip(NAMES, kinds or [kind] * 4, strict=True)]

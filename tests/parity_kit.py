@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import tiny
 import tiny_tokenizer
+
 from lm2.models.config import RopeConfig
 from lm2.models.weights import random_model, save_folder
 from lm2.runtime.loading import load
@@ -52,6 +53,7 @@ def drop_output_gate(monkeypatch):
 def shift_rows(monkeypatch):
     """Row t is written where row t + 1 belongs."""
     import mlx.core as mx
+
     from lm2.lm2_mlx import model
 
     right = model._written
@@ -69,6 +71,7 @@ def wrong_theta(monkeypatch):
 def update_before_read(monkeypatch):
     """The chunk's own rows are written before it reads: a token sees what should be read in the next chunk only."""
     import mlx.core as mx
+
     from lm2.lm2_mlx.model import LM2
 
     right = LM2._layers

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import tiny
 import tiny_tokenizer
+
 from lm2.runtime.backend import MemoryState
 from lm2.runtime.loading import load
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from lm2.runtime import reading
 from lm2.runtime.reading import MESSAGE_BYTES_MAX
 

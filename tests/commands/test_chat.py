@@ -7,6 +7,7 @@ import signal
 
 import pytest
 from command_line import shell, spawn, wait_for
+
 from lm2 import Session
 from lm2.runtime.statefile import read_session
 

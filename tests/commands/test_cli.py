@@ -6,6 +6,7 @@ import resource
 
 import pytest
 from command_line import shell
+
 from lm2 import __version__
 from lm2.cli import COMMANDS
 

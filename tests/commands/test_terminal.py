@@ -8,6 +8,7 @@ import time
 
 import pytest
 from command_line import spawn
+
 from lm2.runtime.statefile import read_session
 
 pty = pytest.importorskip("pty", reason="needs a POSIX terminal")
@@ -121,10 +122,11 @@ def test_a_conversation(terminal, tiny, tmp_path):
 
 def test_what_cannot_be_decoded_does_not_end_the_chat(tiny, monkeypatch, capsys):
     """Where Python reads the terminal without readline, bytes that are no UTF-8 come as an error from input()."""
+    from tiny_model import load_tiny
+
     from lm2 import Session
     from lm2.runtime.commands import terminal as module
     from lm2.runtime.commands.chat import Talk
-    from tiny_model import load_tiny
 
     lines = iter([UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "hello", KeyboardInterrupt(), EOFError()])
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from op_kit import OPS, check, compiler, feed, model, rows, session
+
 from lm2.export.ops import build as building
 from lm2.export.ops.build import BuildError, build, built, find_compiler, library
 from lm2.models.errors import LM2Error, WriteError
 from lm2.runtime.commands.build_ops import command
-from op_kit import OPS, check, compiler, feed, model, rows, session
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the compilers of these tests are shell scripts")
 

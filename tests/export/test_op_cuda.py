@@ -5,8 +5,9 @@ import subprocess
 
 import numpy as np
 import pytest
-from lm2.export.ops.build import BuildError, build, find_nvcc, suffix
 from op_kit import OPS, check, feed, model, rows, session
+
+from lm2.export.ops.build import BuildError, build, find_nvcc, suffix
 
 HOST = r"""
 #include "gated_memory_update.cu"

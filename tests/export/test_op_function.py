@@ -4,11 +4,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx.reference import ReferenceEvaluator
+from op_kit import NAMES, check, feed, model, rows, session, with_odd_values
+
 from lm2.export.ops import DOMAIN, NAME
 from lm2.export.ops.function import OpsetError, function, node, opset_import, schema
 from lm2.export.ops.reference import gated_memory_update
-from onnx.reference import ReferenceEvaluator
-from op_kit import NAMES, check, feed, model, rows, session, with_odd_values
 
 OPSETS = (17, 21, 23, 24)
 STOCK = 5e-7

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnxruntime
 import pytest
-from lm2.export.ops.reference import gated_memory_update
 from op_kit import check, feed, library, model, rows, session, with_odd_values
+
+from lm2.export.ops.reference import gated_memory_update
 
 KINDS = ("float32", "float16")
 REFUSED = onnxruntime.capi.onnxruntime_pybind11_state
@@ -99,9 +100,10 @@ def test_the_profile_shows_the_kernel_with_the_library_and_the_body_without(tmp_
 
 def test_the_kernel_is_used_inside_a_loop(tmp_path):
     """A subgraph's node finds the kernel too: 3 turns of a Loop are 3 kernel runs."""
-    from lm2.export.ops.function import function, node, opset_import
     from onnx import TensorProto, helper
     from op_kit import NAMES
+
+    from lm2.export.ops.function import function, node, opset_import
 
     value = helper.make_tensor_value_info
     body = helper.make_graph(

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lm2.export.ops.reference import OpInputError, gated_memory_update
 from op_kit import ODD, check, rows
+
+from lm2.export.ops.reference import OpInputError, gated_memory_update
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "ops.md"
 KINDS = ("float32", "float16")

@@ -3,6 +3,7 @@
 import mlx_kit
 import numpy as np
 import pytest
+
 from lm2.models.errors import BackendError, ModelFileError
 from lm2.runtime.backend import BackendOptions, MemoryState, open_backend
 
@@ -74,8 +75,9 @@ def test_stated_bytes(tmp_path, cell, pool):
 
 def test_weights_that_are_not_finite(tmp_path):
     """Checked in the dtype computed in: 1e5 is finite in float32 and not in float16."""
-    from lm2.models.weights import random_model, save_folder
     from tiny import CELLS
+
+    from lm2.models.weights import random_model, save_folder
 
     model = random_model(CELLS["gated"], 1)
     model.layers[1].mlp.down_proj.weight.data[0, 0] = 1e5

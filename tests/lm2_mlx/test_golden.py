@@ -6,8 +6,9 @@ import mlx_kit
 import numpy as np
 import pytest
 from compare import assert_close
-from lm2.models.checkpoints.convert import convert
 from safetensors.numpy import load_file
+
+from lm2.models.checkpoints.convert import convert
 
 pytest.importorskip("mlx.core")
 GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "tiny"

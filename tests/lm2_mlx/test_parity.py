@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from compare import nmse, relative_l2
+
 from lm2.models.config import RopeConfig
 from lm2.models.weights import random_model, save_folder
 

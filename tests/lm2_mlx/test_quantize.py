@@ -11,6 +11,7 @@ import pytest
 import sources
 import tiny
 from compare import assert_close, nmse, relative_l2
+
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.warmstart import MemoryRequest
 from lm2.models.errors import ConfigError, ConvertError, ModelFileError

@@ -10,6 +10,7 @@ import mlx_kit
 import numpy as np
 import pytest
 from compare import nmse, relative_l2
+
 from lm2.models.layout import open_folder
 from lm2.runtime.tokenizer import Tokenizer
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sources
-from lm2.models.layout import open_folder
 from safetensors.numpy import save_file
+
+from lm2.models.layout import open_folder
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,13 @@ import pytest
 import sources
 import torch
 from compare import assert_close
+from safetensors.torch import load_file, save_file
+
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.source import sha256
 from lm2.models.checkpoints.warmstart import MemoryRequest
 from lm2.models.errors import ConfigError, ConvertError, WriteError
 from lm2.models.layout import FINGERPRINT, open_folder, stays_float32
-from safetensors.torch import load_file, save_file
 
 IDS = np.arange(40).reshape(2, 20) % 96
 

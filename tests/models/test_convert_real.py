@@ -5,9 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+
 from lm2.models.layout import open_folder
 from lm2.models.tensorfile import read_tensor
-from tokenizers import Tokenizer
 
 pytestmark = pytest.mark.real
 

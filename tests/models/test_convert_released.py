@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_close
+from safetensors.torch import load_file
+
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.warmstart import MemoryRequest
 from lm2.models.errors import ConfigError, ConvertError
 from lm2.models.layout import open_folder
-from safetensors.torch import load_file
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "tiny"
 MODULE = "model.layers.1.mem_attn.memory_module."

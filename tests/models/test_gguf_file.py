@@ -5,6 +5,7 @@ import pytest
 import sources
 from compare import assert_close
 from gguf.quants import dequantize
+
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.gguf_file import open_gguf
 from lm2.models.checkpoints.gguf_rope import recover

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import sources
+
 from lm2.models.checkpoints.gguf_file import open_gguf
 from lm2.models.checkpoints.gguf_header import read_gguf
 from lm2.models.errors import ConvertError

@@ -5,10 +5,11 @@ import json
 
 import pytest
 import sources
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.gguf_tokenizer import LLAMA3_PATTERN, QWEN2_PATTERN
 from lm2.models.errors import ConvertError
-from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 
 TEXTS = [
     "the quick brown fox",

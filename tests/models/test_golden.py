@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from compare import assert_close
+from safetensors.torch import load_file
+
 from lm2.models.config import LM2Config, MemoryConfig
 from lm2.models.weights import load_tensors, new_model
-from safetensors.torch import load_file
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden" / "tiny"
 ATOL, RTOL = 1e-5, 1e-4

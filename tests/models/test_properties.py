@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 from compare import assert_close, nmse, relative_l2
+
 from lm2.models.llama import wide
 from lm2.models.weights import random_model, slots_of
 

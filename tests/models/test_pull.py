@@ -15,6 +15,7 @@ import zipfile
 import pytest
 import sources
 from filelock import FileLock
+
 from lm2.models.checkpoints import catalog, fetch
 from lm2.models.checkpoints.catalog import Entry, Hub, PinnedFile, Wheel
 from lm2.models.checkpoints.fetch import Unreachable

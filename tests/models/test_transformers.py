@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from compare import relative_l2
+
 from lm2.models.config import RopeConfig
 from lm2.models.weights import random_model, slots_of
 

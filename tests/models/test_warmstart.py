@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sources
+
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.warmstart import MemoryRequest, default_layers, plan_memory
 from lm2.models.errors import ConfigError, ConvertError

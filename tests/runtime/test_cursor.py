@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+
 from lm2.models.errors import PromptError
 from lm2.runtime.backend import MemoryState
 from lm2.runtime.cursor import Cursor, Feeder

@@ -2,6 +2,7 @@
 
 import pytest
 import tiny_tokenizer
+
 from lm2 import Session
 from lm2.models.errors import PromptError, TokenizerError
 from lm2.runtime.dialogue import Dialogue, PlainTemplate

@@ -6,6 +6,7 @@ import numpy as np
 import parity_kit
 import pytest
 import tiny
+
 from lm2.models.errors import BackendError, ModelFileError
 from lm2.runtime.parity.inputs import Inputs
 from lm2.runtime.parity.run import Settings, compare

@@ -2,6 +2,7 @@
 
 import parity_kit
 import pytest
+
 from lm2.runtime.parity.run import Settings, compare
 
 pytest.importorskip("mlx.core")
@@ -51,6 +52,7 @@ def test_wrong_greedy_tokens_and_sessions_fail(tmp_path, monkeypatch):
 def test_a_bank_that_changes_on_its_way_fails(tmp_path, monkeypatch):
     """from_host that loses the last bits: the bank is no longer the one that was saved."""
     import numpy as np
+
     from lm2.runtime.backends.mlx_backend import MLXBackend
 
     right = MLXBackend.from_host

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from lm2.runtime.backend import Description
 from lm2.runtime.parity.gates import GATES, Check, precision
 from lm2.runtime.parity.inputs import SIZES, split

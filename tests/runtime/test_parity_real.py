@@ -9,6 +9,7 @@ import warnings
 
 import parity_kit
 import pytest
+
 from lm2.runtime.parity.run import Settings, compare
 
 pytest.importorskip("mlx.core")

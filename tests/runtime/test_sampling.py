@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lm2.models.errors import PromptError
 from lm2.runtime.sampling import (
     LogitsError,

@@ -4,11 +4,12 @@ import itertools
 import random
 
 import pytest
-from lm2 import Session
-from lm2.models.errors import PromptError
 from oracle import Oracle, chatml, check, standing
 from tiny_model import CHUNK, recorded
 from tiny_tokenizer import IM_END
+
+from lm2 import Session
+from lm2.models.errors import PromptError
 
 
 @pytest.mark.parametrize(("system", "overlap"), [(None, None), ("Be brief.", 0), ("Hi", 16)])

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from lm2 import Sampling, Session
-from lm2.models.errors import PromptError
 from oracle import Oracle, chatml, check, standing
 from tiny_tokenizer import IM_END
+
+from lm2 import Sampling, Session
+from lm2.models.errors import PromptError
 
 
 def test_end_of_turn_token(gated):

@@ -1,10 +1,11 @@
 """Answers that end badly: closed early, interrupted, an error inside the backend. The session stays whole, usable, and equal to a fresh replay."""
 
 import pytest
-from lm2 import Session
-from lm2.models.errors import BackendError, PromptError
 from oracle import Oracle, check, standing
 from tiny_model import CHUNK, recorded
+
+from lm2 import Session
+from lm2.models.errors import BackendError, PromptError
 
 
 def conversation(model, seed=3):

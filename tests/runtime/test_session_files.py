@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tiny_model
 from compare import assert_close
+from oracle import check, standing
+
 from lm2 import Sampling, Session
 from lm2.models.errors import WriteError
 from lm2.runtime.keeping import check_contents, expected
@@ -19,7 +21,6 @@ from lm2.runtime.staterecord import (
     SessionTokenizerError,
     SessionValueError,
 )
-from oracle import check, standing
 
 
 @pytest.fixture

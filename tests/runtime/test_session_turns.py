@@ -6,12 +6,13 @@ import random
 import psutil
 import pytest
 from compare import assert_close
+from oracle import check, standing
+from tiny_model import CHUNK
+
 from lm2 import Sampling, Session
 from lm2.models.errors import PromptError
 from lm2.runtime import session as session_module
 from lm2.runtime import transcript
-from oracle import check, standing
-from tiny_model import CHUNK
 
 
 def place(session):

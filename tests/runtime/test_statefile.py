@@ -9,6 +9,7 @@ from pathlib import Path
 import forge
 import numpy as np
 import pytest
+
 from lm2.models.errors import LM2Error
 from lm2.runtime import statecheck, staterecord
 from lm2.runtime.statefile import Moment, read_session, write_session

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import forge
 import pytest
+
 from lm2.models.errors import WriteError
 from lm2.runtime.statefile import read_session, write_session
 from lm2.runtime.staterecord import SessionReadError

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from lm2.runtime.statefile import Meta, Moment, Record, read_session, write_session
 from lm2.runtime.staterecord import SessionError
 

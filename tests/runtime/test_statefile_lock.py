@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from lm2.models.errors import WriteError
 from lm2.runtime.lock import SessionLock
 from lm2.runtime.staterecord import SessionError, SessionLockedError

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import pytest
 import tiny_tokenizer
+
 from lm2.models.errors import ModelFileError, PromptError, TokenizerError
 from lm2.runtime import sandbox
 from lm2.runtime.template import ChatTemplate

@@ -9,10 +9,11 @@ import pytest
 import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizer_kinds import KINDS, VALID, build
+
 from lm2.models.errors import PromptError, TokenizerError
 from lm2.runtime import tokenizer as module
 from lm2.runtime.tokenizer import Tokenizer
-from tokenizer_kinds import KINDS, VALID, build
 
 PROSE = "The gate opens at 7:45, don't be late. Élan vital naïve 北京 \U0001f389! x += 1\n\n\tdef f(x):\n  return   x\n"
 

@@ -156,6 +156,7 @@ def test_resident_memory_is_flat():
 def test_smollm2_against_transformers(smollm2):
     """SmolLM2 with its memory never written, packed and plain, against LlamaForCausalLM on the same weights in float32."""
     from pydoc_data.topics import topics
+
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from lm2.models.layout import open_folder
