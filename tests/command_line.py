@@ -7,7 +7,8 @@ import sys
 import time
 from typing import NamedTuple
 
-START = "from lm2.cli import main; main()"
+# A test run that was itself started in the background ignores Ctrl-C, and so would every process it starts.
+START = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom lm2.cli import main; main()"
 
 
 class Result(NamedTuple):

@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -42,7 +43,8 @@ def compile_and_run(folder, sources, flags, arguments, include=OPS):
     words = [compiler(), *FLAGS, *flags, f"-I{include}", *map(str, sources), "-o", str(program), "-lm"]
     made = subprocess.run(words, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
-    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=300)
+    env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}  # a sanitizer must be the first library of its process
+    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=300, env=env)
     return done.returncode, done.stdout, done.stderr
 
 
