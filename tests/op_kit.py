@@ -1,8 +1,8 @@
 """What the tests of the custom op share: one-node models, sessions with and without the library, inputs, tolerances, C compilers."""
 
 import functools
-import shutil
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
