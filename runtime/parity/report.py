@@ -52,9 +52,10 @@ def side_words(label: str, d: Description) -> str:
 
 def table(reference: Side, pair: Pair) -> "Table":
     """One pair, one line per figure."""
+    from rich.markup import escape
     from rich.table import Table
 
-    out = Table(title=f"{pair.label} against {reference.label} (gates: {pair.precision})", title_justify="left", pad_edge=False)
+    out = Table(title=escape(f"{pair.label} against {reference.label} (gates: {pair.precision})"), title_justify="left", pad_edge=False)
     for name in ("", "figure"):
         out.add_column(name)
     for name in ("measured", "gate"):
@@ -68,8 +69,8 @@ def table(reference: Side, pair: Pair) -> "Table":
         passed = check.passed
         gate = "" if check.gate is None else f"{check.relation} {figure(check.gate, check.unit)}"
         out.add_row(
-            check.section if check.section != section else "", check.name, figure(check.value, check.unit), gate,
-            f"[{_STYLE[passed]}]{_VERDICT[passed]}[/]", f"[dim]{check.note}[/]",
+            check.section if check.section != section else "", escape(check.name), figure(check.value, check.unit), gate,
+            f"[{_STYLE[passed]}]{_VERDICT[passed]}[/]", f"[dim]{escape(check.note)}[/]",
         )  # fmt: skip
         section = check.section
     return out
