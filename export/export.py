@@ -82,15 +82,25 @@ def build_model(folder: ModelFolder, weights: Weights, store: Store, options: Op
     step = Step(graph, folder.config, weights, options, update)
     step.build()
     made = helper.make_graph(
-        graph.nodes, "lm2_step", value_infos(step.interface.inputs), value_infos(step.interface.outputs), store.tensors,
+        graph.nodes,
+        "lm2_step",
+        value_infos(step.interface.inputs),
+        value_infos(step.interface.outputs),
         doc_string="One call of a chunk. Feed every present_X back as past_X. docs/onnx.md describes each input and output.",
-    )  # fmt: skip
+    )
     used = [f for f in functions if f.domain in graph.domains]
     domains = {"": options.opset} | {domain: 1 for domain in sorted(graph.domains - {""})}
     model = helper.make_model(
-        made, producer_name="lm2", producer_version=_version(), ir_version=IR_VERSIONS[options.opset], functions=used,
+        made,
+        producer_name="lm2",
+        producer_version=_version(),
+        ir_version=IR_VERSIONS[options.opset],
+        functions=used,
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in domains.items()],
-    )  # fmt: skip
+    )
+    store.tensors.reverse()
+    while store.tensors:  # appending copies: hold each weight once
+        model.graph.initializer.append(store.tensors.pop())
     helper.set_model_props(model, metadata(folder, options, step, tokenizer))
     return step, model
 

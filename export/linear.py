@@ -142,7 +142,7 @@ class Matrices:
         if dtype == "float32":
             return array
         largest = float(np.abs(array).max(initial=0.0))
-        if largest > np.finfo(np.float16).max:
+        if largest > float(np.finfo(np.float16).max):
             raise ConvertError(f"--precision fp16 cannot hold tensor {name}: its largest value is {largest:.3g}: export fp32 or int8")
         return array.astype(np.float16)
 

@@ -5,13 +5,14 @@ FOLDER was made by `lm2 export`. Each TEXT is a turn in a chunk of its own, so w
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
 folder, turns = sys.argv[1], sys.argv[2:] or ["My pet is a goldfish.", "It lives in a blue bowl.", "What is my pet?"]
-config = json.load(open(f"{folder}/config.json"))
+config = json.loads(Path(folder, "config.json").read_text())
 tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
 session = ort.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
 pairs = json.loads(session.get_modelmeta().custom_metadata_map["lm2.state"])  # past name -> present name

@@ -39,11 +39,12 @@ def model_facts(target: str) -> dict[str, Any]:
         if found is None:
             raise ModelFileError(f"model {target} is not here yet: lm2 pull {target}")
         path = found
-    folder = open_folder(path, quantized=True)
+    folder = open_folder(path, quantized=True, exported=True)
     c, m, packed = folder.config, folder.config.memory, folder.quantization
     counts = {n: _count(shape) for n, shape in tensor_shapes(c).items()}
     parameters = sum(counts.values())
     memory = sum(count for n, count in counts.items() if ".memory." in n)
+    export = folder.export
     source = path / "source.json"
     return {
         "kind": "model", "path": str(path), "name": c.name or path.name, "config": str(path / CONFIG),
@@ -53,6 +54,7 @@ def model_facts(target: str) -> dict[str, Any]:
         "memory_cell": m.cell, "memory_slots": m.slots, "memory_chunk": m.chunk, "memory_layers": list(m.layers), "memory_trained": m.trained,
         "state_bytes": 4 * _count(c.bank_shape()), "fingerprint": folder.fingerprint,
         "packed": packed and f"{packed.bits} bits, groups of {packed.group_size}, for MLX ({packed.method})",
+        "exported": export and f"ONNX, {export.precision}, opset {export.opset}, {export.attention}",
         "source": read_json(source) if source.is_file() else None,
     }  # fmt: skip
 

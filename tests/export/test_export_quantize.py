@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
-from lm2.export.quantize import nbits, packed_int4, to_blocks, values  # noqa: E402
+from lm2.export.quantize import nbits, packed_int4, to_blocks, values
 
 RNG = np.random.default_rng(0)
 

@@ -296,7 +296,7 @@ def test_errors_are_one_line(cells, tmp_path):
     ):
         with pytest.raises(BackendError, match=words):
             call()
-    source, path = onnx_kit.exported(tmp_path, "gated")
+    _, path = onnx_kit.exported(tmp_path, "gated")
     for options, words in (
         (BackendOptions(device="tpu"), "device 'tpu' must be"),
         (BackendOptions(device="cuda:x"), "must be auto, cpu, cuda"),
