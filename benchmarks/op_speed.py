@@ -5,7 +5,9 @@
 One graph holds 30 updates in a chain, each with gates of its own: with one set of gates for all, ONNX Runtime would compute the sigmoids once and
 the standard operators would look faster than they are. Inputs and outputs are bound once. Runs alternate; the median of each side counts.
 Gates are `cold` (every update reads its own arrays, from main memory when they are large) or `warm` (the updates' inputs are bound to the same three
-arrays, which stay in cache as a matrix product's result would; the graph still has 90 different inputs). It times the update alone. In a whole model the update is a small part of a step (docs/ops.md).
+arrays, which stay in cache as a matrix product's result would; the graph still has 90 different inputs). With one thread the clock is the thread's
+own processor time, so that a busy machine changes little; with more it is the wall's. It times the update alone: in a whole model the update is a
+small part of a step (docs/ops.md).
 """
 
 import argparse
@@ -69,13 +71,14 @@ def compare(kind, t, d, warm, library, threads, repeats):
     runs = [bound(model, None, arrays, threads), bound(model, library, arrays, threads)]
     inner = max(1, 200_000 // (t * d * 8))
     times = ([], [])
+    clock = time.thread_time if threads == 1 else time.perf_counter
     for repeat in range(repeats + 2):
         for run, found in zip(runs, times, strict=True):
-            start = time.perf_counter()
+            start = clock()
             for _ in range(inner):
                 run()
             if repeat >= 2:
-                found.append((time.perf_counter() - start) / inner / UPDATES)
+                found.append((clock() - start) / inner / UPDATES)
     return statistics.median(times[0]), statistics.median(times[1])
 
 

@@ -170,7 +170,7 @@ static void compare(struct OrtValue *const in[4], const struct OrtValue *out) {
     for (size_t k = 0, n = count(&out->info); k < n; k++) {
         const double written = gate(element(in[0], k)) * tanh(element(in[2], k)), kept = gate(element(in[1], k)) * element(in[3], k);
         const double want = written + kept, got = element(out, k), parts = fabs(written) + fabs(kept);
-        const double largest = half ? 65520.0 : 3.4028235677973366e38, near = parts * (half ? 1e-3 : 5e-7) + (half ? 6e-8 : 2e-38);
+        const double largest = half ? 65520.0 : 3.4028235677973366e38, near = parts * (half ? 1e-3 : 6e-7) + (half ? 6e-8 : 2e-38);
         if (isnan(want) && isnan(got)) continue;
         if (isinf(got) && signbit(got) == signbit(want) && fabs(want) >= largest * (1 - 1e-6)) continue;
         if (!(fabs(got - want) <= near)) {

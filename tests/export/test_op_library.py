@@ -51,17 +51,17 @@ def test_small_candidates_keep_their_digits(native):
     z = np.logspace(-30, 0, 4000, dtype=np.float32)
     far, zero = np.full_like(z, 40), np.zeros_like(z)
     (got,) = native["float32"].run(None, feed([far, far, z, zero]))
-    np.testing.assert_allclose(got, np.tanh(z.astype(np.float64)), rtol=4 * 2.0**-23)
+    np.testing.assert_allclose(got, np.tanh(z.astype(np.float64)), rtol=5 * 2.0**-23)
 
 
 def test_measured_error_stays_where_the_page_says(native):
-    """4 ulp of |written| + |kept| for ordinary values, on 2^18 elements; and not so loose that the bound means nothing."""
+    """5 ulp of |written| + |kept| for ordinary values, on 2^18 elements; and not so loose that the bound means nothing."""
     arrays = rows(np.random.default_rng(14), (1 << 18,), np.float32, 3.0)
     i, f, z, old = (a.astype(np.float64) for a in arrays)
     written, kept = np.tanh(z) / (1 + np.exp(-i)), old / (1 + np.exp(-f))
     (got,) = native["float32"].run(None, feed(arrays))
     error = np.max(np.abs(got - (written + kept)) / (np.abs(written) + np.abs(kept))) / 2.0**-23
-    assert 0.5 < error <= 4
+    assert 0.5 < error <= 5
 
 
 def test_rows_without_contiguous_memory_give_the_same(native):

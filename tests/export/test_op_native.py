@@ -56,7 +56,7 @@ def test_the_driver_sees_one_element_too_many(tmp_path, sanitized):
 
 def test_the_driver_sees_a_wrong_coefficient(tmp_path):
     """Negative control of the comparison: one coefficient off by one part in 2700."""
-    ops = altered(tmp_path, "0x1.555418p-3f", "0x1.557418p-3f")
+    ops = altered(tmp_path, "0x1.555a70p-3f", "0x1.557a70p-3f")
     code, _, err = drive(tmp_path, ("-O3",), "fuzz", "2", "2000", ops=ops)
     assert code == 1 and "FAILED: value" in err
 
