@@ -91,22 +91,27 @@ class Matrices:
 
     def head(self, g: Graph, x: str, tied: bool, width: int, vocabulary: int) -> str:
         """Logits of x (b, t, d): (b, t, v) float32."""
+        base = "model.embed_tokens" if tied else "lm_head"
+        bits = self.options.bits_of(base)
+        twice = bits > 0 and not self.options.portable and width % BLOCK == 0
+        if twice:
+            x = g.op("Concat", x, self._remainder(g, x, width), axis=1)  # (b, 2 t, d): the matrix is read once
         if not tied:
             y = self.linear(g, x, "lm_head")
-        elif self.options.bits:
-            base = "model.embed_tokens"
-            if self.options.portable:
-                w = g.cast(f"{base}.q", "float32")  # (v, k, 32)
-                w = g.op("Mul", w, g.op("Unsqueeze", g.cast(f"{base}.scale", "float32"), g.constant([-1])))
-                w = g.slice(g.reshape(w, 0, -1), g.constant([0]), g.constant([width]), 1)  # (v, d)
-                y = g.op("MatMul", x, g.op("Transpose", w, perm=[1, 0]), name="head")
-            else:
-                y = self._nbits(g, x, base, "head", width, vocabulary, self.options.bits_of(base))
+        elif bits and not self.options.portable:
+            y = self._nbits(g, x, base, "head", width, vocabulary, bits)
+        elif bits:
+            w = g.cast(f"{base}.q", "float32")  # (v, k, 32)
+            w = g.op("Mul", w, g.op("Unsqueeze", g.cast(f"{base}.scale", "float32"), g.constant([-1])))
+            w = g.slice(g.reshape(w, 0, -1), g.constant([0]), g.constant([width]), 1)  # (v, d)
+            y = g.op("MatMul", x, g.op("Transpose", w, perm=[1, 0]), name="head")
         else:
             flat = g.reshape(x, -1, width)
-            y = g.op("Gemm", flat, "model.embed_tokens.weight", transB=1, name="head")  # one table in file and memory
+            y = g.op("Gemm", flat, f"{base}.weight", transB=1, name="head")  # one table in file and memory
             first = g.op("Shape", x, start=0, end=2)
             y = g.op("Reshape", y, g.op("Concat", first, g.constant([vocabulary]), axis=0))
+        if twice:
+            y = g.op("Add", *g.ops("Split", y, outputs=2, axis=1, num_outputs=2))
         return g.cast(y, "float32") if self.options.half else y
 
     def _plain(self, g: Graph, x: str, joint: str, names: tuple[str, ...], wide: bool) -> str:
@@ -126,6 +131,14 @@ class Matrices:
         s = g.store.add(f"{joint}.scale", blocks.scales.T.astype(np.float32))  # (k, o)
         w = g.op("DequantizeLinear", q, s, axis=0, block_size=BLOCK, name=f"{short}.values")
         return g.op("MatMul", x, w, name=short)
+
+    def _remainder(self, g: Graph, x: str, width: int) -> str:
+        """What MatMulNBits' rounding of x (b, t, d) to int8 leaves over: multiplied as rows of its own, it makes logits nearly exact."""
+        blocks = g.reshape(x, 0, 0, width // BLOCK, BLOCK)  # (b, t, k, 32)
+        largest = g.op("ReduceMax", g.op("Abs", blocks), g.constant([-1]), keepdims=1)
+        scale = g.op("Max", g.op("Mul", largest, g.constant(1 / 127, "float32")), g.constant(1e-30, "float32"))
+        near = g.op("Mul", g.op("Round", g.op("Div", blocks, scale)), scale)
+        return g.op("Reshape", g.op("Sub", blocks, near), g.op("Shape", x))
 
     def _nbits(self, g: Graph, x: str, joint: str, short: str, inputs: int, outputs: int, bits: int) -> str:
         scale = g.cast(f"{joint}.scale", "float32")
