@@ -93,10 +93,6 @@ class Graph:
         self.domains.add(domain)
         return names
 
-    def rename(self, value: str, name: str) -> None:
-        """Give a value the name of a graph output."""
-        self.nodes.append(helper.make_node("Identity", [value], [name], name=f"out/{name}"))
-
     def outputs_as(self, names: dict[str, str]) -> None:
         """Rename values that nodes of this graph make, wherever they are used: value -> new name."""
         for node in self.nodes:

@@ -14,7 +14,7 @@ from ..models.layout import ModelFolder
 from ..models.tensorfile import read_tensor, to_float32
 from .graph import CONTRIB, Graph
 from .options import BLOCK, Options
-from .quantize import Blocks, nbits, packed_int4, to_blocks, values
+from .quantize import Blocks, nbits, packed_int4, to_blocks
 
 ACCURACY = 4  # MatMulNBits: round the inputs of a block to int8 and multiply whole numbers
 
@@ -158,8 +158,3 @@ class Matrices:
         if largest > float(np.finfo(np.float16).max):
             raise ConvertError(f"--precision fp16 cannot hold tensor {name}: its largest value is {largest:.3g}: export fp32 or int8")
         return array.astype(np.float16)
-
-
-def rounded(weight: np.ndarray, bits: int) -> np.ndarray:
-    """What a matrix (o, i) becomes in `bits` bits, float32: for judging a precision before it is used."""
-    return values(to_blocks(weight, bits))
