@@ -71,7 +71,7 @@ def test_node(folder, turns):
         NODE.mkdir(parents=True, exist_ok=True)
         (NODE / "package.json").write_text(json.dumps({"name": "example", "private": True}))
         fetched = subprocess.run(
-            [npm, "install", "--ignore-scripts", "--no-audit", "onnxruntime-node"], cwd=NODE, capture_output=True, text=True
+            [npm, "install", "--ignore-scripts", "--no-audit", "onnxruntime-node@1.30.0"], cwd=NODE, capture_output=True, text=True
         )
         if fetched.returncode:
             warnings.warn(f"THE NODE EXAMPLE DID NOT RUN: {fetched.stderr.strip().splitlines()[-1]}", stacklevel=1)
