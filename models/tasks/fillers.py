@@ -9,7 +9,9 @@ _SUBJECTS = (
     "wind river old clock moon road lantern train market forest bridge candle harbor fire snow clouds path bell tower mill storm rain window "
     "sea valley ship lighthouse fog meadow fence church wagon"
 ).split()  # fmt: skip
-_QUALITIES = "cold quiet grey distant narrow heavy bright slow empty gentle dark long strange warm pale dusty broken silent soft deep".split()
+_QUALITIES = (
+    "cold quiet grey distant narrow heavy bright slow empty gentle dark long strange warm pale dusty broken silent soft deep".split()
+)
 _VERBS = (
     "rose above;shone over;stood behind;vanished beyond;passed;turned towards;waited near;trembled beside;lay across;drifted past;"
     "could be seen from;had once belonged to;was no longer part of;reached as far as"

@@ -4,6 +4,9 @@ In every list of phrasings the last entry is held out of training, and so is eve
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Fact:
     others: tuple[str, ...] = ()
 
 
-def parts[T](items: tuple[T, ...], split: str, every: int = 5) -> tuple[T, ...]:
+def parts(items: tuple[T, ...], split: str, every: int = 5) -> tuple[T, ...]:
     """The items of a split: `validation` gets every fifth value, `train` the others."""
     held = split == "validation"
     return tuple(v for i, v in enumerate(items) if (i % every == every - 1) == held)
@@ -48,7 +51,9 @@ FOODS = _w(
     "pizza sushi pasta soup rice salad bread cheese chicken fish chocolate apples bananas noodles pancakes tacos curry steak potatoes "
     "mushrooms strawberries lasagna dumplings burgers waffles lentils shrimp oranges cookies eggs"
 )
-ANIMALS = _w("dog cat horse parrot rabbit turtle hamster goat snake goldfish lizard ferret donkey canary pony duck pigeon frog mouse spider")
+ANIMALS = _w(
+    "dog cat horse parrot rabbit turtle hamster goat snake goldfish lizard ferret donkey canary pony duck pigeon frog mouse spider"
+)
 JOBS = _w(
     "teacher doctor lawyer pilot farmer nurse painter chef engineer writer dentist plumber carpenter baker librarian firefighter "
     "journalist gardener photographer electrician architect mechanic tailor waiter musician"
@@ -60,8 +65,12 @@ PLACES = _w(
     "drawer kitchen garage bedroom basement closet bathroom office attic car backpack fridge garden cupboard suitcase hallway desk "
     "basket wardrobe cellar shed mailbox library toolbox pocket"
 )
-OBJECTS = _w("keys glasses wallet phone umbrella passport camera book scarf ticket hammer laptop letter watch guitar bottle map hat lamp knife")
-HOBBIES = _w("painting swimming chess hiking photography dancing fishing gardening cycling skiing knitting surfing climbing sailing pottery running")
+OBJECTS = _w(
+    "keys glasses wallet phone umbrella passport camera book scarf ticket hammer laptop letter watch guitar bottle map hat lamp knife"
+)
+HOBBIES = _w(
+    "painting swimming chess hiking photography dancing fishing gardening cycling skiing knitting surfing climbing sailing pottery running"
+)
 INSTRUMENTS = _w("piano guitar violin drums flute trumpet cello harp saxophone clarinet banjo accordion")
 DRINKS = _w("coffee tea juice milk lemonade water cocoa beer wine cider soda smoothies")
 LANGUAGES = _w("French Spanish German Italian Japanese Russian Arabic Chinese Portuguese Greek Turkish Swedish Korean Dutch Polish Hindi")
