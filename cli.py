@@ -15,6 +15,7 @@ COMMANDS = {
     "pull": ("runtime.commands.pull", "Fetch a model once and give it a memory."),
     "convert": ("runtime.commands.convert", "Turn a Llama, a GGUF or a released LM2 checkpoint into a model folder."),
     "export": ("runtime.commands.export", "Write a model as one ONNX file, with state in and out."),
+    "train": ("runtime.commands.train", "Train a memory for a model, or a small model with one."),
     "info": ("runtime.commands.info", "Show what a model folder or a session file holds."),
     "parity": ("runtime.commands.parity", "Compare backends on the same tokens, each figure beside its gate."),
     "build-ops": ("runtime.commands.build_ops", "Build the custom op's library for ONNX Runtime, with the C compiler that is there."),

@@ -153,7 +153,7 @@ class LM2Config:
             raise ConfigError(f"model_type {d['model_type']!r} must be 'lm2': turn another model into one with `lm2 convert SRC DST`")
         if "memory" not in d:
             raise ConfigError("memory is missing: an lm2 config needs a memory block")
-        return cls.from_llama(d, memory=_memory(d["memory"]))
+        return cls.from_llama(d, memory=memory_from_dict(d["memory"]))
 
     @classmethod
     def from_llama(cls, d: Mapping[str, Any], memory: MemoryConfig) -> "LM2Config":
@@ -321,7 +321,8 @@ def _rope(d: Mapping[str, Any]) -> RopeConfig:
     return RopeConfig(theta, kind, factor, low, high, _int(block, "original_max_position_embeddings", None, where))
 
 
-def _memory(d: Any) -> MemoryConfig:
+def memory_from_dict(d: Any) -> MemoryConfig:
+    """Read a `memory` block. Raises ConfigError naming the field, the value and what was expected."""
     if not isinstance(d, Mapping):
         raise ConfigError(f"memory {d!r} must be an object")
     w = "memory."

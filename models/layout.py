@@ -113,9 +113,7 @@ class ModelFolder:
         return self.path / WEIGHTS
 
 
-def open_folder(
-    path: Path, progress: Callable[[int], None] | None = None, quantized: bool = False, exported: bool = False
-) -> ModelFolder:
+def open_folder(path: Path, progress: Callable[[int], None] | None = None, quantized: bool = False, exported: bool = False) -> ModelFolder:
     """Read and check a model folder without loading weights. `quantized`: the caller can compute with weights packed for MLX;
     `exported`: with an ONNX model.
 

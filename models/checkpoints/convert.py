@@ -30,6 +30,7 @@ from ..layout import (
     write_fingerprint,
 )
 from ..tensorfile import ITEM_BYTES, TensorWriter
+from .adapter import Adapter, check_backbone, check_shapes, open_adapter
 from .gguf_file import open_gguf
 from .hf import open_huggingface
 from .progress import Counter, Report, silent
@@ -80,9 +81,11 @@ def convert(
         settings = {key: value for key, value in settings.items() if value is not None}
         files = {CONFIG: to_json(lm2.to_dict()), GENERATION: to_json(settings), TOKENIZER: source.tokenizer}
         files[TEMPLATE] = source.template.encode("utf-8") if source.template else None
-        seed = None if source.memory else request.seed
+        seed = None if source.memory or request.adapter else request.seed
         notes = list(source.notes)
         origin = {"format": source.format, "files": hashes, "lm2_version": __version__, "seed": seed, "dtype": dtype}
+        if request.adapter is not None:
+            origin["adapter"] = request.adapter.name
         files[SOURCE] = to_json({**origin, **source.detail, **(record or {}), "notes": notes})
         for file, data in files.items():
             if data is not None:
@@ -125,6 +128,8 @@ def open_source(src: Path, config: Path | None, request: MemoryRequest) -> Sourc
                 raise ConvertError(f"{option} cannot be used with {src}: a released checkpoint brings its own memory")
         if request.cell == "gated":
             raise ConvertError(f"--memory-cell gated cannot be used with {src}: a released checkpoint is of cell released")
+        if request.adapter is not None:
+            raise ConvertError(f"--adapter cannot be used with {src}: a released checkpoint brings its own memory")
         return open_released(src, config, request.gate_pool or "chunk")
     if src.is_dir():
         if not (src / "config.json").is_file():
@@ -140,7 +145,8 @@ def open_source(src: Path, config: Path | None, request: MemoryRequest) -> Sourc
 def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tuple[LM2Config, Plan]:
     """The configuration, and every tensor to write with its dtype code, in file order."""
     backbone_dtype = CODES.get(dtype) or _common_dtype(source)
-    config = _config(source, request, {**source.llama, "dtype": NAMES[backbone_dtype], "name": name})
+    adapter = open_adapter(request.adapter) if request.adapter is not None and source.memory is None else None
+    config = _config(source, request, {**source.llama, "dtype": NAMES[backbone_dtype], "name": name}, adapter)
     left = dict(source.tensors)
     if config.tie_word_embeddings and "lm_head.weight" in left:
         head, embedding = left.pop("lm_head.weight"), left.get("model.embed_tokens.weight")
@@ -154,7 +160,10 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         new = source.memory is None and ".memory." in tensor_name
         if new and tensor_name not in made:
             # The layer's attention comes earlier in file order, so it was checked by now.
-            made = start_values(config, int(tensor_name.split(".")[2]), source.tensors, request.seed, request.scale)
+            if adapter is not None:
+                made = adapter.tensors(config)
+            else:
+                made = start_values(config, int(tensor_name.split(".")[2]), source.tensors, request.seed, request.scale)
         tensor = made[tensor_name] if new else left.pop(tensor_name, None)
         if tensor is None:
             raise ConvertError(
@@ -165,6 +174,9 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
                 f"{source.path}: tensor {tensor_name} is {list(tensor.shape)}, its config calls for {list(shape)}: "
                 "they are not of one model"
             )
+        if new and adapter is not None and dtype == "auto":
+            plan.append((tensor, tensor.dtype))
+            continue
         code = backbone_dtype if new else CODES.get(dtype, tensor.dtype)
         plan.append((tensor, "F32" if stays_float32(tensor_name) and code in ("BF16", "F16") else code))
     for extra in left.values():
@@ -174,9 +186,15 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
     return config, plan
 
 
-def _config(source: Source, request: MemoryRequest, fields: Mapping[str, Any]) -> LM2Config:
+def _config(source: Source, request: MemoryRequest, fields: Mapping[str, Any], adapter: Adapter | None) -> LM2Config:
     try:
         config = LM2Config.from_llama(fields, memory=source.memory or NO_MEMORY)
+        if adapter is not None:
+            config = replace(config, memory=adapter.memory)
+            check_backbone(adapter, config, source.tensors, source.path)
+            config.check()
+            check_shapes(adapter, config)
+            return config
         if source.memory is None:
             c = config
             memory = plan_memory(

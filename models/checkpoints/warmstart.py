@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +30,8 @@ RELEASED_FORGET_BIAS = 1.0
 @dataclass(frozen=True)
 class MemoryRequest:
     """What a user asks of the memory; None means the default. `gate_pool` is for cell released, `seed` for what is
-    drawn at random, `scale` (cell gated) what the read vector s starts from."""
+    drawn at random, `scale` (cell gated) what the read vector s starts from. `adapter`: the folder of a trained memory, which then decides
+    all of these."""
 
     cell: str | None = None
     layers: tuple[int, ...] | None = None
@@ -38,6 +40,7 @@ class MemoryRequest:
     gate_pool: str | None = None
     seed: int = 0
     scale: float = READ_SCALE
+    adapter: Path | None = None
 
 
 def default_layers(count: int) -> tuple[int, ...]:

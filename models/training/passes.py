@@ -6,25 +6,27 @@ and several questions share one bank's keys and values. Cell gated only.
 Axes: b batch, t positions, q questions of one bank, n rows, d hidden, l banks, v vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..lm2 import LM2
 from ..memory import GatedMemory
 
 
-Reads = list[tuple[Tensor, Tensor]]
+Reads = Sequence[tuple[Tensor, Tensor] | None]
 
 
-def _whole(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def whole(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """A cache that holds nothing: keys and values as they come."""
     return k, v
 
 
-def keys_values(model: LM2, banks: list[Tensor]) -> Reads:
+def keys_values(model: LM2, banks: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """K and V of every bank, (b, h, n, e) each: to be shared by all that read these banks."""
     return [cast(GatedMemory, model.blocks[i].memory).keys_values(banks[j], model.dtype) for i, j in model.bank_of.items()]
 
@@ -38,12 +40,25 @@ def read(
     present: Tensor,
     begin: int = 0,
     gates: list[Tensor] | None = None,
+    recompute: bool = False,
 ) -> list[Tensor]:
     """Run hidden states x (b, t, d) of one chunk from layer `begin` to the last memory; returns the banks, l of (b, n, d), after the chunk.
 
     reads: `keys_values` of the banks. first: row of position 0. present (b, t): True where there is a token; the others' rows keep
-    their content. `gates` collects each memory's input gate, (b, t, d).
+    their content. `gates` collects each memory's input gate, (b, t, d). recompute: keep no activations of the chunk, compute them again
+    when differentiating.
     """
+    if recompute and torch.is_grad_enabled():
+
+        def chunk(x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            inside: list[Tensor] = []
+            after = read(model, x, list(state), reads, first, present, begin, inside if gates is not None else None)
+            return (*after, *inside)
+
+        out = checkpoint(chunk, x, *banks, use_reentrant=False)
+        if gates is not None:
+            gates += out[len(banks) :]
+        return list(out[: len(banks)])
     cos, sin = (table[: x.shape[1]] for table in model.tables())
     banks = list(banks)
     t, last = x.shape[1], model.config.memory.layers[-1]
@@ -60,7 +75,7 @@ def read(
             banks[j] = torch.cat((banks[j][:, :first], rows, banks[j][:, first + t :]), dim=1)  # (b, n, d)
             if i == last:
                 break
-        a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, _whole)  # (b, t, d)
+        a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, whole)  # (b, t, d)
         x = block.finish(x, a if add is None else a + add)
     return banks
 
@@ -75,9 +90,9 @@ def answer(model: LM2, x: Tensor, reads: Reads, begin: int = 0) -> Tensor:
         add = None
         if memory is not None:
             nothing = x.new_zeros((), dtype=torch.float32).expand(b, q * t, d)
-            add = memory(x.reshape(b, q * t, d), reads[model.bank_of[i]], nothing)[0]
+            add = memory(x.reshape(b, q * t, d), reads[model.bank_of[i]], nothing)[0]  # None: nothing was written yet
         y = x.reshape(b * q, t, d)
-        a = block.self_attn(block.input_layernorm(y).to(y.dtype), cos, sin, _whole).reshape(b, q, t, d)
+        a = block.self_attn(block.input_layernorm(y).to(y.dtype), cos, sin, whole).reshape(b, q, t, d)
         if add is not None:
             a = a + add.reshape(b, q, t, d)
         x = block.finish(x, a)

@@ -34,6 +34,8 @@ class Batch:
     local: np.ndarray
     local_targets: np.ndarray
     tasks: list[list[list[str]]]
+    subjects: np.ndarray
+    asked_subjects: np.ndarray
 
 
 @dataclass
@@ -41,6 +43,7 @@ class _Chunk:
     ids: list[int]
     facts: list[bool]
     questions: list[Question]
+    subjects: list[int]
 
 
 class Stories:
@@ -59,6 +62,7 @@ class Stories:
         self.size = size
         self.book = book
         self.weights = weights
+        self.simple = False
         self.fixed: dict[str, list[tuple[Sequence[str], Sequence[tuple[str, str]]]]] = {}
         for task, facts, questions in fixed:
             self.fixed.setdefault(task, []).append((facts, questions))
@@ -81,6 +85,9 @@ class Stories:
         """One stream of at least one chunk and at most `chunks`, with up to `asked` questions after each."""
         task = rng.choices(list(self.weights), list(self.weights.values()))[0]
         room = chunks * (self.size - 6)
+        if self.simple:
+            told = [(fact, True) for fact in story(rng, "qa1", rng.randint(2, 4))]
+            return self._chunks(rng, told, "qa1", (), chunks, asked, False)
         dense = rng.random() < 0.35
         most = max(2, min(room // 8, {"qa1": 60, "qa2": 60, "qa3": 90, "qa5": 70}.get(task, 2)))
         count = most if dense else rng.randint(2, max(2, min(most, 4 + chunks * 3)))
@@ -130,18 +137,28 @@ class Stories:
         facts = [False] * len(ids)
         size = self.size if cut else self.size - len(self.ok)
         left = sum(fact for _, fact in told)
+        said: list[tuple[int, int, int]] = []
 
         def close() -> None:
             if not cut:
                 ids.extend(self.ok)
                 facts.extend([False] * len(self.ok))
-            out.append(_Chunk(ids[: self.size], facts[: self.size], self._questions(rng, world, task, given if left == 0 else (), asked)))
+            subjects = [IGNORED] * self.size
+            for at, n, who in said:
+                for j in range(at + 1, min(at + n, self.size)):
+                    subjects[j] = who
+            out.append(
+                _Chunk(ids[: self.size], facts[: self.size], self._questions(rng, world, task, given if left == 0 else (), asked), subjects)
+            )
+            said.clear()
 
         for sentence, fact in told:
             new = self.tokens(sentence)
             if not cut and len(ids) + len(new) > size and len(ids) > 1:
                 close()
                 ids, facts = [self.user], [False]
+            if fact and task != "qa4":
+                said.append((len(ids), len(new), new[0]))
             ids = ids + new
             facts = facts + [fact] * len(new)
             while len(ids) > size:
@@ -175,19 +192,24 @@ class Stories:
         lengths = np.zeros((b, chunks), np.int64)
         facts = np.zeros((b, chunks, t), bool)
         local, local_targets = np.zeros((b, t), np.int64), np.full((b, t), IGNORED)
+        subjects = np.full((b, chunks, t), IGNORED)
         exchanges = [[[self.exchange(q) for q in c.questions] for c in s] for s in streams]
         s_max = max([len(e[0]) for s in exchanges for c in s for e in c], default=8)
         asked_ids = np.zeros((b, chunks, asked, s_max), np.int64)
         targets = np.full((b, chunks, asked, s_max), IGNORED)
+        asked_subjects = np.full((b, chunks, asked, s_max), IGNORED)
         tasks = [[[""] * asked for _ in range(chunks)] for _ in range(b)]
         for i, stream in enumerate(streams):
             lead = chunks - len(stream)
             for c, piece in enumerate(stream):
                 n = len(piece.ids)
+                subjects[i, lead + c] = piece.subjects
                 ids[i, lead + c, :n], facts[i, lead + c, :n], lengths[i, lead + c] = piece.ids, piece.facts, n
                 for k, (seq, begin) in enumerate(exchanges[i][c]):
                     asked_ids[i, lead + c, k, : len(seq)] = seq
                     targets[i, lead + c, k, begin - 1 : len(seq) - 1] = seq[begin:]
+                    if piece.questions[k].task == "qa1":
+                        asked_subjects[i, lead + c, k, begin - 1] = seq[begin - 4]
                     tasks[i][lead + c][k] = piece.questions[k].task
             last = stream[-1]
             body = last.ids if last.ids[-1] == self.end else [*last.ids, *self.ok]
@@ -196,4 +218,4 @@ class Stories:
                     local[i, : len(body) + len(seq)] = [*body, *seq]
                     local_targets[i, len(body) + begin - 1 : len(body) + len(seq) - 1] = seq[begin:]
                     local_targets[i, len(body) - len(self.ok) + 1 : len(body) - 1] = self.ok[2:]
-        return Batch(ids, lengths, facts, asked_ids, targets, local, local_targets, tasks)
+        return Batch(ids, lengths, facts, asked_ids, targets, local, local_targets, tasks, subjects, asked_subjects)

@@ -54,6 +54,11 @@ def parse_layers(ctx: click.Context, parameter: click.Parameter, value: str) -> 
     help="How loud the new, untrained memory is heard (cell gated).",
 )
 @click.option("--name", help="Name kept in the model's config [DST's].")
+@click.option(
+    "--adapter",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a trained memory made by `lm2 train`, for the backbone it was trained on.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=("For the new memory's random weights."))
 @click.option("--mlx", is_flag=True, help="Pack the weights for the mlx backend. SRC may also be a model folder.")
 @click.option("--bits", type=click.Choice(["4", "8"]), help="With --mlx [4]. A GGUF's own numbers are kept as they are.")
@@ -67,6 +72,7 @@ def command(
     memory_slots: int | None,
     memory_chunk: int | None,
     memory_scale: float,
+    adapter: Path | None,
     dtype: str,
     config: Path | None,
     gate_pool: str | None,
@@ -92,7 +98,7 @@ def command(
     from ...models.checkpoints.warmstart import MemoryRequest
     from .progress_bar import drawn
 
-    request = MemoryRequest(memory_cell, memory_layers, memory_slots, memory_chunk, gate_pool, seed, memory_scale)
+    request = MemoryRequest(memory_cell, memory_layers, memory_slots, memory_chunk, gate_pool, seed, memory_scale, adapter)
     if not mlx and (bits or group_size):
         raise click.UsageError("--bits and --group-size need --mlx")
     if mlx:

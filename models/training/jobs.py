@@ -1,0 +1,188 @@
+"""What `lm2 train` can do: a task, its model and its data put together, and the result written as a model folder or an adapter.
+
+Knows the recipes (their plans are the defaults of the shipped models); the loop is run.py's.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ... import __version__
+from ..atomic import write_file
+from ..checkpoints.adapter import backbone_key, save_adapter
+from ..config import LM2Config
+from ..layout import CONFIG, GENERATION, TEMPLATE, TOKENIZER, ModelFolder
+from ..lm2 import LM2
+from ..weights import save_folder, slots_of
+from . import sources, start, vocabulary
+from .plan import Plan, TrainError, stages
+from .run import Task
+from .stories import ASSISTANT, END, USER, Stories
+from .story_task import StoryTask
+from .talk_task import TalkTask
+from .talks import Talks
+from .text_task import TextTask
+
+STORY_WEIGHTS = {
+    "recall": {"qa1": 0.5, "qa2": 0.15, "qa3": 0.08, "qa4": 0.1, "qa5": 0.17},
+    "babilong": {"qa1": 0.2, "qa2": 0.25, "qa3": 0.2, "qa4": 0.15, "qa5": 0.2},
+}
+PLANS = {
+    "recall": Plan("recall", 30000, 1.5e-3, 0, stages("0.05:1x24,0.15:1-2x16,0.4:1-4x10,0.75:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
+    "babilong": Plan("babilong", 30000, 1e-3, 0, stages("0.2:1-4x10,0.6:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
+    "chat": Plan("chat", 1500, 4e-4, 0, stages("0.12:1-2x12,0.45:1-4x8!0.1,1:1-8x6!0.3"), warmup=30, flat=0.4, decay=0.01, quiet=0.3),
+    "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
+}
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task ready to run, and how to write what it made: `write(folder, record)`, record being how it was trained."""
+
+    task: Task
+    write: Callable[[Path, Mapping[str, Any]], None]
+    result: str
+
+
+def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool) -> Job:
+    """lm2-tiny from nothing: its tokenizer (kept in `out` once trained), its weights, its stories."""
+    file = out / TOKENIZER
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        body = vocabulary.train(data).to_str().encode()
+        write_file(file, lambda f: f.write(body) and None)
+    tokenizer = Tokenizer.from_file(str(file))
+    config = start.tiny_config(tokenizer.get_vocab_size(), None, tokenizer.token_to_id(END))
+    model = start.fresh(config, plan.seed).to(device)
+    task = StoryTask(model, _stories(tokenizer, config, data, plan.task), STORY_WEIGHTS[plan.task], recompute=recompute)
+
+    def write(folder: Path, record: Mapping[str, Any]) -> None:
+        _write_model(model, folder, tokenizer.to_str(), vocabulary.TEMPLATE, record)
+
+    return Job(task, write, "model")
+
+
+def _stories(tokenizer: Tokenizer, config: LM2Config, data: Path | None, task: str) -> Stories:
+    kinds = tuple(STORY_WEIGHTS[task])
+    fixed = sources.stories(data, kinds) if data is not None else []
+    book = sources.sentences(sources.books(data)) if data is not None else []
+    have = {kind for kind, _, _ in fixed}
+    if "qa4" not in have or (task == "babilong" and not book):
+        raise TrainError(
+            f"{data or 'no --data'}: stories need bAbI's files in DATA/babi, and novels in DATA/background for --task babilong"
+        )
+    for mark in (USER, ASSISTANT, END):
+        if tokenizer.token_to_id(mark) is None:
+            raise TrainError(f"the tokenizer has no {mark}: --task {task} is for lm2-tiny")
+    return Stories(lambda text: tokenizer.encode(text).ids, config.memory.chunk, fixed, book, STORY_WEIGHTS[task])
+
+
+def chat(
+    plan: Plan,
+    folder: ModelFolder,
+    data: Path | None,
+    layers: tuple[int, ...],
+    chunk: int,
+    blocks: int,
+    device: str,
+    half: bool,
+    recompute: bool,
+    fresh: bool,
+    say: Say,
+) -> Job:
+    """A memory for a finished chat model: an adapter. fresh: no run to resume, so the gates are started from a probe."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    memory = start.adapter_memory(folder.config, layers, chunk, blocks)
+    model = start.warm(folder, memory, plan.seed, half).to(device)
+    tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
+    template = ImmutableSandboxedEnvironment().from_string((folder.path / TEMPLATE).read_text(encoding="utf-8"))
+
+    def render(messages: list[dict[str, str]], generate: bool = False) -> str:
+        return template.render(messages=messages, add_generation_prompt=generate)
+
+    hello = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    past = render(hello)
+    head = past[: past.index(render([*hello, hello[0]])[len(past) :])]
+    opening = render(hello, True)[len(past) :]
+
+    def wrap(role: str, content: str) -> str:
+        before = past if role == "user" else render(hello[:1])
+        said = [*hello, {"role": role, "content": content}] if role == "user" else [hello[0], {"role": role, "content": content}]
+        return render(said)[len(before) :]
+
+    talk = sources.dialogues(data) if data is not None else []
+    books = sources.paragraphs(data) if data is not None else []
+    talks = Talks(lambda text: tokenizer.encode(text, add_special_tokens=False).ids, head, wrap, opening, min(128, chunk), talk, books)
+    task = TalkTask(model, talks, plan.seed, recompute=recompute)
+    if fresh:
+        for i, probe in zip(layers, task.probe(), strict=True):
+            say(
+                f"layer {i}: the gates start from a probe that finds {probe.caught:.0%} of the facts' tokens, {probe.false_alarms:.0%} of the others"
+            )
+    key = backbone_key(folder.config, _norms(folder))
+
+    def write(path: Path, record: Mapping[str, Any]) -> None:
+        config = replace(model.config, memory=replace(memory, trained=True))
+        tensors = {n: s.detach().float().cpu().numpy() for n, s in slots_of(model) if ".memory." in n}
+        save_adapter(path, config, key, folder.config.name, tensors, record)
+
+    return Job(task, write, "adapter")
+
+
+def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool) -> Job:
+    """Next-token prediction over several chunks of books and other plain text: the memory alone, or all parameters."""
+    from ..weights import load_model
+
+    model = load_model(folder, device)
+    for name, p in model.named_parameters():
+        p.requires_grad_(everything or ".memory." in name)
+    tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
+    task = TextTask(model, lambda t: tokenizer.encode(t, add_special_tokens=False).ids, sources.paragraphs(data), recompute=recompute)
+
+    def write(path: Path, record: Mapping[str, Any]) -> None:
+        template = folder.path / TEMPLATE
+        words = template.read_text(encoding="utf-8") if template.exists() else None
+        _write_model(model, path, (folder.path / TOKENIZER).read_text(encoding="utf-8"), words, record)
+
+    return Job(task, write, "model")
+
+
+def record(plan: Plan, steps: int, command: str) -> dict[str, Any]:
+    """How something was trained, for people to read."""
+    return {"lm2_version": __version__, "command": command, "steps": steps, "plan": plan.to_dict()}
+
+
+def _norms(folder: ModelFolder) -> Callable[[str], np.ndarray]:
+    from ..tensorfile import read_tensor, to_float32
+
+    def norms(name: str) -> np.ndarray:
+        info = folder.header.tensors[name]
+        with open(folder.weights, "rb") as f:
+            return to_float32(read_tensor(f, info), info.dtype)
+
+    return norms
+
+
+def _write_model(model: LM2, folder: Path, tokenizer: str, template: str | None, record: Mapping[str, Any]) -> None:
+    model.config = replace(model.config, memory=replace(model.config.memory, trained=True))
+    save_folder(model, folder, "float16")
+    ends = {"eos_token_id": list(model.config.eos_token_id), "temperature": 0.0}
+    files = {
+        TOKENIZER: tokenizer,
+        TEMPLATE: template,
+        GENERATION: json.dumps(ends, indent=2),
+        "training.json": json.dumps(record, indent=2),
+    }
+    for name, text_ in files.items():
+        if text_ is not None:
+            write_file(folder / name, lambda f, body=text_.encode(): f.write(body) and None)
+
+
+__all__ = ["CONFIG", "PLANS", "Job", "chat", "record", "text", "tiny"]

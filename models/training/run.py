@@ -1,0 +1,186 @@
+"""The training loop: steps, the optimiser, checkpoints that resume bit for bit, and what people see meanwhile.
+
+Knows no task and no data. One process or several under torchrun; every process draws its own batches, gradients are averaged.
+"""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..atomic import write_file
+from ..errors import ModelFileError
+from ..lm2 import LM2
+from . import together
+from .curves import Curves
+from .plan import Plan, Stage, TrainError
+
+STATE = "state.pt"
+STATE_BYTES_MAX = 4 << 30
+EVERY, SAVE_EVERY = 25, 250
+
+
+class Terms(NamedTuple):
+    """One step's loss (differentiable), gate penalty (the mean input gate on tokens that tell nothing), figures, right answers by kind, tokens."""
+
+    loss: Tensor
+    quiet: Tensor
+    figures: dict[str, float]
+    hits: dict[str, list[bool]]
+    tokens: int
+
+
+class Task(Protocol):
+    """What is trained. `state` and `restore` are for what the next step depends on beside weights and random numbers."""
+
+    model: LM2
+
+    def step(self, stage: Stage, rng: random.Random) -> Terms: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+def run(task: Task, plan: Plan, out: Path, half: bool = False, say: Callable[[str], None] = print, until: int | None = None) -> bool:
+    """Train to the plan's end, or to step `until`, resuming what is in `out`. True when the plan's last step is done.
+
+    half: matrix products in bfloat16. Ctrl-C (and SIGTERM) ends after the step in progress, with a checkpoint; a kill loses the steps since the
+    last one. Raises TrainError when `out` holds a run of another plan.
+    """
+    trainable = [(name, p) for name, p in task.model.named_parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for _, p in trainable if p.dim() == 2], "weight_decay": plan.decay},
+            {"params": [p for _, p in trainable if p.dim() != 2], "weight_decay": 0.0},
+        ],
+        lr=plan.rate,
+        betas=(0.9, 0.98),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(f"{plan.seed} {together.rank()}")
+    begin = _resume(out / STATE, task, plan, trainable, optimizer, rng)
+    last = plan.steps if until is None else min(until, plan.steps)
+    curves = Curves(out, begin)
+    say(f"seed {plan.seed}; {sum(p.numel() for _, p in trainable):,} trainable parameters; step {begin} of {plan.steps}")
+    done, at = begin, time.monotonic()
+    tokens, sums, hits, steps = 0, {}, {}, 0  # type: ignore[var-annotated]
+    with _Stopping() as stopping:
+        for step in range(begin, last):
+            stage = plan.stage(step)
+            for group in optimizer.param_groups:
+                group["lr"] = plan.rate_at(step)
+            with torch.autocast(task.model.device.type, torch.bfloat16, enabled=half):
+                terms = task.step(stage, rng)
+            optimizer.zero_grad()
+            (terms.loss + plan.quiet * terms.quiet).backward()
+            together.average([p for _, p in trainable])
+            norm = torch.nn.utils.clip_grad_norm_([p for _, p in trainable], plan.clip)
+            if not torch.isfinite(norm):
+                raise TrainError(f"step {step}: the gradient is not finite; the last checkpoint is good: resume it with a lower --rate")
+            optimizer.step()
+            done, tokens, steps = step + 1, tokens + terms.tokens, steps + 1
+            figures = {"loss": float(terms.loss.detach()), "quiet": float(terms.quiet.detach()), "norm": float(norm), **terms.figures}
+            sums = {k: sums.get(k, 0.0) + v for k, v in figures.items()}
+            for kind, right in terms.hits.items():
+                hits.setdefault(kind, []).extend(right)
+            if done % EVERY == 0 or done == last:
+                now = time.monotonic()
+                row = {k: v / steps for k, v in sums.items()} | {"tokens_per_s": tokens / (now - at), "rate": plan.rate_at(step)}
+                shares = {kind: sum(right) / len(right) for kind, right in sorted(hits.items())}
+                curves.add(done, row, shares)
+                say(_line(done, plan, stage, row, shares))
+                at, tokens, sums, hits, steps = now, 0, {}, {}, 0
+            if (done % SAVE_EVERY == 0 or done == last or stopping.asked) and together.rank() == 0:
+                _save(out / STATE, task, plan, trainable, optimizer, rng, done)
+                curves.draw()
+            if stopping.asked:
+                say(f"stopped at step {done} of {plan.steps}; the same command goes on from there")
+                break
+    return done >= plan.steps
+
+
+def _line(step: int, plan: Plan, stage: Stage, row: dict[str, float], shares: dict[str, float]) -> str:
+    right = " ".join(f"{kind} {100 * share:.0f}%" for kind, share in shares.items())
+    figures = " ".join(f"{k} {v:.3f}" for k, v in row.items() if k not in ("tokens_per_s", "rate"))
+    return f"step {step}/{plan.steps} chunks {stage.least}-{stage.most} {figures} {row['tokens_per_s']:.0f} tokens/s  {right}"
+
+
+def _save(file: Path, task: Task, plan: Plan, trainable: list[tuple[str, Any]], optimizer: Any, rng: random.Random, step: int) -> None:
+    version, numbers, gauss = rng.getstate()
+    record = {
+        "plan": json.dumps(plan.to_dict(), sort_keys=True),
+        "step": step,
+        "weights": {name: p.detach() for name, p in trainable},
+        "optimizer": optimizer.state_dict(),
+        "task": task.state(),
+        "random": [version, list(numbers), gauss],
+        "torch_random": torch.get_rng_state(),
+    }
+    write_file(file, lambda f: torch.save(record, f))
+
+
+def _resume(file: Path, task: Task, plan: Plan, trainable: list[tuple[str, Any]], optimizer: Any, rng: random.Random) -> int:
+    if not file.exists():
+        return 0
+    if file.stat().st_size > STATE_BYTES_MAX:
+        raise ModelFileError(f"{file} has {file.stat().st_size} bytes, more than the {STATE_BYTES_MAX} allowed: it is no training state")
+    try:
+        record = torch.load(file, map_location="cpu", weights_only=True)
+        have = json.loads(record["plan"])
+        if have != json.loads(json.dumps(plan.to_dict())):
+            other = next(k for k in have if have[k] != json.loads(json.dumps(plan.to_dict())).get(k))
+            raise TrainError(
+                f"{file} is of a run with {other} {have[other]!r}, this one has {plan.to_dict().get(other)!r}: "
+                "give the same options, or another --out"
+            )
+        for name, p in trainable:
+            p.data.copy_(record["weights"][name])
+        optimizer.load_state_dict(record["optimizer"])
+        task.restore(record["task"])
+        if together.rank() == 0:
+            version, numbers, gauss = record["random"]
+            rng.setstate((version, tuple(numbers), gauss))
+        else:
+            rng.seed(f"{plan.seed} {together.rank()} {record['step']}")
+        torch.set_rng_state(record["torch_random"])
+        return int(record["step"])
+    except TrainError:
+        raise
+    except Exception as error:
+        raise ModelFileError(f"{file} cannot be read ({type(error).__name__}: {error}): remove it to begin again") from None
+
+
+class _Stopping:
+    """Turns Ctrl-C and SIGTERM into a flag while a step is under way; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __enter__(self) -> "_Stopping":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def threads(count: int | None) -> None:
+    """Use `count` CPU threads (default: all)."""
+    torch.set_num_threads(count or os.cpu_count() or 1)

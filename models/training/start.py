@@ -1,0 +1,121 @@
+"""What weights training starts from: a small model drawn from a seed, or a memory copied from a finished model's own attention.
+
+Knows shapes and values; computes no loss. Both starts make a memory that already finds rows by likeness (query and key maps agree, values
+and contents keep the hidden state), so that training begins with binding and not with noise; docs/decisions.md has the measurements.
+
+Axes: d hidden, v vocabulary.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..config import LM2Config, MemoryConfig
+from ..layout import ModelFolder
+from ..lm2 import LM2
+from ..tensorfile import read_tensor
+from ..weights import new_model, slots_of
+
+TINY = MemoryConfig(cell="gated", slots=128, chunk=64, layers=(1, 2), heads=4, head_dim=32, init="zeros")
+
+
+def tiny_config(vocabulary: int, bos: int | None, end: int) -> LM2Config:
+    """The shape of lm2-tiny: 4 layers of width 128, memories in layers 1 and 2 with 128 rows, chunks of 64 tokens."""
+    return LM2Config(
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        memory=TINY,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        bos_token_id=bos,
+        eos_token_id=(end,),
+        name="lm2-tiny",
+    )
+
+
+def fresh(config: LM2Config, seed: int) -> LM2:
+    """A model from scratch (cell gated), float32, trainable. Every value is a function of the config and the seed.
+
+    Forget biases are spread from 2.5 to 8: half-lives from 8 to 2,000 chunks side by side are a clock, by which the later of two facts is told.
+    """
+    model = new_model(config)
+    generator = torch.Generator().manual_seed(seed)
+    slots = dict(slots_of(model))
+    for name, slot in slots.items():
+        if slot.dim() != 2:
+            slot.fill_(1.0 if "norm" in name else 0.0)
+            continue
+        deviation = 0.3 if "embed" in name else slot.shape[1] ** -0.5
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            deviation *= 0.4
+        if "gate.weight" in name and "memory" in name:
+            deviation *= 0.3
+        slot.copy_(torch.randn(slot.shape, generator=generator) * deviation)
+    for name, slot in slots.items():
+        if name.endswith("memory.input_gate.bias"):
+            slot.fill_(1.5)
+        elif name.endswith("memory.forget_gate.bias"):
+            slot.copy_(torch.linspace(2.5, 8.0, slot.numel()))
+        elif name.endswith("memory.content.weight"):
+            slot.copy_(0.5 * torch.eye(slot.shape[0]) + 0.1 * slot)
+        elif name.endswith("memory.v_proj.weight") and slot.shape[0] == slot.shape[1]:
+            slot.copy_(torch.eye(slot.shape[0]) + 0.1 * slot)
+        elif name.endswith("memory.k_proj.weight"):
+            slot.copy_(slots[name.replace("k_proj", "q_proj")])
+    return model.train().requires_grad_(True)
+
+
+def adapter_memory(config: LM2Config, layers: tuple[int, ...], chunk: int, blocks: int) -> MemoryConfig:
+    """The memory of an adapter: like the backbone's attention, zeros at the start, `blocks` chunks before a row is written again."""
+    heads, width = config.num_attention_heads, config.head_dim
+    return MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, scale=False)
+
+
+def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM2:
+    """The backbone of `folder` with a new memory that begins as the layers' own attention; only the memory is trainable.
+
+    half: the backbone's matrices in bfloat16. The content map undoes the norm's weight (0.5 / g), so that a row keeps half the hidden state's
+    shape whatever g is. Forget biases are spread from 4 to 8, in an order drawn from the seed.
+    """
+    config = replace(folder.config, memory=memory)
+    config.check()
+    model = new_model(config)
+    generator = torch.Generator().manual_seed(seed)
+    d, groups = config.hidden_size, config.num_attention_heads // config.num_key_value_heads
+    with open(folder.weights, "rb") as f:
+
+        def value(name: str) -> Tensor:
+            info = folder.header.tensors[name]
+            raw = torch.from_numpy(read_tensor(f, info))
+            return (raw.view(torch.bfloat16) if info.dtype == "BF16" else raw).float()
+
+        for name, slot in slots_of(model):
+            before, inside, part = name.partition("memory.")
+            if not inside:
+                slot.copy_(value(name))
+            elif part in ("q_proj.weight", "o_proj.weight"):
+                slot.copy_(value(f"{before}self_attn.{part}"))
+            elif part in ("k_proj.weight", "v_proj.weight"):
+                own = value(f"{before}self_attn.{part}").view(-1, config.head_dim, d)
+                slot.copy_(own.repeat_interleave(groups, 0).reshape(-1, d))
+            elif part in ("norm.weight", "bank_norm.weight"):
+                slot.copy_(value(f"{before}input_layernorm.weight"))
+            elif part == "content.weight":
+                slot.copy_(torch.diag(0.5 / value(f"{before}input_layernorm.weight").clamp(min=0.02)))
+            elif part == "forget_gate.bias":
+                slot.copy_(torch.linspace(4.0, 8.0, d)[torch.randperm(d, generator=generator)])
+            elif part.endswith("gate.bias"):
+                slot.zero_()
+            else:
+                slot.copy_(torch.randn(slot.shape, generator=generator) * 0.2 * d**-0.5)
+    for name, p in model.named_parameters():
+        p.requires_grad_(".memory." in name)
+        if half and ".memory." not in name and p.dim() == 2:
+            p.data = p.data.to(torch.bfloat16)
+    return model.train()

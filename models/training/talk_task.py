@@ -1,0 +1,224 @@
+"""One training step of a memory on a finished chat model: chunks of talk with facts in some, then questions, the backbone frozen.
+
+Knows the losses and the pools of chunks; the optimiser is run.py's. What the layers below the first memory make of a chunk never changes, so
+it is computed once when a pool is drawn. Three terms: the answers' tokens (values three times), the input gate on other talk, and the
+distance to the backbone's own next-token distribution on exchanges that need no memory.
+
+Axes: b streams, q questions of a stream, t positions of a chunk, s positions of a question, n rows, d hidden, v vocabulary.
+"""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..lm2 import LM2
+from ..tasks.recall import Told
+from . import gates, passes
+from .plan import Stage
+from .run import Terms
+from .talks import IGNORED, Asked, Piece, Talks, padded
+
+FACTS_IN_CHUNK = (1, 1, 2, 2, 3)
+EMPTY_ROWS = (0, 256, 512, 1024, 1536)  # never-written rows a question may find beside the written ones
+VALUE_WEIGHT = 3.0
+ORDINARY_EVERY = 3
+
+
+class TalkTask:
+    """pools: chunks with and without facts, drawn anew every `renew` steps. ring: chunks a training bank holds, `talks.size` rows each."""
+
+    def __init__(
+        self,
+        model: LM2,
+        talks: Talks,
+        seed: int,
+        pools: tuple[int, int] = (1200, 600),
+        renew: int = 300,
+        ring: int = 4,
+        recompute: bool = False,
+    ):
+        self.model, self.talks, self.seed, self.pools, self.renew, self.ring, self.recompute = (
+            model,
+            talks,
+            seed,
+            pools,
+            renew,
+            ring,
+            recompute,
+        )
+        self.below = model.config.memory.layers[0]
+        self._steps = 0
+        self._pools: tuple[list[Piece], list[Piece]] | None = None
+        for memory in self._memories():
+            for part in (memory.token_proj, memory.read_proj):
+                part.register_forward_hook(lambda module, inputs, out: out.float())  # gates near 1 do not survive bfloat16
+
+    def _memories(self) -> list[Any]:
+        return [self.model.blocks[i].memory for i in self.model.config.memory.layers]
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self._steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._steps = state["steps"]
+
+    @torch.no_grad()
+    def _lower(self, ids: np.ndarray) -> Tensor:
+        """Hidden states (b, t, d) below the first memory of ids (b, t) at a chunk's start."""
+        model = self.model
+        x = model.embed_tokens(torch.from_numpy(ids).to(model.device))
+        x = x.to(model.blocks[0].mlp.down_proj.weight.dtype)
+        cos, sin = (table[: x.shape[1]] for table in model.tables())
+        for block in model.blocks[: self.below]:
+            x = block.finish(x, block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, passes.whole))
+        return x
+
+    def _fill(self, pieces: list[Piece], at_once: int = 32) -> None:
+        order = sorted(pieces, key=lambda p: len(p.ids))
+        for begin in range(0, len(order), at_once):
+            group = order[begin : begin + at_once]
+            states = self._lower(padded([p.ids for p in group], 0, np.int64))
+            for piece, x in zip(group, states, strict=True):
+                piece.hidden = x[: len(piece.ids)].clone()
+
+    def _pool(self, turn: int) -> tuple[list[Piece], list[Piece]]:
+        rng = random.Random(f"{self.seed} pool {turn}")
+        told = [p for p in (self.talks.piece(rng, rng.choice(FACTS_IN_CHUNK)) for _ in range(self.pools[0])) if p.told]
+        other = [self.talks.piece(rng, 0) for _ in range(self.pools[1])]
+        self._fill(told)
+        self._fill(other)
+        return told, other
+
+    @torch.no_grad()
+    def probe(self, pieces: int = 800) -> list[gates.Probe]:
+        """Start every input gate from a linear probe for facts (see gates.py). For a new memory, before its first step."""
+        rng = random.Random(f"{self.seed} probe")
+        sample = [self.talks.piece(rng, rng.choice((0, *FACTS_IN_CHUNK))) for _ in range(pieces)]
+        self._fill(sample)
+        seen: list[list[Tensor]] = [[] for _ in self._memories()]
+        hooks = [
+            m.register_forward_pre_hook(lambda module, inputs, j=j: seen[j].append(module.norm(inputs[0])[0]))
+            for j, m in enumerate(self._memories())
+        ]
+        for piece in sample:
+            x = self._hidden(piece)[None]
+            banks = [torch.zeros(1, x.shape[1], x.shape[2], device=x.device) for _ in seen]
+            passes.read(
+                self.model, x, banks, [None] * len(seen), 0, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device), begin=self.below
+            )
+        for hook in hooks:
+            hook.remove()
+        keep = torch.tensor([q == 0 for p in sample for q in p.quiet], device=self.model.device)
+        probes = []
+        for memory, states in zip(self._memories(), seen, strict=True):
+            with torch.enable_grad():
+                probes.append(gates.fit(torch.cat(states).cpu(), keep.cpu(), self.seed))
+            gates.install(memory, gates.Probe(*(x.to(self.model.device) if isinstance(x, Tensor) else x for x in probes[-1])))
+        return probes
+
+    def _hidden(self, piece: Piece) -> Tensor:
+        assert isinstance(piece.hidden, Tensor)
+        return piece.hidden
+
+    def step(self, stage: Stage, rng: random.Random) -> Terms:
+        """The loss of one batch, to be differentiated."""
+        if self._pools is None or self._steps % self.renew == 0:
+            self._pools = self._pool(self._steps // self.renew)
+        self._steps += 1
+        chunks = rng.randint(stage.least, stage.most) if rng.random() < 0.8 else stage.most
+        self.talks.headed = rng.random() < 0.3
+        ordinary = self._steps % ORDINARY_EVERY == 1
+        empty = rng.choice(EMPTY_ROWS)
+        streams, asked, distances = self._draw(stage, rng, chunks, ordinary)
+        banks = [
+            torch.zeros(len(streams), self.ring * self.talks.size, self.model.config.hidden_size, device=self.model.device)
+            for _ in self._memories()
+        ]
+        reads: passes.Reads = [None] * len(banks)
+        quiet: list[Tensor] = []
+        loud: list[Tensor] = []
+        for c in range(chunks):
+            pieces = [stream[c] for stream in streams]
+            banks = self._read(pieces, banks, reads, (c % self.ring) * self.talks.size, quiet, loud)
+            used = min(c + 1, self.ring) * self.talks.size
+            pairs = passes.keys_values(self.model, [bank[:, :used] for bank in banks])
+            reads = [(F.pad(k, (0, 0, 0, empty)), F.pad(v, (0, 0, 0, empty))) for k, v in pairs]
+        loss, kl, hits = self._ask(asked, distances, reads)
+        figures = {"kl": float(kl.detach()), "gate_on_facts": float(torch.stack(loud).mean()) if loud else 0.0}
+        return Terms(loss + kl, torch.stack(quiet).mean(), figures, hits, sum(len(p.ids) for s in streams for p in s))
+
+    def _draw(
+        self, stage: Stage, rng: random.Random, chunks: int, ordinary: bool
+    ) -> tuple[list[list[Piece]], list[list[Asked]], list[list[int]]]:
+        assert self._pools is not None
+        told, other = self._pools
+        streams, asked, distances = [], [], []
+        for _ in range(stage.batch):
+            where = [0] if rng.random() < 0.5 else rng.sample(range(chunks), min(chunks, rng.choice((1, 2))))
+            stream: list[Piece] = []
+            known: dict[tuple[str, str], tuple[Told, int]] = {}
+            for c in range(chunks):
+                piece = rng.choice(told if c in where else other)
+                while any((t.kind, t.other) in known for t in piece.told) and rng.random() >= stage.conflicts:
+                    piece = rng.choice(told)
+                stream.append(piece)
+                known |= {(t.kind, t.other): (t, c) for t in piece.told}
+            facts = list(known.values())
+            rng.shuffle(facts)
+            pair = (facts * 2)[:2]
+            streams.append(stream)
+            asked.append([self.talks.question(rng, t) for t, _ in pair] + ([self.talks.ordinary(rng)] if ordinary else []))
+            distances.append([chunks - c for _, c in pair])
+        return streams, asked, distances
+
+    def _read(
+        self, pieces: list[Piece], banks: list[Tensor], reads: passes.Reads, first: int, quiet: list[Tensor], loud: list[Tensor]
+    ) -> list[Tensor]:
+        marks = torch.from_numpy(padded([p.quiet for p in pieces], -1.0, np.float32)).to(self.model.device)  # (b, t)
+        states = [self._hidden(p) for p in pieces]
+        x = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)  # (b, t, d)
+        inside: list[Tensor] = []
+        banks = passes.read(self.model, x, banks, reads, first, marks >= 0, self.below, inside, self.recompute)
+        weights = marks.clamp(min=0)
+        for gate in inside:
+            mean = gate.mean(-1)  # (b, t)
+            quiet.append((mean * weights).sum() / weights.sum().clamp(min=1))
+            if bool((marks == 0).any()):
+                loud.append(mean.detach()[marks == 0].mean())
+        return banks
+
+    def _ask(
+        self, asked: list[list[Asked]], distances: list[list[int]], reads: passes.Reads
+    ) -> tuple[Tensor, Tensor, dict[str, list[bool]]]:
+        model, device = self.model, self.model.device
+        flat = [a for stream in asked for a in stream]
+        b, q = len(asked), len(asked[0])
+        below = self._lower(padded([a.ids for a in flat], 0, np.int64))
+        below = below.view(b, q, *below.shape[1:])  # (b, q, s, d)
+        h = passes.answer(model, below, reads, begin=self.below).flatten(0, 1)  # (b q, s, d)
+        targets = torch.from_numpy(padded([a.targets for a in flat], IGNORED, np.int64)).to(device)
+        weights = torch.from_numpy(padded([a.weights for a in flat], 0.0, np.float32)).to(device)
+        ordinary = torch.tensor([a.ordinary for a in flat], device=device)
+        chosen = (targets >= 0) & ~ordinary[:, None]
+        logits = model.lm_head(h[chosen]).float()
+        losses = F.cross_entropy(logits, targets[chosen], reduction="none")
+        loss = (losses * weights[chosen]).sum() / weights[chosen].sum()
+        kl = loss.new_zeros(())
+        if bool(ordinary.any()):
+            free = (targets >= 0) & ordinary[:, None]
+            with torch.no_grad():
+                plain = passes.answer(model, below[:, -1:], [None] * len(reads), begin=self.below)[:, 0]  # (b, s, d)
+                teacher = F.log_softmax(model.lm_head(plain[free.view(b, q, -1)[:, -1]]).float(), -1)
+            own = F.log_softmax(model.lm_head(h[free]).float(), -1)
+            kl = (teacher.exp() * (teacher - own)).sum(-1).mean()
+        right = torch.ones_like(chosen)
+        right[chosen] = (logits.argmax(-1) == targets[chosen]) | (weights[chosen] < VALUE_WEIGHT)
+        hits: dict[str, list[bool]] = {}
+        for i, (question, ok) in enumerate(zip(flat, right.all(-1).tolist(), strict=True)):
+            if not question.ordinary and question.value_at >= 0:
+                hits.setdefault(f"{distances[i // q][i % q]} back", []).append(ok)
+        return loss, kl, hits

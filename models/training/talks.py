@@ -1,0 +1,161 @@
+"""Streams of chunks for a memory on a finished chat model: a user tells things, talks of others, and asks later.
+
+Chunks come from two pools, with facts and without, so that what the layers below the first memory compute for them can be kept. Knows
+text, tokens and chunks; the model is others' business.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..tasks.fillers import exchanges
+from ..tasks.recall import THANKS, Told, ask, draw_fact, reply, say
+
+IGNORED = -100
+Encode = Callable[[str], list[int]]
+
+
+@dataclass
+class Piece:
+    """One chunk. ids; quiet: how strongly each token should stay unwritten (0 for facts); told: its facts. hidden: kept activations (t, d)."""
+
+    ids: list[int]
+    quiet: list[float]
+    told: list[Told] = field(default_factory=list)
+    hidden: object = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question in a fresh chunk. targets: next-token ids, -100 where none; weights: of each target; ordinary: no fact is asked for."""
+
+    ids: list[int]
+    targets: list[int]
+    weights: list[float]
+    value_at: int
+    ordinary: bool
+
+
+class Talks:
+    """Draws pieces and questions. before, after: what the chat template puts around a message of each role; head: what begins every chunk.
+
+    encode: ids of a text that may hold the template's marks. others: dialogues, each a list of (role, content). books: plain paragraphs.
+    """
+
+    def __init__(
+        self,
+        encode: Encode,
+        head: str,
+        wrap: Callable[[str, str], str],
+        opening: str,
+        size: int,
+        others: Sequence[Sequence[tuple[str, str]]],
+        books: Sequence[str],
+    ):
+        self.encode, self.size, self.others, self.books = encode, size, others, books
+        self.wrap, self.opening = wrap, opening
+        self.head = encode(head)
+        self.headed = True
+        self._cache: dict[tuple[str, str], list[int]] = {}
+
+    def _turn(self, role: str, content: str) -> list[int]:
+        return self.encode(self.wrap(role, content))
+
+    def _talk(self, rng: random.Random) -> Iterator[tuple[str, str]]:
+        """Endless turns without facts, from a dialogue or from the project's own small talk."""
+        while True:
+            if rng.random() < 0.35 or not self.others:
+                own = exchanges(rng, "train")
+                for _ in range(rng.randint(1, 3)):
+                    said, answered = next(own)
+                    yield "user", said
+                    yield "assistant", answered
+            else:
+                turns = rng.choice(self.others)
+                start = rng.randrange(0, max(1, len(turns) - 4), 2)
+                yield from turns[start : start + rng.choice((2, 4, 6))]
+
+    def piece(self, rng: random.Random, facts: int) -> Piece:
+        """A chunk with `facts` facts (0: none) of a random length up to `size` tokens."""
+        limit = rng.randint(self.size // 2, self.size)
+        if not facts and self.books and rng.random() < 0.25:
+            text = rng.choice(self.books)
+            ids = ([] if rng.random() < 0.5 else list(self.head)) + self.encode(text)
+            return Piece(ids[:limit], [1.0] * len(ids[:limit]))
+        ids = list(self.head) if rng.random() < 0.85 else []
+        quiet = [1.0] * len(ids)
+        told: list[Told] = []
+        while len(told) < facts:
+            new = draw_fact(rng, "train")
+            if all((t.kind, t.other) != (new.kind, new.other) for t in told):
+                told.append(new)
+        pending = list(told)
+        talk = self._talk(rng)
+        while len(ids) < limit:
+            if pending and (rng.random() < 0.6 or len(ids) > limit - 30 * len(pending)):
+                group = [pending.pop() for _ in range(min(len(pending), rng.choice((1, 1, 2))))]
+                text = " ".join(say(rng, t, "train") for t in group)
+                new = self._turn("user", text)
+                ids += new
+                quiet += [0.0] * len(new)
+                new = self._turn("assistant", rng.choice(THANKS))
+                ids += new
+                quiet += [1.0] * len(new)
+            else:
+                role, content = next(talk)
+                new = self._turn(role, content)
+                if len(ids) + len(new) > limit and not pending and told:
+                    break
+                ids += new
+                quiet += [0.4 if role == "user" else 1.0] * len(new)
+        if pending:
+            told = [t for t in told if t not in pending]
+        return Piece(ids[: self.size], quiet[: self.size], [t for t in told if self._inside(ids[: self.size], t)])
+
+    def _inside(self, ids: list[int], told: Told) -> bool:
+        """Whether the fact's value was not cut off at the chunk's end."""
+        for lead in (" ", ""):
+            want = self.encode(lead + told.value)
+            if any(ids[i : i + len(want)] == want for i in range(len(ids) - len(want) + 1)):
+                return True
+        return False
+
+    def question(self, rng: random.Random, told: Told) -> Asked:
+        """The question for a fact, as a turn of a fresh chunk, and its answer."""
+        return self._asked(ask(rng, told, "train"), reply(told), told.value, self.headed)
+
+    def ordinary(self, rng: random.Random) -> Asked:
+        """An exchange that needs no memory."""
+        if self.others and rng.random() < 0.5:
+            turns = rng.choice(self.others)
+            pair = next(((a[1], b[1]) for a, b in zip(turns, turns[1:], strict=False) if (a[0], b[0]) == ("user", "assistant")), None)
+            if pair:
+                return self._asked(*pair, "", self.headed)
+        return self._asked(*next(exchanges(rng, "train")), "", self.headed)
+
+    def _asked(self, question: str, answer: str, value: str, headed: bool = True) -> Asked:
+        head = [*(self.head if headed else ()), *self._turn("user", question), *self.encode(self.opening)]
+        body = self.encode(self.wrap("assistant", answer))[len(self.encode(self.opening)) :][:-1]
+        ids = [*head, *body][: self.size]
+        targets = [IGNORED] * (len(head) - 1) + body + [IGNORED]
+        weights = [0.0] * (len(head) - 1) + [1.0] * len(body) + [0.0]
+        at = -1
+        if value:
+            for lead in (" ", ""):
+                want = self.encode(lead + value)
+                found = [i for i in range(len(body)) if body[i : i + len(want)] == want]
+                if found:
+                    at = len(head) - 1 + found[0]
+                    weights[at : at + len(want)] = [3.0] * len(want)
+                    break
+        return Asked(ids, targets[: len(ids)], weights[: len(ids)], at, not value)
+
+
+def padded(rows: Sequence[Sequence[float]], fill: float, dtype: type) -> np.ndarray:
+    """Rows of unequal lengths as one array (rows, longest), filled up at the end."""
+    out = np.full((len(rows), max(len(r) for r in rows)), fill, dtype)
+    for i, r in enumerate(rows):
+        out[i, : len(r)] = r
+    return out

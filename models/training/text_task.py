@@ -1,0 +1,65 @@
+"""One training step on plain text: several chunks in a row, every next token predicted, gradients through the memory.
+
+Knows the loss; the optimiser is run.py's. Cell gated.
+
+Axes: b streams, t positions of a chunk, v vocabulary.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..lm2 import LM2
+from .plan import Stage, TrainError
+from .run import Terms
+
+
+class TextTask:
+    """paragraphs: texts in reading order; a stream begins at a drawn one and goes on through those after it."""
+
+    def __init__(self, model: LM2, encode: Callable[[str], list[int]], paragraphs: Sequence[str], recompute: bool = False):
+        if not paragraphs:
+            raise TrainError("there is no text: --task text reads DATA/background/*.txt and DATA/tinystories/*.jsonl")
+        self.model, self.encode, self.paragraphs, self.recompute = model, encode, paragraphs, recompute
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        pass
+
+    def _stream(self, rng: random.Random, tokens: int) -> list[int]:
+        at = rng.randrange(len(self.paragraphs))
+        ids: list[int] = []
+        while len(ids) < tokens:
+            ids += self.encode(self.paragraphs[at % len(self.paragraphs)] + "\n")
+            at += 1
+        return ids[:tokens]
+
+    def step(self, stage: Stage, rng: random.Random) -> Terms:
+        """Mean cross-entropy over all chunks; figures also give the last chunk's."""
+        t, chunks = self.model.config.memory.chunk, rng.randint(stage.least, stage.most)
+        ids = torch.tensor([self._stream(rng, chunks * t + 1) for _ in range(stage.batch)], device=self.model.device)
+        bank = self.model.initial_bank(stage.batch)
+        losses = []
+        for c in range(chunks):
+            part = ids[:, c * t : (c + 1) * t]  # (b, t)
+            wanted = ids[:, c * t + 1 : (c + 1) * t + 1]
+            loss, bank = self._chunk(part, wanted, bank, c)
+            losses.append(loss)
+        total = torch.stack(losses).mean()
+        return Terms(total, total.new_zeros(()), {"last_chunk": float(losses[-1])}, {}, ids.numel())
+
+    def _chunk(self, ids: Tensor, wanted: Tensor, bank: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        def forward(bank: Tensor) -> tuple[Tensor, Tensor]:
+            logits, after = self.model(ids, bank, number)
+            return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten()), after
+
+        if self.recompute:
+            return checkpoint(forward, bank.requires_grad_(), use_reentrant=False)
+        return forward(bank)

@@ -1,0 +1,112 @@
+"""`lm2 train`: reads the options, runs the job, writes the result. Knows no recipe (models/training/jobs.py) and no model."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+
+@click.command("train")
+@click.argument("model")
+@click.option("--task", type=click.Choice(["recall", "babilong", "chat", "text"]), required=True, help="What is learned.")
+@click.option(
+    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder with babi/, background/, chat/, tinystories/."
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Checkpoints, curves and the result.")
+@click.option("--steps", type=click.IntRange(1), help="Steps of the whole run.")
+@click.option("--until", type=click.IntRange(1), help="Stop at this step, to go on later with the same command.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="AdamW's peak learning rate.")
+@click.option("--stages", help="Chunks and streams: 0.5:1-4x8,1:2-8x6 is 1 to 4 chunks, 8 streams for half of the run, then 2 to 8, 6.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--memory-layers", default="", help="--task chat: layers that get a memory [15,18,21 of 30].")
+@click.option("--memory-chunk", type=click.IntRange(16), default=512, show_default=True, help="--task chat: tokens per chunk.")
+@click.option(
+    "--memory-blocks", type=click.IntRange(1), default=4, show_default=True, help="--task chat: chunks until a row is written again."
+)
+@click.option("--all-parameters", is_flag=True, help="--task text: train the backbone too.")
+@click.option("--recompute", is_flag=True, help="Keep no activations of chunks: less memory, a third more work.")
+@click.option("--half", is_flag=True, help="Matrix products in bfloat16.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads [all].")
+def command(
+    model: str,
+    task: str,
+    data: Path | None,
+    out: Path,
+    steps: int | None,
+    until: int | None,
+    rate: float | None,
+    stages: str | None,
+    seed: int,
+    memory_layers: str,
+    memory_chunk: int,
+    memory_blocks: int,
+    all_parameters: bool,
+    recompute: bool,
+    half: bool,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Train a memory, or a small model with one.
+
+    MODEL is `tiny` (recall, babilong: lm2-tiny from scratch) or a model folder or name (chat: a memory for it, written as an
+    adapter; text: next-token prediction through the memory). Checkpoints are written every 250 steps; the same command goes on
+    from the last one. Several GPUs: torchrun --nproc-per-node N $(which lm2) train ...
+    """
+    from ..backend import installed
+
+    if not installed("torch"):
+        from ...models.errors import BackendError
+
+        raise BackendError("training needs PyTorch, which is not installed: pip install 'lm2[torch]'")
+    import torch
+
+    from ...models.training import jobs, together
+    from ...models.training import run as loop
+    from ...models.training.plan import TrainError
+    from ...models.training.plan import stages as read_stages
+
+    plan = jobs.PLANS[task]
+    plan = replace(
+        plan, seed=seed, steps=steps or plan.steps, rate=rate or plan.rate, stages=read_stages(stages) if stages else plan.stages
+    )
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    loop.threads(threads)
+    say = click.echo if together.rank() == 0 else (lambda text: None)
+    if (model == "tiny") != (task in ("recall", "babilong")):
+        raise TrainError(f"--task {task} trains {'tiny' if model != 'tiny' else 'a model folder'}, not {model}")
+    fresh = not (out / loop.STATE).exists()
+    with together.joined(device):
+        if model == "tiny":
+            job = jobs.tiny(plan, data, out, device, recompute)
+        else:
+            folder = _open(model)
+            if task == "chat":
+                layers = tuple(int(x) for x in memory_layers.split(",")) if memory_layers else _middle(folder.config.num_hidden_layers)
+                job = jobs.chat(plan, folder, data, layers, memory_chunk, memory_blocks, device, half, recompute, fresh, say)
+            elif data is None:
+                raise TrainError("--task text needs --data")
+            else:
+                job = jobs.text(plan, folder, data, all_parameters, device, recompute)
+        done = loop.run(job.task, plan, out, half, say, until)
+    if done and together.rank() == 0:
+        target = out / job.result
+        if target.exists():
+            say(f"{target} is there already, and is left as it is")
+            return
+        job.write(target, jobs.record(plan, plan.steps, " ".join(["lm2", *sys.argv[1:]])))
+        say(f"written to {target}")
+
+
+def _middle(count: int) -> tuple[int, ...]:
+    """Three layers from the middle of a model of `count` layers upward, about count / 10 apart: 15, 18, 21 of 30."""
+    step = max(1, (count + 5) // 10)
+    return tuple(i for i in range(count // 2, count // 2 + 3 * step, step) if i < count)
+
+
+def _open(model: str):  # type: ignore[no-untyped-def]
+    from ...models.layout import open_folder
+    from ..loading import find_model
+
+    return open_folder(find_model(model))
