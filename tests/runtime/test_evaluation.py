@@ -1,5 +1,6 @@
 """Evaluation: batches of streams equal streams alone, the control is a control, intervals and floors stand beside, a stopped run goes on."""
 
+import io
 import json
 from itertools import islice
 
@@ -244,7 +245,7 @@ def test_table_and_json_have_every_figure():
     assert first["low"] < 0.9 < first["high"] and first["kinds"]["qa1"] == {"count": 10, "right": 9, "control_right": 2}
     from rich.console import Console
 
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(table("babilong", results))
     text = console.export_text()
     for words in ("90.0 [60-98]", "20.0 [6-51]", "100.0 (garden)", "10 so far", "mean", "70.0"):
