@@ -2,23 +2,25 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ...models.errors import BackendError
 from .common import model_options, need_folder, note, open_model, soft_interrupt
-from .eval_progress import watching
 
 if TYPE_CHECKING:
-    from ..evaluation.cells import Cell
-    from ..evaluation.run import Answering
-    from ..evaluation.streams import Reader
+    from rich.table import Table
+
+    from ..evaluation.plans import Asked, Plan
+    from ..evaluation.store import Store
     from ..loading import Model
 
 TASKS = ("recall", "babilong", "perplexity", "mmlu")
 LENGTHS, DISTANCES, SAMPLES, ANSWER_TOKENS, SEED = "0k,1k,2k,4k", "1,2,4,8", 100, 12, 0
-TEXT_LENGTH = "4k"
+TEXT_LENGTH, TEXTS = "4k", 16
 
 
 @click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,7 +34,12 @@ TEXT_LENGTH = "4k"
 )
 @click.option("--distances", default=DISTANCES, show_default=True, metavar="D,D", help="recall: chunks between a fact and its question.")
 @click.option("--only", default=None, metavar="A,B", help="recall: story, chat [story]; babilong: qa1,...; mmlu: subjects [all there are].")
-@click.option("--samples", type=click.IntRange(1), default=SAMPLES, show_default=True, help="Samples of each task and length or distance.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=None,
+    help=f"Samples of each kind at each length or distance [{SAMPLES}; perplexity {TEXTS}].",
+)
 @click.option(
     "--part", type=click.Choice(["auto", "validation", "test", "train"]), default="auto",
     help="Which samples: those held out from training, test files, or training's own. auto: test files where there are some, else validation.",
@@ -57,7 +64,7 @@ TEXT_LENGTH = "4k"
 )
 @model_options
 def command(
-    model: str, task: str, data: Path | None, lengths: str | None, distances: str, only: str | None, samples: int, part: str, seed: int,
+    model: str, task: str, data: Path | None, lengths: str | None, distances: str, only: str | None, samples: int | None, part: str, seed: int,
     system: str | None, chunk: int | None, answer_tokens: int, counter: Path | None, batch: int | None, as_json: bool, out: Path | None,
     backend: str, device: str, dtype: str, threads: int,
 ) -> None:  # fmt: skip
@@ -65,15 +72,18 @@ def command(
 
     Every figure stands beside that of the same model without memory, and beside what always giving the commonest answer would score.
     """
-    from ..evaluation.report import document, header, table
-    from ..evaluation.run import run
+    from rich.console import Console
+
+    from ..evaluation.plans import Asked, plan
+    from ..evaluation.report import header
     from ..evaluation.store import Store, write_json
     from ..evaluation.streams import Reader, Stopped, streams_at_once
 
     if task != "recall" and data is None:
         raise click.UsageError(f"--task {task} needs --data DIR (docs/evaluation.md says what is in it)")
-    names = tuple(part_ for part_ in (only or "").split(",") if part_)
-    spans = _distances(distances)
+    spans = _words(lengths or (TEXT_LENGTH if task == "perplexity" else LENGTHS))
+    asked = Asked(task, data, spans, _distances(distances), _words(only or ""), part, seed, system, chunk, counter)
+    count = samples or (TEXTS if task == "perplexity" else SAMPLES)
     if out is not None:
         need_folder(out)
     loaded = open_model(model, backend, device, dtype, threads)
@@ -84,108 +94,79 @@ def command(
                 raise Stopped
 
         reader = Reader(loaded.backend, loaded.eos, answer_tokens, check)
-        at_once = batch or streams_at_once(loaded.backend)
-        if task == "perplexity":
-            raise click.UsageError("--task perplexity: not yet")
-        plan = _plan(task, loaded, reader, at_once, data, lengths or LENGTHS, spans, names, part, seed, system, chunk, counter)
-        settings = _settings(loaded, task, seed, answer_tokens, plan.settings)
-        store = Store(out, settings) if out else None
-        with watching(task, len(plan.cells)) as watch:
-            results = run(plan.examiner, plan.cells, samples, store, watch)
-        stopped = interrupted() or len(results) < len(plan.cells) or not all(r.whole for r in results)
-    report = document(loaded, task, results, settings | {"samples": samples}, not stopped)
+        planned = plan(asked, loaded, reader, batch or streams_at_once(loaded.backend))
+        store = Store(out, planned.settings) if out else None
+        done = (_scored if planned.scorer else _answered)(loaded, planned, count, store, asked)
+    report = done.document
     if out is not None:
         write_json(out / "result.json", report)
-        if results:
-            _picture(lambda path: _heat_map(results, f"{loaded.name}: {task}", path), out / f"{task}.png")
+        if report["cells"]:
+            _picture(done.draw, out / f"{task}.png")
     if as_json:
         click.echo(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        console = _console()
-        console.print("\n".join(header(loaded, plan.words)), markup=False)
+        console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+        console.print("\n".join(header(loaded, planned.words)), markup=False)
         console.print()
-        console.print(table(task, results))
-    if stopped:
+        console.print(done.table)
+    if not report["whole"]:
         if out is not None:
             note(f"stopped; the same command goes on from what is in {out}")
         raise click.Abort
 
 
-class _Plan:
-    """Cells, who answers them, and what the report says of them."""
+class Done(NamedTuple):
+    """What came out: JSON, a table, and a figure to be drawn into a path."""
 
-    def __init__(self, cells: "list[Cell]", examiner: "Answering", settings: dict[str, Any], words: dict[str, Any]):
-        self.cells, self.examiner, self.settings, self.words = cells, examiner, settings, words
-
-
-def _plan(
-    task: str, model: "Model", reader: "Reader", batch: int, data: Path | None, lengths: str, distances: list[int], only: tuple[str, ...],
-    part: str, seed: int, system: str | None, chunk: int | None, counter: Path | None,
-) -> _Plan:  # fmt: skip
-    """What to ask for a task. Raises LM2Errors naming what is missing."""
-    from ..evaluation import sources
-    from ..evaluation.cells import Examiner
-    from ..evaluation.render import Renderer
-
-    renderer = Renderer(model, system, chunk, reader.longest)
-    examiner = Examiner(model, renderer, reader, batch)
-    settings = {"system": system, "chunk": renderer.size}
-    if task == "recall":
-        cells = sources.recall_cells(only or ("story",), distances, part, seed, renderer)
-        part = "validation" if part == "auto" else part
-        words = {"samples": f"drawn, {part} part, seed {seed}; greedy answers of at most {reader.longest} tokens"}
-        return _Plan(cells, examiner, settings | {"part": part}, words)
-    assert data is not None
-    facts = sources.Facts(data, part, only)
-    count_tokens, counted = sources.counter(counter)
-    wanted = [length for length in lengths.split(",") if length]
-    from ...models.tasks.babilong import parse_length
-
-    needed = any(parse_length(length) for length in wanted)
-    library = sources.Library(data, facts.part) if needed else None
-    books = library.books(count_tokens) if library else ()
-    cells = sources.babilong_cells(facts, books, wanted, seed, renderer, count_tokens)
-    files = [*facts.files.values(), *(library.files if library else ())]
-    words = {
-        "facts": f"{facts.part} part, {sum(map(len, facts.stories.values()))} stories; seed {seed}; whole words are scored",
-        "books": ", ".join(book.name for book in books) or "none",
-        "lengths": f"counted with {counted}",
-    }
-    return _Plan(cells, examiner, settings | {"part": facts.part, "counter": counted, "data": sources.digest(files)}, words)
+    document: dict[str, Any]
+    table: "Table"
+    draw: Callable[[Path], None]
 
 
-def _settings(model: "Model", task: str, seed: int, answer_tokens: int, more: dict[str, Any]) -> dict[str, Any]:
-    about = model.backend.describe()
-    return {
-        "task": task, "model": model.name, "fingerprint": model.fingerprint, "backend": about.backend, "device": about.device,
-        "dtype": about.dtype, "quantization": about.quantization, "seed": seed, "answer_tokens": answer_tokens, **more,
-    }  # fmt: skip
+def _answered(model: "Model", planned: "Plan", count: int, store: "Store | None", asked: "Asked") -> Done:
+    """Run the cells of a task that is answered."""
+    from ..evaluation.figure import heat_map
+    from ..evaluation.report import document, table
+    from ..evaluation.run import run
+    from .eval_progress import watching
+
+    assert planned.examiner is not None
+    with watching(asked.task, len(planned.cells)) as watch:
+        results = run(planned.examiner, planned.cells, count, store, watch)
+    whole = len(results) == len(planned.cells)
+    report = document(model, asked.task, results, planned.settings | {"samples": count}, whole)
+    return Done(report, table(asked.task, results), lambda path: heat_map(results, f"{model.name}: {asked.task}", path))
+
+
+def _scored(model: "Model", planned: "Plan", count: int, store: "Store | None", asked: "Asked") -> Done:
+    """Run the cells of perplexity."""
+    from ..evaluation.figure import curves
+    from ..evaluation.perplexity import measure
+    from ..evaluation.report import envelope, perplexity_cell, perplexity_table
+    from .eval_progress import counting
+
+    assert planned.scorer is not None
+    with counting(asked.task, count) as watch:
+        found = measure(planned.scorer, planned.cells, count, asked.seed, store, watch)
+    whole = len(found) == len(planned.cells) and all(f.whole for f in found)
+    report = envelope(model, asked.task, planned.settings | {"samples": count}, whole, [perplexity_cell(f) for f in found])
+    return Done(report, perplexity_table(found), lambda path: curves(found, f"{model.name}: perplexity", path))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _distances(text: str) -> list[int]:
-    found = [word.strip() for word in text.split(",") if word.strip()]
+    found = _words(text)
     if not found or not all(word.isascii() and word.isdigit() and int(word) > 0 for word in found):
         raise click.UsageError(f"--distances {text!r} must be whole numbers from 1 on, such as {DISTANCES}")
     return [int(word) for word in found]
 
 
-def _heat_map(results: Any, title: str, path: Path) -> None:
-    from ..evaluation.figure import heat_map
-
-    heat_map(results, title, path)
-
-
-def _picture(draw: Any, path: Path) -> None:
+def _picture(draw: Callable[[Path], None], path: Path) -> None:
     """Draw a figure, or say in one line why there is none."""
-    from ...models.errors import BackendError
-
     try:
         draw(path)
     except BackendError as error:
         note(str(error))
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,26 @@ def watching(title: str, cells: int) -> Iterator[Watch]:
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield _Bar(title, cells, progress)
+
+
+@contextmanager
+def counting(title: str, count: int) -> Iterator[Callable[["Cell", int], None]]:
+    """A function that hears how many of `count` samples of a cell are done."""
+    if not sys.stderr.isatty():
+        yield lambda cell, done: note(f"{_name(title, cell)}: {done} of {count}") if done == count else None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def heard(cell: "Cell", done: int) -> None:
+            if cell.label not in tasks:
+                tasks[cell.label] = progress.add_task(_name(title, cell), total=count)
+            progress.update(tasks[cell.label], completed=done)
+
+        yield heard
 
 
 class _Lines(Watch):

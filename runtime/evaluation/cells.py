@@ -6,7 +6,7 @@ that bank whatever was read before, so the question alone is asked: the same num
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...models.tasks.recall import Conversation
 from ...models.tasks.scoring import Floor, is_right, majority, wilson
@@ -34,13 +34,16 @@ class Outcome(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What is asked. name: such as `qa1` or `story`; at: length in tokens or distance in chunks; label: that for people; floor: of all its answers."""
+    """What is asked. name: such as `qa1` or `story`; at: length in tokens or distance in chunks; label: that for people; floor: of all its answers.
+
+    samples(): what the examiner of the task takes: conversations, or multiple-choice questions.
+    """
 
     name: str
     at: int
     label: str
     floor: Floor | None
-    samples: Callable[[], Iterable[Conversation]]
+    samples: Callable[[], Iterable[Any]]
 
 
 class Result(NamedTuple):

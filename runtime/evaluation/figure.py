@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...models.atomic import write_file
 from ...models.errors import BackendError
 from .cells import Result
+from .perplexity import Figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,4 +52,18 @@ def heat_map(results: Sequence[Result], title: str, path: Path) -> None:
                     axis.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=9)
     figure.suptitle(title, fontsize=11)
     figure.colorbar(image, ax=axes, label="right, %", shrink=0.9)
+    save(figure, path)
+
+
+def curves(found: Sequence[Figures], title: str, path: Path) -> None:
+    """Perplexity with memory over that without, chunk by chunk, one line a length. Raises BackendError or WriteError."""
+    figure = new_figure(7, 3.6)
+    axis = figure.subplots()
+    for f in found:
+        axis.plot(range(1, len(f.by_chunk) + 1), f.by_chunk, marker="o", markersize=3, label=f.cell.label)
+    axis.axhline(1, color="#888888", lw=0.8)
+    axis.set_xlabel("chunk")
+    axis.set_ylabel("perplexity, memory / reset")
+    axis.legend(frameon=False)
+    figure.suptitle(title, fontsize=11)
     save(figure, path)

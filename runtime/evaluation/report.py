@@ -9,6 +9,7 @@ import numpy as np
 from ... import __version__
 from ...models.tasks.scoring import wilson
 from .cells import Result
+from .perplexity import Figures
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,20 +87,27 @@ def table(task: str, results: Sequence[Result]) -> "Table":
 
 def document(model: "Model", task: str, results: Sequence[Result], settings: dict[str, Any], whole: bool) -> dict[str, Any]:
     """The whole report for programs: shares from 0 to 1."""
+    whole = whole and all(r.whole for r in results)
+    return envelope(model, task, settings, whole, [_cell(r) for r in results]) | {
+        "means": [m._asdict() | {"names": list(m.names)} for m in means(results)]
+    }
+
+
+def envelope(model: "Model", task: str, settings: dict[str, Any], whole: bool, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """What every report has around its cells."""
     about = model.backend.describe()
     return {
         "format": FORMAT,
         "version": VERSION,
         "task": task,
-        "whole": whole and all(r.whole for r in results),
+        "whole": whole,
         "model": {"name": model.name, "fingerprint": model.fingerprint, "chunk": model.config.memory.chunk, "slots": model.config.memory.slots},
         "backend": {
             "name": about.backend, "device": about.device, "dtype": about.dtype, "quantization": about.quantization, "versions": about.versions,
         },
         "settings": settings,
         "control": CONTROL,
-        "cells": [_cell(r) for r in results],
-        "means": [m._asdict() | {"names": list(m.names)} for m in means(results)],
+        "cells": cells,
         "made_by": {"lm2": __version__, "numpy": np.__version__, "python": platform.python_version(), "system": platform.system(), "machine": platform.machine()},
     }  # fmt: skip
 
@@ -135,3 +143,28 @@ def _figure(right: int, count: int) -> str:
         return ""
     low, high = wilson(right, count)
     return f"{100 * right / count:.1f} \\[{100 * low:.0f}-{100 * high:.0f}]"
+
+
+def perplexity_table(found: Sequence[Figures]) -> "Table":
+    """One line a length."""
+    from rich.table import Table
+
+    out = Table(title="perplexity, first chunk left out [95% interval]", title_justify="left", pad_edge=False)
+    out.add_column("")
+    for name in ("with memory", "without", "ratio", "texts"):
+        out.add_column(name, justify="right")
+    for f in found:
+        interval = "" if f.low is None else f" \\[{f.low:.4f}-{f.high:.4f}]"
+        out.add_row(
+            f.cell.label, f"{f.memory:.3f}", f"{f.reset:.3f}", f"{f.ratio:.4f}{interval}", f"{len(f.texts)}{'' if f.whole else ' so far'}"
+        )
+    return out
+
+
+def perplexity_cell(f: Figures) -> dict[str, Any]:
+    """A length's figures for programs."""
+    return {
+        "name": f.cell.name, "at": f.cell.at, "label": f.cell.label, "count": len(f.texts), "whole": f.whole, "perplexity": f.memory,
+        "control": {"perplexity": f.reset}, "ratio": f.ratio, "low": f.low, "high": f.high, "ratio_by_chunk": list(f.by_chunk),
+        "tokens_scored": sum(row.tokens * (len(row.memory) - 1) for row in f.texts),
+    }  # fmt: skip

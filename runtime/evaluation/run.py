@@ -35,7 +35,7 @@ def run(examiner: Answering, cells: Sequence[Cell], count: int, store: Store | N
     results: list[Result] = []
     for cell in cells:
         name = f"{cell.name}-{cell.at}"
-        outcomes = store.load(name)[:count] if store else []
+        outcomes: list[Outcome] = store.load(name, Outcome)[:count] if store else []
         kept = len(outcomes)
         stopped = False
         try:

@@ -7,13 +7,13 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...models.atomic import write_error, write_file
 from ...models.errors import LM2Error
-from .cells import Outcome
 
 SETTINGS = "settings.json"
+Row = TypeVar("Row", bound=Any)
 
 
 class EvaluationError(LM2Error):
@@ -40,20 +40,20 @@ class Store:
         else:
             write_json(file, settings)
 
-    def load(self, name: str) -> list[Outcome]:
-        """The answers of a cell so far, from the first on. Raises EvaluationError for a file that is not of this form."""
+    def load(self, name: str, row: type[Row]) -> list[Row]:
+        """What a cell has so far, from the first on, as named tuples `row` with a `number`. Raises EvaluationError for a file of another form."""
         file = self._file(name)
         if not file.exists():
             return []
-        out: list[Outcome] = []
+        out: list[Row] = []
         for number, line in enumerate(file.read_bytes().splitlines()):
             fields = _parse(file, line)
-            if set(fields) != set(Outcome._fields) or fields["number"] != number:
+            if set(fields) != set(row._fields) or fields["number"] != number:
                 raise EvaluationError(f"{file} line {number + 1} is no answer number {number} of this version: choose another --out")
-            out.append(Outcome(**fields))
+            out.append(row(**fields))
         return out
 
-    def save(self, name: str, outcomes: Sequence[Outcome]) -> None:
+    def save(self, name: str, outcomes: Sequence[Any]) -> None:
         """Replace the answers of a cell."""
         lines = "".join(json.dumps(o._asdict(), ensure_ascii=False) + "\n" for o in outcomes)
         write_file(self._file(name), lambda f: f.write(lines.encode()))

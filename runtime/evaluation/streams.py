@@ -39,6 +39,13 @@ def streams_at_once(backend: Backend) -> int:
     return max(1, min(tokens // chunk, room, STREAMS_AT_ONCE))
 
 
+def surprise(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Minus the log likelihood of tokens (t,) under logits (t, v), float64 in nats."""
+    top = logits.max(axis=-1, keepdims=True)  # (t, 1)
+    total = np.exp(logits - top).sum(axis=-1, dtype=np.float64)  # (t,)
+    return np.log(total) - (logits[np.arange(len(tokens)), tokens] - top[:, 0]).astype(np.float64)
+
+
 class Reader:
     """Reads streams and answers questions on one backend. Keeps no conversation.
 
@@ -84,6 +91,14 @@ class Reader:
             for i, length in enumerate(lengths):
                 after[:, i, first + length : first + longest] = bank[:, i, first + length : first + longest]
         return after
+
+    def score(self, bank: np.ndarray, chunks: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One chunk of every stream, tokens (b, t): minus the log likelihood of each token but the first, (b, t - 1) float64 in nats, and the
+        bank (l, b, n, d) after it."""
+        backend = self.backend
+        logits, chunk = backend.extend(tokens, backend.start(len(tokens), backend.from_host(bank, chunks)), all_logits=True)  # (b, t, v)
+        losses = np.stack([surprise(row[:-1], ids[1:]) for row, ids in zip(logits, tokens, strict=True)])
+        return losses, backend.to_host(backend.commit(chunk))
 
     def ask(self, banks: Sequence[np.ndarray], questions: Sequence[Ids], batch: int = STREAMS_AT_ONCE) -> list[Ids]:
         """The greedy answer to each question in a fresh chunk that reads the bank beside it, (l, 1, n, d). Nothing is committed."""

@@ -217,12 +217,12 @@ def test_answers_of_other_settings_or_damaged_ones_are_refused(tmp_path):
         Store(tmp_path / "out", {"seed": 1, "model": "a"})
     outcome = Outcome(0, "qa1", 1, 1, 10, "Where is Mary?", "garden", "garden", True, "", False)
     store.save("story-1", [outcome])
-    assert store.load("story-1") == [outcome] and store.load("story-2") == []
+    assert store.load("story-1", Outcome) == [outcome] and store.load("story-2", Outcome) == []
     file = tmp_path / "out" / "answers" / "story-1.jsonl"
     for text in ('{"number": 0}\n', "not json\n", json.dumps(outcome._asdict() | {"number": 4}) + "\n", "[]\n"):
         file.write_text(text)
         with pytest.raises(EvaluationError, match="story-1"):
-            store.load("story-1")
+            store.load("story-1", Outcome)
 
 
 def outcome(number, right, control=False, answer="garden"):
