@@ -80,9 +80,11 @@ def _model(
     answer_tokens: int, how: tuple[str, str, int], backend: str,
 ) -> "Look":  # fmt: skip
     from ..evaluation.render import Renderer
+    from ..inspection.look import Looker
     from ..inspection.subject import built_in, look_at_model, read_turns
 
     loaded = open_model(name, "torch" if backend == "auto" else backend, *how)
+    Looker(loaded)  # refuses another backend or cell before anything is read
     renderer = Renderer(loaded, system, chunk, answer_tokens)
     if text is not None:
         return look_at_model(loaded, renderer, read_turns(text, renderer), ask or "", answer_tokens, [f"it read {text.name}"])
