@@ -69,6 +69,7 @@ class _Bar(Watch):
     def __init__(self, title: str, cells: int, progress: Any):
         self.title, self.cells, self.progress, self.number = title, cells, progress, 0
         self.task: Any = None
+        self.tokens, self.shares = 0, ""
 
     def began(self, cell: "Cell", done: int, count: int) -> None:
         self.number += 1
@@ -76,9 +77,15 @@ class _Bar(Watch):
             self.progress.remove_task(self.task)
         words = f"{self.number}/{self.cells} {_name(self.title, cell)}"
         self.task = self.progress.add_task(words, total=count, completed=done, right="")
+        self.tokens, self.shares = 0, ""
+
+    def fed(self, tokens: int) -> None:
+        self.tokens += tokens
+        self.progress.update(self.task, right=f"{self.shares}{self.tokens / 1e3:.0f}k tokens")
 
     def more(self, result: "Result") -> None:
-        self.progress.update(self.task, completed=result.asked, right=_shares(result))
+        self.shares = f"{_shares(result)}, "
+        self.progress.update(self.task, completed=result.asked)
 
 
 def _name(title: str, cell: "Cell") -> str:
