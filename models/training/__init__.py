@@ -1,0 +1,1 @@
+"""Training: what the memory learns from, and how. Needs torch."""
