@@ -36,14 +36,7 @@ class Answer:
     """
 
     def __init__(
-        self,
-        model: "Model",
-        sampling: Sampling,
-        seed: int,
-        draws: int,
-        stop: Iterable[str],
-        ignore_eos: bool = False,
-        continuing: bool = False,
+        self, model: "Model", sampling: Sampling, seed: int, draws: int, stop: Iterable[str], ignore_eos: bool = False, continuing: bool = False
     ):
         self._sampler = Sampler(sampling, seed, draws)
         self._words = Detokenizer(model.text, skip_special=True, continuing=continuing)
