@@ -17,6 +17,8 @@ COMMANDS = {
     "export": ("runtime.commands.export", "Write a model as one ONNX file, with state in and out."),
     "train": ("runtime.commands.train", "Train a memory for a model, or a small model with one."),
     "info": ("runtime.commands.info", "Show what a model folder or a session file holds."),
+    "eval": ("runtime.commands.eval", "Measure what a model remembers, with its memory and without."),
+    "inspect": ("runtime.commands.inspect", "Picture what a memory holds, how it came there and what an answer read."),
     "parity": ("runtime.commands.parity", "Compare backends on the same tokens, each figure beside its gate."),
     "build-ops": ("runtime.commands.build_ops", "Build the custom op's library for ONNX Runtime, with the C compiler that is there."),
 }

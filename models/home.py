@@ -1,4 +1,4 @@
-"""Where pulled models and downloads live on this machine. Knows the file system only."""
+"""Where models live on this machine: those shipped with the package, those pulled, and downloads. Knows the file system only."""
 
 import os
 from pathlib import Path
@@ -25,3 +25,16 @@ def models_folder() -> Path:
 def downloads_folder() -> Path:
     """Where files being fetched live, and the verified GGUF files that are kept."""
     return home() / "downloads"
+
+
+def shipped_folder() -> Path:
+    """Where models that come with the package live, one folder each."""
+    return Path(__file__).parent / "weights"
+
+
+def shipped_model(name: str) -> Path | None:
+    """The folder of a model that comes with the package and is complete, by its name; None for any other name."""
+    folder = shipped_folder() / name
+    if not name or Path(name).name != name:
+        return None
+    return folder if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file() else None

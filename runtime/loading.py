@@ -8,6 +8,7 @@ from typing import Any
 from ..models.checkpoints.progress import Report, silent
 from ..models.config import LM2Config, read_json
 from ..models.errors import ModelFileError, PromptError, TokenizerError
+from ..models.home import shipped_model
 from ..models.layout import GENERATION, TOKENIZER, open_folder
 from .backend import Backend, BackendOptions, open_backend
 from .sampling import Sampling
@@ -15,6 +16,7 @@ from .template import ChatTemplate
 from .tokenizer import Tokenizer
 
 DEFAULT_MODEL = "smollm2"
+OFFLINE_MODEL = "lm2-tiny"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Model:
 
 
 def find_model(model: str | Path, report: Report = silent) -> Path:
-    """The folder of a model given as a path or as a name from the catalogue, which is pulled once if it is not here.
+    """The folder of a model given as a path, as the name of one that comes with the package (`lm2-tiny`), or as one from the
+    catalogue, which is pulled once if it is not here.
 
     A path that is not there is returned as it is: opening it says so. Raises DownloadError when a model cannot be fetched.
     """
@@ -70,8 +73,11 @@ def find_model(model: str | Path, report: Report = silent) -> Path:
     from ..models.checkpoints.pull import pull
 
     path = Path(model)
-    if path.exists() or not isinstance(model, str) or model not in catalog.CATALOG:
+    if path.exists() or not isinstance(model, str):
         return path
+    shipped = shipped_model(model)
+    if shipped is not None or model not in catalog.CATALOG:
+        return shipped or path
     return catalog.resolve(model) or pull(model, report=report)
 
 

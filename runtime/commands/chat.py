@@ -128,7 +128,7 @@ def command(
     model: str | None, session_file: Path | None, new: bool, system: str | None, verbose: bool, max_tokens: int, seed: int | None,
     stop: tuple[str, ...], backend: str, device: str, dtype: str, threads: int, **sampling: Any,
 ) -> int:  # fmt: skip
-    """Chat with MODEL, a model folder or a name; without it, with smollm2, pulling it once.
+    """Chat with MODEL, a model folder or a name; without it, with smollm2, pulling it once (with lm2-tiny where there is no network).
 
     In a terminal: type, or /help. Ctrl-C stops an answer, Ctrl-D leaves. In a pipe: one turn a line in, one answer a turn out.
     """

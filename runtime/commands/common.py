@@ -57,16 +57,28 @@ def adjusted(sampling: "Sampling", **given: Any) -> "Sampling":
 
 
 def open_model(name: str | None, backend: str, device: str, dtype: str, threads: int) -> "Model":
-    """Load a model, pulling it once if it is a catalogue name that is not here. Progress on stderr."""
-    from ..loading import DEFAULT_MODEL, load
+    """Load a model, pulling it once if it is a catalogue name that is not here. Progress on stderr.
+
+    Without a name: the default model; where that is not here and cannot be pulled, the small one that comes with the package, said in one line.
+    """
+    from ...models.checkpoints.fetch import Unreachable
+    from ...models.home import shipped_model
+    from ..loading import DEFAULT_MODEL, OFFLINE_MODEL, load
     from .progress_bar import drawn
 
-    name, waiting = name or DEFAULT_MODEL, sys.stderr.isatty()
+    asked, waiting = name or DEFAULT_MODEL, sys.stderr.isatty()
     if waiting:
-        click.echo(f"loading {name} ...\r", nl=False, err=True)
+        click.echo(f"loading {asked} ...\r", nl=False, err=True)
     try:
         with drawn() as report:
-            return load(name, backend, device, dtype, threads, report)
+            try:
+                return load(asked, backend, device, dtype, threads, report)
+            except Unreachable as error:
+                if name is not None or shipped_model(OFFLINE_MODEL) is None:
+                    raise
+                reason = " ".join(str(error).split())
+        note(f"{asked} is not here and cannot be pulled ({reason}): this is {OFFLINE_MODEL}, which comes with lm2 and knows little")
+        return load(OFFLINE_MODEL, backend, device, dtype, threads)
     finally:
         if waiting:
             click.echo("\r\033[K", nl=False, err=True)

@@ -27,13 +27,16 @@ def command(target: str, as_json: bool) -> None:
 
 
 def model_facts(target: str) -> dict[str, Any]:
-    """Facts about a model folder or a catalogue name that is installed. Raises ModelFileError or ConfigError."""
+    """Facts about a model folder, one that comes with the package, or a catalogue name that is installed. Raises ModelFileError or ConfigError."""
     from ...models.checkpoints import catalog
     from ...models.config import read_json
     from ...models.errors import ModelFileError
+    from ...models.home import shipped_model
     from ...models.layout import CONFIG, open_folder, tensor_shapes
 
     path = Path(target)
+    if not path.exists() and (shipped := shipped_model(target)) is not None:
+        path = shipped
     if not path.exists() and target in catalog.CATALOG:
         found = catalog.resolve(target)
         if found is None:

@@ -1,0 +1,172 @@
+"""`lm2 eval`: what a model remembers, and what it answers without its memory, on the same samples in the same run."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from ...models.errors import BackendError
+from .common import model_options, need_folder, note, open_model, soft_interrupt
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..evaluation.plans import Asked, Plan
+    from ..evaluation.store import Store
+    from ..loading import Model
+
+TASKS = ("recall", "babilong", "perplexity", "mmlu")
+LENGTHS, DISTANCES, SAMPLES, ANSWER_TOKENS, SEED = "0k,1k,2k,4k", "1,2,4,8", 100, 12, 0
+TEXT_LENGTH, TEXTS = "4k", 16
+
+
+@click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model")
+@click.option("--task", required=True, type=click.Choice(TASKS), help="What to measure; recall needs no data.")
+@click.option(
+    "--data", type=click.Path(path_type=Path, file_okay=False), default=None, help="Folder with the task's files (docs/evaluation.md)."
+)
+@click.option(
+    "--lengths", default=None, metavar="L,L", help=f"babilong: nominal lengths [{LENGTHS}]; perplexity: text lengths [{TEXT_LENGTH}]."
+)
+@click.option("--distances", default=DISTANCES, show_default=True, metavar="D,D", help="recall: chunks between a fact and its question.")
+@click.option("--only", default=None, metavar="A,B", help="recall: story, chat [story]; babilong: qa1,...; mmlu: subjects [all there are].")
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=None,
+    help=f"Samples of each kind at each length or distance [{SAMPLES}; perplexity {TEXTS}].",
+)
+@click.option(
+    "--part", type=click.Choice(["auto", "validation", "test", "train"]), default="auto",
+    help="Which samples: those held out from training, test files, or training's own. auto: test files where there are some, else validation.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=SEED, show_default=True, help="Decides every sample.")
+@click.option("--system", default=None, help="System prompt.")
+@click.option("--chunk", type=click.IntRange(1), default=None, metavar="T", help="Tokens of a chunk of text [the model's].")
+@click.option("--answer-tokens", type=click.IntRange(1), default=ANSWER_TOKENS, show_default=True, help="Longest answer.")
+@click.option(
+    "--counter",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="babilong: a tokenizer.json that counts lengths, such as GPT-2's.",
+)
+@click.option("--batch", type=click.IntRange(1), default=None, help="Samples computed at once [by chunk and device].")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object (docs/evaluation.md).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder for answers, result.json and a PNG; a run goes on where it stopped.",
+)
+@model_options
+def command(
+    model: str, task: str, data: Path | None, lengths: str | None, distances: str, only: str | None, samples: int | None, part: str, seed: int,
+    system: str | None, chunk: int | None, answer_tokens: int, counter: Path | None, batch: int | None, as_json: bool, out: Path | None,
+    backend: str, device: str, dtype: str, threads: int,
+) -> None:  # fmt: skip
+    """Measure what MODEL, a model folder or a name such as lm2-tiny, remembers.
+
+    Every figure stands beside that of the same model without memory, and beside what always giving the commonest answer would score.
+    """
+    from rich.console import Console
+
+    from ..evaluation.plans import Asked, plan
+    from ..evaluation.report import header
+    from ..evaluation.store import Store, write_json
+    from ..evaluation.streams import Reader, Stopped, streams_at_once
+
+    if task != "recall" and data is None:
+        raise click.UsageError(f"--task {task} needs --data DIR (docs/evaluation.md says what is in it)")
+    spans = _words(lengths or (TEXT_LENGTH if task == "perplexity" else LENGTHS))
+    asked = Asked(task, data, spans, _distances(distances), _words(only or ""), part, seed, system, chunk, counter)
+    count = samples or (TEXTS if task == "perplexity" else SAMPLES)
+    if out is not None:
+        need_folder(out)
+    loaded = open_model(model, backend, device, dtype, threads)
+    with soft_interrupt() as interrupted:
+
+        def check() -> None:
+            if interrupted():
+                raise Stopped
+
+        reader = Reader(loaded.backend, loaded.eos, answer_tokens, check)
+        planned = plan(asked, loaded, reader, batch or streams_at_once(loaded.backend))
+        store = Store(out, planned.settings) if out else None
+        done = (_scored if planned.scorer else _answered)(loaded, planned, count, store, asked)
+    report = done.document
+    if out is not None:
+        write_json(out / "result.json", report)
+        if report["cells"]:
+            _picture(done.draw, out / f"{task}.png")
+    if as_json:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+        console.print("\n".join(header(loaded, planned.words)), markup=False)
+        console.print()
+        console.print(done.table)
+    if not report["whole"]:
+        if out is not None:
+            note(f"stopped; the same command goes on from what is in {out}")
+        raise click.Abort
+
+
+class Done(NamedTuple):
+    """What came out: JSON, a table, and a figure to be drawn into a path."""
+
+    document: dict[str, Any]
+    table: "Table"
+    draw: Callable[[Path], None]
+
+
+def _answered(model: "Model", planned: "Plan", count: int, store: "Store | None", asked: "Asked") -> Done:
+    """Run the cells of a task that is answered."""
+    from ..evaluation.figure import heat_map
+    from ..evaluation.report import document, table
+    from ..evaluation.run import run
+    from .eval_progress import watching
+
+    assert planned.examiner is not None
+    with watching(asked.task, len(planned.cells)) as watch:
+        results = run(planned.examiner, planned.cells, count, store, watch)
+    whole = len(results) == len(planned.cells)
+    report = document(model, asked.task, results, planned.settings | {"samples": count}, whole)
+    return Done(report, table(asked.task, results), lambda path: heat_map(results, f"{model.name}: {asked.task}", path))
+
+
+def _scored(model: "Model", planned: "Plan", count: int, store: "Store | None", asked: "Asked") -> Done:
+    """Run the cells of perplexity."""
+    from ..evaluation.figure import curves
+    from ..evaluation.perplexity import measure
+    from ..evaluation.report import envelope, perplexity_cell, perplexity_table
+    from .eval_progress import counting
+
+    assert planned.scorer is not None
+    with counting(asked.task, count) as watch:
+        found = measure(planned.scorer, planned.cells, count, asked.seed, store, watch)
+    whole = len(found) == len(planned.cells) and all(f.whole for f in found)
+    report = envelope(model, asked.task, planned.settings | {"samples": count}, whole, [perplexity_cell(f) for f in found])
+    return Done(report, perplexity_table(found), lambda path: curves(found, f"{model.name}: perplexity", path))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _distances(text: str) -> list[int]:
+    found = _words(text)
+    if not found or not all(word.isascii() and word.isdigit() and int(word) > 0 for word in found):
+        raise click.UsageError(f"--distances {text!r} must be whole numbers from 1 on, such as {DISTANCES}")
+    return [int(word) for word in found]
+
+
+def _picture(draw: Callable[[Path], None], path: Path) -> None:
+    """Draw a figure, or say in one line why there is none."""
+    try:
+        draw(path)
+    except BackendError as error:
+        note(str(error))

@@ -1,0 +1,84 @@
+"""Conversations of a task as token ids: chunks and questions rendered as a session would have them. Knows a model's template, no backend."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...models.errors import PromptError
+from ...models.tasks.recall import Conversation, Turn
+from ..dialogue import Dialogue
+from .streams import Stream
+
+if TYPE_CHECKING:
+    from ..loading import Model
+
+
+class Renderer:
+    """Renders for one model. Every chunk begins with what a session's chunks begin with: the template's head and the system prompt.
+
+    size: tokens a chunk may have, at most the model's T. answer: positions left free after a question. Raises PromptError where `size`
+    is none, or the head leaves less than half of it.
+    """
+
+    def __init__(self, model: "Model", system: str | None = None, size: int | None = None, answer: int = 0):
+        self.model = model
+        whole = model.config.memory.chunk
+        self.size = whole if size is None else size
+        if not 1 <= self.size <= whole:
+            raise PromptError(f"a chunk of {self.size} tokens must have from 1 to {whole}, the model's chunk")
+        self.answer = answer
+        self.dialogue = Dialogue(model.template, system, model.end_of_turn)
+        self.head = len(model.encode(self.dialogue.head()))
+        if self.head > self.size // 2:
+            raise PromptError(
+                f"what every chunk begins with has {self.head} tokens: it must leave half of {self.size} free: shorten --system"
+            )
+
+    @property
+    def room(self) -> int:
+        """Tokens a chunk has beside its head."""
+        return self.size - self.head
+
+    def count(self, text: str) -> int:
+        """Tokens of a text without a template."""
+        return len(self.model.encode(text, plain=True))
+
+    def around(self) -> int:
+        """Tokens of a chunk that are not the message's: one message, answered in a word or two."""
+        return len(self._chunk((Turn("user", "a"), Turn("assistant", "Ok.")))) - self.count("a") + 2
+
+    def stream(self, conversation: Conversation) -> Stream:
+        """The conversation's chunks, and its question asked after the last one."""
+        chunks = tuple(ids for turns in conversation.chunks for ids in self.chunks(turns))
+        return Stream(chunks, self.question(conversation.question))
+
+    def question(self, text: str) -> tuple[int, ...]:
+        """The user's message as the first of a chunk, up to where the answer begins. Raises PromptError when no answer would fit after it."""
+        ids = tuple(self.model.encode(self.dialogue.turn(text, first=True)))
+        whole = self.model.config.memory.chunk
+        if len(ids) + self.answer > whole:
+            raise PromptError(
+                f"a question of {len(ids)} tokens and {self.answer} for the answer do not fit in a chunk of {whole}: ask for shorter answers"
+            )
+        return ids
+
+    def chunks(self, turns: Sequence[Turn]) -> list[tuple[int, ...]]:
+        """Turns as one chunk, or as several where they do not fit: cut before a user's turn, each with the head.
+
+        Raises PromptError when one exchange alone is longer than a chunk.
+        """
+        whole = self._chunk(turns)
+        if len(whole) <= self.size:
+            return [whole]
+        cuts = [i for i in range(1, len(turns)) if turns[i].role == "user"]
+        for cut in reversed(cuts):
+            first = self._chunk(turns[:cut])
+            if len(first) <= self.size:
+                return [first, *self.chunks(turns[cut:])]
+        raise PromptError(
+            f"an exchange of {len(self._chunk(turns[: min(cuts, default=len(turns))]))} tokens does not fit in a chunk of {self.size}"
+        )
+
+    def _chunk(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        base = [{"role": "system", "content": self.dialogue.system}] if self.dialogue.system else []
+        text = self.dialogue.template.render([*base, *({"role": t.role, "content": t.content} for t in turns)])
+        return tuple(self.model.encode(text))

@@ -1,0 +1,164 @@
+"""Perplexity and MMLU: figures against plain ones computed here, the control, files that are wrong."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+from compare import assert_close
+
+from lm2.models.tasks.babilong import parse_length
+from lm2.runtime.backend import MemoryState
+from lm2.runtime.evaluation import mmlu
+from lm2.runtime.evaluation.cells import Cell
+from lm2.runtime.evaluation.mmlu import LetterExaminer, mmlu_cells, read_choices
+from lm2.runtime.evaluation.perplexity import Losses, Scorer, figures, measure, perplexity_cells
+from lm2.runtime.evaluation.report import perplexity_cell, perplexity_table
+from lm2.runtime.evaluation.store import EvaluationError, Store
+from lm2.runtime.evaluation.streams import Reader, Stopped, surprise
+
+
+@pytest.fixture
+def library(tmp_path):
+    """Two books of some 4,000 bytes each."""
+    files = []
+    for name in ("a", "b"):
+        files.append(tmp_path / f"{name}.txt")
+        files[-1].write_text("\n".join(f"Paragraph {i} of book {name} is about the number {i * i}." for i in range(90)))
+    return files
+
+
+def likelihoods(backend, chunks, remember):
+    """Nats of each chunk's tokens but the first, in float64, one chunk after the other."""
+    out = []
+    never = MemoryState(backend.commit(backend.start(1)).bank, 0)
+    state = never
+    for ids in chunks:
+        logits, chunk = backend.extend(np.array(ids), backend.start(1, state if remember else never), all_logits=True)
+        z = logits[0, :-1].astype(np.float64)
+        log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+        out.append(-sum(log_p[i, token] for i, token in enumerate(ids[1:])))
+        state = backend.commit(chunk)
+    return out
+
+
+def test_losses_equal_the_plain_way(model, library):
+    """Every cell: with the memory carried, and reset at each chunk; batches of several texts."""
+    backend = model.backend.real
+    cells = perplexity_cells(library, [(256, "256")], 0, model)
+    (rows,) = list(Scorer(Reader(backend, (), 1), 8).losses(cells[0], 3))
+    samples = cells[0].samples()
+    for row in rows:
+        chunks = next(samples)
+        assert [len(c) for c in chunks] == [64] * 4 and row.tokens == 63
+        assert_close("memory", row.memory, likelihoods(backend, chunks, True), 1e-3)
+        assert_close("reset", row.reset, likelihoods(backend, chunks, False), 1e-3)
+        assert abs(row.memory[0] - row.reset[0]) < 1e-9 and abs(row.memory[3] - row.reset[3]) > 1e-3
+
+
+def test_surprise_of_large_logits():
+    assert_close("surprise", surprise(np.array([[1000.0, 0.0], [0.0, 0.0]], np.float32), np.array([1, 0])), [1000, math.log(2)], 1e-4)
+
+
+def test_figures():
+    """Ratio over all chunks but the first, interval around it, none for one text."""
+    cell = Cell("text", 4000, "4k", None, lambda: ())
+    rows = [Losses(i, 10, [50.0, 20.0, 20.0 + i], [50.0, 21.0, 22.0]) for i in range(4)]
+    f = figures(cell, rows, True, 0)
+    assert f.ratio == pytest.approx(math.exp((-1 - 2 + 1.5) / 20)) and f.low < f.ratio < f.high
+    assert f.memory == pytest.approx(math.exp((20 + 21.5) / 20)) and f.reset == pytest.approx(math.exp(43 / 20))
+    assert f.ratio == pytest.approx(f.memory / f.reset) and f.by_chunk[0] == 1.0
+    assert figures(cell, rows, True, 0) == f and figures(cell, rows[:1], True, 0).low is None
+    assert perplexity_cell(f)["tokens_scored"] == 80
+    assert perplexity_table([f, figures(cell, rows[:1], False, 0)]).row_count == 2
+
+
+def test_a_stopped_measurement_goes_on(model, library, tmp_path):
+    backend, left = model.backend.real, [9]
+
+    def check():
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stopped
+
+    cells = perplexity_cells(library, [(parse_length("128"), "128"), (192, "192")], 0, model)
+    whole = measure(Scorer(Reader(backend, (), 1), 2), cells, 4, 0, None, lambda cell, done: None)
+    assert [len(f.texts) for f in whole] == [4, 4]
+    part = measure(Scorer(Reader(backend, (), 1, check), 2), cells, 4, 0, Store(tmp_path / "o", {}), lambda cell, done: None)
+    assert not part[-1].whole and len(part[-1].texts) == 2
+    again = measure(Scorer(Reader(backend, (), 1), 2), cells, 4, 0, Store(tmp_path / "o", {}), lambda cell, done: None)
+    assert [f.ratio for f in again] == pytest.approx([f.ratio for f in whole], rel=1e-12)
+
+
+def test_texts_that_cannot_be(model, library):
+    with pytest.raises(EvaluationError, match="two chunks of 64"):
+        perplexity_cells(library, [(127, "127")], 0, model)
+    (cell,) = perplexity_cells(library, [(64000, "64k")], 0, model)
+    with pytest.raises(EvaluationError, match="longer ones"):
+        next(cell.samples())
+
+
+@pytest.fixture
+def questions(tmp_path):
+    """Two subjects; the question of one is longer than a chunk."""
+    for part, count in (("dev", 6), ("test", 5)):
+        (tmp_path / part).mkdir()
+        for subject in ("logic", "old_maps"):
+            with open(tmp_path / part / f"{subject}_{part}.csv", "w", newline="") as f:
+                for i in range(count):
+                    long = " and more" * 12 if i == 2 else ""
+                    csv.writer(f).writerow([f"Which, {i}?{long}", "one", "two, or", "three", "four", "ABCD"[i % 4]])
+    return tmp_path
+
+
+def test_letters_equal_the_plain_way(gated, questions):
+    """The likeliest letter by plain likelihoods of ` A` .. ` D`, examples in chunks before; without them for the control."""
+    backend = gated.backend.real
+    cells, files = mmlu_cells(questions, ())
+    assert [c.name for c in cells] == ["logic", "old_maps"] and len(files) == 4 and cells[0].floor.share == 0.4
+    examiner = LetterExaminer(gated, Reader(backend, (), 1), 2)
+    outcomes = [o for batch in examiner.outcomes(cells[1], 10) for o in batch]
+    assert [o.number for o in outcomes] == [0, 1, 2, 3, 4] and outcomes[0].chunks > 1
+    read = read_choices(questions / "dev" / "old_maps_dev.csv")[:5]
+    head = "The following are multiple choice questions (with answers) about old maps.\n\n"
+    examples = [(head if i == 0 else "") + c.text(True) for i, c in enumerate(read)]
+    for o, choice in zip(outcomes, read_choices(questions / "test" / "old_maps_test.csv"), strict=True):
+        for reply, parts in ((o.reply, examples), (o.control, [])):
+            state = MemoryState(backend.commit(backend.start(1)).bank, 0)
+            for ids in examiner._chunks(parts):
+                state = backend.commit(backend.extend(np.array(ids), backend.start(1, state))[1])
+            scores = []
+            for letter in mmlu.LETTERS:
+                whole = gated.encode(choice.text(False))
+                begin = (len(whole) - 1) // 62 * 62
+                ids = [*whole[begin:], *gated.encode(f" {letter}")]
+                s = state
+                if parts:
+                    for i in range(0, begin, 62):
+                        s = backend.commit(backend.extend(np.array(whole[i : i + 62]), backend.start(1, s))[1])
+                logits = backend.extend(np.array(ids), backend.start(1, s), all_logits=True)[0][0].astype(np.float64)
+                log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+                scores.append(sum(log_p[len(ids) - 3 + i, ids[len(ids) - 2 + i]] for i in range(2)))
+            assert reply == mmlu.LETTERS[int(np.argmax(scores))]
+
+
+def test_a_stopped_subject_goes_on(gated, questions):
+    cells, _ = mmlu_cells(questions, ("logic",))
+    examiner = LetterExaminer(gated, Reader(gated.backend.real, (), 1), 2)
+    whole = [o for batch in examiner.outcomes(cells[0], 5) for o in batch]
+    assert [o for batch in examiner.outcomes(cells[0], 5, 3) for o in batch] == whole[3:]
+
+
+@pytest.mark.parametrize("row", ["only,five,fields,are,here", "q,a,b,c,d,E", ""])
+def test_files_that_are_wrong(questions, row):
+    path = questions / "dev" / "logic_dev.csv"
+    path.write_text(row)
+    with pytest.raises(EvaluationError, match="logic_dev.csv"):
+        mmlu_cells(questions, ("logic",))
+    path.unlink()
+    with pytest.raises(EvaluationError, match="logic_dev.csv"):
+        mmlu_cells(questions, ("logic",))
+    with pytest.raises(EvaluationError, match="2 subjects, such as logic"):
+        mmlu_cells(questions, ("cooking",))
+    with pytest.raises(EvaluationError, match="MMLU's data"):
+        mmlu_cells(questions / "dev", ())
