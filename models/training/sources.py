@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..tasks import babi
+from ..tasks import babi, babilong
 from .plan import TrainError
 
 FILE_BYTES_MAX = 1 << 30
-HELD_OUT_BOOKS = 3
 WORDS_MIN = 8
 Dialogue = list[tuple[str, str]]
 
@@ -37,9 +36,9 @@ def stories(folder: Path, tasks: tuple[str, ...]) -> list[tuple[str, list[str], 
 
 
 def books(folder: Path, part: str = "train") -> list[Path]:
-    """Book files in name order: all but the last three for `train`, those for `validation`."""
-    files = sorted((folder / "background").glob("*.txt"))
-    return files[:-HELD_OUT_BOOKS] if part == "train" else files[-HELD_OUT_BOOKS:]
+    """Book files of a part in name order, divided as evaluation divides them."""
+    files = {file.name: file for file in sorted((folder / "background").glob("*.txt"))}
+    return [files[name] for name in babilong.book_part(list(files), part)] if files else []
 
 
 def lines(file: Path) -> list[str]:
