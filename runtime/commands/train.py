@@ -1,6 +1,5 @@
 """`lm2 train`: reads the options, runs the job, writes the result. Knows no recipe (models/training/jobs.py) and no model."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,7 +94,7 @@ def command(
         if target.exists():
             say(f"{target} is there already, and is left as it is")
             return
-        job.write(target, jobs.record(plan, plan.steps, " ".join(["lm2", *sys.argv[1:]])))
+        job.write(target, jobs.record(plan, model))
         say(f"written to {target}")
 
 
