@@ -36,7 +36,7 @@ class TalkTask:
         model: LM2,
         talks: Talks,
         seed: int,
-        pools: tuple[int, int] = (1200, 600),
+        pools: tuple[int, int] = (900, 450),
         renew: int = 300,
         ring: int = 4,
         recompute: bool = False,

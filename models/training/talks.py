@@ -14,6 +14,7 @@ from ..tasks.fillers import exchanges
 from ..tasks.recall import THANKS, Told, ask, draw_fact, reply, say
 
 IGNORED = -100
+ORDINARY_TOKENS = 36  # a longer exchange would have every question of the step padded to it
 Encode = Callable[[str], list[int]]
 
 
@@ -131,7 +132,7 @@ class Talks:
         if self.others and rng.random() < 0.5:
             turns = rng.choice(self.others)
             pair = next(((a[1], b[1]) for a, b in zip(turns, turns[1:], strict=False) if (a[0], b[0]) == ("user", "assistant")), None)
-            if pair:
+            if pair and sum(len(self.encode(text)) for text in pair) <= ORDINARY_TOKENS:
                 return self._asked(*pair, "", self.headed)
         return self._asked(*next(exchanges(rng, "train")), "", self.headed)
 
