@@ -55,6 +55,8 @@ def read_decoder(spec: Any) -> Pieces:
         kinds = [step["type"] for step in steps]
         if kinds == ["ByteLevel"]:
             return Pieces(byte_level=True)
+        if kinds == ["ByteLevel", "Strip"] and steps[1]["stop"] == 0:
+            return Pieces(byte_level=True, strip=(steps[1]["content"], steps[1]["start"]))
         replace: list[tuple[str, str]] = []
         fallback, strip, first_drops = False, ("", 0), ""
         if not _in_order(kinds):
@@ -76,8 +78,8 @@ def read_decoder(spec: Any) -> Pieces:
     except (KeyError, TypeError, ValueError, AttributeError):
         said = str(spec) if len(str(spec)) < 200 else str(spec)[:200] + "..."
         raise TokenizerError(
-            f"decoder {said} is not supported: it must be ByteLevel, Metaspace, or a Sequence of Replace, ByteFallback, Fuse, "
-            "Strip (the kinds Llama models use)"
+            f"decoder {said} is not supported: it must be ByteLevel (then Strip), Metaspace, or a Sequence of Replace, "
+            "ByteFallback, Fuse, Strip (the kinds Llama models use)"
         ) from None
 
 

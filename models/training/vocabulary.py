@@ -27,7 +27,7 @@ def train(data: Path | None, size: int = SIZE) -> Tokenizer:
     """Train on bAbI and books in `data`, if there are, and on the recall task's stories. A text's first word is tokenized as any other."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=[END, USER, ASSISTANT],
