@@ -23,7 +23,8 @@ def register(op: Any, plain: Callable[..., Tensor | tuple[Tensor, ...]]) -> None
                 wanted.append(k)
         with torch.enable_grad():
             made = plain(*inputs)
-        pairs = [(y, g) for y, g in zip(made if isinstance(made, tuple) else (made,), grads, strict=True) if g is not None]
+        made = made if isinstance(made, tuple) else (made,)
+        pairs = [(y, g) for y, g in zip(made, grads, strict=True) if g is not None and y.requires_grad]
         found = torch.autograd.grad([y for y, _ in pairs], [inputs[k] for k in wanted], [g for _, g in pairs], allow_unused=True)
         out: list[Any] = [None] * len(inputs)
         for k, g in zip(wanted, found, strict=True):
