@@ -71,7 +71,11 @@ def new_buffers(model: LM2, batch: int) -> Buffers:
 def begin(model: LM2, buffers: Buffers, bank: Tensor, chunks: int) -> ChunkState:
     """Start a chunk that reads `bank` (l, b, n, d) in these buffers, whatever was in them. The chunk's tensors are the buffers': `extend` may fill them too."""
     m, first = model.config.memory, model.first_row(chunks)
-    for buffer in (buffers.keys, buffers.values, buffers.rows):  # positions not reached are masked, not skipped, in plain attention: no NaN may lie there
+    for buffer in (
+        buffers.keys,
+        buffers.values,
+        buffers.rows,
+    ):  # positions not reached are masked, not skipped, in plain attention: no NaN may lie there
         buffer.zero_()
     buffers.old.copy_(bank[:, :, first : first + m.chunk])
     inside: GatedInside | StreamInside

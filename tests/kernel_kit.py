@@ -18,7 +18,8 @@ def drawer(seed):
 def exact(args):
     """The same arguments in float64; a dtype argument becomes float64."""
     return tuple(
-        torch.float64 if isinstance(a, torch.dtype) else a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args
+        torch.float64 if isinstance(a, torch.dtype) else a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
+        for a in args
     )
 
 
@@ -87,7 +88,18 @@ def close_args(shape, one_pool, seed=0):
     draw = drawer(seed)
     b, t, n = shape
     pooled = draw((b, 1 if one_pool else t, 2 * n))
-    return draw(shape), draw(shape), draw((n,)), draw((n,)), 1e-5, pooled, draw((b, t, 2 * n)), draw(()), draw(()), draw((b, t + 2, n))[:, :t]
+    return (
+        draw(shape),
+        draw(shape),
+        draw((n,)),
+        draw((n,)),
+        1e-5,
+        pooled,
+        draw((b, t, 2 * n)),
+        draw(()),
+        draw(()),
+        draw((b, t + 2, n))[:, :t],
+    )
 
 
 def norm_args(shape, dtype, out, seed=0):

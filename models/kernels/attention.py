@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .choice import fused
+from .choice import fused, on_device_of
 from .recompute import register
 
 
@@ -35,7 +35,8 @@ def attention_op(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None)
     from . import attention_triton
 
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    attention_triton.attention(q, keys, values, length, out)
+    with on_device_of(q):
+        attention_triton.attention(q, keys, values, length, out)
     return out
 
 

@@ -7,6 +7,7 @@ run on CPU tensors, slowly: for tests.
 import functools
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -38,6 +39,11 @@ def triton_runs(x: Tensor) -> bool:
 def fused(x: Tensor) -> bool:
     """Whether a model whose residual stream is x uses the operators: `triton_runs`, in a dtype they are written for (not float64)."""
     return triton_runs(x) and x.dtype in HALF_OR_SINGLE
+
+
+def on_device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Makes x's device the current one: Triton launches there, wherever its arguments lie."""
+    return torch.cuda.device_of(x) if x.is_cuda else nullcontext()
 
 
 def describe(device: torch.device) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..update import gated_memory_update as plain_update
-from .choice import fused
+from .choice import fused, on_device_of
 from .recompute import register
 
 
@@ -30,7 +30,15 @@ def plain_finish(
 
 
 def plain_step(
-    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, attended: Tensor, position: Tensor, rows: Tensor
+    token: Tensor,
+    gates: Tensor,
+    read: Tensor,
+    old: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    attended: Tensor,
+    position: Tensor,
+    rows: Tensor,
 ) -> Tensor:
     """One token of each sequence: token, gates (b, 2d), read, attended (b, d), position (b,) int64; old and rows (b, T, d) buffers.
 
@@ -53,7 +61,8 @@ def finish_op(
     from . import gated_triton
 
     add, new = torch.empty(read.shape, dtype=dtype, device=read.device), torch.empty(old.shape, dtype=old.dtype, device=read.device)
-    gated_triton.finish(token, gates, read, old, bias, scale, None, None, add, new)
+    with on_device_of(token):
+        gated_triton.finish(token, gates, read, old, bias, scale, None, None, add, new)
     return add, new
 
 
@@ -69,7 +78,15 @@ register(finish_op, plain_finish)
 
 @torch.library.custom_op("lm2::gated_memory_step", mutates_args=("rows",))
 def step_op(
-    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, attended: Tensor, position: Tensor, rows: Tensor
+    token: Tensor,
+    gates: Tensor,
+    read: Tensor,
+    old: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    attended: Tensor,
+    position: Tensor,
+    rows: Tensor,
 ) -> Tensor:
     """`plain_step` in one launch. For inference: torch gives no gradient to operators that write into their arguments."""
     if not fused(read):
@@ -77,13 +94,24 @@ def step_op(
     from . import gated_triton
 
     joined = torch.empty(attended.shape, dtype=attended.dtype, device=attended.device)
-    gated_triton.finish(token[:, None], gates[:, None], read[:, None], old, bias, scale, attended[:, None], position, joined[:, None], rows)
+    with on_device_of(token):
+        gated_triton.finish(
+            token[:, None], gates[:, None], read[:, None], old, bias, scale, attended[:, None], position, joined[:, None], rows
+        )
     return joined
 
 
 @step_op.register_fake
 def _(
-    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, attended: Tensor, position: Tensor, rows: Tensor
+    token: Tensor,
+    gates: Tensor,
+    read: Tensor,
+    old: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    attended: Tensor,
+    position: Tensor,
+    rows: Tensor,
 ) -> Tensor:
     return torch.empty(attended.shape, dtype=attended.dtype, device=attended.device)
 
@@ -96,7 +124,15 @@ def gated_memory_finish(
 
 
 def gated_memory_step(
-    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, attended: Tensor, position: Tensor, rows: Tensor
+    token: Tensor,
+    gates: Tensor,
+    read: Tensor,
+    old: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    attended: Tensor,
+    position: Tensor,
+    rows: Tensor,
 ) -> Tensor:
     """`plain_step`, as an operator where kernels run."""
     return (step_op if fused(read) else plain_step)(token, gates, read, old, bias, scale, attended, position, rows)

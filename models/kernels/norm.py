@@ -6,7 +6,7 @@ Knows rows and a weight. Axes: r rows (any leading axes), d width.
 import torch
 from torch import Tensor
 
-from .choice import fused
+from .choice import fused, on_device_of
 from .recompute import register
 
 
@@ -30,7 +30,8 @@ def rms_norm_op(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Te
     from . import norm_triton
 
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
-    norm_triton.rms_norm(x, None, weight, eps, None, out)
+    with on_device_of(x):
+        norm_triton.rms_norm(x, None, weight, eps, None, out)
     return out
 
 
@@ -45,7 +46,8 @@ def add_rms_norm_op(x: Tensor, y: Tensor, weight: Tensor, eps: float, dtype: tor
     from . import norm_triton
 
     total, normed = torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.empty(x.shape, dtype=dtype, device=x.device)
-    norm_triton.rms_norm(x, y, weight, eps, total, normed)
+    with on_device_of(x):
+        norm_triton.rms_norm(x, y, weight, eps, total, normed)
     return total, normed
 
 

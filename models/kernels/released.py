@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..update import gated_memory_update as plain_update
-from .choice import fused
+from .choice import fused, on_device_of
 from .recompute import register
 
 
@@ -37,7 +37,8 @@ def open_op(rows: Tensor, attended: Tensor, weight: Tensor, bias: Tensor, eps: f
     from . import released_triton
 
     z, m = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device), torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
-    released_triton.opening(rows, attended, weight, bias, eps, z, m)
+    with on_device_of(rows):
+        released_triton.opening(rows, attended, weight, bias, eps, z, m)
     return z, m
 
 
@@ -59,7 +60,8 @@ def close_op(
     from . import released_triton
 
     new = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
-    released_triton.closing(z, u, weight, bias, eps, pooled, bank, i, f, rows, new)
+    with on_device_of(z):
+        released_triton.closing(z, u, weight, bias, eps, pooled, bank, i, f, rows, new)
     return new
 
 

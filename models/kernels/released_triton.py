@@ -35,15 +35,15 @@ def open_kernel(rows, attended, weight, bias, z, m, t, n, eps, rb, rt, ab, at_, 
 
 
 @triton.jit
-def close_kernel(
-    z, u, weight, bias, pooled, bank, i, f, rows, new, t, n, eps, zb, zt, ub, ut, pb, pt, gb, gt, rb, rt, BLOCK: tl.constexpr
-):
+def close_kernel(z, u, weight, bias, pooled, bank, i, f, rows, new, t, n, eps, zb, zt, ub, ut, pb, pt, gb, gt, rb, rt, BLOCK: tl.constexpr):
     """new = update of rows by the candidate LayerNorm(z + u) and both gates; new is dense. pt is 0 where one pooled row serves all tokens."""
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     live = at < n
     b, s = row // t, row % t
-    v = tl.load(z + b * zb + s * zt + at, live, other=0.0).to(tl.float32) + tl.load(u + b * ub + s * ut + at, live, other=0.0).to(tl.float32)
+    v = tl.load(z + b * zb + s * zt + at, live, other=0.0).to(tl.float32) + tl.load(u + b * ub + s * ut + at, live, other=0.0).to(
+        tl.float32
+    )
     c = _layer_norm(v, weight, bias, at, live, n, eps)
     p, g = pooled + b * pb + s * pt + at, bank + b * gb + s * gt + at
     gi = tl.load(p, live, other=0.0).to(tl.float32) + tl.load(g, live, other=0.0).to(tl.float32) + tl.load(i).to(tl.float32)
@@ -63,7 +63,17 @@ def opening(rows: Tensor, attended: Tensor, weight: Tensor, bias: Tensor, eps: f
 
 
 def closing(
-    z: Tensor, u: Tensor, weight: Tensor, bias: Tensor, eps: float, pooled: Tensor, bank: Tensor, i: Tensor, f: Tensor, rows: Tensor, new: Tensor
+    z: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    pooled: Tensor,
+    bank: Tensor,
+    i: Tensor,
+    f: Tensor,
+    rows: Tensor,
+    new: Tensor,
 ) -> None:
     """Fill new (b, t, n), dense. pooled is (b, t or 1, 2n), i and f are scalars on the device."""
     if rows.numel() == 0:
@@ -73,5 +83,20 @@ def closing(
     pooled = rows_of(pooled).expand(b, t, 2 * n)
     block = triton.next_power_of_2(n)
     close_kernel[(b * t,)](
-        z, u, weight, bias, pooled, bank, i, f, rows, new, t, n, eps, *strides(z, u, pooled, bank, rows), BLOCK=block, num_warps=warps(block)
+        z,
+        u,
+        weight,
+        bias,
+        pooled,
+        bank,
+        i,
+        f,
+        rows,
+        new,
+        t,
+        n,
+        eps,
+        *strides(z, u, pooled, bank, rows),
+        BLOCK=block,
+        num_warps=warps(block),
     )

@@ -7,7 +7,7 @@ T positions of a chunk.
 import torch
 from torch import Tensor
 
-from .choice import fused
+from .choice import fused, on_device_of
 
 
 def plain_rotate_store(qkv: Tensor, cos: Tensor, sin: Tensor, position: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -37,7 +37,8 @@ def rotate_store_op(qkv: Tensor, cos: Tensor, sin: Tensor, position: Tensor, key
 
     b, groups, e = qkv.shape[0], keys.shape[1], keys.shape[3]
     q = torch.empty(b, qkv.shape[1] // e - 2 * groups, e, dtype=qkv.dtype, device=qkv.device)
-    rotary_triton.rotate_store(qkv, cos, sin, position, keys, values, q)
+    with on_device_of(qkv):
+        rotary_triton.rotate_store(qkv, cos, sin, position, keys, values, q)
     return q
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..update import gated_memory_update as plain
-from .choice import triton_runs
+from .choice import on_device_of, triton_runs
 
 
 def gated_memory_update(i: Tensor, f: Tensor, z: Tensor, old: Tensor) -> Tensor:
@@ -31,7 +31,8 @@ def update(i: Tensor, f: Tensor, z: Tensor, old: Tensor) -> Tensor:
     from . import update_triton
 
     new = torch.empty(i.shape, dtype=i.dtype, device=i.device)
-    update_triton.forward(i, f, z, old, new)
+    with on_device_of(i):
+        update_triton.forward(i, f, z, old, new)
     return new
 
 
@@ -46,7 +47,8 @@ def update_backward(g: Tensor, i: Tensor, f: Tensor, z: Tensor, old: Tensor) -> 
     from . import update_triton
 
     gi, gf, gz, gold = (torch.empty(i.shape, dtype=i.dtype, device=i.device) for _ in range(4))
-    update_triton.backward(g, i, f, z, old, (gi, gf, gz, gold))
+    with on_device_of(g):
+        update_triton.backward(g, i, f, z, old, (gi, gf, gz, gold))
     return gi, gf, gz, gold
 
 

@@ -89,5 +89,3 @@ def backward(g: Tensor, i: Tensor, f: Tensor, z: Tensor, old: Tensor, made: tupl
     b, t, d = i.shape
     grid, constants = plan(b, t, d)
     backward_kernel[grid](g, i, f, z, old, *made, t, d, *strides(g, i, f, z, old), **constants)
-
-

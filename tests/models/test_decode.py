@@ -140,7 +140,9 @@ def test_a_wrong_step_is_noticed(fault, monkeypatch):
     """Each of these is a plausible mistake; none may pass the comparison above."""
     model, begin, right = make("gated"), decode.begin, decode.gated_memory_step
     if fault == "gates swapped":
-        monkeypatch.setattr(decode, "gated_memory_step", lambda token, gates, *rest: right(token, gates.roll(gates.shape[-1] // 2, -1), *rest))
+        monkeypatch.setattr(
+            decode, "gated_memory_step", lambda token, gates, *rest: right(token, gates.roll(gates.shape[-1] // 2, -1), *rest)
+        )
     elif fault == "position":
         wrong = lambda q, k, v, n=None: plain_attention(q, k, v, None if n is None else n.clamp(max=3))  # noqa: E731
         monkeypatch.setattr(decode, "decode_attention", wrong)

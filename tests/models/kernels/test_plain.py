@@ -71,5 +71,7 @@ def test_a_model_on_the_cpu_imports_no_triton():
         "b = t.TorchBackend(random_model(tiny.config(), 0)); b.commit(b.extend([1, 2], b.start())[1]);"
         "assert not [m for m in sys.modules if m.endswith('_triton') and m.startswith('lm2')], 'kernels';"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": "tests", "PATH": ""}, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": "tests", "PATH": ""}, timeout=120
+    )
     assert done.returncode == 0, done.stderr

@@ -41,7 +41,9 @@ def launched(monkeypatch):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("name", "dtype"), [(n, torch.float32) for n in tiny.CELLS] + [(n, d) for n in HALVES for d in GATES if d != torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [(n, torch.float32) for n in tiny.CELLS] + [(n, d) for n in HALVES for d in GATES if d != torch.float32], ids=str
+)
 def test_chunks_and_steps(name, dtype, launched):
     """Two chunks: the first by one prefill, the second by steps, in cells that have them."""
     model, exact = pair(name, dtype)

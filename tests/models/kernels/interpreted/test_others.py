@@ -64,7 +64,11 @@ def test_attention(heads, dtype, limited):
 def test_attention_with_scores_far_from_zero():
     q, keys, values, _ = kit.attention_args((2, 4, 2, 150, 16), F32, False)
     q = q * 60
-    kit.close("attention", attention.decode_attention(q, keys, values), attention.plain_attention(q.double(), keys.double(), values.double(), None))
+    kit.close(
+        "attention",
+        attention.decode_attention(q, keys, values),
+        attention.plain_attention(q.double(), keys.double(), values.double(), None),
+    )
 
 
 def test_attention_over_many_rows_in_many_spans():
@@ -146,5 +150,10 @@ def test_registration(name):
 
 
 def test_registration_of_the_operators_that_write():
-    torch.library.opcheck(gated.step_op, [x.nan_to_num() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in kit.step_args((2, 3, 7), F32)])
-    torch.library.opcheck(rotary.rotate_store_op, [x.nan_to_num() if x.is_floating_point() else x for x in kit.rotary_args((2, 4, 2, 5, 8), F32)])
+    torch.library.opcheck(
+        gated.step_op,
+        [x.nan_to_num() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in kit.step_args((2, 3, 7), F32)],
+    )
+    torch.library.opcheck(
+        rotary.rotate_store_op, [x.nan_to_num() if x.is_floating_point() else x for x in kit.rotary_args((2, 4, 2, 5, 8), F32)]
+    )
