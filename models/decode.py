@@ -5,6 +5,8 @@ of a batch may stand at a position of its own. Not for cell released with chunk 
 Axes: b batch, l banks, L layers, T positions of a chunk, n rows, d hidden, h heads, k key/value heads, e head width, v vocabulary.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 import torch
@@ -110,8 +112,11 @@ def adopt(model: LM2, buffers: Buffers, sequence: int, chunk: ChunkState) -> Non
         buffers.sums[:, at, 1 : chunk.length + 1] = chunk.inside.sums[:, 0, s]
 
 
-def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor]) -> None:
-    """Feed inputs[:b] at positions inputs[b:]: fills logits, and everything else at those positions. No synchronisation with the host, no new shapes."""
+def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "torch.cuda.Stream | None" = None) -> None:
+    """Feed inputs[:b] at positions inputs[b:]: fills logits, and everything else at those positions. No synchronisation with the host, no new shapes.
+
+    `beside`: a second stream, on which a gated memory is read while the main one computes self-attention (neither needs the other).
+    """
     b = buffers.batch
     ids, position = buffers.inputs[:b], buffers.inputs[b:]  # (b,) each
     length = position + 1  # (b,)
@@ -120,10 +125,19 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor]) -> None:
     normed = rms_norm(x, blocks[0].input_layernorm.weight, model.config.rms_norm_eps, x.dtype)  # (b, d)
     rows = buffers.old[0, torch.arange(b, device=x.device), position] if len(buffers.sums) else None  # (b, d)
     for i, block in enumerate(blocks):
+        found = None
+        if isinstance(block.memory, GatedMemory):
+            with _on(beside):
+                found = _read(block.memory, buffers, model.bank_of[i], x)  # (b, 2d), (b, 2d), (b, d)
         q = rotate_store(block.self_attn.qkv_proj(normed), *tables, position, buffers.keys[i], buffers.values[i])  # (b, h, e)
         a = block.self_attn.o_proj(decode_attention(q, buffers.keys[i], buffers.values[i], length).view(b, -1))  # (b, d)
         if isinstance(block.memory, GatedMemory):
-            a = _gated(block.memory, buffers, model.bank_of[i], x, a, position)
+            if beside is not None:
+                torch.cuda.current_stream().wait_stream(beside)
+            memory, j, (token, gates, read) = block.memory, model.bank_of[i], cast(tuple[Tensor, Tensor, Tensor], found)
+            a = gated_memory_step(
+                token, gates, read, buffers.old[j], memory.input_bias, memory.scale, a, position, buffers.rows[j]
+            )  # (b, d)
         elif isinstance(block.memory, ReleasedMemory):
             rows = _streamed(block.memory, buffers, i, a, cast(Tensor, rows), position)  # (b, d)
             a = a + rows.to(a.dtype)
@@ -136,16 +150,29 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor]) -> None:
     buffers.logits.copy_(model.lm_head(normed))
 
 
-def _gated(memory: GatedMemory, buffers: Buffers, j: int, x: Tensor, a: Tensor, position: Tensor) -> Tensor:
-    """The attention output (b, d) with what bank j adds to it; the new row goes into the buffers. Launches: 4 kernels beside the matrix products."""
+@contextmanager
+def _on(beside: "torch.cuda.Stream | None") -> Iterator[None]:
+    """Work inside goes to the stream `beside`, after what the current one has been given; without one nothing changes.
+
+    What is allocated there is used up before the next visit, which waits for the main stream: no tensor needs `record_stream`.
+    """
+    if beside is None:
+        yield
+        return
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        yield
+
+
+def _read(memory: GatedMemory, buffers: Buffers, j: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the tokens and bank j say: input gate and content (b, 2d), output and forget gates (b, 2d), what was read (b, d)."""
     u = rms_norm(x, memory.norm.weight, memory.norm.eps, memory.norm.weight.dtype)  # (b, d)
     token = memory.token_proj(u)  # (b, 2d)
     q = memory.q_proj(u.to(x.dtype)).view(len(x), memory.heads, memory.width)  # (b, h, e)
     read = decode_attention(q, buffers.read_keys[j], buffers.read_values[j]).view(len(x), -1)  # (b, h e)
     if memory.o_proj is not None:
         read = memory.o_proj(read)  # (b, d)
-    gates = memory.read_proj(read.to(u.dtype))  # (b, 2d)
-    return gated_memory_step(token, gates, read, buffers.old[j], memory.input_bias, memory.scale, a, position, buffers.rows[j])
+    return token, memory.read_proj(read.to(u.dtype)), read
 
 
 def _streamed(memory: ReleasedMemory, buffers: Buffers, i: int, a: Tensor, rows: Tensor, position: Tensor) -> Tensor:

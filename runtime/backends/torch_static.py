@@ -58,8 +58,9 @@ class StaticChunk(NamedTuple):
 class StaticDecoder:
     """Starts chunks in static buffers and feeds them: one token by a replayed graph, more by LM2.extend into the same buffers. Keeps no conversation."""
 
-    def __init__(self, model: LM2, tables: tuple[Tensor, Tensor]):
-        self.model, self.tables = model, tables
+    def __init__(self, model: LM2, tables: tuple[Tensor, Tensor], beside: bool = True):
+        """`beside`: a captured step reads the memory on a second stream (models/decode.py)."""
+        self.model, self.tables, self.beside = model, tables, beside
         self.graphs = model.device.type == "cuda"
         self._free: dict[int, list[Slot]] = {}
         self._pool: Any = None
@@ -85,10 +86,11 @@ class StaticDecoder:
             slot.host[: len(ids)] = ids[:, 0]
             slot.host[len(ids) :] = chunk.length
             slot.buffers.inputs.copy_(slot.host, non_blocking=True)
-            self._step(slot)
+            self.step(slot)
             return slot.buffers.logits[:, None], chunk._replace(inner=chunk.inner._replace(length=chunk.length + 1))
 
-    def _step(self, slot: Slot) -> None:
+    def step(self, slot: Slot) -> None:
+        """Feed what lies in the slot's inputs, at the positions there: queues the work and returns."""
         if not self.graphs:
             decode.step(self.model, slot.buffers, self.tables)
             return
@@ -103,15 +105,15 @@ class StaticDecoder:
                 torch.cuda.graph_pool_handle()
             )  # one pool: graphs are replayed one after another, and what they leave lies in the buffers
         with torch.cuda.device(self.model.device):
-            stream = torch.cuda.Stream()
+            stream, second = torch.cuda.Stream(), torch.cuda.Stream() if self.beside else None
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
-                    decode.step(self.model, slot.buffers, self.tables)
+                    decode.step(self.model, slot.buffers, self.tables, second)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                decode.step(self.model, slot.buffers, self.tables)
+                decode.step(self.model, slot.buffers, self.tables, second)
             slot.graph = graph
 
 
