@@ -16,7 +16,9 @@ ONCE_PER_CHUNK = ("memory.k_proj", "memory.v_proj", "memory.bank_norm")  # cell 
 def smollm2() -> LM2Config:
     """SmolLM2-135M with the memory `lm2 pull` gives it: 4 layers, 512 rows."""
     memory = MemoryConfig("gated", 512, 512, (14, 17, 20, 23), 9, 64, "zeros", True, True)
-    return LM2Config(49152, 576, 1536, 30, 9, 3, 64, memory, rope=RopeConfig(100000.0), tie_word_embeddings=True, rms_norm_eps=1e-5, name="SmolLM2-135M")
+    return LM2Config(
+        49152, 576, 1536, 30, 9, 3, 64, memory, rope=RopeConfig(100000.0), tie_word_embeddings=True, rms_norm_eps=1e-5, name="SmolLM2-135M"
+    )
 
 
 def published(cell: str) -> LM2Config:
@@ -26,7 +28,20 @@ def published(cell: str) -> LM2Config:
         memory = MemoryConfig("released", 2048, 2048, every, 32, 64, "eye", gate_pool="causal")
     else:
         memory = MemoryConfig("gated", 2048, 2048, every, 32, 64, "zeros", True)
-    return LM2Config(128256, 2048, 8192, 16, 32, 8, 64, memory, rope=RopeConfig(500000.0), tie_word_embeddings=True, rms_norm_eps=1e-5, name=f"LM2-1.7B {cell}")
+    return LM2Config(
+        128256,
+        2048,
+        8192,
+        16,
+        32,
+        8,
+        64,
+        memory,
+        rope=RopeConfig(500000.0),
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+        name=f"LM2-1.7B {cell}",
+    )
 
 
 def toy(config: LM2Config) -> LM2Config:

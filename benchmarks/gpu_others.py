@@ -17,11 +17,20 @@ def environment(bench: Bench) -> Section:
     from lm2.models.kernels import choice
 
     out = Section(["what", "value"])
-    out.rows += [["date", time.strftime("%Y-%m-%d")], ["machine", machine()], ["versions", versions("torch", "triton", "onnxruntime-gpu", "mlx")]]
+    out.rows += [
+        ["date", time.strftime("%Y-%m-%d")],
+        ["machine", machine()],
+        ["versions", versions("torch", "triton", "onnxruntime-gpu", "mlx")],
+    ]
     out.rows += [["kernels", choice.describe(bench.device)], ["seed of all inputs", str(bench.seed)]]
     if bench.cuda:
         p = torch.cuda.get_device_properties(bench.device)
-        out.rows.append(["device", f"{p.name}, {p.total_memory / 2**30:.0f} GiB, {p.multi_processor_count} multiprocessors, compute {p.major}.{p.minor}, CUDA {torch.version.cuda}"])
+        out.rows.append(
+            [
+                "device",
+                f"{p.name}, {p.total_memory / 2**30:.0f} GiB, {p.multi_processor_count} multiprocessors, compute {p.major}.{p.minor}, CUDA {torch.version.cuda}",
+            ]
+        )
     else:
         out.rows.append(["device", "none: toy sizes on a CPU, so no time in this report means anything"])
     return out
@@ -78,7 +87,14 @@ def _run(bench: Bench, name: str, dtype: str):
 
 
 def _beside(bench: Bench, name: str) -> Section:
-    out = Section(["SmolLM2's shape, batch 1, memory written", "dtype", "ms/token through the backend", "relative L2 of logits against torch on the same device"])
+    out = Section(
+        [
+            "SmolLM2's shape, batch 1, memory written",
+            "dtype",
+            "ms/token through the backend",
+            "relative L2 of logits against torch on the same device",
+        ]
+    )
     for dtype in ("float32",) if bench.toy else ("float32", "float16"):
         seconds, want, _ = _run(bench, "torch", dtype)
         out.rows.append(["torch", dtype, ms(seconds), ""])
@@ -106,20 +122,22 @@ def onnxruntime(bench: Bench) -> Section:
     where = _where_the_node_runs(bench)
     out.notes.append(f"operator library: {there.name if there else 'not built, the function body runs'}; {where}")
     if bench.cuda and there:
-        out.judged.append(("GatedMemoryUpdate with the library", where, "on CUDAExecutionProvider", "GatedMemoryUpdate on CUDAExecutionProvider" in where))
+        out.judged.append(
+            ("GatedMemoryUpdate with the library", where, "on CUDAExecutionProvider", "GatedMemoryUpdate on CUDAExecutionProvider" in where)
+        )
     return out
 
 
 def _where_the_node_runs(bench: Bench) -> str:
     """From ONNX Runtime's own profile of a step."""
     import onnxruntime as ort
-    from lm2.runtime.backends.onnx_session import pick_provider
     from onnxruntime import InferenceSession
 
     from lm2.export.ops.build import built
+    from lm2.models.layout import open_folder
     from lm2.runtime.backend import BackendOptions
     from lm2.runtime.backends.onnx_cache import exported_folder
-    from lm2.models.layout import open_folder
+    from lm2.runtime.backends.onnx_session import pick_provider
 
     device = "cuda" if bench.cuda else "cpu"
     folder = exported_folder(open_folder(_folder(bench)), BackendOptions(device=device, dtype="float32"))
@@ -130,7 +148,13 @@ def _where_the_node_runs(bench: Bench) -> str:
         options.register_custom_ops_library(str(there))
     session = InferenceSession(str(folder.path / "model.onnx"), options, providers=[pick_provider(device)[0]])
     shapes = {i.name: [1 if isinstance(d, str) else d for d in i.shape] for i in session.get_inputs()}
-    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+    kinds = {
+        "tensor(float)": np.float32,
+        "tensor(float16)": np.float16,
+        "tensor(int64)": np.int64,
+        "tensor(int32)": np.int32,
+        "tensor(bool)": np.bool_,
+    }
     session.run(None, {i.name: np.zeros(shapes[i.name], kinds[i.type]) for i in session.get_inputs()})
     with open(session.end_profiling(), encoding="utf-8") as f:
         ran = {(e["args"].get("op_name"), e["args"].get("provider")) for e in json.load(f) if "provider" in e.get("args", {})}
@@ -143,5 +167,3 @@ def mlx(bench: Bench) -> Section:
     if not _installed("mlx-cuda-13", "mlx-cuda-12", "mlx-cuda") and not (bench.toy and _installed("mlx")):
         raise Skipped("MLX's CUDA build is not installed: pip install 'lm2[mlx-cuda]'")
     return _beside(bench, "mlx")
-
-

@@ -18,8 +18,8 @@ def finish_kernel(
 ):  # fmt: skip
     """Program (row, block): token row % t of batch entry row // t. Xb, Xt: strides over b and t (of old and new: over their rows).
 
-    Without STEP: out = what the memory adds, new = the new rows. With STEP (t = 1): out = attended + that, rounded as two additions would be; old and new
-    are buffers, read and written at row position[b].
+    Without STEP: out = what the memory adds, new = the new rows. With STEP (t = 1): out = attended + that, rounded once; old and new are buffers, read
+    and written at row position[b].
     """
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -38,11 +38,9 @@ def finish_kernel(
     add = sigmoid(o) * e
     if SCALE:
         add = tl.load(scale + at, live, other=0.0).to(tl.float32) * add
-    add = add.to(out.dtype.element_ty)
     if STEP:
-        joined = tl.load(attended + b * ab + s * at_ + at, live, other=0.0).to(tl.float32) + add.to(tl.float32)
-        add = joined.to(out.dtype.element_ty)
-    tl.store(out + b * ub + s * ut + at, add, live)
+        add += tl.load(attended + b * ab + s * at_ + at, live, other=0.0).to(tl.float32)
+    tl.store(out + b * ub + s * ut + at, add.to(out.dtype.element_ty), live)
     made = sigmoid(i) * tanh(e + z) + sigmoid(f) * kept
     tl.store(new + b * nb + place * nt + at, made.to(new.dtype.element_ty), live)
 

@@ -14,8 +14,8 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize(("folder", "least", "environment"), [
-    ("interpreted", 170, {"TRITON_INTERPRET": "1"}),
-    ("compiled", 19, {"LM2_TEST_COMPILE": "1"}),
+    ("interpreted", 130, {"TRITON_INTERPRET": "1"}),
+    ("compiled", 20, {"LM2_TEST_COMPILE": "1"}),
 ])  # fmt: skip
 def test_folder(folder, least, environment, tmp_path):
     if not choice.installed():

@@ -42,7 +42,9 @@ def launched(monkeypatch):
 
 @torch.inference_mode()
 @pytest.mark.parametrize(
-    ("name", "dtype"), [(n, torch.float32) for n in tiny.CELLS] + [(n, d) for n in HALVES for d in GATES if d != torch.float32], ids=str
+    ("name", "dtype"),
+    [(n, torch.float32) for n in tiny.CELLS if n != "gated"] + [(n, d) for n in HALVES for d in GATES if d != torch.float32],
+    ids=str,
 )
 def test_chunks_and_steps(name, dtype, launched):
     """Two chunks: the first by one prefill, the second by steps, in cells that have them."""
@@ -74,7 +76,7 @@ def test_chunks_and_steps(name, dtype, launched):
     assert launched == expected | {"rms_norm", "rotate_store", "attention"} | ({"finish"} if not name.startswith("released") else set())
 
 
-@pytest.mark.parametrize("name", ["gated", "gated-eye", "released-causal", "released-chunk"])
+@pytest.mark.parametrize("name", ["gated", "gated-eye", "released-causal"])
 def test_training(name, launched):
     """Gradients of every weight through two chunks, the second reading what the first wrote."""
     model, exact = pair(name, torch.float32)
