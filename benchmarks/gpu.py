@@ -1,10 +1,10 @@
 """Every CUDA figure of this project in one run of under ten minutes, on a machine with torch, triton and this repository.
 
-    python benchmarks/gpu.py [--out build/gpu] [--only SECTION ...] [--again] [--seed N] [--toy] [--floors]
+    python benchmarks/gpu.py [--out build/gpu] [--only SECTION ...] [--again] [--seed N] [--toy] [--floors] [--cpu]
 
 Sections that are done are kept in OUT/gpu.json and not run again, so a run that was cut off goes on where it stopped; OUT/gpu.md has the tables. A section that
 fails is written down and the next one runs; the exit code is then 1. `--toy` runs everything on a CPU through Triton's interpreter, at sizes that
-mean nothing, to see that it runs. `--floors` prints what each figure has to move at the least, computed from shapes, and measures nothing.
+mean nothing, to see that it runs. `--cpu` runs the sections about agreement with float64 at full size, with plain PyTorch on a CPU. `--floors` prints what each figure has to move at the least, computed from shapes, and measures nothing.
 """
 
 import argparse
@@ -24,6 +24,7 @@ SECTIONS = {
     "update": ("gpu_kernels", "update"), "parity": ("gpu_parity", "parity"), "drift": ("gpu_parity", "drift"), "decode": ("gpu_decode", "decode"),
     "prefill": ("gpu_decode", "prefill"), "compile": ("gpu_decode", "compiled"), "onnxruntime": ("gpu_others", "onnxruntime"), "mlx": ("gpu_others", "mlx"),
 }  # fmt: skip
+ON_A_CPU = ("environment", "parity", "drift")
 NEEDS = {"update": "copy", "decode": "copy"}
 
 
@@ -79,6 +80,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of all inputs; drawn from the clock by default, printed, and kept for a run that goes on")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--floors", action="store_true")
+    parser.add_argument("--cpu", action="store_true")
     a = parser.parse_args()
     find_package()
     if a.floors:
@@ -92,16 +94,21 @@ def main() -> int:
     import torch
     from gpu_bench import Bench
 
-    if not a.toy and not torch.cuda.is_available():
-        print("no CUDA device: nothing to measure (--toy runs everything on a CPU, --floors prints what is computed)", file=sys.stderr)
+    if a.cpu:
+        a.only = [n for n in a.only if n in ON_A_CPU]
+    if not a.toy and not a.cpu and not torch.cuda.is_available():
+        print(
+            "no CUDA device: nothing to measure (--toy runs everything on a CPU, --cpu what is not about speed, --floors prints what is computed)",
+            file=sys.stderr,
+        )
         return 2
-    out = a.out or ROOT / "build" / ("gpu-toy" if a.toy else "gpu")
+    out = a.out or ROOT / "build" / ("gpu-toy" if a.toy else "gpu-cpu" if a.cpu else "gpu")
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("LM2_HOME", str(out / "home"))
     kept = out / "gpu.json"
     record = json.loads(kept.read_text()) if kept.exists() else {}
-    device = torch.device("cpu" if a.toy else "cuda")
-    of = {"toy": a.toy, "device": "cpu" if a.toy else torch.cuda.get_device_name()}
+    device = torch.device("cpu" if a.toy or a.cpu else "cuda")
+    of = {"toy": a.toy, "device": device.type if device.type == "cpu" else torch.cuda.get_device_name()}
     if record.get("of") != of:
         record = {"of": of, "seed": a.seed if a.seed is not None else int(time.time()), "sections": {}}
     done, seed = record["sections"], a.seed if a.seed is not None else record["seed"]

@@ -8,7 +8,7 @@ def check(bench: Bench) -> Section:
     """Every operator in every dtype against its plain form in float64 on the CPU; inputs are the tests' (awkward shapes, poisoned buffers), newly drawn."""
     import kernel_kit as kit
 
-    from lm2.models.kernels import attention, gated, norm, released, rotary, update
+    from lm2.models.kernels import attention, gated, norm, released, rotary, stream, update
     from lm2.models.update import gated_memory_update as plain
 
     seed, out = bench.seed, Section(["operator", "dtype", "cases", "largest difference", "of its gate"])
@@ -27,6 +27,8 @@ def check(bench: Bench) -> Section:
                 attention.decode_attention, attention.plain_attention, [kit.attention_args(s, dtype, l, seed) for s in heads for l in (True, False)],
             ),
             "rotate_store": (rotary.rotate_store, rotary.plain_rotate_store, [kit.rotary_args(s, dtype, seed) for s in heads]),
+            "released_memory_pool": (stream.released_pool, stream.plain_pool, [kit.pool_args(s, dtype, seed) for s in shapes]),
+            "store_heads": (stream.store_heads, stream.plain_store, [kit.store_args(s, dtype, seed) for s in heads]),
             "released_memory_open": (released.released_open, released.plain_open, [kit.open_args(s, dtype, seed) for s in shapes]),
             "released_memory_close": (released.released_close, released.plain_close, [kit.close_args(s, one, seed) for s in shapes for one in (True, False)]),
         }  # fmt: skip
@@ -35,7 +37,10 @@ def check(bench: Bench) -> Section:
             for args in inputs:
                 here = [a.to(bench.device) if isinstance(a, torch.Tensor) else a for a in args]
                 wide = [a.nan_to_num() if name == "decode_attention" and isinstance(a, torch.Tensor) else a for a in kit.exact(args)]
-                made = [(op(*here), form(*wide)), *((h, w) for h, w in zip(here, wide, strict=True) if name.endswith(("step", "store")))]
+                made = [
+                    (op(*here), form(*wide)),
+                    *((h, w) for h, w in zip(here, wide, strict=True) if name.endswith(("step", "store", "pool", "heads"))),
+                ]
                 pairs = [p for got, want in made for p in (zip(got, want, strict=True) if isinstance(got, tuple) else ((got, want),))]
                 for got, want in pairs:
                     if not isinstance(got, torch.Tensor) or not got.is_floating_point():

@@ -32,7 +32,7 @@ def environment(bench: Bench) -> Section:
             ]
         )
     else:
-        out.rows.append(["device", "none: toy sizes on a CPU, so no time in this report means anything"])
+        out.rows.append(["device", "none: a CPU" + (" at toy sizes, so no time in this report means anything" if bench.toy else "")])
     return out
 
 

@@ -16,6 +16,7 @@ from .kernels.attention import decode_attention
 from .kernels.gated import gated_memory_step
 from .kernels.norm import add_rms_norm, rms_norm
 from .kernels.rotary import rotate_store
+from .kernels.stream import released_pool, store_heads
 from .llama import wide
 from .lm2 import LM2, ChunkState, ExactInside, GatedInside, StreamInside
 from .memory import GatedMemory, ReleasedMemory
@@ -139,7 +140,7 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "t
                 token, gates, read, buffers.old[j], memory.input_bias, memory.scale, a, position, buffers.rows[j]
             )  # (b, d)
         elif isinstance(block.memory, ReleasedMemory):
-            rows = _streamed(block.memory, buffers, i, a, cast(Tensor, rows), position)  # (b, d)
+            rows = _streamed(block.memory, buffers, i, a, cast(Tensor, rows), position, length)  # (b, d)
             a = a + rows.to(a.dtype)
         norm = block.post_attention_layernorm
         x, normed = add_rms_norm(x, a, norm.weight, norm.eps, x.dtype)  # (b, d) each
@@ -175,16 +176,12 @@ def _read(memory: GatedMemory, buffers: Buffers, j: int, x: Tensor) -> tuple[Ten
     return token, memory.read_proj(read.to(u.dtype)), read
 
 
-def _streamed(memory: ReleasedMemory, buffers: Buffers, i: int, a: Tensor, rows: Tensor, position: Tensor) -> Tensor:
+def _streamed(memory: ReleasedMemory, buffers: Buffers, i: int, a: Tensor, rows: Tensor, position: Tensor, length: Tensor) -> Tensor:
     """The rows (b, d) of these positions as layer i leaves them."""
-    b, heads = len(a), (len(a), memory.heads, memory.width)
-    each = torch.arange(b, device=a.device)  # (b,)
-    total = buffers.sums[i][each, position] + memory.token_gate.lifted(a)  # (b, d)
-    buffers.sums[i][each, position + 1] = total
+    b = len(a)
+    pooled = released_pool(a, memory.token_gate.scale, position, buffers.sums[i])  # (b, d)
     r = rows.to(a.dtype)
-    buffers.read_keys[i][each, :, position] = memory.key_proj(r).view(heads)
-    buffers.read_values[i][each, :, position] = memory.value_proj(r).view(heads)
-    q = memory.query_proj(a).view(heads)  # (b, h, e)
-    read = decode_attention(q, buffers.read_keys[i], buffers.read_values[i], position + 1).view(b, 1, -1)  # (b, 1, n)
-    pooled = (total / (position + 1)[:, None])[:, None]  # (b, 1, d)
-    return memory.rewrite(read, rows[:, None], pooled)[:, 0]  # (b, d)
+    store_heads(memory.key_proj(r), memory.value_proj(r), position, buffers.read_keys[i], buffers.read_values[i])
+    q = memory.query_proj(a).view(b, memory.heads, memory.width)  # (b, h, e)
+    read = decode_attention(q, buffers.read_keys[i], buffers.read_values[i], length).view(b, 1, -1)  # (b, 1, n)
+    return memory.rewrite(read, rows[:, None], pooled[:, None])[:, 0]  # (b, d)

@@ -105,3 +105,26 @@ def close_args(shape, one_pool, seed=0):
 def norm_args(shape, dtype, out, seed=0):
     draw = drawer(seed)
     return draw(shape, dtype), draw(shape[-1:]), 1e-5, out
+
+
+def pool_args(shape, dtype, seed=0):
+    """Sums of a chunk of t positions; those from `position` + 1 onward are NaN."""
+    draw = drawer(seed)
+    b, t, d = shape
+    position = torch.randint(0, t, (b,), generator=torch.Generator().manual_seed(seed))
+    sums = draw((b, t + 1, d)).abs()
+    for row in range(b):
+        sums[row, position[row] + 1 :] = float("nan")
+    return draw((b, d), dtype), draw((d,)), position, sums
+
+
+def store_args(heads, dtype, seed=0):
+    draw = drawer(seed)
+    b, _, h, t, e = heads
+    position = torch.randint(0, t, (b,), generator=torch.Generator().manual_seed(seed))
+    return (
+        draw((b, h * e), dtype),
+        draw((b, h * e), dtype),
+        position,
+        *(torch.full((b, h, t, e), float("nan"), dtype=dtype) for _ in range(2)),
+    )

@@ -7,7 +7,7 @@ import kernel_kit as kit
 import pytest
 import torch
 
-from lm2.models.kernels import attention, choice, gated, norm, released, rotary
+from lm2.models.kernels import attention, choice, gated, norm, released, rotary, stream
 from lm2.models.kernels.update import gated_memory_update, update, update_backward
 from lm2.models.update import gated_memory_update as plain
 
@@ -24,6 +24,7 @@ def test_operators_on_the_cpu_are_plain_pytorch():
         (gated.step_op, gated.plain_step, kit.step_args((2, 3, 5), torch.bfloat16)),
         (attention.attention_op, attention.plain_attention, kit.attention_args((3, 4, 2, 9, 8), f32, False)),
         (rotary.rotate_store_op, rotary.plain_rotate_store, kit.rotary_args((3, 4, 2, 9, 8), torch.bfloat16)),
+        (stream.pool_op, stream.plain_pool, kit.pool_args((2, 3, 5), torch.bfloat16)),
         (released.open_op, released.plain_open, kit.open_args((2, 3, 5), torch.bfloat16)),
         (released.close_op, released.plain_close, kit.close_args((2, 3, 5), True)),
     ):

@@ -7,7 +7,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lm2.models.kernels import attention_triton, gated_triton, norm_triton, released_triton, rotary_triton, update_triton
+from lm2.models.kernels import attention_triton, gated_triton, norm_triton, released_triton, rotary_triton, stream_triton, update_triton
 
 TYPES = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64"}
 OPTIONS = ("num_warps", "num_stages")
@@ -27,7 +27,7 @@ class Recorder:
 @pytest.fixture
 def launches(monkeypatch):
     found = []
-    for module in (attention_triton, gated_triton, norm_triton, released_triton, rotary_triton, update_triton):
+    for module in (attention_triton, gated_triton, norm_triton, released_triton, rotary_triton, stream_triton, update_triton):
         for name, value in list(vars(module).items()):
             if name.endswith("_kernel"):
                 monkeypatch.setattr(module, name, Recorder(value, found))
@@ -113,6 +113,14 @@ def test_rotary(launches, dtype):
     args = kit.rotary_args((2, 9, 3, 16, 64), dtype)
     rotary_triton.rotate_store(*args, empty(2, 9, 64, dtype=dtype))
     check(launches, 1)
+
+
+@pytest.mark.parametrize("dtype", kit.DTYPES, ids=str)
+def test_stream(launches, dtype):
+    a, scale, position, sums = kit.pool_args((2, 3, 2048), dtype)
+    stream_triton.pool(a, scale, position, sums, empty(2, 2048))
+    stream_triton.store(*kit.store_args((2, 32, 32, 16, 64), dtype))
+    check(launches, 2)
 
 
 def test_released(launches):

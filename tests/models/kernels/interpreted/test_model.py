@@ -6,13 +6,13 @@ import torch
 from compare import nmse, relative_l2
 
 from lm2.models import decode
-from lm2.models.kernels import attention_triton, gated_triton, norm_triton, released_triton, rotary_triton, update_triton
+from lm2.models.kernels import attention_triton, gated_triton, norm_triton, released_triton, rotary_triton, stream_triton, update_triton
 from lm2.models.llama import wide
 from lm2.models.weights import random_model, slots_of
 
 GATES = {torch.float32: (1e-5, 1e-10), torch.float16: (5e-3, 1e-5), torch.bfloat16: (5e-2, 3e-4)}  # logits relative L2, bank NMSE
 HALVES = ("gated-eye", "released-causal")
-MODULES = (attention_triton, gated_triton, norm_triton, released_triton, rotary_triton, update_triton)
+MODULES = (attention_triton, gated_triton, norm_triton, released_triton, rotary_triton, stream_triton, update_triton)
 
 
 def pair(name, dtype):
@@ -33,7 +33,7 @@ def launched(monkeypatch):
     """Names of the kernels' launchers that were called."""
     seen = set()
     for module in MODULES:
-        for name in ("forward", "backward", "rms_norm", "finish", "attention", "rotate_store", "opening", "closing"):
+        for name in ("forward", "backward", "rms_norm", "finish", "attention", "rotate_store", "opening", "closing", "pool", "store"):
             if name in vars(module) and vars(module)[name].__module__ == module.__name__:
                 real = getattr(module, name)
                 monkeypatch.setattr(module, name, lambda *a, real=real, name=name: (seen.add(name), real(*a))[1])
@@ -73,7 +73,9 @@ def test_chunks_and_steps(name, dtype, launched):
     assert relative_l2(torch.stack(got, 1), want) <= logit_gate
     first = model.first_row(chunks)
     assert nmse(buffers.rows[:, :, :2], want_bank[:, :, first : first + 2]) <= bank_gate
-    assert launched == expected | {"rms_norm", "rotate_store", "attention"} | ({"finish"} if not name.startswith("released") else set())
+    assert launched == expected | {"rms_norm", "rotate_store", "attention"} | (
+        {"pool", "store"} if name.startswith("released") else {"finish"}
+    )
 
 
 @pytest.mark.parametrize("name", ["gated", "gated-eye", "released-causal"])

@@ -4,7 +4,7 @@ import kernel_kit as kit
 import pytest
 import torch
 
-from lm2.models.kernels import attention, gated, norm, released, rotary
+from lm2.models.kernels import attention, gated, norm, released, rotary, stream
 
 F32 = torch.float32
 
@@ -115,6 +115,27 @@ def test_released_chain(shape, dtype):
         kit.close("rows", released.released_close(*args), released.plain_close(*kit.exact(args)))
 
 
+@pytest.mark.parametrize("dtype", kit.DTYPES, ids=str)
+@pytest.mark.parametrize("shape", kit.WIDTHS, ids=str)
+def test_pool(shape, dtype):
+    args = kit.pool_args(shape, dtype)
+    wide = kit.exact(args)
+    kit.close("mean", stream.released_pool(*args), stream.plain_pool(*wide))
+    assert torch.equal(args[3].isnan(), wide[3].isnan()), "one more position is written, and nothing else"
+    kit.close("sums", args[3].nan_to_num(), wide[3].nan_to_num())
+
+
+@pytest.mark.parametrize("dtype", kit.DTYPES, ids=str)
+@pytest.mark.parametrize("heads", kit.HEADS, ids=str)
+def test_store(heads, dtype):
+    """Copies: equal, not close."""
+    args, plain = kit.store_args(heads, dtype), kit.store_args(heads, dtype)
+    stream.store_heads(*args)
+    stream.plain_store(*plain)
+    for got, want in zip(args[3:], plain[3:], strict=True):
+        assert torch.equal(got.isnan(), want.isnan()) and torch.equal(got.nan_to_num(), want.nan_to_num())
+
+
 GRADIENTS = {
     "rms_norm": (norm.rms_norm_op, norm.plain_rms_norm, kit.norm_args((2, 3, 7), F32, F32)),
     "add_rms_norm": (norm.add_rms_norm_op, norm.plain_add_rms_norm, (kit.drawer(9)((2, 3, 7)), *kit.norm_args((2, 3, 7), F32, F32))),
@@ -157,3 +178,5 @@ def test_registration_of_the_operators_that_write():
     torch.library.opcheck(
         rotary.rotate_store_op, [x.nan_to_num() if x.is_floating_point() else x for x in kit.rotary_args((2, 4, 2, 5, 8), F32)]
     )
+    torch.library.opcheck(stream.pool_op, [x.nan_to_num() if x.is_floating_point() else x for x in kit.pool_args((2, 3, 7), F32)])
+    torch.library.opcheck(stream.store_op, [x.nan_to_num() if x.is_floating_point() else x for x in kit.store_args((2, 4, 2, 5, 8), F32)])

@@ -41,7 +41,7 @@ def test_backward(shape, dtype):
 
 
 def test_gradcheck():
-    x = [a.clone().requires_grad_() for a in kit.update_args((2, 3, 5), torch.float64)]
+    x = [a.clone().requires_grad_() for a in kit.update_args((2, 1, 3), torch.float64)]
     assert torch.autograd.gradcheck(update, x)
 
 
