@@ -57,7 +57,7 @@ def decode(bench: Bench) -> Section:
     )
     copied, measured = bench.facts["copy_bytes_per_second"], {}
     for config in _shapes(bench):
-        for batch in (2,) if bench.toy else BATCHES:
+        for batch in (1,) if bench.toy else BATCHES:
             off = None
             for memory in ("off", "on"):
                 c = config if memory == "on" else without_memory(config)

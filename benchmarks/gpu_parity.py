@@ -47,7 +47,7 @@ def parity(bench: Bench) -> Section:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     out = Section(["against float64 on the CPU", "dtype", "logits, relative L2", "largest", "likeliest the same", "bank NMSE"])
     rows = 16 if bench.toy else 64
-    small = replace(smollm2(), memory=replace(smollm2().memory, slots=rows, chunk=rows))
+    small = replace(smollm2(), name="SmolLM2's shape, 64 rows", memory=replace(smollm2().memory, slots=rows, chunk=rows))
     wide = replace(published("released"), hidden_size=256, intermediate_size=768, num_attention_heads=4, num_key_value_heads=2, vocab_size=4096,
                    num_hidden_layers=4, memory=replace(published("released").memory, slots=256, chunk=256, layers=(0, 1, 2, 3), heads=4))  # fmt: skip
     for config, length in ((small, rows), (wide, 40)):
