@@ -114,7 +114,9 @@ def main() -> int:
     done, seed = record["sections"], a.seed if a.seed is not None else record["seed"]
     bench = Bench(device, a.toy, seed, out)
     print(f"seed {seed}, {of['device']}, {kept}")
-    wanted = [n for n in SECTIONS if n in a.only or any(NEEDS.get(o) == n and n not in done for o in a.only)]
+    wanted = [n for n in SECTIONS if n in a.only or any(NEEDS.get(o) == n and done.get(n, {}).get("state") != "done" for o in a.only)]
+    for earlier in done.values():
+        bench.facts.update(earlier.get("facts", {}))
     for name in wanted:
         if name in done and done[name]["state"] == "done" and not a.again:
             print(f"{name}: done before")

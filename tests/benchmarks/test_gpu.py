@@ -38,11 +38,12 @@ def test_all_sections_at_toy_size_and_going_on(tmp_path):
     assert "interpreted" in str(sections["environment"]["rows"])
     assert "No time in it means anything" in (tmp_path / "gpu.md").read_text()
 
-    sections["copy"]["state"] = "failed"
+    sections["update"]["state"] = "failed"
     (tmp_path / "gpu.json").write_text(json.dumps(record))
-    again = run("--toy", "--out", tmp_path, "--only", "environment", "copy", bare=True)
+    again = run("--toy", "--out", tmp_path, "--only", "environment", "update", bare=True)
     assert again.returncode == 0, again.stderr[-3000:]
-    assert "seed 7" in again.stdout and "environment: done before" in again.stdout and "copy: done in" in again.stdout
+    assert "copy" not in again.stdout, "its bandwidth is known"
+    assert "seed 7" in again.stdout and "environment: done before" in again.stdout and "update: done in" in again.stdout
 
 
 def test_floors_and_no_device(tmp_path):

@@ -39,7 +39,8 @@ def compile_launch(kernel, args, kwargs, capability):
     options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
     given = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
     assert list(given) == list(kernel.arg_names), "every parameter is given, in order"
-    constexprs = {p.name: given[p.name] for p in kernel.params if p.is_constexpr or given[p.name] is None}
+    ones = {n for n, v in given.items() if isinstance(v, int) and v == 1}  # the JIT makes constants of them
+    constexprs = {p.name: given[p.name] for p in kernel.params if p.is_constexpr or given[p.name] is None or p.name in ones}
     signature, attrs = {}, {}
     for at, (name, value) in enumerate(given.items()):
         if name in constexprs:
@@ -138,3 +139,20 @@ def test_an_older_device_and_wide_loads(launches):
         update_triton.forward(*(a.contiguous() for a in args), empty(2, 3, d, dtype=torch.bfloat16))
         ptx = check(launches, 1, 80)[0]
         assert (loads_of_16_bytes(ptx) >= 4) == wide
+
+
+def test_one_of_everything(launches):
+    """Numbers that are 1 become constants: one sequence, one token, one head, one key, rows of one number."""
+    f32 = torch.float32
+    update_triton.forward(*kit.update_args((1, 1, 1), f32), empty(1, 1, 1))
+    norm_triton.rms_norm(*(empty(1, 1), None), empty(1), 1e-5, None, empty(1, 1))
+    args = kit.step_args((1, 1, 1), f32)
+    gated_triton.finish(*(x[:, None] for x in args[:3]), *args[3:6], args[6][:, None], args[7], empty(1, 1, 1), args[8])
+    attention_triton.attention(*kit.attention_args((1, 1, 1, 1, 1), f32, True), empty(1, 1, 1))
+    attention_triton.attention(*kit.attention_args((1, 4, 1, 1, 64), f32, False), empty(1, 4, 64))
+    rotary_triton.rotate_store(*kit.rotary_args((1, 1, 1, 1, 2), f32), empty(1, 1, 2))
+    stream_triton.pool(*kit.pool_args((1, 1, 1), f32), empty(1, 1))
+    stream_triton.store(*kit.store_args((1, 1, 1, 1, 1), f32))
+    released_triton.opening(*kit.open_args((1, 1, 1), f32), empty(1, 1, 1), empty(1, 1, 1))
+    released_triton.closing(*kit.close_args((1, 1, 1), True), empty(1, 1, 1))
+    check(launches, 12)
