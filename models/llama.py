@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import LM2Config
+from .kernels.norm import rms_norm
 
 # Above this many query rows, causal attention on CPU is faster in blocks that skip the keys no row of them sees (1.3x at 500 rows).
 CPU_QUERY_ROWS = 128
@@ -32,8 +33,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight  # (b, t, d)
+        return rms_norm(x, self.weight, self.eps, self.weight.dtype)  # (b, t, d)
 
 
 def rope_tables(config: LM2Config, positions: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import LM2Config
+from .kernels.gated import gated_memory_finish
+from .kernels.released import released_close, released_open
+from .kernels.update import gated_memory_update
 from .llama import Cache, RMSNorm
-from .update import gated_memory_update
 
 
 class GatedMemory(nn.Module):
@@ -50,22 +52,17 @@ class GatedMemory(nn.Module):
         """
         b, t, _ = x.shape
         u = self.norm(x)  # (b, t, d)
-        i, z = self.token_proj(u).chunk(2, dim=-1)  # (b, t, d) each
-        i = i + self.input_bias
+        token = self.token_proj(u)  # (b, t, 2d)
         if kv is None:
+            i, z = token.chunk(2, dim=-1)  # (b, t, d) each
             f = self.read_proj.bias.chunk(2)[1]  # (d,)
-            return None, gated_memory_update(i, f.expand_as(old), z, old)
+            return None, gated_memory_update(i + self.input_bias, f.expand_as(old), z, old)
         q = self.q_proj(u.to(x.dtype)).view(b, t, self.heads, self.width).transpose(1, 2)  # (b, h, t, e)
         read = F.scaled_dot_product_attention(q, *kv).transpose(1, 2).reshape(b, t, -1)  # (b, t, h e)
         if self.o_proj is not None:
             read = self.o_proj(read)  # (b, t, d)
-        read = read.to(u.dtype)
-        o, f = self.read_proj(read).chunk(2, dim=-1)  # (b, t, d) each
-        add = torch.sigmoid(o) * read  # (b, t, d)
-        if self.scale is not None:
-            add = self.scale * add
-        rows = gated_memory_update(i, f, read + z, old)  # (b, t, d)
-        return add.to(x.dtype), rows
+        gates = self.read_proj(read.to(u.dtype))  # (b, t, 2d)
+        return gated_memory_finish(token, gates, read, old, self.input_bias, self.scale, x.dtype)  # (b, t, d) each
 
 
 class TokenGate(nn.Module):
@@ -115,11 +112,13 @@ class ReleasedMemory(nn.Module):
         k, v = cache(self.key_proj(r).view(heads).transpose(1, 2), self.value_proj(r).view(heads).transpose(1, 2))  # (b, h, s, e)
         s = k.shape[2]
         mask = torch.ones(t, s, dtype=torch.bool, device=x.device).tril(s - t)  # (t, s)
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(b, t, -1).to(rows.dtype)  # (b, t, n)
-        z = self.norm1(rows + a)  # (b, t, n)
-        u = F.relu(self.mlp(F.relu(self.mlp(z))))  # (b, t, n)
-        z = self.norm2(z + u)  # (b, t, n)
-        gates = self.token_gate(pooled) + self.bank_gate(torch.tanh(rows))  # (b, t, 2n)
-        i, f = gates.chunk(2, dim=-1)  # (b, t, n) each
-        rows = gated_memory_update(i + self.input_bias, f + self.forget_bias, z, rows)  # (b, t, n)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(b, t, -1)  # (b, t, n)
+        rows = self.rewrite(a, rows, pooled)
         return rows.to(x.dtype), rows
+
+    def rewrite(self, a: Tensor, rows: Tensor, pooled: Tensor) -> Tensor:
+        """New rows (b, t, n) from what was read, a (b, t, n), the old rows and the pooled tokens (b, 1 or t, d)."""
+        z, bounded = released_open(rows, a, self.norm1.weight, self.norm1.bias, self.norm1.eps)  # (b, t, n) each
+        u = F.relu(self.mlp(F.relu(self.mlp(z))))  # (b, t, n)
+        norm, gates = self.norm2, (self.token_gate(pooled), self.bank_gate(bounded))  # (b, t or 1, 2n), (b, t, 2n)
+        return released_close(z, u, norm.weight, norm.bias, norm.eps, *gates, self.input_bias, self.forget_bias, rows)

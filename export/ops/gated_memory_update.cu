@@ -13,7 +13,7 @@ namespace {
 
 constexpr int THREADS = 256;
 constexpr size_t MAX_BLOCKS = 65535;
-constexpr int PACK = 4; /* elements that one thread loads at once: 16 bytes of float32, 8 of float16 */
+constexpr int LOAD_BYTES = 16; /* what one thread loads at once, the widest load there is: 4 float32 or 8 float16 */
 
 __host__ __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
@@ -25,8 +25,9 @@ __device__ inline void narrowed(float x, float *out) { *out = x; }
 __device__ inline void narrowed(float x, __half *out) { *out = __float2half_rn(x); }
 
 template <typename T>
-struct alignas(PACK * sizeof(T)) Pack {
-    T at[PACK];
+struct alignas(LOAD_BYTES) Pack {
+    static constexpr int SIZE = LOAD_BYTES / sizeof(T);
+    T at[SIZE];
 };
 
 template <typename T>
@@ -50,7 +51,7 @@ __global__ void packed(const Pack<T> *i, const Pack<T> *f, const Pack<T> *z, con
         const Pack<T> pi = i[k], pf = f[k], pz = z[k], pold = old[k];
         Pack<T> result;
 #pragma unroll
-        for (int e = 0; e < PACK; e++) result.at[e] = updated(pi.at[e], pf.at[e], pz.at[e], pold.at[e]);
+        for (int e = 0; e < Pack<T>::SIZE; e++) result.at[e] = updated(pi.at[e], pf.at[e], pz.at[e], pold.at[e]);
         out[k] = result;
     }
 }
@@ -66,14 +67,14 @@ template <typename T>
 int launch(const void *i, const void *f, const void *z, const void *old, void *out, size_t n, void *stream) {
     if (n == 0) return 0;
     const cudaStream_t queue = static_cast<cudaStream_t>(stream);
-    constexpr size_t bytes = sizeof(Pack<T>);
-    const bool whole =
-        n % PACK == 0 && aligned(i, bytes) && aligned(f, bytes) && aligned(z, bytes) && aligned(old, bytes) && aligned(out, bytes);
+    constexpr size_t size = Pack<T>::SIZE;
+    const bool whole = n % size == 0 && aligned(i, LOAD_BYTES) && aligned(f, LOAD_BYTES) && aligned(z, LOAD_BYTES) &&
+                       aligned(old, LOAD_BYTES) && aligned(out, LOAD_BYTES);
     if (whole) {
         using P = Pack<T>;
-        packed<T><<<blocks_for(n / PACK), THREADS, 0, queue>>>(static_cast<const P *>(i), static_cast<const P *>(f),
+        packed<T><<<blocks_for(n / size), THREADS, 0, queue>>>(static_cast<const P *>(i), static_cast<const P *>(f),
                                                                static_cast<const P *>(z), static_cast<const P *>(old),
-                                                               static_cast<P *>(out), n / PACK);
+                                                               static_cast<P *>(out), n / size);
     } else {
         one_by_one<T><<<blocks_for(n), THREADS, 0, queue>>>(static_cast<const T *>(i), static_cast<const T *>(f), static_cast<const T *>(z),
                                                             static_cast<const T *>(old), static_cast<T *>(out), n);

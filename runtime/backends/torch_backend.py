@@ -1,6 +1,7 @@
 """The torch backend: the PyTorch reference behind the runtime's contract, on CPU or CUDA.
 
-Knows devices, dtypes and NumPy at its borders; what is computed is in models/. Keeps weights and rotary tables, no conversation.
+Knows devices, dtypes and NumPy at its borders; what is computed is in models/. Keeps weights and rotary tables, no conversation. On CUDA chunks lie in static
+buffers and one token is a replayed graph (torch_static.py).
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from ...models.errors import BackendError
+from ...models.kernels import choice
 from ...models.layout import open_folder
 from ...models.llama import wide
 from ...models.lm2 import LM2, ChunkState
@@ -18,17 +20,20 @@ from ...models.packed import available, pack
 from ...models.trace import trace
 from ...models.weights import TORCH_DTYPES, load_model
 from ..backend import BackendOptions, Description, MemoryState
+from .torch_static import StaticChunk, StaticDecoder, extra_bytes, suits
 
 
 class TorchBackend:
     """Runs an LM2 module. Deterministic for a given device, dtype and thread count; see docs for what is bit-identical and what is not."""
 
-    def __init__(self, model: LM2):
+    def __init__(self, model: LM2, static: bool | None = None):
+        """`static`: chunks in static buffers; by default where that is faster, on CUDA."""
         self.model = model
         self.config = model.config
         self._tables = model.tables()
+        self._static = StaticDecoder(model, self._tables) if (suits(model) if static is None else static) else None
 
-    def start(self, batch: int = 1, state: MemoryState | None = None) -> ChunkState:
+    def start(self, batch: int = 1, state: MemoryState | None = None) -> ChunkState | StaticChunk:
         with torch.inference_mode():
             if state is None:
                 state = MemoryState(self.model.initial_bank(batch), 0)
@@ -36,28 +41,37 @@ class TorchBackend:
                 raise BackendError(
                     f"a memory of shape {list(state.bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}"
                 )
-            return self.model.start(state.bank, state.chunks)
+            return (self._static or self.model).start(state.bank, state.chunks)
 
-    def extend(self, tokens: Sequence[int] | np.ndarray, chunk: ChunkState, all_logits: bool = False) -> tuple[np.ndarray, ChunkState]:
-        ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64)).to(self.model.device)
+    def extend(
+        self, tokens: Sequence[int] | np.ndarray, chunk: ChunkState | StaticChunk, all_logits: bool = False
+    ) -> tuple[np.ndarray, ChunkState | StaticChunk]:
+        ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64))
         ids = ids[None] if ids.dim() == 1 else ids  # (b, t)
         if ids.shape[1] == 0:
             raise BackendError("extend needs at least one token")
         if chunk.length + ids.shape[1] > self.config.memory.chunk:
             raise BackendError(f"{chunk.length} + {ids.shape[1]} tokens do not fit in a chunk of {self.config.memory.chunk}: commit first")
         with torch.inference_mode():
-            logits, chunk = self.model.extend(ids, chunk, self._tables, all_logits)  # (b, t or 1, v)
-        out = logits.float().cpu().numpy()
+            if isinstance(chunk, StaticChunk):
+                assert self._static is not None
+                logits, chunk = self._static.extend(ids, chunk, all_logits)  # (b, t or 1, v)
+                out = np.array(logits.float().cpu().numpy())  # the buffer is written again by the next token
+            else:
+                logits, chunk = self.model.extend(ids.to(self.model.device), chunk, self._tables, all_logits)  # (b, t or 1, v)
+                out = logits.float().cpu().numpy()
         return (out if all_logits else out[:, 0]), chunk
 
-    def rewind(self, chunk: ChunkState, length: int) -> ChunkState:
+    def rewind(self, chunk: ChunkState | StaticChunk, length: int) -> ChunkState | StaticChunk:
         if not 0 <= length <= chunk.length:
             raise BackendError(f"cannot rewind a chunk of {chunk.length} tokens to {length}")
+        if isinstance(chunk, StaticChunk):
+            return chunk._replace(inner=chunk.inner._replace(length=length))
         return chunk._replace(length=length)
 
-    def commit(self, chunk: ChunkState) -> MemoryState:
+    def commit(self, chunk: ChunkState | StaticChunk) -> MemoryState:
         with torch.inference_mode():
-            return MemoryState(*self.model.commit(chunk))
+            return MemoryState(*self.model.commit(chunk.inner if isinstance(chunk, StaticChunk) else chunk))
 
     def to_host(self, state: MemoryState) -> np.ndarray:
         return np.array(state.bank.float().cpu().numpy(), dtype="<f4", order="C")  # (l, b, n, d), never a view of the state
@@ -86,14 +100,17 @@ class TorchBackend:
             inside = c.num_hidden_layers * m.chunk * (2 * m.slots * item + c.hidden_size * bank_item) + m.chunk * m.slots * bank_item
         else:
             kv, inside = 0, bank + m.chunk * 8
+        versions: dict[str, str] = {"torch": torch.__version__}
+        if self.model.device.type == "cuda":
+            versions["kernels"] = choice.describe(self.model.device) + (", CUDA graphs" if self._static else "")
         return Description(
             "torch",
             str(self.model.device),
             str(self.model.dtype).removeprefix("torch."),
             "none",
-            {"torch": torch.__version__},
+            versions,
             bank,
-            kv + inside,
+            kv + inside + (extra_bytes(self.model) if self._static else 0),
         )
 
 

@@ -61,3 +61,15 @@ def test_the_equation_in_the_cuda_source_on_the_host(nvcc, tmp_path):
     arrays = [np.where(rng.random(2000) < 0.3, o, a).astype(np.float32) for o, a in zip(odd, rows(rng, (2000,), np.float32), strict=True)]
     done = subprocess.run([str(tmp_path / "host")], input=np.stack(arrays, 1).tobytes(), capture_output=True, check=True, timeout=60)
     check(np.frombuffer(done.stdout, np.float32), arrays)
+
+
+def test_both_types_are_read_16_bytes_at_a_time(nvcc, tmp_path):
+    """Four inputs each, and four more loads for lengths and addresses that do not allow it."""
+    done = subprocess.run(
+        [nvcc, "-O3", "-arch=sm_90", "-ptx", str(OPS / "gated_memory_update.cu"), "-o", str(tmp_path / "op.ptx")],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    loads = [line.split()[0] for line in (tmp_path / "op.ptx").read_text().splitlines() if line.strip().startswith("ld.global")]
+    assert sum(".v4." in load and load.endswith("32") for load in loads) == 8, loads
+    assert sum(load.endswith((".f32", ".u16", ".b16")) and ".v" not in load for load in loads) == 8, loads

@@ -70,15 +70,16 @@ def test_through_chunk_states(golden):
 @pytest.mark.parametrize("fault", ["gates swapped", "output order", "rows shifted", "theta", "causal pooling", "stale bank"])
 def test_negative_controls(golden, fault, monkeypatch):
     """Each of these is a plausible mistake in a mirror; none may pass the gates above."""
-    from lm2.models import memory, update
+    from lm2.models import update
+    from lm2.models.kernels import released
 
     model = golden_model("causal" if fault == "causal pooling" else "chunk")
     bank = golden["memory.0"][None]
     ids = golden["input_ids.0"]
     if fault == "gates swapped":
-        monkeypatch.setattr(memory, "gated_memory_update", lambda i, f, z, old: update.gated_memory_update(f, i, z, old))
+        monkeypatch.setattr(released, "plain_update", lambda i, f, z, old: update.gated_memory_update(f, i, z, old))
     elif fault == "output order":
-        monkeypatch.setattr(memory, "gated_memory_update", lambda i, f, z, old: torch.sigmoid(i) * z + torch.sigmoid(f) * old)
+        monkeypatch.setattr(released, "plain_update", lambda i, f, z, old: torch.sigmoid(i) * z + torch.sigmoid(f) * old)
     elif fault == "rows shifted":
         bank = bank.roll(1, dims=2)
     elif fault == "theta":

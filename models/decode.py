@@ -1,0 +1,187 @@
+"""One token of each sequence on buffers that never move: the step that a CUDA graph captures once and replays. Runs eagerly on any device as well.
+
+What it computes is LM2.extend with one token (lm2.py is the reference). Positions are a tensor, so one captured step serves all of them, and every sequence
+of a batch may stand at a position of its own. Not for cell released with chunk pooling, which has no step.
+Axes: b batch, l banks, L layers, T positions of a chunk, n rows, d hidden, h heads, k key/value heads, e head width, v vocabulary.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from .kernels.attention import decode_attention
+from .kernels.gated import gated_memory_step
+from .kernels.norm import add_rms_norm, rms_norm
+from .kernels.rotary import rotate_store
+from .kernels.stream import released_pool, store_heads
+from .llama import wide
+from .lm2 import LM2, ChunkState, ExactInside, GatedInside, StreamInside
+from .memory import GatedMemory, ReleasedMemory
+
+
+class Buffers(NamedTuple):
+    """A chunk of b sequences. inputs (2b,) int64: the tokens to feed, then their positions. logits (b, v): what follows them.
+
+    old (l, b, T, d): the bank's rows that the chunk rewrites, as they were; rows the same, as they become. keys, values (L, b, k, T, e).
+    read_keys, read_values: cell gated, of each bank (l, b, h, n, e); cell released, of the chunk's rows in each layer (L, b, h, T, e).
+    sums: cell released, running sums for the pool, (L, b, T + 1, d), at 0 nothing; cell gated (0,).
+    """
+
+    inputs: Tensor
+    logits: Tensor
+    old: Tensor
+    rows: Tensor
+    keys: Tensor
+    values: Tensor
+    read_keys: Tensor
+    read_values: Tensor
+    sums: Tensor
+
+    @property
+    def batch(self) -> int:
+        return self.keys.shape[1]
+
+
+def steps(model: LM2) -> bool:
+    """Whether the model can be decoded one token at a time."""
+    return model.config.memory.cell == "gated" or model.config.memory.gate_pool == "causal"
+
+
+def new_buffers(model: LM2, batch: int) -> Buffers:
+    """Zeroed buffers for `batch` sequences. Raises ValueError for a cell without a step."""
+    if not steps(model):
+        raise ValueError("cell released with gate_pool 'chunk' re-runs its chunk for every token: use LM2.extend, or gate_pool 'causal'")
+    c, m, kind, exact = model.config, model.config.memory, model.dtype, wide(model.dtype)
+
+    def zeros(*shape: int, dtype: torch.dtype = kind) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=model.device)
+
+    layers, chunk, d = c.num_hidden_layers, m.chunk, c.hidden_size
+    kv = (layers, batch, c.num_key_value_heads, chunk, c.head_dim)
+    rows = (m.banks, batch, chunk, d)
+    gated = m.cell == "gated"
+    reads = (m.banks if gated else layers, batch, m.heads, m.slots, m.head_dim)
+    sums = zeros(0, dtype=exact) if gated else zeros(layers, batch, chunk + 1, d, dtype=exact)
+    return Buffers(
+        zeros(2 * batch, dtype=torch.long), zeros(batch, c.vocab_size, dtype=exact), zeros(*rows, dtype=exact), zeros(*rows, dtype=exact),
+        zeros(*kv), zeros(*kv), zeros(*reads), zeros(*reads), sums,
+    )  # fmt: skip
+
+
+def begin(model: LM2, buffers: Buffers, bank: Tensor, chunks: int) -> ChunkState:
+    """Start a chunk that reads `bank` (l, b, n, d) in these buffers, whatever was in them. The chunk's tensors are the buffers': `extend` may fill them too."""
+    m, first = model.config.memory, model.first_row(chunks)
+    for buffer in (
+        buffers.keys,
+        buffers.values,
+        buffers.rows,
+    ):  # positions not reached are masked, not skipped, in plain attention: no NaN may lie there
+        buffer.zero_()
+    buffers.old.copy_(bank[:, :, first : first + m.chunk])
+    inside: GatedInside | StreamInside
+    if m.cell == "gated":
+        for layer, j in model.bank_of.items():
+            k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j], model.dtype)  # (b, h, n, e) each
+            buffers.read_keys[j].copy_(k)
+            buffers.read_values[j].copy_(v)
+        inside = GatedInside(tuple(zip(buffers.read_keys, buffers.read_values, strict=True)), buffers.rows)
+    else:
+        buffers.read_keys.zero_()
+        buffers.read_values.zero_()
+        inside = StreamInside(buffers.read_keys, buffers.read_values, buffers.sums[:, :, 1:], buffers.rows)
+    return ChunkState(bank, chunks, 0, buffers.keys, buffers.values, inside)
+
+
+def adopt(model: LM2, buffers: Buffers, sequence: int, chunk: ChunkState) -> None:
+    """Copy a chunk of one sequence, at any length, into place `sequence` of the buffers: separate sessions are then stepped together."""
+    assert not isinstance(chunk.inside, ExactInside)
+    first, s, at = model.first_row(chunk.chunks), slice(0, chunk.length), sequence
+    buffers.old[:, at] = chunk.bank[:, 0, first : first + model.config.memory.chunk]
+    buffers.rows[:, at, s] = chunk.inside.rows[:, 0, s]
+    buffers.keys[:, at, :, s] = chunk.keys[:, 0, :, s]
+    buffers.values[:, at, :, s] = chunk.values[:, 0, :, s]
+    if isinstance(chunk.inside, GatedInside):
+        for j, kv in enumerate(chunk.inside.reads):
+            buffers.read_keys[j, at] = 0 if kv is None else kv[0][0]
+            buffers.read_values[j, at] = 0 if kv is None else kv[1][0]
+    else:
+        buffers.read_keys[:, at, :, s] = chunk.inside.keys[:, 0, :, s]
+        buffers.read_values[:, at, :, s] = chunk.inside.values[:, 0, :, s]
+        buffers.sums[:, at, 1 : chunk.length + 1] = chunk.inside.sums[:, 0, s]
+
+
+def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "torch.cuda.Stream | None" = None) -> None:
+    """Feed inputs[:b] at positions inputs[b:]: fills logits, and everything else at those positions. No synchronisation with the host, no new shapes.
+
+    `beside`: a second stream, on which a gated memory is read while the main one computes self-attention (neither needs the other).
+    """
+    b = buffers.batch
+    ids, position = buffers.inputs[:b], buffers.inputs[b:]  # (b,) each
+    length = position + 1  # (b,)
+    x = model.embed_tokens(ids)  # (b, d)
+    blocks = model.blocks
+    normed = rms_norm(x, blocks[0].input_layernorm.weight, model.config.rms_norm_eps, x.dtype)  # (b, d)
+    rows = buffers.old[0, torch.arange(b, device=x.device), position] if len(buffers.sums) else None  # (b, d)
+    for i, block in enumerate(blocks):
+        found = None
+        if isinstance(block.memory, GatedMemory):
+            with _on(beside):
+                found = _read(block.memory, buffers, model.bank_of[i], x)  # (b, 2d), (b, 2d), (b, d)
+        q = rotate_store(block.self_attn.qkv_proj(normed), *tables, position, buffers.keys[i], buffers.values[i])  # (b, h, e)
+        a = block.self_attn.o_proj(decode_attention(q, buffers.keys[i], buffers.values[i], length).view(b, -1))  # (b, d)
+        if isinstance(block.memory, GatedMemory):
+            if beside is not None:
+                torch.cuda.current_stream().wait_stream(beside)
+            memory, j, (token, gates, read) = block.memory, model.bank_of[i], cast(tuple[Tensor, Tensor, Tensor], found)
+            a = gated_memory_step(
+                token, gates, read, buffers.old[j], memory.input_bias, memory.scale, a, position, buffers.rows[j]
+            )  # (b, d)
+        elif isinstance(block.memory, ReleasedMemory):
+            rows = _streamed(block.memory, buffers, i, a, cast(Tensor, rows), position, length)  # (b, d)
+            a = a + rows.to(a.dtype)
+        norm = block.post_attention_layernorm
+        x, normed = add_rms_norm(x, a, norm.weight, norm.eps, x.dtype)  # (b, d) each
+        norm = model.norm if i + 1 == len(blocks) else blocks[i + 1].input_layernorm
+        x, normed = add_rms_norm(x, block.mlp(normed), norm.weight, norm.eps, x.dtype)  # (b, d) each
+    if rows is not None:
+        buffers.rows[0, torch.arange(b, device=x.device), position] = rows
+    buffers.logits.copy_(model.lm_head(normed))
+
+
+@contextmanager
+def _on(beside: "torch.cuda.Stream | None") -> Iterator[None]:
+    """Work inside goes to the stream `beside`, after what the current one has been given; without one nothing changes.
+
+    What is allocated there is used up before the next visit, which waits for the main stream: no tensor needs `record_stream`.
+    """
+    if beside is None:
+        yield
+        return
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        yield
+
+
+def _read(memory: GatedMemory, buffers: Buffers, j: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the tokens and bank j say: input gate and content (b, 2d), output and forget gates (b, 2d), what was read (b, d)."""
+    u = rms_norm(x, memory.norm.weight, memory.norm.eps, memory.norm.weight.dtype)  # (b, d)
+    token = memory.token_proj(u)  # (b, 2d)
+    q = memory.q_proj(u.to(x.dtype)).view(len(x), memory.heads, memory.width)  # (b, h, e)
+    read = decode_attention(q, buffers.read_keys[j], buffers.read_values[j]).view(len(x), -1)  # (b, h e)
+    if memory.o_proj is not None:
+        read = memory.o_proj(read)  # (b, d)
+    return token, memory.read_proj(read.to(u.dtype)), read
+
+
+def _streamed(memory: ReleasedMemory, buffers: Buffers, i: int, a: Tensor, rows: Tensor, position: Tensor, length: Tensor) -> Tensor:
+    """The rows (b, d) of these positions as layer i leaves them."""
+    b = len(a)
+    pooled = released_pool(a, memory.token_gate.scale, position, buffers.sums[i])  # (b, d)
+    r = rows.to(a.dtype)
+    store_heads(memory.key_proj(r), memory.value_proj(r), position, buffers.read_keys[i], buffers.read_values[i])
+    q = memory.query_proj(a).view(b, memory.heads, memory.width)  # (b, h, e)
+    read = decode_attention(q, buffers.read_keys[i], buffers.read_values[i], length).view(b, 1, -1)  # (b, 1, n)
+    return memory.rewrite(read, rows[:, None], pooled[:, None])[:, 0]  # (b, d)

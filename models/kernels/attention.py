@@ -1,0 +1,53 @@
+"""The operator lm2::decode_attention: one query per head over many keys, split over the keys so that a small batch fills a device.
+
+Serves the read of a memory bank (all rows visible) and self-attention of one token over a buffer of fixed size (the first `length` positions visible, a tensor
+on the device). Knows no cache and no model. Axes: b batch, h query heads, k key/value heads, s keys, e head width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .choice import fused, on_device_of
+from .recompute import register
+
+
+def plain_attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None) -> Tensor:
+    """softmax(q keys^T / sqrt(e)) values: q (b, h, e), keys and values (b, k, s, e), length (b,) int64 or None for all. Returns (b, h, e).
+
+    The h / k heads of a group share keys. A sequence whose length is 0 has no result (NaN).
+    """
+    b, h, e = q.shape
+    groups, s = keys.shape[1], keys.shape[2]
+    mask = None
+    if length is not None:
+        mask = (torch.arange(s, device=q.device) < length[:, None])[:, None, None]  # (b, 1, 1, s)
+    return F.scaled_dot_product_attention(q.reshape(b, groups, h // groups, e), keys, values, attn_mask=mask).reshape(b, h, e)
+
+
+@torch.library.custom_op("lm2::decode_attention", mutates_args=())
+def attention_op(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None) -> Tensor:
+    """`plain_attention` in two launches, softmax and sums in float32. Keys past `length` are never read."""
+    if q.shape[1] % keys.shape[1] or keys.shape != values.shape or q.shape[0] != keys.shape[0] or q.shape[2] != keys.shape[3]:
+        raise ValueError(f"decode_attention: queries {list(q.shape)}, keys {list(keys.shape)} and values {list(values.shape)} do not fit")
+    if not fused(q):
+        return plain_attention(q, keys, values, length).contiguous()
+    from . import attention_triton
+
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    with on_device_of(q):
+        attention_triton.attention(q, keys, values, length, out)
+    return out
+
+
+@attention_op.register_fake
+def _(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None) -> Tensor:
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+register(attention_op, plain_attention)
+
+
+def decode_attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None = None) -> Tensor:
+    """`plain_attention`, as an operator where kernels run. (b, h, e)"""
+    return (attention_op if fused(q) else plain_attention)(q, keys, values, length)
