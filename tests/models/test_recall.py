@@ -48,7 +48,9 @@ def test_the_fact_is_told_where_it_is_said(kind, distance):
             assert not any(moves[told + 1 :]), "nobody who is asked for moves afterwards"
         else:
             statements = [s for s in FACTS[sample.kind].told if s.format(v=sample.answer, w="W").replace("W", "") in text[told]]
-            words = [phrasings(FACTS[sample.kind].told, "validation")[0].format(v=sample.answer, w=w) for w in FACTS[sample.kind].others or ("",)]
+            words = [
+                phrasings(FACTS[sample.kind].told, "validation")[0].format(v=sample.answer, w=w) for w in FACTS[sample.kind].others or ("",)
+            ]
             assert statements or any(w in text[told] for w in words)
             for c, part in enumerate(text):
                 assert c == told or not any(w in part for w in words)

@@ -41,7 +41,9 @@ def parts(llamas, tmp_path_factory):
     config = replace(folder.config, memory=replace(MEMORY, trained=True))
     rng = np.random.default_rng(0)
     tensors = {
-        f"model.layers.{i}.memory.{n}": rng.standard_normal(s).astype(np.float32) for i in MEMORY.layers for n, s in memory_shapes(config).items()
+        f"model.layers.{i}.memory.{n}": rng.standard_normal(s).astype(np.float32)
+        for i in MEMORY.layers
+        for n, s in memory_shapes(config).items()
     }
     return config, backbone_key(config, weights.__getitem__), tensors
 
@@ -139,7 +141,7 @@ def edit(adapter, change):
         (lambda r: r["memory"].update(layers=[1, 2, 3]), ("layers.3", "not there", "get the adapter again"), ConvertError),
         (lambda r: r["memory"].update(layers=[1]), ("layers.2", "calls for not there"), ConvertError),
         (lambda r: r["memory"].update(layers=[1, 9]), ("9",), (ConfigError, ConvertError)),
-        (lambda r: r["memory"].update(heads=2), ("q_proj.weight", "[64, 64]", "[32, 64]"), ConvertError),
+        (lambda r: r["memory"].update(heads=2), ("k_proj.weight", "[64, 64]", "[32, 64]"), ConvertError),
     ],
 )
 def test_a_record_that_is_wrong(adapter, llamas, tmp_path, change, words, kind):

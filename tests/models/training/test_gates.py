@@ -50,7 +50,9 @@ def test_the_gate_becomes_the_probe():
     gates.install(memory, probe)
     gate = torch.sigmoid(memory.token_proj(states)[:, :32] + memory.input_bias).mean(-1)
     assert gate[keep].mean() > 0.8 and gate[~keep].mean() < 0.2
-    assert torch.equal(memory.token_proj.weight[32:], content) and torch.allclose(memory.token_proj.weight[:32], probe.weight + 0.1 * before)
+    assert torch.equal(memory.token_proj.weight[32:], content) and torch.allclose(
+        memory.token_proj.weight[:32], probe.weight + 0.1 * before
+    )
 
 
 def test_probe_of_a_task():

@@ -144,7 +144,9 @@ def test_a_finished_run_has_nothing_to_do(whole, tmp_path):
     assert done and task.seen == []
 
 
-@pytest.mark.parametrize(("change", "words"), [({"rate": 0.5}, "rate 0.01, this one has 0.5"), ({"steps": 13}, "steps 12, this one has 13")])
+@pytest.mark.parametrize(
+    ("change", "words"), [({"rate": 0.5}, "rate 0.01, this one has 0.5"), ({"steps": 13}, "steps 12, this one has 13")]
+)
 def test_another_plan_is_refused(tmp_path, whole, change, words):
     (tmp_path / loop.STATE).write_bytes((whole[0] / loop.STATE).read_bytes())
     with pytest.raises(TrainError, match=words) as error:

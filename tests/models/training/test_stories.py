@@ -152,7 +152,10 @@ def test_questions_of_talks(blank):
         piece = next(p for p in (talks.piece(rng, 1) for _ in range(50)) if p.told)
         asked = talks.question(rng, piece.told[0])
         there = [i for i, t in enumerate(asked.targets) if t != IGNORED]
-        assert there == list(range(there[0], there[-1] + 1)) and [asked.targets[i] for i in there[:-1]] == asked.ids[there[0] + 1 : there[-1] + 1]
+        assert (
+            there == list(range(there[0], there[-1] + 1))
+            and [asked.targets[i] for i in there[:-1]] == asked.ids[there[0] + 1 : there[-1] + 1]
+        )
         assert asked.targets[there[-1]] == tiny_tokenizer.IM_END and bytes(asked.ids[: there[0] + 1][-10:]) == b"assistant\n"
         heavy = bytes(t for t, w in zip(asked.targets, asked.weights, strict=True) if w == 3.0).decode()
         assert heavy.strip() == piece.told[0].value and asked.value_at >= there[0] and not asked.ordinary
