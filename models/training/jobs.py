@@ -33,7 +33,7 @@ STORY_WEIGHTS = {
     "babilong": {"qa1": 0.2, "qa2": 0.25, "qa3": 0.2, "qa4": 0.15, "qa5": 0.2},
 }
 PLANS = {
-    "recall": Plan("recall", 4500, 1.5e-3, 0, stages("0.05:1x24,0.15:1-2x16,0.4:1-4x10,0.75:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
+    "recall": Plan("recall", 4000, 1.5e-3, 0, stages("0.05:1x24,0.15:1-2x16,0.4:1-4x10,0.75:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
     "babilong": Plan("babilong", 30000, 1e-3, 0, stages("0.2:1-4x10,0.6:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
     "chat": Plan("chat", 600, 4e-4, 0, stages("0.12:1-2x12,0.45:1-4x8!0.1,1:1-8x6!0.3"), warmup=30, flat=0.4, decay=0.01, quiet=0.3),
     "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
@@ -60,7 +60,7 @@ def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool)
     tokenizer = Tokenizer.from_file(str(file))
     config = start.tiny_config(tokenizer.get_vocab_size(), None, tokenizer.token_to_id(END))
     model = start.fresh(config, plan.seed).to(device)
-    task = StoryTask(model, _stories(tokenizer, config, data, plan.task), STORY_WEIGHTS[plan.task], recompute=recompute)
+    task = StoryTask(model, _stories(tokenizer, config, data, plan.task), STORY_WEIGHTS[plan.task], plan.seed, recompute=recompute)
 
     def write(folder: Path, record: Mapping[str, Any]) -> None:
         _write_model(model, folder, tokenizer.to_str(), vocabulary.TEMPLATE, record)
