@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ..atomic import new_folder, write_file
 from ..config import LM2Config, MemoryConfig, memory_from_dict, read_json
 from ..errors import ConfigError, ConvertError, TensorFileError
 from ..layout import memory_shapes
-from ..tensorfile import Header, TensorWriter, from_float32, read_header, read_tensor
+from ..tensorfile import Header, TensorInfo, TensorWriter, from_float32, read_header, read_tensor
 from .source import SourceTensor, whole
 
 RECORD, TENSORS = "adapter.json", "memory.safetensors"
@@ -119,7 +119,7 @@ def save_adapter(
     }
     with new_folder(path) as folder:
 
-        def fill(f: Any) -> None:
+        def fill(f: BinaryIO) -> None:
             writer = TensorWriter(f, plan, {"format": "pt"})
             for n, code, _ in plan:
                 values = from_float32(tensors[n], code)
@@ -130,10 +130,10 @@ def save_adapter(
 
         write_file(folder / TENSORS, fill)
         body = (json.dumps(record, indent=2) + "\n").encode()
-        write_file(folder / RECORD, lambda f: f.write(body) and None)
+        write_file(folder / RECORD, lambda f: f.write(body))
 
 
-def _blocks(file: Path, info: Any) -> Iterator[np.ndarray]:
+def _blocks(file: Path, info: TensorInfo) -> Iterator[np.ndarray]:
     with open(file, "rb") as f:
         yield read_tensor(f, info)
 

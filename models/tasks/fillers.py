@@ -5,21 +5,27 @@ from collections.abc import Iterator
 
 from .words import parts
 
-_SUBJECTS = (
+
+def _list(text: str) -> tuple[str, ...]:
+    """Words, or where there is a semicolon what stands between semicolons."""
+    return tuple(text.split(";" if ";" in text else None))
+
+
+_SUBJECTS = _list(
     "wind river old clock moon road lantern train market forest bridge candle harbor fire snow clouds path bell tower mill storm rain window "
     "sea valley ship lighthouse fog meadow fence church wagon"
-).split()  # fmt: skip
-_QUALITIES = (
-    "cold quiet grey distant narrow heavy bright slow empty gentle dark long strange warm pale dusty broken silent soft deep".split()
 )
-_VERBS = (
+_QUALITIES = _list(
+    "cold quiet grey distant narrow heavy bright slow empty gentle dark long strange warm pale dusty broken silent soft deep"
+)
+_VERBS = _list(
     "rose above;shone over;stood behind;vanished beyond;passed;turned towards;waited near;trembled beside;lay across;drifted past;"
     "could be seen from;had once belonged to;was no longer part of;reached as far as"
-).split(";")  # fmt: skip
-_ENDS = (
+)
+_ENDS = _list(
     "the hills;the village;the old wall;the water;the roofs;the fields;the last houses;the shore;the trees;the town;the horizon;the square;"
     "the ruins;the dunes;the mountains"
-).split(";")  # fmt: skip
+)
 
 _TALK = (
     ("Tell me something about {x}.", "People have thought about {x} for a very long time, and there is always more to learn."),
@@ -38,23 +44,23 @@ _TALK = (
     ("Do you have a fun fact about {x}?", "There are many stories about {x}, and some of them are even true."),
     ("Could we change the subject to {x}?", "Of course. There is a lot to say about {x}."),
 )  # fmt: skip
-_TOPICS = (
+_TOPICS = _list(
     "history;astronomy;the weather;cooking;old maps;volcanoes;poetry;the ocean;architecture;insects;physics;trains in general;opera;economics;"
     "gardens;medicine;philosophy;rivers;mountains;sleep;computers;sports;museums;geology;bridges;bees;folk tales;deserts;the theater;"
     "statistics;forests;satellites;glaciers;typography;chemistry;public libraries;cheese making;electric cars;democracy;the moon"
-).split(";")  # fmt: skip
+)
 
 
 def sentences(rng: random.Random, split: str) -> Iterator[str]:
     """Endless plain sentences. `train` and `validation` share no subject and no ending."""
-    subjects, ends = parts(tuple(_SUBJECTS), split), parts(tuple(_ENDS), split)
+    subjects, ends = parts(_SUBJECTS, split), parts(_ENDS, split)
     while True:
         yield f"The {rng.choice(_QUALITIES)} {rng.choice(subjects)} {rng.choice(_VERBS)} {rng.choice(ends)}."
 
 
 def exchanges(rng: random.Random, split: str) -> Iterator[tuple[str, str]]:
     """Endless pairs of a user's message and an answer. `train` and `validation` share no topic and no phrasing."""
-    talk, topics = parts(_TALK, split), parts(tuple(_TOPICS), split)
+    talk, topics = parts(_TALK, split), parts(_TOPICS, split)
     while True:
         said, answered = rng.choice(talk)
         x = rng.choice(topics)

@@ -4,8 +4,12 @@ import csv
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..atomic import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TABLE, PICTURE = "curves.csv", "curves.png"
 
@@ -30,7 +34,7 @@ class Curves:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
-        write_file(self._file, lambda f: f.write(text.getvalue().encode()) and None)
+        write_file(self._file, lambda f: f.write(text.getvalue().encode()))
 
     def draw(self) -> None:
         """Write the PNG: loss above, shares of right answers below. Does nothing without matplotlib or without rows."""
@@ -55,9 +59,9 @@ class Curves:
             below.legend(fontsize=8, ncols=4)
         image = io.BytesIO()
         FigureCanvasAgg(figure).print_png(image)
-        write_file(self._picture, lambda f: f.write(image.getvalue()) and None)
+        write_file(self._picture, lambda f: f.write(image.getvalue()))
 
-    def _line(self, axes: "object", column: str, label: str) -> None:
+    def _line(self, axes: "Axes", column: str, label: str) -> None:
         points = [(int(r["step"]), float(r[column])) for r in self._rows if r.get(column)]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)  # type: ignore[attr-defined]
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)

@@ -27,7 +27,8 @@ class Probe(NamedTuple):
 
 
 def fit(states: Tensor, keep: Tensor, seed: int) -> Probe:
-    """Logistic regression of keep (n,) bool on states (n, d), the memory's normed inputs; Adam on drawn batches, scaled per dimension."""
+    """Logistic regression of keep (n,) bool on states (n, d), the memory's normed inputs, on the CPU; Adam on drawn batches, scaled per
+    dimension. A function of its arguments alone."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(states), generator=generator)
     states, labels = states[order].float(), keep[order].float()
@@ -55,6 +56,6 @@ def fit(states: Tensor, keep: Tensor, seed: int) -> Probe:
 @torch.no_grad()
 def install(memory: GatedMemory, probe: Probe) -> None:
     """Every row of the input gate becomes the probe, plus a tenth of what it was (rows stay different)."""
-    d = len(probe.weight)
-    memory.token_proj.weight[:d] = probe.weight + 0.1 * memory.token_proj.weight[:d]
+    d, rows = len(probe.weight), memory.token_proj.weight
+    rows[:d] = probe.weight.to(rows) + 0.1 * rows[:d]
     memory.input_bias.copy_(probe.bias)

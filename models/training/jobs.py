@@ -13,13 +13,13 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ... import __version__
-from ..atomic import write_file
+from ..atomic import new_folder, write_file
 from ..checkpoints.adapter import backbone_key, save_adapter
 from ..config import LM2Config
-from ..layout import CONFIG, GENERATION, TEMPLATE, TOKENIZER, ModelFolder
+from ..layout import GENERATION, TEMPLATE, TOKENIZER, ModelFolder
 from ..lm2 import LM2
 from ..weights import save_folder, slots_of
-from . import sources, start, vocabulary
+from . import sources, start, together, vocabulary
 from .plan import Plan, TrainError, stages
 from .run import Task
 from .stories import ASSISTANT, END, USER, Stories
@@ -53,12 +53,17 @@ class Job:
 def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool) -> Job:
     """lm2-tiny from nothing: its tokenizer (kept in `out` once trained), its weights, its stories."""
     file = out / TOKENIZER
-    if not file.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        body = vocabulary.train(data).to_str().encode()
-        write_file(file, lambda f: f.write(body) and None)
+    with together.first_alone():
+        if not file.exists():
+            out.mkdir(parents=True, exist_ok=True)
+            body = vocabulary.train(data).to_str().encode()
+            write_file(file, lambda f: f.write(body))
     tokenizer = Tokenizer.from_file(str(file))
-    config = start.tiny_config(tokenizer.get_vocab_size(), None, tokenizer.token_to_id(END))
+    marks = {mark: tokenizer.token_to_id(mark) for mark in (END, USER, ASSISTANT)}
+    for mark, number in marks.items():
+        if number is None:
+            raise TrainError(f"{file} has no token {mark}: it is not lm2-tiny's tokenizer: remove it, or give another --out")
+    config = start.tiny_config(tokenizer.get_vocab_size(), marks[END] or 0)
     model = start.fresh(config, plan.seed).to(device)
     task = StoryTask(model, _stories(tokenizer, config, data, plan.task), STORY_WEIGHTS[plan.task], plan.seed, recompute=recompute)
 
@@ -77,9 +82,6 @@ def _stories(tokenizer: Tokenizer, config: LM2Config, data: Path | None, task: s
         raise TrainError(
             f"{data or 'no --data'}: stories need bAbI's files in DATA/babi, and novels in DATA/background for --task babilong"
         )
-    for mark in (USER, ASSISTANT, END):
-        if tokenizer.token_to_id(mark) is None:
-            raise TrainError(f"the tokenizer has no {mark}: --task {task} is for lm2-tiny")
     return Stories(lambda text: tokenizer.encode(text).ids, config.memory.chunk, fixed, book, STORY_WEIGHTS[task])
 
 
@@ -102,6 +104,8 @@ def chat(
     memory = start.adapter_memory(folder.config, layers, chunk, blocks)
     model = start.warm(folder, memory, plan.seed, half).to(device)
     tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
+    if not (folder.path / TEMPLATE).is_file():
+        raise TrainError(f"{folder.path} has no {TEMPLATE}: --task chat needs a chat model, --task text does not")
     template = ImmutableSandboxedEnvironment().from_string((folder.path / TEMPLATE).read_text(encoding="utf-8"))
 
     def render(messages: list[dict[str, str]], generate: bool = False) -> str:
@@ -154,9 +158,9 @@ def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: 
     return Job(task, write, "model")
 
 
-def record(plan: Plan, model: str) -> dict[str, Any]:
-    """How something was trained, for people to read."""
-    command = f"lm2 train {Path(model).name} --task {plan.task} --data DATA --out OUT --steps {plan.steps} --seed {plan.seed}"
+def record(plan: Plan, model: str, options: str = "") -> dict[str, Any]:
+    """How something was trained, for people to read. options: of the command line, beside the plan's own."""
+    command = f"lm2 train {Path(model).name} --task {plan.task} --data DATA --out OUT --steps {plan.steps} --seed {plan.seed}{options}"
     return {"lm2_version": __version__, "command": command, "plan": plan.to_dict()}
 
 
@@ -171,8 +175,13 @@ def _norms(folder: ModelFolder) -> Callable[[str], np.ndarray]:
     return norms
 
 
-def _write_model(model: LM2, folder: Path, tokenizer: str, template: str | None, record: Mapping[str, Any]) -> None:
+def _write_model(model: LM2, path: Path, tokenizer: str, template: str | None, record: Mapping[str, Any]) -> None:
     model.config = replace(model.config, memory=replace(model.config.memory, trained=True))
+    with new_folder(path) as folder:
+        _fill_model(model, folder, tokenizer, template, record)
+
+
+def _fill_model(model: LM2, folder: Path, tokenizer: str, template: str | None, record: Mapping[str, Any]) -> None:
     save_folder(model, folder, "float16")
     ends = {"eos_token_id": list(model.config.eos_token_id), "temperature": 0.0}
     files = {
@@ -183,7 +192,4 @@ def _write_model(model: LM2, folder: Path, tokenizer: str, template: str | None,
     }
     for name, text_ in files.items():
         if text_ is not None:
-            write_file(folder / name, lambda f, body=text_.encode(): f.write(body) and None)
-
-
-__all__ = ["CONFIG", "PLANS", "Job", "chat", "record", "text", "tiny"]
+            (folder / name).write_text(text_, encoding="utf-8")

@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 from ..lm2 import LM2
 from ..memory import GatedMemory
 
-
 Reads = Sequence[tuple[Tensor, Tensor] | None]
 
 

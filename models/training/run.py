@@ -4,6 +4,7 @@ Knows no task and no data. One process or several under torchrun; every process 
 """
 
 import json
+import math
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..atomic import write_file
 from ..errors import ModelFileError
@@ -23,6 +25,7 @@ from . import together
 from .curves import Curves
 from .plan import Plan, Stage, TrainError
 
+Named = list[tuple[str, torch.nn.Parameter]]
 STATE = "state.pt"
 STATE_BYTES_MAX = 4 << 30
 EVERY, SAVE_EVERY = 25, 250
@@ -50,11 +53,21 @@ class Task(Protocol):
     def restore(self, state: dict[str, Any]) -> None: ...
 
 
-def run(task: Task, plan: Plan, out: Path, half: bool = False, say: Callable[[str], None] = print, until: int | None = None) -> bool:
-    """Train to the plan's end, or to step `until`, resuming what is in `out`. True when the plan's last step is done.
+def run(
+    task: Task,
+    plan: Plan,
+    out: Path,
+    half: bool = False,
+    say: Callable[[str], None] = print,
+    until: int | None = None,
+    seconds: float = math.inf,
+) -> bool:
+    """Train to the plan's end, to step `until` or for about `seconds`, resuming what is in `out`. True when the plan's last step is done.
 
     half: matrix products in bfloat16. Ctrl-C (and SIGTERM) ends after the step in progress, with a checkpoint; a kill loses the steps since the
-    last one. Raises TrainError when `out` holds a run of another plan.
+    last one. In one process a resumed run ends in the same bits as one that was never stopped; of several, process 0 goes on with its draws
+    and the others draw anew. Raises TrainError when `out` holds a run of another plan or another model, ModelFileError when its
+    checkpoint cannot be read.
     """
     trainable = [(name, p) for name, p in task.model.named_parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -67,12 +80,16 @@ def run(task: Task, plan: Plan, out: Path, half: bool = False, say: Callable[[st
     )
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"{plan.seed} {together.rank()}")
-    begin = _resume(out / STATE, task, plan, trainable, optimizer, rng)
+    begin = _resume(out / STATE, task, plan, half, trainable, optimizer, rng)
+    together.same([p for _, p in trainable])
     last = plan.steps if until is None else min(until, plan.steps)
-    curves = Curves(out, begin)
+    curves = Curves(out, begin) if together.rank() == 0 else None
     say(f"seed {plan.seed}; {sum(p.numel() for _, p in trainable):,} trainable parameters; step {begin} of {plan.steps}")
     done, at = begin, time.monotonic()
-    tokens, sums, hits, steps = 0, {}, {}, 0  # type: ignore[var-annotated]
+    end = at + seconds
+    tokens, steps = 0, 0
+    sums: dict[str, float] = {}
+    hits: dict[str, list[bool]] = {}
     with _Stopping() as stopping:
         for step in range(begin, last):
             stage = plan.stage(step)
@@ -85,8 +102,9 @@ def run(task: Task, plan: Plan, out: Path, half: bool = False, say: Callable[[st
             together.average([p for _, p in trainable])
             norm = torch.nn.utils.clip_grad_norm_([p for _, p in trainable], plan.clip)
             if not torch.isfinite(norm):
-                raise TrainError(f"step {step}: the gradient is not finite; the last checkpoint is good: resume it with a lower --rate")
+                raise TrainError(f"step {step}: the gradient is not finite: begin again with a lower --rate and another --out")
             optimizer.step()
+            stopping.asked = together.any_of(stopping.asked or time.monotonic() > end, task.model.device)
             done, tokens, steps = step + 1, tokens + terms.tokens, steps + 1
             figures = {"loss": float(terms.loss.detach()), "quiet": float(terms.quiet.detach()), "norm": float(norm), **terms.figures}
             sums = {k: sums.get(k, 0.0) + v for k, v in figures.items()}
@@ -94,17 +112,22 @@ def run(task: Task, plan: Plan, out: Path, half: bool = False, say: Callable[[st
                 hits.setdefault(kind, []).extend(right)
             if done % EVERY == 0 or done == last:
                 now = time.monotonic()
-                row = {k: v / steps for k, v in sums.items()} | {"tokens_per_s": tokens / (now - at), "rate": plan.rate_at(step)}
+                row = {k: v / steps for k, v in sums.items()} | {
+                    "tokens_per_s": tokens * together.size() / (now - at),
+                    "rate": plan.rate_at(step),
+                }
                 shares = {kind: sum(right) / len(right) for kind, right in sorted(hits.items())}
-                curves.add(done, row, shares)
+                if curves is not None:
+                    curves.add(done, row, shares)
                 say(_line(done, plan, stage, row, shares))
                 at, tokens, sums, hits, steps = now, 0, {}, {}, 0
-            if (done % SAVE_EVERY == 0 or done == last or stopping.asked) and together.rank() == 0:
-                _save(out / STATE, task, plan, trainable, optimizer, rng, done)
+            if (done % SAVE_EVERY == 0 or done == last or stopping.asked) and curves is not None:
+                _save(out / STATE, task, plan, half, trainable, optimizer, rng, done)
                 curves.draw()
             if stopping.asked:
-                say(f"stopped at step {done} of {plan.steps}; the same command goes on from there")
                 break
+    if done < plan.steps:
+        say(f"stopped at step {done} of {plan.steps}; the same command goes on from there")
     return done >= plan.steps
 
 
@@ -114,10 +137,11 @@ def _line(step: int, plan: Plan, stage: Stage, row: dict[str, float], shares: di
     return f"step {step}/{plan.steps} chunks {stage.least}-{stage.most} {figures} {row['tokens_per_s']:.0f} tokens/s  {right}"
 
 
-def _save(file: Path, task: Task, plan: Plan, trainable: list[tuple[str, Any]], optimizer: Any, rng: random.Random, step: int) -> None:
+def _save(file: Path, task: Task, plan: Plan, half: bool, trainable: Named, optimizer: Optimizer, rng: random.Random, step: int) -> None:
     version, numbers, gauss = rng.getstate()
     record = {
         "plan": json.dumps(plan.to_dict(), sort_keys=True),
+        "half": half,
         "step": step,
         "weights": {name: p.detach() for name, p in trainable},
         "optimizer": optimizer.state_dict(),
@@ -128,22 +152,26 @@ def _save(file: Path, task: Task, plan: Plan, trainable: list[tuple[str, Any]], 
     write_file(file, lambda f: torch.save(record, f))
 
 
-def _resume(file: Path, task: Task, plan: Plan, trainable: list[tuple[str, Any]], optimizer: Any, rng: random.Random) -> int:
+def _resume(file: Path, task: Task, plan: Plan, half: bool, trainable: Named, optimizer: Optimizer, rng: random.Random) -> int:
     if not file.exists():
         return 0
     if file.stat().st_size > STATE_BYTES_MAX:
         raise ModelFileError(f"{file} has {file.stat().st_size} bytes, more than the {STATE_BYTES_MAX} allowed: it is no training state")
     try:
         record = torch.load(file, map_location="cpu", weights_only=True)
-        have = json.loads(record["plan"])
-        if have != json.loads(json.dumps(plan.to_dict())):
-            other = next(k for k in have if have[k] != json.loads(json.dumps(plan.to_dict())).get(k))
-            raise TrainError(
-                f"{file} is of a run with {other} {have[other]!r}, this one has {plan.to_dict().get(other)!r}: "
-                "give the same options, or another --out"
-            )
+        have = json.loads(record["plan"]) | {"half": record.get("half", half)}
+        want = json.loads(json.dumps(plan.to_dict())) | {"half": half}
+        for key in sorted(set(have) | set(want)):
+            if have.get(key) != want.get(key):
+                raise _other(file, key, have.get(key), want.get(key))
+        weights = record["weights"]
+        shapes = {name: list(p.shape) for name, p in trainable}
+        for name in sorted(set(weights) | set(shapes)):
+            there = list(weights[name].shape) if name in weights else None
+            if there != shapes.get(name):
+                raise _other(file, name, there, shapes.get(name))
         for name, p in trainable:
-            p.data.copy_(record["weights"][name])
+            p.data.copy_(weights[name])
         optimizer.load_state_dict(record["optimizer"])
         task.restore(record["task"])
         if together.rank() == 0:
@@ -157,6 +185,10 @@ def _resume(file: Path, task: Task, plan: Plan, trainable: list[tuple[str, Any]]
         raise
     except Exception as error:
         raise ModelFileError(f"{file} cannot be read ({type(error).__name__}: {error}): remove it to begin again") from None
+
+
+def _other(file: Path, what: str, have: object, want: object) -> TrainError:
+    return TrainError(f"{file} is of a run with {what} {have!r}, this one has {want!r}: give the same options, or another --out")
 
 
 class _Stopping:

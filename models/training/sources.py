@@ -9,6 +9,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,11 @@ def dialogues(folder: Path, most: int = 4000) -> list[Dialogue]:
     """Dialogues as (role, content) turns, user first: the first `most` of each .jsonl, and all of each .csv."""
     out: list[Dialogue] = []
     for file in sorted((folder / "chat").glob("*.jsonl")):
-        count = 0
-        for record in _records(file):
-            if count == most:
-                break
+        for number, record in enumerate(islice(_records(file), most), 1):
             try:
                 out.append([(str(t["role"]), str(t["content"])) for t in record["turns"]])
             except (KeyError, TypeError):
-                raise TrainError(f"{file} dialogue {count + 1}: it must have turns with role and content") from None
-            count += 1
+                raise TrainError(f"{file} dialogue {number}: it must have turns with role and content") from None
     for file in sorted((folder / "chat").glob("*.csv")):
         for row in csv.DictReader(lines_again(lines(file))):
             said = [line.split(": ", 1)[1] for line in (row.get("Best Generated Conversation") or "").split("\n") if ": " in line]

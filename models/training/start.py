@@ -20,7 +20,7 @@ from ..weights import new_model, slots_of
 TINY = MemoryConfig(cell="gated", slots=256, chunk=64, layers=(1, 2), heads=4, head_dim=32, init="zeros")
 
 
-def tiny_config(vocabulary: int, bos: int | None, end: int) -> LM2Config:
+def tiny_config(vocabulary: int, end: int) -> LM2Config:
     """The shape of lm2-tiny: 4 layers of width 128, memories in layers 1 and 2 with 256 rows, chunks of 64 tokens."""
     return LM2Config(
         vocab_size=vocabulary,
@@ -33,7 +33,7 @@ def tiny_config(vocabulary: int, bos: int | None, end: int) -> LM2Config:
         memory=TINY,
         max_position_embeddings=64,
         tie_word_embeddings=True,
-        bos_token_id=bos,
+        bos_token_id=None,
         eos_token_id=(end,),
         name="lm2-tiny",
     )

@@ -23,8 +23,10 @@ IGNORED = -100
 class Batch:
     """ids (b, c, t), lengths (b, c), facts (b, c, t) True on tokens of facts; asked (b, c, q, s) with targets of the same shape (-100: no loss).
 
-    ends: the last two tokens of each fact.
-    local, local_targets (b, t): the last chunk once more, with its question inside. tasks: (b, c, q) names.
+    lengths counts a chunk's tokens, 0 for the empty ones in front. local, local_targets (b, t): the last chunk once more, with its first
+    question inside. tasks: (b, c, q) names, "" where there is no question. subjects (b, c, t): on each token of a fact but the first, the
+    id its sentence began with; asked_subjects (b, c, q, s): the id of the name asked for, where the answer begins. ends (b, c, t): the
+    last two tokens of each fact. All int64 but facts and ends.
     """
 
     ids: np.ndarray
@@ -42,6 +44,8 @@ class Batch:
 
 @dataclass
 class _Chunk:
+    """One chunk: its tokens, which of them tell facts, the subject of each (see Batch), and what is asked after it."""
+
     ids: list[int]
     facts: list[bool]
     questions: list[Question]
@@ -89,8 +93,8 @@ class Stories:
         task = rng.choices(list(self.weights), list(self.weights.values()))[0]
         room = chunks * (self.size - 6)
         if self.simple:
-            told = [(fact, True) for fact in story(rng, "qa1", rng.randint(2, 4))]
-            return self._chunks(rng, told, "qa1", (), chunks, asked, False)
+            short = [(fact, True) for fact in story(rng, "qa1", rng.randint(2, 4))]
+            return self._chunks(rng, short, "qa1", (), chunks, asked, False)
         dense = rng.random() < 0.35
         most = max(2, min(room // 8, {"qa1": 60, "qa2": 60, "qa3": 90, "qa5": 70}.get(task, 2)))
         count = most if dense else rng.randint(2, max(2, min(most, 4 + chunks * 3)))

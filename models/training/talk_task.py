@@ -8,7 +8,7 @@ Axes: b streams, q questions of a stream, t positions of a chunk, s positions of
 """
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..lm2 import LM2
+from ..memory import GatedMemory
 from ..tasks.recall import Told
 from . import gates, passes
 from .plan import Stage
@@ -58,8 +59,8 @@ class TalkTask:
             for part in (memory.token_proj, memory.read_proj):
                 part.register_forward_hook(lambda module, inputs, out: out.float())  # gates near 1 do not survive bfloat16
 
-    def _memories(self) -> list[Any]:
-        return [self.model.blocks[i].memory for i in self.model.config.memory.layers]
+    def _memories(self) -> list[GatedMemory]:
+        return [cast(GatedMemory, self.model.blocks[i].memory) for i in self.model.config.memory.layers]
 
     def state(self) -> dict[str, Any]:
         return {"steps": self._steps}
@@ -118,11 +119,12 @@ class TalkTask:
         for memory, states in zip(self._memories(), seen, strict=True):
             with torch.enable_grad():
                 probes.append(gates.fit(torch.cat(states).cpu(), keep.cpu(), self.seed))
-            gates.install(memory, gates.Probe(*(x.to(self.model.device) if isinstance(x, Tensor) else x for x in probes[-1])))
+            gates.install(memory, probes[-1])
         return probes
 
     def _hidden(self, piece: Piece) -> Tensor:
-        assert isinstance(piece.hidden, Tensor)
+        if piece.hidden is None:
+            raise ValueError("a piece is used before what the lower layers make of it was computed")
         return piece.hidden
 
     def step(self, stage: Stage, rng: random.Random) -> Terms:

@@ -7,11 +7,16 @@ text, tokens and chunks; the model is others' business.
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..tasks.fillers import exchanges
 from ..tasks.recall import THANKS, Told, ask, draw_fact, reply, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORED = -100
 ORDINARY_TOKENS = 36  # a longer exchange would have every question of the step padded to it
@@ -25,7 +30,7 @@ class Piece:
     ids: list[int]
     quiet: list[float]
     told: list[Told] = field(default_factory=list)
-    hidden: object = None
+    hidden: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,11 @@ class Asked:
 
 
 class Talks:
-    """Draws pieces and questions. before, after: what the chat template puts around a message of each role; head: what begins every chunk.
+    """Draws pieces and questions. wrap(role, content): a message as the chat template puts it after others; opening: what an answer begins
+    with; head: what begins every chunk. headed: whether questions begin with it too.
 
-    encode: ids of a text that may hold the template's marks. others: dialogues, each a list of (role, content). books: plain paragraphs.
+    encode: ids of a text that may hold the template's marks. size: tokens of a piece, at most. others: dialogues, each a list of
+    (role, content). books: plain paragraphs.
     """
 
     def __init__(
@@ -59,7 +66,6 @@ class Talks:
         self.wrap, self.opening = wrap, opening
         self.head = encode(head)
         self.headed = True
-        self._cache: dict[tuple[str, str], list[int]] = {}
 
     def _turn(self, role: str, content: str) -> list[int]:
         return self.encode(self.wrap(role, content))
@@ -89,9 +95,9 @@ class Talks:
         quiet = [1.0] * len(ids)
         told: list[Told] = []
         while len(told) < facts:
-            new = draw_fact(rng, "train")
-            if all((t.kind, t.other) != (new.kind, new.other) for t in told):
-                told.append(new)
+            fact = draw_fact(rng, "train")
+            if all((t.kind, t.other) != (fact.kind, fact.other) for t in told):
+                told.append(fact)
         pending = list(told)
         talk = self._talk(rng)
         while len(ids) < limit:
@@ -131,14 +137,18 @@ class Talks:
         """An exchange that needs no memory."""
         if self.others and rng.random() < 0.5:
             turns = rng.choice(self.others)
-            pair = next(((a[1], b[1]) for a, b in zip(turns, turns[1:], strict=False) if (a[0], b[0]) == ("user", "assistant")), None)
+            pair = next(((a[1], b[1]) for a, b in pairwise(turns) if (a[0], b[0]) == ("user", "assistant")), None)
             if pair and sum(len(self.encode(text)) for text in pair) <= ORDINARY_TOKENS:
                 return self._asked(*pair, "", self.headed)
         return self._asked(*next(exchanges(rng, "train")), "", self.headed)
 
     def _asked(self, question: str, answer: str, value: str, headed: bool = True) -> Asked:
-        head = [*(self.head if headed else ()), *self._turn("user", question), *self.encode(self.opening)]
-        body = self.encode(self.wrap("assistant", answer))[len(self.encode(self.opening)) :][:-1]
+        opening, text = self.encode(self.opening), self.wrap("assistant", answer)
+        head = [*(self.head if headed else ()), *self._turn("user", question), *opening]
+        body = self.encode(text)[len(opening) :]
+        blank = text[len(text.rstrip()) :]  # what a template puts between turns is nobody's to say
+        if blank:
+            body = body[: -len(self.encode(blank))]
         ids = [*head, *body][: self.size]
         targets = [IGNORED] * (len(head) - 1) + body + [IGNORED]
         weights = [0.0] * (len(head) - 1) + [1.0] * len(body) + [0.0]
@@ -156,7 +166,7 @@ class Talks:
 
 def padded(rows: Sequence[Sequence[float]], fill: float, dtype: type) -> np.ndarray:
     """Rows of unequal lengths as one array (rows, longest), filled up at the end."""
-    out = np.full((len(rows), max(len(r) for r in rows)), fill, dtype)
+    out: np.ndarray = np.full((len(rows), max(len(r) for r in rows)), fill, dtype)
     for i, r in enumerate(rows):
         out[i, : len(r)] = r
     return out

@@ -1,9 +1,16 @@
 """`lm2 train`: reads the options, runs the job, writes the result. Knows no recipe (models/training/jobs.py) and no model."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from .convert import parse_layers
+
+if TYPE_CHECKING:
+    from ...models.layout import ModelFolder
 
 
 @click.command("train")
@@ -15,10 +22,17 @@ import click
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Checkpoints, curves and the result.")
 @click.option("--steps", type=click.IntRange(1), help="Steps of the whole run.")
 @click.option("--until", type=click.IntRange(1), help="Stop at this step, to go on later with the same command.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after about so long, to go on later with the same command.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="AdamW's peak learning rate.")
 @click.option("--stages", help="Chunks and streams: 0.5:1-4x8,1:2-8x6 is 1 to 4 chunks, 8 streams for half of the run, then 2 to 8, 6.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--memory-layers", default="", help="--task chat: layers that get a memory [15,18,21 of 30].")
+@click.option(
+    "--memory-layers",
+    default="auto",
+    show_default=True,
+    callback=parse_layers,
+    help="--task chat: layers that get a memory, 15,18,21 of 30.",
+)
 @click.option("--memory-chunk", type=click.IntRange(16), default=512, show_default=True, help="--task chat: tokens per chunk.")
 @click.option(
     "--memory-blocks", type=click.IntRange(1), default=4, show_default=True, help="--task chat: chunks until a row is written again."
@@ -35,10 +49,11 @@ def command(
     out: Path,
     steps: int | None,
     until: int | None,
+    minutes: float | None,
     rate: float | None,
     stages: str | None,
     seed: int,
-    memory_layers: str,
+    memory_layers: tuple[int, ...] | None,
     memory_chunk: int,
     memory_blocks: int,
     all_parameters: bool,
@@ -70,31 +85,32 @@ def command(
     plan = replace(
         plan, seed=seed, steps=steps or plan.steps, rate=rate or plan.rate, stages=read_stages(stages) if stages else plan.stages
     )
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = together.own_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     loop.threads(threads)
     say = click.echo if together.rank() == 0 else (lambda text: None)
     if (model == "tiny") != (task in ("recall", "babilong")):
         raise TrainError(f"--task {task} trains {'tiny' if model != 'tiny' else 'a model folder'}, not {model}")
-    fresh = not (out / loop.STATE).exists()
+    fresh, options = not (out / loop.STATE).exists(), ""
     with together.joined(device):
         if model == "tiny":
             job = jobs.tiny(plan, data, out, device, recompute)
         else:
             folder = _open(model)
             if task == "chat":
-                layers = tuple(int(x) for x in memory_layers.split(",")) if memory_layers else _middle(folder.config.num_hidden_layers)
+                layers = memory_layers or _middle(folder.config.num_hidden_layers)
+                options = f" --memory-layers {','.join(map(str, layers))} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
                 job = jobs.chat(plan, folder, data, layers, memory_chunk, memory_blocks, device, half, recompute, fresh, say)
             elif data is None:
                 raise TrainError("--task text needs --data")
             else:
                 job = jobs.text(plan, folder, data, all_parameters, device, recompute)
-        done = loop.run(job.task, plan, out, half, say, until)
+        done = loop.run(job.task, plan, out, half, say, until, 60 * minutes if minutes else math.inf)
     if done and together.rank() == 0:
         target = out / job.result
         if target.exists():
             say(f"{target} is there already, and is left as it is")
             return
-        job.write(target, jobs.record(plan, model))
+        job.write(target, jobs.record(plan, model, options + (" --half" if half else "")))
         say(f"written to {target}")
 
 
@@ -104,7 +120,7 @@ def _middle(count: int) -> tuple[int, ...]:
     return tuple(i for i in range(count // 2, count // 2 + 3 * step, step) if i < count)
 
 
-def _open(model: str):  # type: ignore[no-untyped-def]
+def _open(model: str) -> "ModelFolder":
     from ...models.layout import open_folder
     from ..loading import find_model
 
