@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from ... import __version__
 from ..atomic import new_folder, write_file
-from ..checkpoints.adapter import backbone_key, save_adapter
+from ..checkpoints.adapter import backbone_key, open_adapter, save_adapter
 from ..config import LM2Config
 from ..layout import GENERATION, TEMPLATE, TOKENIZER, ModelFolder
 from ..lm2 import LM2
@@ -96,13 +96,23 @@ def chat(
     half: bool,
     recompute: bool,
     fresh: bool,
+    adapter: Path | None,
     say: Say,
 ) -> Job:
-    """A memory for a finished chat model: an adapter. fresh: no run to resume, so the gates are started from a probe."""
+    """A memory for a finished chat model: an adapter. fresh: no run to resume, so the gates are started from a probe.
+
+    adapter: begin from this trained memory, whose layers and sizes then count, and whose gates are kept. Raises ConvertError if it is for
+    another backbone.
+    """
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    memory = start.adapter_memory(folder.config, layers, chunk, blocks)
-    model = start.warm(folder, memory, plan.seed, half).to(device)
+    key = backbone_key(folder.config, _norms(folder))
+    begun = None if adapter is None else open_adapter(adapter)
+    memory = start.adapter_memory(folder.config, layers, chunk, blocks) if begun is None else begun.memory
+    model = start.warm(folder, memory, plan.seed, half)
+    if begun is not None:
+        start.take(model, begun, key)
+    model = model.to(device)
     tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
     if not (folder.path / TEMPLATE).is_file():
         raise TrainError(f"{folder.path} has no {TEMPLATE}: --task chat needs a chat model, --task text does not")
@@ -125,12 +135,11 @@ def chat(
     books = sources.paragraphs(data) if data is not None else []
     talks = Talks(lambda text: tokenizer.encode(text, add_special_tokens=False).ids, head, wrap, opening, min(128, chunk), talk, books)
     task = TalkTask(model, talks, plan.seed, recompute=recompute)
-    if fresh:
-        for i, probe in zip(layers, task.probe(), strict=True):
+    if fresh and begun is None:
+        for i, probe in zip(memory.layers, task.probe(), strict=True):
             say(
                 f"layer {i}: the gates start from a probe that finds {probe.caught:.0%} of the facts' tokens, {probe.false_alarms:.0%} of the others"
             )
-    key = backbone_key(folder.config, _norms(folder))
 
     def write(path: Path, record: Mapping[str, Any]) -> None:
         config = replace(model.config, memory=replace(memory, trained=True))
