@@ -161,6 +161,7 @@ def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) 
         f"{PREFIX}precision": options.precision,
         f"{PREFIX}attention": attention_kind(options, step),
         f"{PREFIX}state": json.dumps(step.interface.state),
+        f"{PREFIX}trace": json.dumps(step.trace),
     }
 
 
