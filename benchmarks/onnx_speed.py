@@ -4,7 +4,8 @@
 
 Makes what it needs in build/onnx_speed (about 5 GB; onnxruntime-genai and node-llama-cpp come from their package registries) and says what it had to
 skip. Every engine is a process of its own, all are loaded, and in each round every one does a prefill and a decode in turn; medians count, and the ratio to
-genai at equal bits is the median of the rounds' ratios. Writes onnx_speed.json and onnx_speed.png to --out and prints the tables.
+genai at equal bits is the median of the rounds' ratios. With one thread the clock is the process's own processor time, so that a busy machine changes
+little; with more it is the wall's, and the machine should be quiet. Writes onnx_speed.json and onnx_speed.png to --out and prints the tables.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import onnx_files as files
@@ -88,8 +90,10 @@ def plans(root: Path, wanted: list[str], precisions: list[str]) -> tuple[list[tu
     return found, skipped
 
 
-def measure(found: list[tuple], threads: int, repeats: int, prompt: list[int], steps: int, skipped: list[str]) -> list[dict]:
-    """Rounds of every engine in turn, the order reversed every other round. One short run first, uncounted."""
+def measure(
+    found: list[tuple], threads: int, repeats: int, prompt: list[int], steps: int, skipped: list[str], minutes: float
+) -> list[dict]:
+    """Rounds of every engine in turn, the order reversed every other round; none begins after `minutes`. One short run first, uncounted."""
     engines = []
     for label, bits, words, size, more in found:
         try:
@@ -98,7 +102,11 @@ def measure(found: list[tuple], threads: int, repeats: int, prompt: list[int], s
         except files.Missing as error:
             skipped.append(str(error))
             print(f"skipped: {error}", file=sys.stderr)
+    print(f"{threads} thread(s), {len(engines)} engines ready", file=sys.stderr, flush=True)
+    began = time.monotonic()
     for r in range(repeats):
+        if r and time.monotonic() - began > 60 * minutes:
+            break
         for engine in engines if r % 2 == 0 else reversed(engines):
             engine.runs.append({k: v for k, v in engine.run(prompt, steps).items() if k != "tokens"})
         print(f"{threads} thread(s), round {r + 1}/{repeats}", file=sys.stderr, flush=True)
@@ -152,11 +160,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=60, help="begin no round later than this, for each number of threads")
     parser.add_argument("--prompt", type=int, default=256)
     parser.add_argument("--decode", type=int, default=128)
     parser.add_argument("--engines", default="lm2,genai,llama")
     parser.add_argument("--precisions", default=",".join(files.PRECISIONS))
     parser.add_argument("--folder", type=Path, default=Path("build/onnx_speed"), help="where models and packages are made and kept")
+    parser.add_argument("--add", action="store_true", help="keep what onnx_speed.json in --out says of other numbers of threads")
     parser.add_argument("--prepare", action="store_true", help="make what is missing and stop")
     parser.add_argument("--out", type=Path, default=None, help="write onnx_speed.json and onnx_speed.png here")
     a = parser.parse_args()
@@ -169,13 +179,21 @@ def main() -> int:
     from lm2.runtime.tokenizer import Tokenizer
 
     prompt = list(Tokenizer.load(a.folder / "on").encode(long_text()[: 8 * a.prompt]))[: a.prompt]
-    results = [r for n in map(int, a.threads.split(",")) for r in measure(found, n, a.repeats, prompt, a.decode, skipped)]
-    report = {
-        "command": command(), "machine": machine(), "versions": versions("lm2", "onnxruntime", "numpy"), "prompt": a.prompt, "decode": a.decode,
-        "repeats": a.repeats, "skipped": skipped, "results": results,
-    }  # fmt: skip
+    counts, results = [int(n) for n in a.threads.split(",")], []
+    if a.add and a.out and (a.out / "onnx_speed.json").is_file():
+        before = json.loads((a.out / "onnx_speed.json").read_text())
+        if (before["prompt"], before["decode"]) == (a.prompt, a.decode):
+            results = [r for r in before["results"] if r["threads"] not in counts]
+    for threads in counts:
+        results += measure(found, threads, a.repeats, prompt, a.decode, skipped, a.minutes)
+        report = {
+            "command": command(), "machine": machine(), "versions": versions("lm2", "onnxruntime", "numpy"), "prompt": a.prompt,
+            "decode": a.decode, "rounds": {r["threads"]: len(r["decode"]) for r in results}, "skipped": skipped, "results": results,
+        }  # fmt: skip
+        if a.out:
+            (a.out / "onnx_speed.json").write_text(json.dumps(report, indent=1) + "\n")
     print(
-        f"`{report['command']}` on {report['machine']}; {report['versions']}, onnxruntime-genai {files.GENAI}, node-llama-cpp {files.LLAMA}; median of {a.repeats} interleaved rounds\n"
+        f"`{report['command']}` on {report['machine']}; {report['versions']}, onnxruntime-genai {files.GENAI}, node-llama-cpp {files.LLAMA}; medians of interleaved rounds (threads: rounds {report['rounds']})\n"
     )
     for threads in sorted({r["threads"] for r in results}):
         for what in ("prefill", "decode"):
@@ -184,7 +202,6 @@ def main() -> int:
     for line in skipped:
         print(f"skipped: {line}")
     if a.out:
-        (a.out / "onnx_speed.json").write_text(json.dumps(report, indent=1) + "\n")
         plot(report, a.out / "onnx_speed.png")
     return 0
 
