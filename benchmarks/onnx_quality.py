@@ -16,6 +16,7 @@ import onnx_files
 from common import command, long_text, machine, table, versions
 
 ROOT = Path(__file__).parent.parent
+WIDTH = 64  # of a head, which genai's builder leaves open
 KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
 
@@ -41,7 +42,8 @@ def log_probabilities(folder, batches):
     session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     empty = {}
     for value in session.get_inputs():
-        dims = [1 if n in ("batch", "batch_size") else 0 if isinstance(n, str) else n for n in value.shape]
+        sizes = {"batch": 1, "batch_size": 1, "past_sequence_length": 0}
+        dims = [sizes.get(n, WIDTH) if isinstance(n, str) else n for n in value.shape]
         empty[value.name] = np.zeros(dims, KINDS[value.type])
     for ids in batches:
         feeds = empty | {"input_ids": ids}
