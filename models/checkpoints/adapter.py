@@ -16,7 +16,7 @@ import numpy as np
 
 from ..atomic import new_folder, write_file
 from ..config import LM2Config, MemoryConfig, memory_from_dict, read_json
-from ..errors import ConfigError, ConvertError, TensorFileError
+from ..errors import ConfigError, ConvertError, ModelFileError, TensorFileError
 from ..layout import memory_shapes
 from ..tensorfile import Header, TensorInfo, TensorWriter, from_float32, read_header, read_tensor
 from .source import SourceTensor, whole
@@ -75,7 +75,13 @@ def check_backbone(adapter: Adapter, config: LM2Config, tensors: Mapping[str, So
 
 def open_adapter(path: Path) -> Adapter:
     """Read and check an adapter folder without its tensors. Raises ConvertError or ConfigError naming the file and the remedy."""
-    record = read_json(path / RECORD)
+    for file in (path / RECORD, path / TENSORS):
+        if not file.is_file():
+            raise ConvertError(f"{file} does not exist: give the adapter folder that `lm2 train --task chat` wrote")
+    try:
+        record = read_json(path / RECORD)
+    except ModelFileError:
+        raise ConvertError(f"{path / RECORD} is not valid JSON: get the adapter again") from None
     if not isinstance(record, Mapping) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, Mapping) else type(record).__name__
         raise ConvertError(f"{path / RECORD}: format {found!r} must be {FORMAT}: it is no adapter of this version of lm2")
@@ -94,7 +100,11 @@ def open_adapter(path: Path) -> Adapter:
 
 
 def check_shapes(adapter: Adapter, config: LM2Config) -> None:
-    """Raise ConvertError unless the adapter's tensors are those its memory block calls for on this backbone."""
+    """Raise ConvertError unless the adapter's memory can be in this backbone and its tensors are those the memory block calls for."""
+    try:
+        config.check()
+    except ConfigError as error:
+        raise ConvertError(f"{adapter.path / RECORD}: {error}: get the adapter again") from None
     part = memory_shapes(config)
     want = {f"model.layers.{i}.memory.{name}": shape for i in config.memory.layers for name, shape in part.items()}
     have = {name: info.shape for name, info in adapter.header.tensors.items()}
@@ -122,7 +132,8 @@ def save_adapter(
         def fill(f: BinaryIO) -> None:
             writer = TensorWriter(f, plan, {"format": "pt"})
             for n, code, _ in plan:
-                values = from_float32(tensors[n], code)
+                with np.errstate(over="ignore"):  # found out, and said, below
+                    values = from_float32(tensors[n], code)
                 if not np.isfinite(values.astype(np.float32) if code != "BF16" else tensors[n]).all():
                     raise ConvertError(f"tensor {n} has values that {code} cannot hold: save the adapter in F32")
                 writer.write(n, [values])

@@ -192,7 +192,6 @@ def _config(source: Source, request: MemoryRequest, fields: Mapping[str, Any], a
         if adapter is not None:
             config = replace(config, memory=adapter.memory)
             check_backbone(adapter, config, source.tensors, source.path)
-            config.check()
             check_shapes(adapter, config)
             return config
         if source.memory is None:

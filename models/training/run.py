@@ -184,7 +184,7 @@ def _resume(file: Path, task: Task, plan: Plan, half: bool, trainable: Named, op
     except TrainError:
         raise
     except Exception as error:
-        raise ModelFileError(f"{file} cannot be read ({type(error).__name__}: {error}): remove it to begin again") from None
+        raise ModelFileError(f"{file} cannot be read ({type(error).__name__}): remove it to begin again") from None
 
 
 def _other(file: Path, what: str, have: object, want: object) -> TrainError:

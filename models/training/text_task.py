@@ -53,7 +53,7 @@ class TextTask:
             loss, bank = self._chunk(part, wanted, bank, c)
             losses.append(loss)
         total = torch.stack(losses).mean()
-        return Terms(total, total.new_zeros(()), {"last_chunk": float(losses[-1])}, {}, ids.numel())
+        return Terms(total, total.new_zeros(()), {"last_chunk": float(losses[-1].detach())}, {}, ids.numel())
 
     def _chunk(self, ids: Tensor, wanted: Tensor, bank: Tensor, number: int) -> tuple[Tensor, Tensor]:
         def forward(bank: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,97 @@
+"""The recipe in legs, at toy size on the CPU: legs end in an adapter, files stay small, and damaged parts are refused by name."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sources
+import tiny_tokenizer
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "train_gpu.py"
+
+
+@pytest.fixture(scope="module")
+def legs():
+    spec = importlib.util.spec_from_file_location("train_gpu", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def packed(legs, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "state.pt").write_bytes(os.urandom(2500))
+    (folder / "adapter" / "adapter.json").write_text("{}")
+    (folder / "empty").write_bytes(b"")
+    legs.pack(folder, tmp_path / "parts", False, limit=1000)
+    return folder, tmp_path / "parts"
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_there_and_back(legs, packed, tmp_path):
+    folder, parts = packed
+    assert max(p.stat().st_size for p in parts.iterdir() if p.name != legs.MANIFEST) == 1000
+    assert legs.unpack(parts, tmp_path / "back") is False and contents(tmp_path / "back") == contents(folder)
+    (folder / "state.pt").write_bytes(b"later")
+    legs.pack(folder, parts, True, limit=1000)
+    assert legs.unpack(parts, tmp_path / "back") is True and contents(tmp_path / "back") == contents(folder)
+    assert not [p for p in tmp_path.iterdir() if p.name.endswith(".new") or "partial" in p.name]
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "swapped", "manifest", "outside"])
+def test_damaged_parts_are_named_and_nothing_is_lost(legs, packed, tmp_path, damage):
+    folder, parts = packed
+    before = contents(folder)
+    manifest = json.loads((parts / legs.MANIFEST).read_text())
+    state = [p["name"] for p in manifest["files"]["state.pt"]["parts"]]
+    word = state[1]
+    if damage == "changed":
+        (parts / state[1]).write_bytes(b"x" * 1000)
+    elif damage == "missing":
+        (parts / state[1]).unlink()
+    elif damage == "swapped":
+        manifest["files"]["state.pt"]["parts"].reverse()
+        (parts / legs.MANIFEST).write_text(json.dumps(manifest))
+        word = "state.pt"
+    elif damage == "manifest":
+        (parts / legs.MANIFEST).write_text("{")
+        word = legs.MANIFEST
+    else:
+        manifest["files"] = {"../../outside": manifest["files"]["empty"]}
+        (parts / legs.MANIFEST).write_text(json.dumps(manifest))
+        word = "../../outside"
+    with pytest.raises(SystemExit) as stop:
+        legs.unpack(parts, folder)
+    assert word in str(stop.value) and contents(folder) == before and not (tmp_path / "outside").exists()
+
+
+def test_legs_end_in_an_adapter(tmp_path):
+    """Legs of one step each, the run folder thrown away between them; the result goes onto its backbone."""
+    hf = sources.save_hf(sources.llama(vocab=tiny_tokenizer.VOCAB, layers=2, max_position_embeddings=256), tmp_path / "hf")
+    tiny_tokenizer.make(hf)
+    from lm2.models.checkpoints.convert import convert
+    from lm2.models.checkpoints.warmstart import MemoryRequest
+
+    convert(hf, tmp_path / "model", MemoryRequest())
+    small = ["--steps", "2", "--stages", "1:1x1", "--memory-layers", "1", "--memory-chunk", "64", "--memory-blocks", "1", "--threads", "1"]
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "model"), "--parts", str(tmp_path / "parts"), "--device", "cpu", *small]
+    said = []
+    for leg in range(3):
+        run = tmp_path / f"run{leg}"
+        done = subprocess.run([*command, "--run", str(run), "--minutes", "0.0001"], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.splitlines()[-1])
+        if said[-1] == "finished":
+            break
+    assert said == ["to be continued: call again with the same arguments", "finished"]
+    assert max(p.stat().st_size for p in (tmp_path / "parts").iterdir()) < 16_000_000
+    assert convert(hf, tmp_path / "made", MemoryRequest(adapter=run / "adapter"))["memory"]["trained"]
