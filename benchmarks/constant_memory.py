@@ -72,13 +72,7 @@ def plot(r: dict, path: Path) -> None:
     x = [c / 1000 for c in r["counts"]]
     growing = [(r["rss_at_1000"] + r["kv_cache_bytes_per_token"] * c) / 1e9 for c in r["counts"]]
     top.plot(x, growing, "--", color="#b0553a", label="with a growing KV cache (computed)")
-    top.plot(
-        x,
-        [b / 1e9 for b in r["rss"]],
-        color="#1f5fa8",
-        lw=2,
-        label=f"LM2 session (measured): {r['rss_ratio']:.3f}x from 1,000 tokens to the end",
-    )
+    top.plot(x, [b / 1e9 for b in r["rss"]], color="#1f5fa8", lw=2, label=f"LM2 session (measured): {r['rss_ratio']:.3f}x from 1,000 tokens to the end")
     top.set_ylabel("resident memory, GB")
     top.set_ylim(0)
     top.legend(frameon=False, loc="upper left")
@@ -110,15 +104,9 @@ def main() -> int:
     (a.out / "constant_memory.json").write_text(json.dumps({k: v for k, v in r.items() if not isinstance(v, list)}, indent=1) + "\n")
     plot(r, a.out / "constant_memory.png")
     ok_rss, ok_time = abs(r["rss_ratio"] - 1) < GROWTH_GATE - 1, r["time_ratio"] <= SLOWDOWN_GATE
-    print(
-        f"{r['tokens']} tokens in {r['seconds']:.0f} s ({r['tokens_per_second']:.0f}/s), {r['chunks']} chunks; {r['machine']}; {r['versions']}"
-    )
-    print(
-        f"resident after 1,000 tokens {r['rss_at_1000'] / 1e6:.1f} MB, at the end {r['rss_at_end'] / 1e6:.1f} MB: ratio {r['rss_ratio']:.4f} (gate {GROWTH_GATE}) {'PASS' if ok_rss else 'FAIL'}"
-    )
-    print(
-        f"first tenth {r['first_tenth_ms']:.3f} ms/token, last tenth {r['last_tenth_ms']:.3f}: ratio {r['time_ratio']:.3f} (gate {SLOWDOWN_GATE}) {'PASS' if ok_time else 'FAIL'}"
-    )
+    print(f"{r['tokens']} tokens in {r['seconds']:.0f} s ({r['tokens_per_second']:.0f}/s), {r['chunks']} chunks; {r['machine']}; {r['versions']}")
+    print(f"resident after 1,000 tokens {r['rss_at_1000'] / 1e6:.1f} MB, at the end {r['rss_at_end'] / 1e6:.1f} MB: ratio {r['rss_ratio']:.4f} (gate {GROWTH_GATE}) {'PASS' if ok_rss else 'FAIL'}")
+    print(f"first tenth {r['first_tenth_ms']:.3f} ms/token, last tenth {r['last_tenth_ms']:.3f}: ratio {r['time_ratio']:.3f} (gate {SLOWDOWN_GATE}) {'PASS' if ok_time else 'FAIL'}")
     return 0 if ok_rss and ok_time else 1
 
 

@@ -94,9 +94,7 @@ def main() -> int:
             o, t = [x[j] for x in ours], [x[j] for x in theirs]
             ratio = statistics.median(x / y for x, y in zip(o, t, strict=True))
             rows.append([what, f"{statistics.median(o):.1f}", f"{statistics.median(t):.1f}", f"{ratio:.2f}x"])
-    print(
-        f"`{command()}` on {machine()}; {torch.get_num_threads()} threads; {versions('torch', 'transformers')}; float32, seed 0, median of {a.repeats}\n"
-    )
+    print(f"`{command()}` on {machine()}; {torch.get_num_threads()} threads; {versions('torch', 'transformers')}; float32, seed 0, median of {a.repeats}\n")
     print(table(["tokens/s", "lm2, memory on", "transformers", "ratio"], rows))
     return 0
 

@@ -57,26 +57,26 @@ def unpack(parts: Path, folder: Path) -> bool:
         manifest = json.loads((parts / MANIFEST).read_text())
         fresh = folder.with_name(f"{folder.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
-        with new_folder(fresh) as target:
-            for name, record in manifest["files"].items():
-                path = (target / name).resolve()
-                if not path.is_relative_to(target.resolve()):
-                    sys.exit(f"{parts / MANIFEST}: file {name} is outside of the run folder: the manifest is not of this script")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                whole = hashlib.sha256()
-                with open(path, "wb") as f:
-                    for part in record["parts"]:
-                        data = (parts / Path(part["name"]).name).read_bytes()
-                        if sha256(data) != part["sha256"]:
-                            sys.exit(
-                                f"{parts / part['name']} has sha256 {sha256(data)[:12]}, the manifest {part['sha256'][:12]}: copy it again"
-                            )
-                        f.write(data)
-                        whole.update(data)
-                if whole.hexdigest() != record["sha256"]:
-                    sys.exit(
-                        f"{parts}: {name} has sha256 {whole.hexdigest()[:12]}, the manifest {record['sha256'][:12]}: copy the parts again"
-                    )
+        fresh.mkdir(parents=True)
+        for name, record in manifest["files"].items():
+            path = (fresh / name).resolve()
+            if not path.is_relative_to(fresh.resolve()):
+                sys.exit(f"{parts / MANIFEST}: file {name} is outside of the run folder: the manifest is not of this script")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole = hashlib.sha256()
+            with open(path, "wb") as f:
+                for part in record["parts"]:
+                    data = (parts / Path(part["name"]).name).read_bytes()
+                    if sha256(data) != part["sha256"]:
+                        sys.exit(
+                            f"{parts / part['name']} has sha256 {sha256(data)[:12]}, the manifest {part['sha256'][:12]}: copy it again"
+                        )
+                    f.write(data)
+                    whole.update(data)
+            if whole.hexdigest() != record["sha256"]:
+                sys.exit(
+                    f"{parts}: {name} has sha256 {whole.hexdigest()[:12]}, the manifest {record['sha256'][:12]}: copy the parts again"
+                )
     except FileNotFoundError as error:
         sys.exit(f"{error.filename} is not there: copy all parts of the last leg")
     except (KeyError, TypeError, ValueError):

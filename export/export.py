@@ -17,7 +17,7 @@ from onnx import helper
 
 from ..models.atomic import new_folder, write_file
 from ..models.checkpoints.progress import Event, Report, silent
-from ..models.config import LM2Config, read_json
+from ..models.config import LM2Config
 from ..models.errors import ConvertError
 from ..models.exported import CHECKED, DATA, KEY, MODEL, Export, file_digest
 from ..models.layout import CONFIG, GENERATION, TEMPLATE, TOKENIZER, ModelFolder, open_folder, tensor_shapes
@@ -92,22 +92,7 @@ def quantisation_cost(folder: ModelFolder, out: Path, dst: Path, report: Report)
         cost = measure(folder.config, Path(name) / MODEL, out / MODEL)
     text = f"int4 against float32 over {cost.tokens} tokens: same likeliest token {cost.top1:.1%}, KL divergence {cost.kl:.3f} nats"
     report(Event(text, note=True))
-    if came_from_q4_1(folder.path):
-        report(
-            Event(
-                "the model came from 4-bit numbers (GGUF Q4_1), which int4 rounds a second time: --precision int8 nearly keeps them",
-                note=True,
-            )
-        )
     return cost
-
-
-def came_from_q4_1(path: Path) -> bool:
-    """Whether source.json says that the folder's weights were GGUF's Q4_1."""
-    file = path / "source.json"
-    record = read_json(file) if file.is_file() else {}
-    types = record.get("gguf_types") if isinstance(record, dict) else None
-    return isinstance(types, dict) and "Q4_1" in types
 
 
 def build_model(folder: ModelFolder, weights: Weights, store: Store, options: Options, tokenizer: str = "") -> tuple[Step, onnx.ModelProto]:
@@ -161,6 +146,7 @@ def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) 
         f"{PREFIX}precision": options.precision,
         f"{PREFIX}attention": attention_kind(options, step),
         f"{PREFIX}state": json.dumps(step.interface.state),
+        f"{PREFIX}trace": json.dumps(step.trace),
     }
 
 

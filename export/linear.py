@@ -13,6 +13,7 @@ from ..models.errors import ConvertError
 from ..models.layout import ModelFolder
 from ..models.tensorfile import read_tensor, to_float32
 from .graph import CONTRIB, Graph
+from .offsets import pairs, to_offset_blocks
 from .options import BLOCK, Options
 from .quantize import Blocks, nbits, packed_int4, to_blocks
 
@@ -55,6 +56,7 @@ class Matrices:
         self.weights, self.options = weights, options
         self.dtype = "float16" if options.half else "float32"
         self.quantized: dict[int, int] = {}
+        self._with_sums: dict[tuple[int, str], str] = {}
 
     def linear(self, g: Graph, x: str, *names: str, wide: bool = False, bias: np.ndarray | None = None) -> str:
         """x (b, t, i) times the matrices `names`, as one, plus their biases (or `bias`): (b, t, o)."""
@@ -119,8 +121,10 @@ class Matrices:
         return g.op("MatMul", x, g.store.add(f"{joint}.weight", np.ascontiguousarray(array.T)), name=joint.rsplit(".", 1)[-1])
 
     def _quantised(self, g: Graph, x: str, joint: str, names: tuple[str, ...], bits: int) -> str:
-        blocks = self._blocks(joint, names, bits)
         short = joint.rsplit(".", 1)[-1]
+        if bits == 4 and self.weights.header.tensors[f"{names[0]}.weight"].shape[1] % BLOCK == 0:
+            return self._offset(g, x, joint, names)
+        blocks = self._blocks(joint, names, bits)
         if not self.options.portable:
             g.store.add(f"{joint}.q", nbits(blocks, bits))  # (o, k, 32 bits / 8)
             g.store.add(f"{joint}.scale", blocks.scales)  # (o, k)
@@ -132,6 +136,33 @@ class Matrices:
         w = g.op("DequantizeLinear", q, s, axis=0, block_size=BLOCK, name=f"{short}.values")
         return g.op("MatMul", x, w, name=short)
 
+    def _offset(self, g: Graph, x: str, joint: str, names: tuple[str, ...]) -> str:
+        """As `_quantised`, 4-bit blocks with a minimum of their own (offsets.py)."""
+        self.quantized[4] = self.quantized.get(4, 0) + len(names)
+        blocks, short = to_offset_blocks(self.weights.rows(names)), joint.rsplit(".", 1)[-1]
+        x = self._sums_appended(g, x)
+        rows = blocks.q.shape[0]
+        if not self.options.portable:
+            for part, array in (("q", pairs(blocks.q)), ("scale", blocks.scales), ("zero", pairs(blocks.zeros))):
+                g.store.add(f"{joint}.{part}", array)
+            return self._nbits(g, x, joint, short, blocks.columns, rows, 4, f"{joint}.zero")
+        whole = blocks.q.reshape(rows, -1)[:, : blocks.columns].T  # (i + k, o)
+        q, zero = (
+            g.store.add(f"{joint}.{part}", packed_int4(a), TensorProto.UINT4, a.shape)
+            for part, a in (("q", whole), ("zero", blocks.zeros.T))
+        )
+        s = g.store.add(f"{joint}.scale", blocks.scales.T.astype(np.float32))
+        w = g.op("DequantizeLinear", q, s, zero, axis=0, block_size=BLOCK, name=f"{short}.values")
+        return g.op("MatMul", x, w, name=short)
+
+    def _sums_appended(self, g: Graph, x: str) -> str:
+        """x (b, t, i) with the sums of its blocks: (b, t, i + k). Made once for all matrices that take x."""
+        if (id(g), x) not in self._with_sums:
+            parts = g.reshape(x, 0, 0, -1, BLOCK)  # (b, t, k, 32)
+            sums = g.op("ReduceSum", parts, g.constant([-1]), keepdims=0)
+            self._with_sums[id(g), x] = g.op("Concat", x, sums, axis=-1, name="with_sums")
+        return self._with_sums[id(g), x]
+
     def _remainder(self, g: Graph, x: str, width: int) -> str:
         """What MatMulNBits' rounding of x (b, t, d) to int8 leaves over: multiplied as rows of its own, it makes logits nearly exact."""
         blocks = g.reshape(x, 0, 0, width // BLOCK, BLOCK)  # (b, t, k, 32)
@@ -140,10 +171,10 @@ class Matrices:
         near = g.op("Mul", g.op("Round", g.op("Div", blocks, scale)), scale)
         return g.op("Reshape", g.op("Sub", blocks, near), g.op("Shape", x))
 
-    def _nbits(self, g: Graph, x: str, joint: str, short: str, inputs: int, outputs: int, bits: int) -> str:
+    def _nbits(self, g: Graph, x: str, joint: str, short: str, inputs: int, outputs: int, bits: int, *zero: str) -> str:
         scale = g.cast(f"{joint}.scale", "float32")
         return g.op(
-            "MatMulNBits", x, f"{joint}.q", scale, domain=CONTRIB, name=short,
+            "MatMulNBits", x, f"{joint}.q", scale, *zero, domain=CONTRIB, name=short,
             K=inputs, N=outputs, bits=bits, block_size=BLOCK, accuracy_level=ACCURACY,
         )  # fmt: skip
 

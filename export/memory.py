@@ -30,6 +30,7 @@ class MemoryLayers:
         self.config, self.matrices, self.update = config, matrices, update
         m = config.memory
         self.heads, self.width, self.d = m.heads, m.head_dim, config.hidden_size
+        self.seen: dict[str, str] = {}  # names of models/trace.py -> values of the graph
 
     def narrow(self, g: Graph, x: str) -> str:
         """float32 to the dtype of activations."""
@@ -67,6 +68,7 @@ class MemoryLayers:
         if self.config.memory.scale:
             add = g.op("Mul", add, m.vector(g, f"{p}scale"))
         rows = self.update(g, i, f, g.op("Add", read, content), old)
+        self.seen |= {f"layers.{layer}.memory.{part}": value for part, value in (("read", read), ("add", add), ("rows", rows))}
         return g.op("Add", a, self.narrow(g, add)), rows
 
     def attend(self, g: Graph, q: str, keys: str, values: str) -> str:
@@ -96,7 +98,7 @@ class MemoryLayers:
         tokens = m.linear(g, pooled, f"{p}token_gate", wide=True, bias=w[f"{p}token_gate.bias"] + own)  # (b, t or 1, 2n)
         gates = g.op("Add", tokens, m.linear(g, g.op("Tanh", rows), f"{p}bank_gate", wide=True))  # (b, t, 2n)
         i, f = g.split(gates, [n, n])
-        rows = self.update(g, i, f, z, rows)
+        rows = self.seen[f"layers.{layer}.memory.rows"] = self.update(g, i, f, z, rows)
         return g.op("Add", x, self.narrow(g, rows)), rows
 
     def lifted(self, g: Graph, x: str, layer: int) -> str:

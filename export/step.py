@@ -40,6 +40,7 @@ class Step:
         self.memory = MemoryLayers(config, self.matrices, update)
         self.interface = Interface()
         self.kind = TensorProto.FLOAT16 if options.half else TensorProto.FLOAT
+        self.trace = self.memory.seen  # name of what a layer computes -> value of the graph, in the order of computation
         self._made: dict[str, str] = {}
 
     @property
@@ -104,7 +105,7 @@ class Step:
     def _layers(self, place: Place) -> str:
         """All layers over the call's tokens, with caches; float32 logits (b, positions, v)."""
         g, c, m = self.graph, self.config, self.config.memory
-        x = self.matrices.embedding(g, "input_ids")  # (b, t, d)
+        x = self.trace["embedding"] = self.matrices.embedding(g, "input_ids")  # (b, t, d)
         gated = m.cell == "gated"
         attention = ChunkAttention(g, c, place, self.matrices.dtype, not self.options.portable)
         reads: dict[int, tuple[str, str]] = {}
@@ -149,7 +150,8 @@ class Step:
         past = self._pair("", i, self.kind, shape)
         a, *present = attention.self_attention(g, qkv, past)
         self._made[f"present_key.{i}"], self._made[f"present_value.{i}"] = present
-        return self.matrices.linear(g, a, f"{p}self_attn.o_proj")
+        a = self.trace[f"layers.{i}.attention"] = self.matrices.linear(g, a, f"{p}self_attn.o_proj")
+        return a
 
     def _released(self, a: str, rows: str, attention: ChunkAttention, i: int, sums: list[str]) -> tuple[str, str]:
         """Cell released, causal pooling: running sums and the rows' own keys and values are caches too."""
@@ -201,7 +203,7 @@ class Step:
         self._state("tokens", TensorProto.INT64, ["batch", m.chunk])
         self._made["present_tokens"] = write_at(g, "past_tokens", "input_ids", place.past, 1, place)
         tokens = g.slice(self._made["present_tokens"], g.constant([0]), place.end, 1)  # (b, s)
-        x = self.matrices.embedding(g, tokens)  # (b, s, d)
+        x = self.trace["embedding"] = self.matrices.embedding(g, tokens)  # (b, s, d)
         h, k, e = c.num_attention_heads, c.num_key_value_heads, c.head_dim
         attention = ChunkAttention(g, c, Place(place.batch, place.end, g.constant([0]), place.end), self.matrices.dtype, False)
         base = g.op("Sub", self.first, place.past)
@@ -219,6 +221,7 @@ class Step:
                 q, key, value = g.split(qkv, [h * e, k * e, k * e])
                 q, key = attention.turned(g, q, h), attention.turned(g, key, k)
                 a = self.matrices.linear(g, whole_attention(g, q, key, value, h, k, e), f"{p}self_attn.o_proj")
+                self.trace[f"layers.{i}.attention"] = a
                 pooled = g.op("ReduceMean", self.memory.lifted(g, a, i), g.constant([1]), keepdims=1)  # (b, 1, d)
                 a, rows = self.memory.released(g, a, rows, pooled, attend, i)
                 x = self._finish(x, a, i, "")
@@ -235,11 +238,13 @@ class Step:
         n = self.memory.narrow(g, self._norm(x, f"{p}post_attention_layernorm.weight"))
         gate, up = (self.matrices.linear(g, n, f"{p}mlp.{name}_proj") for name in ("gate", "up"))
         y = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
-        return g.op("Add", x, self.matrices.linear(g, y, f"{p}mlp.down_proj"))
+        x = self.trace[f"layers.{i}.output"] = g.op("Add", x, self.matrices.linear(g, y, f"{p}mlp.down_proj"))
+        return x
 
     def _head(self, x: str) -> str:
         c = self.config
-        x = self.memory.narrow(self.graph, self._norm(x, "model.norm.weight"))
+        self.trace["norm"] = self._norm(x, "model.norm.weight")
+        x = self.memory.narrow(self.graph, self.trace["norm"])
         return self.matrices.head(self.graph, x, c.tie_word_embeddings, c.hidden_size, c.vocab_size)
 
     def _norm(self, x: str, weight: str) -> str:

@@ -86,7 +86,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
-            for entry in temporary.iterdir():
+            for entry in filter(Path.is_file, temporary.rglob("*")):
                 with open(entry, "rb") as f:
                     os.fsync(f.fileno())
             if path.exists():

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from ... import __version__
 from ..atomic import new_folder, write_file
-from ..checkpoints.adapter import backbone_key, save_adapter
+from ..checkpoints.adapter import backbone_key, open_adapter, save_adapter
 from ..config import LM2Config
 from ..layout import GENERATION, TEMPLATE, TOKENIZER, ModelFolder
 from ..lm2 import LM2
@@ -33,9 +33,9 @@ STORY_WEIGHTS = {
     "babilong": {"qa1": 0.2, "qa2": 0.25, "qa3": 0.2, "qa4": 0.15, "qa5": 0.2},
 }
 PLANS = {
-    "recall": Plan("recall", 4500, 1.5e-3, 0, stages("0.05:1x24,0.15:1-2x16,0.4:1-4x10,0.75:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
+    "recall": Plan("recall", 4000, 1.5e-3, 0, stages("0.05:1x24,0.15:1-2x16,0.4:1-4x10,0.75:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
     "babilong": Plan("babilong", 30000, 1e-3, 0, stages("0.2:1-4x10,0.6:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
-    "chat": Plan("chat", 600, 4e-4, 0, stages("0.12:1-2x12,0.45:1-4x8!0.1,1:1-8x6!0.3"), warmup=30, flat=0.4, decay=0.01, quiet=0.3),
+    "chat": Plan("chat", 600, 6e-4, 0, stages("0.7:1-2x10,1:1-8x5!0.2"), warmup=30, flat=0.3, decay=0.01, quiet=0.3),
     "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
 }
 Say = Callable[[str], None]
@@ -65,7 +65,7 @@ def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool)
             raise TrainError(f"{file} has no token {mark}: it is not lm2-tiny's tokenizer: remove it, or give another --out")
     config = start.tiny_config(tokenizer.get_vocab_size(), marks[END] or 0)
     model = start.fresh(config, plan.seed).to(device)
-    task = StoryTask(model, _stories(tokenizer, config, data, plan.task), STORY_WEIGHTS[plan.task], recompute=recompute)
+    task = StoryTask(model, _stories(tokenizer, config, data, plan.task), STORY_WEIGHTS[plan.task], plan.seed, recompute=recompute)
 
     def write(folder: Path, record: Mapping[str, Any]) -> None:
         _write_model(model, folder, tokenizer.to_str(), vocabulary.TEMPLATE, record)
@@ -96,13 +96,23 @@ def chat(
     half: bool,
     recompute: bool,
     fresh: bool,
+    adapter: Path | None,
     say: Say,
 ) -> Job:
-    """A memory for a finished chat model: an adapter. fresh: no run to resume, so the gates are started from a probe."""
+    """A memory for a finished chat model: an adapter. fresh: no run to resume, so the gates are started from a probe.
+
+    adapter: begin from this trained memory, whose layers and sizes then count, and whose gates are kept. Raises ConvertError if it is for
+    another backbone.
+    """
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    memory = start.adapter_memory(folder.config, layers, chunk, blocks)
-    model = start.warm(folder, memory, plan.seed, half).to(device)
+    key = backbone_key(folder.config, _norms(folder))
+    begun = None if adapter is None else open_adapter(adapter)
+    memory = start.adapter_memory(folder.config, layers, chunk, blocks) if begun is None else begun.memory
+    model = start.warm(folder, memory, plan.seed, half)
+    if begun is not None:
+        start.take(model, begun, key)
+    model = model.to(device)
     tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
     if not (folder.path / TEMPLATE).is_file():
         raise TrainError(f"{folder.path} has no {TEMPLATE}: --task chat needs a chat model, --task text does not")
@@ -125,12 +135,11 @@ def chat(
     books = sources.paragraphs(data) if data is not None else []
     talks = Talks(lambda text: tokenizer.encode(text, add_special_tokens=False).ids, head, wrap, opening, min(128, chunk), talk, books)
     task = TalkTask(model, talks, plan.seed, recompute=recompute)
-    if fresh:
-        for i, probe in zip(layers, task.probe(), strict=True):
+    if fresh and begun is None:
+        for i, probe in zip(memory.layers, task.probe(), strict=True):
             say(
                 f"layer {i}: the gates start from a probe that finds {probe.caught:.0%} of the facts' tokens, {probe.false_alarms:.0%} of the others"
             )
-    key = backbone_key(folder.config, _norms(folder))
 
     def write(path: Path, record: Mapping[str, Any]) -> None:
         config = replace(model.config, memory=replace(memory, trained=True))

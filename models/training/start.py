@@ -11,17 +11,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..checkpoints.adapter import Adapter, check_shapes
+from ..checkpoints.source import whole
 from ..config import LM2Config, MemoryConfig
+from ..errors import ConvertError
 from ..layout import ModelFolder
 from ..lm2 import LM2
 from ..tensorfile import read_tensor
 from ..weights import new_model, slots_of
 
-TINY = MemoryConfig(cell="gated", slots=128, chunk=64, layers=(1, 2), heads=4, head_dim=32, init="zeros")
+TINY = MemoryConfig(cell="gated", slots=256, chunk=64, layers=(1, 2), heads=4, head_dim=32, init="zeros")
 
 
 def tiny_config(vocabulary: int, end: int) -> LM2Config:
-    """The shape of lm2-tiny: 4 layers of width 128, memories in layers 1 and 2 with 128 rows, chunks of 64 tokens."""
+    """The shape of lm2-tiny: 4 layers of width 128, memories in layers 1 and 2 with 256 rows, chunks of 64 tokens."""
     return LM2Config(
         vocab_size=vocabulary,
         hidden_size=128,
@@ -119,3 +122,18 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
         if half and ".memory." not in name and p.dim() == 2:
             p.data = p.data.to(torch.bfloat16)
     return model.train()
+
+
+@torch.no_grad()
+def take(model: LM2, adapter: Adapter, key: str) -> None:
+    """Copy an adapter's tensors into a model whose memory has its shape. key: the model's backbone. Raises ConvertError for another one."""
+    if adapter.key != key:
+        raise ConvertError(
+            f"{adapter.path} is a memory for {adapter.name} (backbone {adapter.key[:12]}), the model is another (backbone {key[:12]}): "
+            "give its own adapter, or leave --adapter out"
+        )
+    check_shapes(adapter, model.config)
+    tensors = adapter.tensors(model.config)
+    for name, slot in slots_of(model):
+        if name in tensors:
+            slot.copy_(torch.from_numpy(whole(tensors[name])))

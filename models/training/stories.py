@@ -25,7 +25,8 @@ class Batch:
 
     lengths counts a chunk's tokens, 0 for the empty ones in front. local, local_targets (b, t): the last chunk once more, with its first
     question inside. tasks: (b, c, q) names, "" where there is no question. subjects (b, c, t): on each token of a fact but the first, the
-    id its sentence began with; asked_subjects (b, c, q, s): the id of the name asked for, where the answer begins. All int64 but facts.
+    id its sentence began with; asked_subjects (b, c, q, s): the id of the name asked for, where the answer begins. ends (b, c, t): the
+    last two tokens of each fact. All int64 but facts and ends.
     """
 
     ids: np.ndarray
@@ -38,6 +39,7 @@ class Batch:
     tasks: list[list[list[str]]]
     subjects: np.ndarray
     asked_subjects: np.ndarray
+    ends: np.ndarray
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Stories:
         for task, facts, questions in fixed:
             self.fixed.setdefault(task, []).append((facts, questions))
         self.user, self.end, self.assistant = (encode(mark)[0] for mark in (USER, END, ASSISTANT))
+        self.period = encode(" Ok.")[-1]
         self.ok = [self.end, self.assistant, *encode(" Ok."), self.end]
 
     def tokens(self, text: str) -> list[int]:
@@ -101,6 +104,8 @@ class Stories:
             facts = list(facts)[:count]
         else:
             facts = story(rng, task, count)
+            if task == "qa1" and not dense:
+                facts = _with_rest(rng, facts)
         used = sum(len(self.tokens(f)) for f in facts)
         other: list[list[str]] = [[] for _ in range(len(facts) + 1)]
         if not dense or task == "qa4":
@@ -222,4 +227,14 @@ class Stories:
                     local[i, : len(body) + len(seq)] = [*body, *seq]
                     local_targets[i, len(body) + begin - 1 : len(body) + len(seq) - 1] = seq[begin:]
                     local_targets[i, len(body) - len(self.ok) + 1 : len(body) - 1] = self.ok[2:]
-        return Batch(ids, lengths, facts, asked_ids, targets, local, local_targets, tasks, subjects, asked_subjects)
+        stops = ids == self.period
+        ends = facts & (stops | np.roll(stops, -1, axis=2))  # (b, c, t)
+        return Batch(ids, lengths, facts, asked_ids, targets, local, local_targets, tasks, subjects, asked_subjects, ends)
+
+
+def _with_rest(rng: random.Random, facts: list[str]) -> list[str]:
+    """The story without what some of its people do after a point of their own, so that old places are asked for as well as new ones."""
+    people = sorted({fact.split()[0] for fact in facts})
+    until = {who: rng.randrange(len(facts)) for who in people if rng.random() < 0.6}
+    kept = [fact for i, fact in enumerate(facts) if i <= until.get(fact.split()[0], len(facts))]
+    return kept or facts[:1]

@@ -15,20 +15,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..lm2 import LM2
-from . import passes
+from . import gates, passes
 from .plan import Stage
 from .run import Terms
 from .stories import Batch, Stories
 
 BOUND_AT, BOUND_OVER = 0.85, 600
+PROBED = 40  # batches of 32 chunks the probes are fitted on
 SIMPLE = Stage(1.0, 1, 1, 12)
 
 
 class StoryTask:
     """Draws batches from `stories` and computes their loss. `weights`: share of each bAbI task once names are bound."""
 
-    def __init__(self, model: LM2, stories: Stories, weights: dict[str, float], asked: int = 2, recompute: bool = False):
+    def __init__(self, model: LM2, stories: Stories, weights: dict[str, float], seed: int = 0, asked: int = 2, recompute: bool = False):
         self.model, self.stories, self.weights, self.asked, self.recompute = model, stories, weights, asked, recompute
+        self.seed = seed
+        self.probes: list[gates.Probe] = []
         self._recent: deque[bool] = deque(maxlen=BOUND_OVER)
         self._seen: list[Tensor] = []
         first = model.blocks[model.config.memory.layers[0]].memory
@@ -50,13 +53,40 @@ class StoryTask:
 
     def step(self, stage: Stage, rng: random.Random) -> Terms:
         """The loss of one batch, to be differentiated."""
+        if not self.bound and len(self._recent) == BOUND_OVER and sum(self._recent) > BOUND_AT * BOUND_OVER:
+            self._bind(True)
+            self._probe()
         stage = stage if self.bound else SIMPLE
         chunks = rng.randint(stage.least, stage.most) if rng.random() < 0.4 else stage.most
         terms = self.loss(self.stories.batch(rng, stage.batch, chunks, self.asked if self.bound else 2 * self.asked))
         self._recent.extend(terms.hits.get("qa1", ()))
-        if not self.bound and len(self._recent) == BOUND_OVER and sum(self._recent) > BOUND_AT * BOUND_OVER:
-            self._bind(True)
         return terms
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """Start the input gates from linear probes for the last two tokens of a fact, now that these know what the sentence says (gates.py)."""
+        rng = random.Random(f"{self.seed} probe")
+        memories = [self.model.blocks[i].memory for i in self.model.config.memory.layers]
+        seen: list[list[Tensor]] = [[] for _ in memories]
+        marks = []
+        for _ in range(PROBED):
+            batch = self.stories.batch(rng, 32, 1, 1)
+            present = torch.arange(batch.ids.shape[2]) < torch.from_numpy(batch.lengths[:, 0])[:, None]  # (b, t)
+            marks.append(torch.from_numpy(batch.ends[:, 0])[present])
+            hooks = [
+                m.register_forward_pre_hook(lambda module, inputs, j=j: seen[j].append(module.norm(inputs[0]).cpu()[present]))
+                for j, m in enumerate(memories)
+            ]
+            x = self.model.embed_tokens(torch.from_numpy(batch.ids[:, 0]).to(self.model.device))
+            passes.read(self.model, x, list(self.model.initial_bank(32)), [None] * len(memories), 0, present.to(x.device))
+            for hook in hooks:
+                hook.remove()
+        self._seen.clear()
+        for memory, states in zip(memories, seen, strict=True):
+            with torch.enable_grad():
+                found = gates.fit(torch.cat(states), torch.cat(marks), self.seed)
+            self.probes.append(found)
+            gates.install(memory, gates.Probe(found.weight.to(x.device), found.bias.to(x.device), found.caught, found.false_alarms))
 
     def loss(self, batch: Batch) -> Terms:
         """Cross-entropy of the answers' tokens, and the mean input gate on tokens that tell nothing."""

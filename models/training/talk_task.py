@@ -23,7 +23,8 @@ from .plan import Stage
 from .run import Terms
 from .talks import IGNORED, Asked, Piece, Talks, padded
 
-FACTS_IN_CHUNK = (1, 1, 2, 2, 3)
+FACTS_IN_CHUNK = (1, 2, 3, 3, 4)
+ASKED = 3  # questions of a stream
 EMPTY_ROWS = (0, 256, 512, 1024, 1536)  # never-written rows a question may find beside the written ones
 VALUE_WEIGHT = 3.0
 ORDINARY_EVERY = 3
@@ -171,7 +172,7 @@ class TalkTask:
                 known |= {(t.kind, t.other): (t, c) for t in piece.told}
             facts = list(known.values())
             rng.shuffle(facts)
-            pair = (facts * 2)[:2]
+            pair = (facts * ASKED)[:ASKED]
             streams.append(stream)
             asked.append([self.talks.question(rng, t) for t, _ in pair] + ([self.talks.ordinary(rng)] if ordinary else []))
             distances.append([chunks - c for _, c in pair])

@@ -4,6 +4,7 @@ Knows ONNX Runtime and the names of docs/onnx.md. A model folder that was not ex
 no conversation; a chunk owns its buffers.
 """
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from ...models.layout import ModelFolder, open_folder
 from ..backend import BackendOptions, Description, MemoryState
 from .onnx_buffers import TYPES, Buffers
 from .onnx_session import PREFIX, open_session
+from .onnx_trace import run_traced, traced_values
 
 
 class OnnxChunk(NamedTuple):
@@ -41,13 +43,22 @@ class OnnxBackend:
         m = self.config.memory
         self._exact = m.cell == "released" and m.gate_pool == "chunk"
         self._one_by_one = self.export.attention == "GroupQueryAttention"  # it takes many tokens after others for one sequence only
-        state = json.loads(session.get_modelmeta().custom_metadata_map[f"{PREFIX}state"])
+        metadata = session.get_modelmeta().custom_metadata_map
+        state = json.loads(metadata[f"{PREFIX}state"])
         self._state = {past: present for past, present in state.items() if past not in ("past_length", "past_chunks")}
         self._plan = {i.name: (TYPES[i.type], tuple(i.shape[1:])) for i in session.get_inputs() if i.name in self._state}
+        self._path, self._traced = folder.path, traced_values(metadata)
+        if self._traced and importlib.util.find_spec("onnx") is not None:
+            self.trace = self._trace
 
     def start(self, batch: int = 1, state: MemoryState | None = None) -> OnnxChunk:
-        if state is None:
-            state = MemoryState(self._initial_bank(batch), 0)
+        state = MemoryState(self._initial_bank(batch), 0) if state is None else state
+        return OnnxChunk(
+            state.bank, state.chunks, 0, Buffers(self.session, self.device, self.index, self._state, self._begun(batch, state))
+        )
+
+    def _begun(self, batch: int, state: MemoryState) -> dict[str, np.ndarray]:
+        """Every state array of a chunk that begins from `state`, batch first. Raises BackendError for a state of another shape."""
         if tuple(state.bank.shape) != self.config.bank_shape(batch):
             raise BackendError(
                 f"a memory of shape {list(state.bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}"
@@ -58,7 +69,14 @@ class OnnxBackend:
                 arrays[name] = np.ascontiguousarray(state.bank.swapaxes(0, 1))  # (b, l, n, d), read only; a view for one sequence or bank
             else:
                 arrays[name] = np.zeros((batch, *shape), kind)
-        return OnnxChunk(state.bank, state.chunks, 0, Buffers(self.session, self.device, self.index, self._state, arrays))
+        return arrays
+
+    def _trace(self, tokens: Sequence[int] | np.ndarray, state: MemoryState) -> list[tuple[str, np.ndarray]]:
+        """What each layer computed for a new chunk of `tokens` (t,) or (b, t): names of models/trace.py and float32 arrays. Opens the model again."""
+        ids = np.atleast_2d(np.array(tokens, dtype=np.int64))  # (b, t)
+        numbers = {"past_length": 0, "past_chunks": state.chunks, "new_chunk": 1, "logits_from": 0}
+        feeds = self._begun(len(ids), state) | {"input_ids": ids} | {name: np.array([n], np.int64) for name, n in numbers.items()}
+        return run_traced(self._path, self.session, feeds, self._traced)
 
     def extend(self, tokens: Sequence[int] | np.ndarray, chunk: OnnxChunk, all_logits: bool = False) -> tuple[np.ndarray, OnnxChunk]:
         ids = np.array(tokens, dtype=np.int64)

@@ -10,7 +10,9 @@ from ...models.exported import OPSETS, PRECISIONS
 
 @click.command("export")
 @click.argument("model")
-@click.argument("dst", type=click.Path(path_type=Path))
+@click.argument("dst", type=click.Path(path_type=Path), required=False)
+@click.option("--triton", type=click.Path(path_type=Path), metavar="DST", help="Write a Triton Inference Server model repository instead.")
+@click.option("--triton-root", default="", metavar="PATH", help="Where the server will see that repository, if not at DST: /models.")
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="fp16 is for GPUs; int8 and int4 are weights."
 )
@@ -18,12 +20,27 @@ from ...models.exported import OPSETS, PRECISIONS
 @click.option("--plain", is_flag=True, help="The gated update as standard operators, without the custom node.")
 @click.option("--portable", is_flag=True, help="ONNX's own operators instead of ONNX Runtime's fused ones: slower there, runs anywhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def command(model: str, dst: Path, precision: str, opset: str, plain: bool, portable: bool, as_json: bool) -> None:
+def command(
+    model: str,
+    dst: Path | None,
+    triton: Path | None,
+    triton_root: str,
+    precision: str,
+    opset: str,
+    plain: bool,
+    portable: bool,
+    as_json: bool,
+) -> None:
     """Write MODEL, a model folder or a name such as smollm2, as one ONNX model into the new folder DST.
 
     DST then holds model.onnx, the tokenizer and the config: `lm2 chat DST` needs only ONNX Runtime, and other programs
-    need only DST. Tokens and state go in, logits and state come out; docs/onnx.md names them.
+    need only DST. Tokens and state go in, logits and state come out; docs/onnx.md names them. With --triton the server
+    keeps the state of each conversation.
     """
+    if (dst is None) == (triton is None):
+        raise click.UsageError("give a destination: either DST, or --triton DST")
+    if triton_root and triton is None:
+        raise click.UsageError(f"--triton-root {triton_root} needs --triton DST")
     from ..loading import find_model
     from .progress_bar import drawn
 
@@ -36,7 +53,14 @@ def command(model: str, dst: Path, precision: str, opset: str, plain: bool, port
             if error.name and error.name.split(".")[0] == "onnx":
                 raise click.ClickException("export needs the onnx package: pip install 'lm2[onnx]'") from None
             raise
-        summary = export_model(source, dst, Options(precision, int(opset), plain, portable), report)
+        options = Options(precision, int(opset), plain, portable)
+        if triton is not None:
+            from ...export.triton import export_repository
+
+            summary = export_repository(source, triton, options, triton_root, report)
+        else:
+            assert dst is not None
+            summary = export_model(source, dst, options, report)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
@@ -46,4 +70,10 @@ def command(model: str, dst: Path, precision: str, opset: str, plain: bool, port
         f"{summary['name']}: {summary['precision']}, opset {summary['opset']}, {summary['bytes'] / 1e6:.0f} MB{packed and f' ({packed})'}"
     )
     click.echo(f"attention: {summary['attention']}; memory update: {node}")
+    if "triton" in summary:
+        made = summary["triton"]
+        click.echo(
+            f"Triton model {made['model']}: {made['sequences']} conversations at once, {made['state_bytes'] / 1e6:.1f} MB of state each"
+        )
+        click.echo(f"operator library, as the server will see it: {made['library'] or 'none'}")
     click.echo(f"written to {summary['path']} in {summary['seconds']:.1f} s")

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 @click.option(
     "--memory-blocks", type=click.IntRange(1), default=4, show_default=True, help="--task chat: chunks until a row is written again."
 )
+@click.option(
+    "--adapter",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="--task chat: begin from this trained memory instead of a new one.",
+)
 @click.option("--all-parameters", is_flag=True, help="--task text: train the backbone too.")
 @click.option("--recompute", is_flag=True, help="Keep no activations of chunks: less memory, a third more work.")
 @click.option("--half", is_flag=True, help="Matrix products in bfloat16.")
@@ -56,6 +61,7 @@ def command(
     memory_layers: tuple[int, ...] | None,
     memory_chunk: int,
     memory_blocks: int,
+    adapter: Path | None,
     all_parameters: bool,
     recompute: bool,
     half: bool,
@@ -99,7 +105,7 @@ def command(
             if task == "chat":
                 layers = memory_layers or _middle(folder.config.num_hidden_layers)
                 options = f" --memory-layers {','.join(map(str, layers))} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
-                job = jobs.chat(plan, folder, data, layers, memory_chunk, memory_blocks, device, half, recompute, fresh, say)
+                job = jobs.chat(plan, folder, data, layers, memory_chunk, memory_blocks, device, half, recompute, fresh, adapter, say)
             elif data is None:
                 raise TrainError("--task text needs --data")
             else:
@@ -110,7 +116,7 @@ def command(
         if target.exists():
             say(f"{target} is there already, and is left as it is")
             return
-        job.write(target, jobs.record(plan, model, options + (" --half" if half else "")))
+        job.write(target, jobs.record(plan, model, options + (" --half" if half else "") + (" --adapter FIRST" if adapter else "")))
         say(f"written to {target}")
 
 

@@ -108,13 +108,7 @@ def test_model_files_cut_off(lm2, model, name, part):
     if part == "a folder":
         file.mkdir()
     elif part != "gone":
-        file.write_bytes(
-            data[
-                : {"empty": 0, "1 byte": 1, "half": len(data) // 2, "all but one byte": len(data) - (2 if name.endswith("json") else 1)}[
-                    part
-                ]
-            ]
-        )
+        file.write_bytes(data[: {"empty": 0, "1 byte": 1, "half": len(data) // 2, "all but one byte": len(data) - (2 if name.endswith("json") else 1)}[part]])
     for args in (["generate", model, "-p", "x", *FEW], ["chat", model], ["info", model]):
         lm2(*args, stdin="x\n").fails(file)
 

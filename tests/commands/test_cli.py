@@ -108,9 +108,7 @@ def test_an_unexpected_error_is_one_line_too(lm2, tiny, monkeypatch):
 
     monkeypatch.setattr(session.Session, "_begin", broken)
     result = lm2("generate", tiny, "-p", "x", "--chat", "--temp", "0")
-    assert result.code == 1 and result.err.splitlines() == [
-        "lm2: unexpected ZeroDivisionError: over zero (run again with --debug and report it)"
-    ]
+    assert result.code == 1 and result.err.splitlines() == ["lm2: unexpected ZeroDivisionError: over zero (run again with --debug and report it)"]
 
 
 # Backends that are not there

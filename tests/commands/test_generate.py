@@ -26,12 +26,7 @@ def test_three_ways_to_give_a_prompt(lm2, tiny, tmp_path):
     file.write_text("say\nthis")
     args = ("generate", tiny, *FEW, "--seed", "7")
     want = lm2(*args, "--prompt", "say\nthis")
-    assert (
-        lm2(*args, "--prompt-file", file)
-        == lm2(*args, "-", stdin="say\nthis")
-        == lm2(*args, "--prompt-file", "-", stdin="say\nthis")
-        == want
-    )
+    assert lm2(*args, "--prompt-file", file) == lm2(*args, "-", stdin="say\nthis") == lm2(*args, "--prompt-file", "-", stdin="say\nthis") == want
     assert lm2(*args, "-p", "say this").out != want.out
 
 

@@ -40,9 +40,7 @@ def theirs(folder, prompt, count):
     model.generation_config.eos_token_id = None
     ids = torch.tensor([Tokenizer.from_file(str(folder / "tokenizer.json")).encode(prompt, add_special_tokens=False).ids])
     with torch.inference_mode():
-        made = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count, eos_token_id=None, pad_token_id=0
-        )
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count, eos_token_id=None, pad_token_id=0)
     return made[0, ids.shape[1] :].tolist()
 
 

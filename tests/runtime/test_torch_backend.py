@@ -165,9 +165,7 @@ def test_smollm2_against_transformers(smollm2):
 
     model = load_model(open_folder(smollm2))
     ours = {"memory", "model_type", "architectures", "dtype", "name", "rope_scaling", "rope_theta"}
-    llama = LlamaForCausalLM(
-        LlamaConfig(**{k: v for k, v in model.config.to_dict().items() if k not in ours}, attn_implementation="eager")
-    ).eval()
+    llama = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in model.config.to_dict().items() if k not in ours}, attn_implementation="eager")).eval()
     weights = {n: t for n, t in slots_of(model) if ".memory." not in n}
     llama.load_state_dict(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]})
     ids = torch.as_tensor(Tokenizer.load(smollm2).encode(topics["for"] + topics["class"]))[None, :200]
@@ -180,9 +178,7 @@ def test_smollm2_against_transformers(smollm2):
         more, _ = backend.extend(ids[0, 77:].numpy(), chunk, all_logits=True)
         got = np.concatenate((logits[0], more[0]))
         same = (got.argmax(-1) == want.argmax(-1)).mean()
-        print(
-            f"{name}: relative L2 {relative_l2(got, want):.3g} gate {gate:g}, max {np.abs(got - want).max():.3g} gate 5e-4, same argmax {same}"
-        )
+        print(f"{name}: relative L2 {relative_l2(got, want):.3g} gate {gate:g}, max {np.abs(got - want).max():.3g} gate 5e-4, same argmax {same}")
         assert relative_l2(got, want) <= gate
         assert np.abs(got - want).max() <= 5e-4
         gap = np.diff(np.sort(want, axis=-1)[:, -2:], axis=-1)[:, 0]

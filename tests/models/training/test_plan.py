@@ -1,6 +1,7 @@
 """The course of a run: what is read from a command line, what is refused, and the rate at every step."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_rates():
     plan = Plan("t", 1000, 0.5, 0, stages("1:1x1"), warmup=100, flat=0.3, floor=0.1)
     rates = [plan.rate_at(step) for step in range(1000)]
     assert rates[0] == 0.005 and rates[49] == 0.25 and set(rates[99:300]) == {0.5}
-    assert all(a >= b for a, b in zip(rates[300:], rates[301:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[300:]))
     assert math.isclose(rates[650], 0.5 * 0.55, rel_tol=1e-3) and math.isclose(rates[-1], 0.05, rel_tol=1e-2)
 
 

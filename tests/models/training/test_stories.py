@@ -45,7 +45,7 @@ def test_targets_are_the_next_tokens():
 
 
 def test_marks_are_on_facts():
-    words, stories, made = batches()
+    words, _, made = batches()
     marked, others = [], []
     for batch in made:
         assert (batch.lengths <= 40).all() and (batch.lengths[:, -1] > 0).all(), "empty chunks come first"

@@ -1,0 +1,80 @@
+"""One engine in a process of its own, for onnx_speed.py: reads a job a line, answers with a line that begins with @.
+
+A job is {"prompt": [ids], "steps": n}; the answer {"prefill": seconds, "decode": seconds, "tokens": [greedy ids]}. Decoding is `steps` calls of one token
+after the prompt, each with its likeliest token found, as a sampler at temperature 0 does. Before the first job comes {"ready": facts}.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+class Lm2:
+    """LM2's onnx backend. With memory layers, a full chunk is written first, so every token reads every row; a prefill includes what reading the bank into
+    the chunk costs."""
+
+    def __init__(self, path: Path, threads: int):
+        import numpy as np
+
+        from lm2.runtime.backend import BackendOptions, open_backend
+
+        self.backend = b = open_backend("onnx", path, BackendOptions(device="cpu", threads=threads))
+        ids = np.random.default_rng(0).integers(0, b.config.vocab_size, b.config.memory.chunk)
+        self.state = b.commit(b.extend(ids, b.start())[1])
+        self.facts = {"memory_layers": len(b.config.memory.layers), "rows": b.config.memory.slots}
+
+    def prefill(self, ids: list[int]) -> int:
+        self.chunk = self.backend.start(1, self.state)
+        return self.step(*ids)
+
+    def step(self, *ids: int) -> int:
+        logits, self.chunk = self.backend.extend(ids, self.chunk)
+        return int(logits[0].argmax())
+
+
+class Genai:
+    """onnxruntime-genai's generator, greedy."""
+
+    def __init__(self, path: Path, threads: int):
+        import onnxruntime_genai as og
+
+        self.og = og
+        config = og.Config(str(path))
+        never = {"model": {"eos_token_id": 49151, "decoder": {"session_options": {"intra_op_num_threads": threads}}}}
+        config.overlay(json.dumps(never))
+        self.model = og.Model(config)
+        self.facts = {"version": og.__version__}
+
+    def prefill(self, ids: list[int]) -> int:
+        params = self.og.GeneratorParams(self.model)
+        params.set_search_options(max_length=512, do_sample=False)
+        self.generator = self.og.Generator(self.model, params)
+        self.generator.append_tokens(ids)
+        return self.step()
+
+    def step(self, *_ids: int) -> int:
+        self.generator.generate_next_token()
+        return int(self.generator.get_next_tokens()[0])
+
+
+def main() -> None:
+    kind, path, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    clock = time.process_time if threads == 1 else time.perf_counter
+    engine = {"lm2": Lm2, "genai": Genai}[kind](path, threads)
+    print("@" + json.dumps({"ready": engine.facts}), flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        began = clock()
+        token = engine.prefill(job["prompt"])
+        prefilled = clock()
+        tokens = [token]
+        for _ in range(job["steps"]):
+            token = engine.step(token)
+            tokens.append(token)
+        done = clock()
+        print("@" + json.dumps({"prefill": prefilled - began, "decode": done - prefilled, "tokens": tokens}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
