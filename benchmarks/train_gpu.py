@@ -74,9 +74,7 @@ def unpack(parts: Path, folder: Path) -> bool:
                     f.write(data)
                     whole.update(data)
             if whole.hexdigest() != record["sha256"]:
-                sys.exit(
-                    f"{parts}: {name} has sha256 {whole.hexdigest()[:12]}, the manifest {record['sha256'][:12]}: copy the parts again"
-                )
+                sys.exit(f"{parts}: {name} has sha256 {whole.hexdigest()[:12]}, the manifest {record['sha256'][:12]}: copy the parts again")
     except FileNotFoundError as error:
         sys.exit(f"{error.filename} is not there: copy all parts of the last leg")
     except (KeyError, TypeError, ValueError):

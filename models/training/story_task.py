@@ -8,14 +8,15 @@ Axes: b streams, c chunks, t positions of a chunk, q questions after a chunk, s 
 
 import random
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..lm2 import LM2
-from . import gates, passes
+from ..memory import GatedMemory
+from . import gates, passes, together
 from .plan import Stage
 from .run import Terms
 from .stories import Batch, Stories
@@ -53,7 +54,8 @@ class StoryTask:
 
     def step(self, stage: Stage, rng: random.Random) -> Terms:
         """The loss of one batch, to be differentiated."""
-        if not self.bound and len(self._recent) == BOUND_OVER and sum(self._recent) > BOUND_AT * BOUND_OVER:
+        ready = len(self._recent) == BOUND_OVER and sum(self._recent) > BOUND_AT * BOUND_OVER
+        if not self.bound and together.any_of(ready, self.model.device):  # all processes at once: their weights stay equal
             self._bind(True)
             self._probe()
         stage = stage if self.bound else SIMPLE
@@ -66,7 +68,7 @@ class StoryTask:
     def _probe(self) -> None:
         """Start the input gates from linear probes for the last two tokens of a fact, now that these know what the sentence says (gates.py)."""
         rng = random.Random(f"{self.seed} probe")
-        memories = [self.model.blocks[i].memory for i in self.model.config.memory.layers]
+        memories = [cast(GatedMemory, self.model.blocks[i].memory) for i in self.model.config.memory.layers]
         seen: list[list[Tensor]] = [[] for _ in memories]
         marks = []
         for _ in range(PROBED):
@@ -74,7 +76,9 @@ class StoryTask:
             present = torch.arange(batch.ids.shape[2]) < torch.from_numpy(batch.lengths[:, 0])[:, None]  # (b, t)
             marks.append(torch.from_numpy(batch.ends[:, 0])[present])
             hooks = [
-                m.register_forward_pre_hook(lambda module, inputs, j=j: seen[j].append(module.norm(inputs[0]).cpu()[present]))
+                m.register_forward_pre_hook(
+                    lambda module, inputs, j=j, present=present: seen[j].append(module.norm(inputs[0]).cpu()[present])
+                )
                 for j, m in enumerate(memories)
             ]
             x = self.model.embed_tokens(torch.from_numpy(batch.ids[:, 0]).to(self.model.device))
@@ -86,7 +90,7 @@ class StoryTask:
             with torch.enable_grad():
                 found = gates.fit(torch.cat(states), torch.cat(marks), self.seed)
             self.probes.append(found)
-            gates.install(memory, gates.Probe(found.weight.to(x.device), found.bias.to(x.device), found.caught, found.false_alarms))
+            gates.install(memory, found)
 
     def loss(self, batch: Batch) -> Terms:
         """Cross-entropy of the answers' tokens, and the mean input gate on tokens that tell nothing."""

@@ -105,6 +105,9 @@ def test_chat_makes_an_adapter_for_the_llama(lm2, small, data, chat_model, tmp_p
     assert lm2("convert", hf, tmp_path / "made", "--adapter", tmp_path / "out" / "adapter").code == 0
     said = lm2("generate", tmp_path / "made", "--chat", "--prompt", "Hi", "--max-tokens", "4", "--seed", "1", *ONE)
     assert said.code == 0, said
+    more = ("--adapter", tmp_path / "out" / "adapter", "--data", data)
+    went_on = lm2("train", model, *CHAT, *more, "--until", "1", "--out", tmp_path / "more")
+    assert went_on.code == 0 and "probe" not in went_on.out, went_on
     again = lm2(*args)
     assert again.code == 0 and "is there already, and is left as it is" in again.out
     assert (tmp_path / "out" / "curves.csv").read_text().count("\n") == 5
