@@ -211,7 +211,7 @@ def test_a_memory_learns():
         terms.loss.backward()
         torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(terms.loss))
+        losses.append(float(terms.loss.detach()))
     assert sum(losses[-10:]) / 10 < 0.6 * losses[0] and len(words.ids) < 64, (losses[0], losses[-10:])
 
 
