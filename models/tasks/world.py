@@ -42,6 +42,7 @@ class World:
         """Take in one sentence. False if it is none of bAbI's: it changes nothing."""
         if m := _MOVE.fullmatch(sentence):
             who, where = m.groups()
+            self.place.pop(who, None)  # the order is that of the last moves
             self.place[who] = where
             for thing, holder in self.holder.items():
                 if holder == who:
@@ -68,12 +69,12 @@ class World:
         if not trail or trail[-1] != where:
             trail.append(where)
 
-    def questions(self, rng: random.Random, task: str) -> Question | None:
-        """A question of one task (`qa1`, `qa2`, `qa3`, `qa5`) that has an answer now, or None."""
+    def questions(self, rng: random.Random, task: str, oldest: bool = False) -> Question | None:
+        """A question of one task (`qa1`, `qa2`, `qa3`, `qa5`) that has an answer now, or None. oldest: for qa1, of who moved least recently."""
         if task == "qa1":
             if not self.place:
                 return None
-            who = rng.choice(sorted(self.place))
+            who = next(iter(self.place)) if oldest else rng.choice(sorted(self.place))
             return Question(f"Where is {who}?", self.place[who], task)
         if task == "qa2":
             things = sorted(self.trail)

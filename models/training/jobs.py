@@ -18,7 +18,7 @@ from ..checkpoints.adapter import backbone_key, open_adapter, save_adapter
 from ..config import LM2Config
 from ..layout import GENERATION, TEMPLATE, TOKENIZER, ModelFolder
 from ..lm2 import LM2
-from ..weights import save_folder, slots_of
+from ..weights import load_model, save_folder, slots_of
 from . import sources, start, together, vocabulary
 from .plan import Plan, TrainError, stages
 from .run import Task
@@ -30,10 +30,12 @@ from .text_task import TextTask
 
 STORY_WEIGHTS = {
     "recall": {"qa1": 0.5, "qa2": 0.15, "qa3": 0.08, "qa4": 0.1, "qa5": 0.17},
+    "distance": {"qa1": 0.9, "qa4": 0.05, "qa5": 0.05},
     "babilong": {"qa1": 0.2, "qa2": 0.25, "qa3": 0.2, "qa4": 0.15, "qa5": 0.2},
 }
 PLANS = {
     "recall": Plan("recall", 4000, 1.5e-3, 0, stages("0.05:1x24,0.15:1-2x16,0.4:1-4x10,0.75:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
+    "distance": Plan("distance", 300, 1e-3, 0, stages("0.5:8-20x6,1:12-32x4"), warmup=20, flat=0.4, quiet=0.1),
     "babilong": Plan("babilong", 30000, 1e-3, 0, stages("0.2:1-4x10,0.6:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
     "chat": Plan("chat", 600, 6e-4, 0, stages("0.7:1-2x10,1:1-8x5!0.2"), warmup=30, flat=0.3, decay=0.01, quiet=0.3),
     "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
@@ -50,9 +52,9 @@ class Job:
     result: str
 
 
-def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool) -> Job:
-    """lm2-tiny from nothing: its tokenizer (kept in `out` once trained), its weights, its stories."""
-    file = out / TOKENIZER
+def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool, begun: ModelFolder | None = None) -> Job:
+    """lm2-tiny from nothing: its tokenizer (kept in `out` once trained), its weights, its stories; or from `begun`, at greater distances."""
+    file = out / TOKENIZER if begun is None else begun.path / TOKENIZER
     with together.first_alone():
         if not file.exists():
             out.mkdir(parents=True, exist_ok=True)
@@ -63,9 +65,15 @@ def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool)
     for mark, number in marks.items():
         if number is None:
             raise TrainError(f"{file} has no token {mark}: it is not lm2-tiny's tokenizer: remove it, or give another --out")
-    config = start.tiny_config(tokenizer.get_vocab_size(), marks[END] or 0)
-    model = start.fresh(config, plan.seed).to(device)
-    task = StoryTask(model, _stories(tokenizer, config, data, plan.task), STORY_WEIGHTS[plan.task], plan.seed, recompute=recompute)
+    if begun is None:
+        config = start.tiny_config(tokenizer.get_vocab_size(), marks[END] or 0)
+        model = start.fresh(config, plan.seed).to(device)
+    else:
+        config = begun.config
+        model = load_model(begun, device).train().requires_grad_(True)
+    stories = _stories(tokenizer, config, data, plan.task)
+    stories.far = begun is not None
+    task = StoryTask(model, stories, STORY_WEIGHTS[plan.task], plan.seed, recompute=recompute, bound=begun is not None)
 
     def write(folder: Path, record: Mapping[str, Any]) -> None:
         _write_model(model, folder, tokenizer.to_str(), vocabulary.TEMPLATE, record)
@@ -151,8 +159,6 @@ def chat(
 
 def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool) -> Job:
     """Next-token prediction over several chunks of books and other plain text: the memory alone, or all parameters."""
-    from ..weights import load_model
-
     model = load_model(folder, device)
     for name, p in model.named_parameters():
         p.requires_grad_(everything or ".memory." in name)

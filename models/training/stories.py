@@ -69,6 +69,7 @@ class Stories:
         self.book = book
         self.weights = weights
         self.simple = False
+        self.far = False
         self.fixed: dict[str, list[tuple[Sequence[str], Sequence[tuple[str, str]]]]] = {}
         for task, facts, questions in fixed:
             self.fixed.setdefault(task, []).append((facts, questions))
@@ -98,14 +99,16 @@ class Stories:
         dense = rng.random() < 0.35
         most = max(2, min(room // 8, {"qa1": 60, "qa2": 60, "qa3": 90, "qa5": 70}.get(task, 2)))
         count = most if dense else rng.randint(2, max(2, min(most, 4 + chunks * 3)))
+        if self.far and task == "qa1":
+            dense, count = False, int(chunks * rng.uniform(1.5, 4.0))
         given: Sequence[tuple[str, str]] = ()
-        if task in self.fixed and (task == "qa4" or rng.random() < 0.5):
+        if task in self.fixed and (task == "qa4" or rng.random() < (0.1 if self.far else 0.5)):
             facts, given = rng.choice(self.fixed[task])
             facts = list(facts)[:count]
         else:
             facts = story(rng, task, count)
             if task == "qa1" and not dense:
-                facts = _with_rest(rng, facts)
+                facts = _with_rest(rng, facts, self.far)
         used = sum(len(self.tokens(f)) for f in facts)
         other: list[list[str]] = [[] for _ in range(len(facts) + 1)]
         if not dense or task == "qa4":
@@ -188,7 +191,7 @@ class Stories:
         found = []
         for _ in range(asked):
             kind = task if task in ("qa1", "qa5") or rng.random() < 0.7 else rng.choice(("qa1", "qa2"))
-            q = world.questions(rng, kind) or world.questions(rng, "qa1")
+            q = world.questions(rng, kind, self.far and rng.random() < 0.75) or world.questions(rng, "qa1")
             if q is not None:
                 found.append(q)
         return found
@@ -232,9 +235,13 @@ class Stories:
         return Batch(ids, lengths, facts, asked_ids, targets, local, local_targets, tasks, subjects, asked_subjects, ends)
 
 
-def _with_rest(rng: random.Random, facts: list[str]) -> list[str]:
-    """The story without what some of its people do after a point of their own, so that old places are asked for as well as new ones."""
+def _with_rest(rng: random.Random, facts: list[str], far: bool) -> list[str]:
+    """The story without what some of its people do after a point of their own, so that old places are asked for as well as new ones.
+
+    far: one or two of them come to rest in the first quarter, and the others go on.
+    """
     people = sorted({fact.split()[0] for fact in facts})
-    until = {who: rng.randrange(len(facts)) for who in people if rng.random() < 0.6}
+    resting = rng.sample(people, min(len(people), rng.choice((1, 1, 2)))) if far else [who for who in people if rng.random() < 0.6]
+    until = {who: rng.randrange(max(1, len(facts) // (4 if far else 1))) for who in resting}
     kept = [fact for i, fact in enumerate(facts) if i <= until.get(fact.split()[0], len(facts))]
     return kept or facts[:1]

@@ -27,9 +27,18 @@ SIMPLE = Stage(1.0, 1, 1, 12)
 
 
 class StoryTask:
-    """Draws batches from `stories` and computes their loss. `weights`: share of each bAbI task once names are bound."""
+    """Draws batches from `stories` and computes their loss. `weights`: share of each bAbI task once names are bound (`bound`: they are)."""
 
-    def __init__(self, model: LM2, stories: Stories, weights: dict[str, float], seed: int = 0, asked: int = 2, recompute: bool = False):
+    def __init__(
+        self,
+        model: LM2,
+        stories: Stories,
+        weights: dict[str, float],
+        seed: int = 0,
+        asked: int = 2,
+        recompute: bool = False,
+        bound: bool = False,
+    ):
         self.model, self.stories, self.weights, self.asked, self.recompute = model, stories, weights, asked, recompute
         self.seed = seed
         self.probes: list[gates.Probe] = []
@@ -38,7 +47,7 @@ class StoryTask:
         first = model.blocks[model.config.memory.layers[0]].memory
         assert first is not None
         first.register_forward_pre_hook(lambda module, inputs: self._seen.append(inputs[0]))
-        self._bind(False)
+        self._bind(bound)
 
     def _bind(self, bound: bool) -> None:
         self.bound = bound

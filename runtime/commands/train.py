@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.argument("model")
-@click.option("--task", type=click.Choice(["recall", "babilong", "chat", "text"]), required=True, help="What is learned.")
+@click.option("--task", type=click.Choice(["recall", "distance", "babilong", "chat", "text"]), required=True, help="What is learned.")
 @click.option(
     "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder with babi/, background/, chat/, tinystories/."
 )
@@ -70,7 +70,7 @@ def command(
 ) -> None:
     """Train a memory, or a small model with one.
 
-    MODEL is `tiny` (recall, babilong: lm2-tiny from scratch) or a model folder or name (chat: a memory for it, written as an
+    MODEL is `tiny` (recall, babilong: lm2-tiny from scratch) or a model folder or name (distance: lm2-tiny, on to 32 chunks; chat: a memory for it, written as an
     adapter; text: next-token prediction through the memory). Checkpoints are written every 250 steps; the same command goes on
     from the last one. Several GPUs: torchrun --nproc-per-node N $(which lm2) train ...
     """
@@ -102,7 +102,9 @@ def command(
             job = jobs.tiny(plan, data, out, device, recompute)
         else:
             folder = _open(model)
-            if task == "chat":
+            if task == "distance":
+                job = jobs.tiny(plan, data, out, device, recompute, folder)
+            elif task == "chat":
                 layers = memory_layers or _middle(folder.config.num_hidden_layers)
                 options = f" --memory-layers {','.join(map(str, layers))} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
                 job = jobs.chat(plan, folder, data, layers, memory_chunk, memory_blocks, device, half, recompute, fresh, adapter, say)
