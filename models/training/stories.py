@@ -149,6 +149,7 @@ class Stories:
         facts = [False] * len(ids)
         size = self.size if cut else self.size - len(self.ok)
         left = sum(fact for _, fact in told)
+        turns = self.far and not cut and rng.random() < 0.5  # several short messages instead of a long one
         said: list[tuple[int, int, int]] = []
 
         def close() -> None:
@@ -173,6 +174,9 @@ class Stories:
                 said.append((len(ids), len(new), new[0]))
             ids = ids + new
             facts = facts + [fact] * len(new)
+            if turns and rng.random() < 0.5 and len(ids) + len(self.ok) + 1 < size:
+                ids = [*ids, *self.ok, self.user]
+                facts = facts + [False] * (len(self.ok) + 1)
             while len(ids) > size:
                 rest, rest_facts = ids[size:], facts[size:]
                 ids, facts = ids[:size], facts[:size]
