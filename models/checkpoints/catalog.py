@@ -2,7 +2,7 @@
 at the disk only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,11 @@ CATALOG: dict[str, Entry] = {
             weights="quantised to Q4_1 (embeddings Q8_0), here expanded to float32",
         ),
         generation={"temperature": 0.2, "top_p": 0.9},
-        memory="smollm2-memory",
     ),
 }
+
+# The same backbone with the trained memory that comes with the package. Not the default: it remembers, and it changes other answers too.
+CATALOG["smollm2-memory"] = replace(CATALOG["smollm2"], name="smollm2-memory", memory="smollm2-memory")
 
 
 def entry(name: str) -> Entry:

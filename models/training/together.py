@@ -34,6 +34,7 @@ def joined(device: str) -> Iterator[None]:
     torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield
+        torch.distributed.barrier()  # nobody leaves while another still talks
     finally:
         torch.distributed.destroy_process_group()
 
