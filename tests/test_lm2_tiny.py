@@ -47,13 +47,15 @@ def right(sample, answer):
 
 
 def test_it_remembers(samples, saved):
-    assert sum(right(s, answer) for s, (_, answer) in zip(samples, saved, strict=True)) >= SAMPLES - 2
+    """Two thirds: a session may ask in the window that holds the last chunk, which lm2-tiny answers less well than a fresh one (its card). Guessing
+    gets one in six."""
+    assert 3 * sum(right(s, answer) for s, (_, answer) in zip(samples, saved, strict=True)) >= 2 * SAMPLES
 
 
 def test_without_what_was_told_it_guesses(folder, samples):
     model = load(folder, "torch", threads=1)
     guesses = [Session(model, sampling=GREEDY, seed=0).say(s.question, 8) for s in samples]
-    assert sum(map(right, samples, guesses)) <= SAMPLES // 2
+    assert sum(map(right, samples, guesses)) <= SAMPLES // 3
 
 
 @pytest.mark.parametrize("backend", ["mlx", "onnx"])
