@@ -62,6 +62,6 @@ def test_without_what_was_told_it_guesses(folder, samples):
 def test_the_same_session_answers_the_same_elsewhere(folder, samples, saved, backend, monkeypatch, tmp_path):
     pytest.importorskip({"mlx": "mlx.core", "onnx": "onnxruntime"}[backend])
     monkeypatch.setenv("LM2_HOME", str(tmp_path))
-    model = load(folder, backend, device="cpu", threads=1)
+    model = load(folder, backend, device="cpu")
     for sample, (file, answer) in zip(samples, saved, strict=True):
         assert Session.restore(model, file).say(sample.question, 8) == answer
