@@ -8,7 +8,8 @@ from lm2.runtime.loading import load
 from lm2.runtime.sampling import Sampling
 from lm2.runtime.session import Session
 
-SAMPLES = 12
+SAMPLES = 48
+ELSEWHERE = 12  # of them, on each other backend
 GREEDY = Sampling(temperature=0.0)
 
 
@@ -47,9 +48,7 @@ def right(sample, answer):
 
 
 def test_it_remembers(samples, saved):
-    """Two thirds: a session may ask in the window that holds the last chunk, which lm2-tiny answers less well than a fresh one (its card). Guessing
-    gets one in six."""
-    assert 3 * sum(right(s, answer) for s, (_, answer) in zip(samples, saved, strict=True)) >= 2 * SAMPLES
+    assert sum(right(s, answer) for s, (_, answer) in zip(samples, saved, strict=True)) >= SAMPLES * 10 / 12
 
 
 def test_without_what_was_told_it_guesses(folder, samples):
@@ -63,5 +62,5 @@ def test_the_same_session_answers_the_same_elsewhere(folder, samples, saved, bac
     pytest.importorskip({"mlx": "mlx.core", "onnx": "onnxruntime"}[backend])
     monkeypatch.setenv("LM2_HOME", str(tmp_path))
     model = load(folder, backend, device="cpu")
-    for sample, (file, answer) in zip(samples, saved, strict=True):
+    for sample, (file, answer) in list(zip(samples, saved, strict=True))[:ELSEWHERE]:
         assert Session.restore(model, file).say(sample.question, 8) == answer
