@@ -7,6 +7,7 @@ import tiny_tokenizer
 import torch
 
 from lm2.models.lm2 import LM2
+from lm2.models.tasks.varied import Varied
 from lm2.models.training.plan import Plan, Stage
 from lm2.models.training.run import Terms
 from lm2.models.training.stories import ASSISTANT, END, USER, Stories
@@ -59,11 +60,11 @@ def chatml_ids(turns):
     return ids
 
 
-def talks(size=128, others=(DIALOGUE,), books=(), head="", encode=None) -> Talks:
+def talks(size=128, others=(DIALOGUE,), books=(), head="", encode=None, answers=()) -> Talks:
     """Conversations in ChatML on the byte tokenizer."""
     tokenizer = tiny_tokenizer.library()
     encode = encode or (lambda text: tokenizer.encode(text).ids)
-    return Talks(encode, head, chatml, "<|im_start|>assistant\n", size, others, books)
+    return Talks(encode, head, chatml, "<|im_start|>assistant\n", size, others, books, Varied(), answers)
 
 
 PLAN = Plan("toy", 12, 1e-2, 3, (Stage(0.5, 1, 2, 2), Stage(1.0, 2, 3, 2)), warmup=3)

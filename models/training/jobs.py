@@ -18,8 +18,9 @@ from ..checkpoints.adapter import backbone_key, open_adapter, save_adapter
 from ..config import LM2Config
 from ..layout import GENERATION, TEMPLATE, TOKENIZER, ModelFolder
 from ..lm2 import LM2
+from ..tasks.varied import Varied
 from ..weights import load_model, save_folder, slots_of
-from . import sources, start, together, vocabulary
+from . import answers, sources, start, together, vocabulary
 from .plan import Plan, TrainError, stages
 from .run import Task
 from .stories import ASSISTANT, END, USER, Stories
@@ -141,7 +142,16 @@ def chat(
 
     talk = sources.dialogues(data) if data is not None else []
     books = sources.paragraphs(data) if data is not None else []
-    talks = Talks(lambda text: tokenizer.encode(text, add_special_tokens=False).ids, head, wrap, opening, min(128, chunk), talk, books)
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    names, words = vocabulary.words(tokenizer)
+    say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
+    ends = folder.config.eos_token_id
+    asked = answers.questions(plan.seed)
+    told = answers.answer(model, [encode(head + wrap("user", q) + opening) for q in asked], ends)
+    own = [(q, tokenizer.decode(ids).strip()) for q, ids in zip(asked, told, strict=True)]
+    talks = Talks(encode, head, wrap, opening, min(128, chunk), talk, books, Varied(names, words), [pair for pair in own if pair[1]])
     task = TalkTask(model, talks, plan.seed, recompute=recompute)
     if fresh and begun is None:
         for i, probe in zip(memory.layers, task.probe(), strict=True):

@@ -20,11 +20,11 @@ from ..lm2 import LM2
 from ..tensorfile import read_tensor
 from ..weights import new_model, slots_of
 
-TINY = MemoryConfig(cell="gated", slots=256, chunk=64, layers=(1, 2), heads=4, head_dim=32, init="zeros")
+TINY = MemoryConfig(cell="gated", slots=1024, chunk=64, layers=(1, 2), heads=4, head_dim=32, init="zeros")
 
 
 def tiny_config(vocabulary: int, end: int) -> LM2Config:
-    """The shape of lm2-tiny: 4 layers of width 128, memories in layers 1 and 2 with 256 rows, chunks of 64 tokens."""
+    """The shape of lm2-tiny: 4 layers of width 128, memories in layers 1 and 2 with 1,024 rows, chunks of 64 tokens."""
     return LM2Config(
         vocab_size=vocabulary,
         hidden_size=128,

@@ -23,11 +23,13 @@ from .plan import Stage
 from .run import Terms
 from .talks import IGNORED, Asked, Piece, Talks, padded
 
-FACTS_IN_CHUNK = (1, 2, 3, 3, 4)
-ASKED = 3  # questions of a stream
+FACTS_IN_CHUNK = (1, 2, 3, 4, 5)
+ASKED = 6  # questions of a stream, and one thing that needs no memory
+QUIET_STREAMS = 0.15  # tell no facts, and are asked nothing that needs a memory
+KL_WEIGHT = 3.0
+KL_TOKENS = 160  # positions of a step that are compared with the backbone
 EMPTY_ROWS = (0, 256, 512, 1024, 1536)  # never-written rows a question may find beside the written ones
 VALUE_WEIGHT = 3.0
-ORDINARY_EVERY = 3
 
 
 class TalkTask:
@@ -38,7 +40,7 @@ class TalkTask:
         model: LM2,
         talks: Talks,
         seed: int,
-        pools: tuple[int, int] = (900, 450),
+        pools: tuple[int, int] = (600, 350),
         renew: int = 300,
         ring: int = 4,
         recompute: bool = False,
@@ -133,10 +135,9 @@ class TalkTask:
             self._pools = self._pool(self._steps // self.renew)
         self._steps += 1
         chunks = rng.randint(stage.least, stage.most) if rng.random() < 0.8 else stage.most
-        self.talks.headed = rng.random() < 0.3
-        ordinary = self._steps % ORDINARY_EVERY == 1
+        self.talks.headed = rng.random() < 0.2
         empty = rng.choice(EMPTY_ROWS)
-        streams, asked, distances = self._draw(stage, rng, chunks, ordinary)
+        streams, asked, distances = self._draw(stage, rng, chunks)
         banks = [
             torch.zeros(len(streams), self.ring * self.talks.size, self.model.config.hidden_size, device=self.model.device)
             for _ in self._memories()
@@ -150,17 +151,20 @@ class TalkTask:
             used = min(c + 1, self.ring) * self.talks.size
             pairs = passes.keys_values(self.model, [bank[:, :used] for bank in banks])
             reads = [(F.pad(k, (0, 0, 0, empty)), F.pad(v, (0, 0, 0, empty))) for k, v in pairs]
-        loss, kl, hits = self._ask(asked, distances, reads)
+        loss, kl, hits = self._ask(asked, distances, reads, rng)
         figures = {"kl": float(kl.detach()), "gate_on_facts": float(torch.stack(loud).mean()) if loud else 0.0}
-        return Terms(loss + kl, torch.stack(quiet).mean(), figures, hits, sum(len(p.ids) for s in streams for p in s))
+        return Terms(loss + KL_WEIGHT * kl, torch.stack(quiet).mean(), figures, hits, sum(len(p.ids) for s in streams for p in s))
 
-    def _draw(
-        self, stage: Stage, rng: random.Random, chunks: int, ordinary: bool
-    ) -> tuple[list[list[Piece]], list[list[Asked]], list[list[int]]]:
+    def _draw(self, stage: Stage, rng: random.Random, chunks: int) -> tuple[list[list[Piece]], list[list[Asked]], list[list[int]]]:
         assert self._pools is not None
         told, other = self._pools
         streams, asked, distances = [], [], []
-        for _ in range(stage.batch):
+        for number in range(stage.batch):
+            if number and rng.random() < QUIET_STREAMS:
+                streams.append([rng.choice(other) for _ in range(chunks)])
+                asked.append([self.talks.ordinary(rng) for _ in range(ASKED + 1)])
+                distances.append([0] * ASKED)
+                continue
             where = [0] if rng.random() < 0.5 else rng.sample(range(chunks), min(chunks, rng.choice((1, 2))))
             stream: list[Piece] = []
             known: dict[tuple[str, str], tuple[Told, int]] = {}
@@ -174,7 +178,7 @@ class TalkTask:
             rng.shuffle(facts)
             pair = (facts * ASKED)[:ASKED]
             streams.append(stream)
-            asked.append([self.talks.question(rng, t) for t, _ in pair] + ([self.talks.ordinary(rng)] if ordinary else []))
+            asked.append([*(self.talks.question(rng, t) for t, _ in pair), self.talks.ordinary(rng)])
             distances.append([chunks - c for _, c in pair])
         return streams, asked, distances
 
@@ -195,7 +199,7 @@ class TalkTask:
         return banks
 
     def _ask(
-        self, asked: list[list[Asked]], distances: list[list[int]], reads: passes.Reads
+        self, asked: list[list[Asked]], distances: list[list[int]], reads: passes.Reads, rng: random.Random
     ) -> tuple[Tensor, Tensor, dict[str, list[bool]]]:
         model, device = self.model, self.model.device
         flat = [a for stream in asked for a in stream]
@@ -210,14 +214,14 @@ class TalkTask:
         logits = model.lm_head(h[chosen]).float()
         losses = F.cross_entropy(logits, targets[chosen], reduction="none")
         loss = (losses * weights[chosen]).sum() / weights[chosen].sum()
-        kl = loss.new_zeros(())
-        if bool(ordinary.any()):
-            free = (targets >= 0) & ordinary[:, None]
-            with torch.no_grad():
-                plain = passes.answer(model, below[:, -1:], [None] * len(reads), begin=self.below)[:, 0]  # (b, s, d)
-                teacher = F.log_softmax(model.lm_head(plain[free.view(b, q, -1)[:, -1]]).float(), -1)
-            own = F.log_softmax(model.lm_head(h[free]).float(), -1)
-            kl = (teacher.exp() * (teacher - own)).sum(-1).mean()
+        free = (targets >= 0) & ordinary[:, None]
+        where = free.flatten().nonzero()[:, 0].tolist()
+        where = torch.tensor(sorted(rng.sample(where, min(KL_TOKENS, len(where)))), device=device)
+        with torch.no_grad():
+            plain = passes.answer(model, below.flatten(0, 1)[ordinary][None], [None] * len(reads), begin=self.below)[0]  # (o, s, d)
+            teacher = F.log_softmax(model.lm_head(torch.zeros_like(h).index_put((ordinary,), plain).flatten(0, 1)[where]).float(), -1)
+        own = F.log_softmax(model.lm_head(h.flatten(0, 1)[where]).float(), -1)
+        kl = (teacher.exp() * (teacher - own)).sum(-1).mean()
         right = torch.ones_like(chosen)
         right[chosen] = (logits.argmax(-1) == targets[chosen]) | (weights[chosen] < VALUE_WEIGHT)
         hits: dict[str, list[bool]] = {}

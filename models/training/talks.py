@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..tasks.fillers import exchanges
-from ..tasks.recall import THANKS, Told, ask, draw_fact, reply, say
+from ..tasks.recall import THANKS, Told, reply
+from ..tasks.varied import Varied
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -100
-ORDINARY_TOKENS = 36  # a longer exchange would have every question of the step padded to it
+ORDINARY_TOKENS = 40  # a longer exchange would have every question of the step padded to it
 Encode = Callable[[str], list[int]]
 
 
@@ -49,7 +50,8 @@ class Talks:
     with; head: what begins every chunk. headed: whether questions begin with it too.
 
     encode: ids of a text that may hold the template's marks. size: tokens of a piece, at most. others: dialogues, each a list of
-    (role, content). books: plain paragraphs.
+    (role, content). books: plain paragraphs. varied: what facts are drawn from. answers: questions that need no memory, with the backbone's
+    own answers.
     """
 
     def __init__(
@@ -61,8 +63,11 @@ class Talks:
         size: int,
         others: Sequence[Sequence[tuple[str, str]]],
         books: Sequence[str],
+        varied: Varied,
+        answers: Sequence[tuple[str, str]] = (),
     ):
         self.encode, self.size, self.others, self.books = encode, size, others, books
+        self.varied, self.answers = varied, answers
         self.wrap, self.opening = wrap, opening
         self.head = encode(head)
         self.headed = True
@@ -95,7 +100,7 @@ class Talks:
         quiet = [1.0] * len(ids)
         told: list[Told] = []
         while len(told) < facts:
-            fact = draw_fact(rng, "train")
+            fact = self.varied.draw(rng)
             if all((t.kind, t.other) != (fact.kind, fact.other) for t in told):
                 told.append(fact)
         pending = list(told)
@@ -103,7 +108,7 @@ class Talks:
         while len(ids) < limit:
             if pending and (rng.random() < 0.6 or len(ids) > limit - 30 * len(pending)):
                 group = [pending.pop() for _ in range(min(len(pending), rng.choice((1, 1, 2))))]
-                text = " ".join(say(rng, t, "train") for t in group)
+                text = " ".join(self.varied.say(rng, t) for t in group)
                 new = self._turn("user", text)
                 ids += new
                 quiet += [0.0] * len(new)
@@ -131,10 +136,16 @@ class Talks:
 
     def question(self, rng: random.Random, told: Told) -> Asked:
         """The question for a fact, as a turn of a fresh chunk, and its answer."""
-        return self._asked(ask(rng, told, "train"), reply(told), told.value, self.headed)
+        return self._asked(self.varied.ask(rng, told), reply(told), told.value, self.headed)
 
     def ordinary(self, rng: random.Random) -> Asked:
-        """An exchange that needs no memory."""
+        """Something that needs no memory: the backbone's own answer, a passage of a book, or an exchange."""
+        roll = rng.random()
+        if self.answers and roll < 0.5:
+            return self._asked(*rng.choice(self.answers), "", self.headed)
+        if self.books and roll < 0.8:
+            ids = [*(self.head if self.headed else ()), *self.encode(rng.choice(self.books))][:ORDINARY_TOKENS]
+            return Asked(ids, [*ids[1:], IGNORED], [1.0] * (len(ids) - 1) + [0.0], -1, True)
         if self.others and rng.random() < 0.5:
             turns = rng.choice(self.others)
             pair = next(((a[1], b[1]) for a, b in pairwise(turns) if (a[0], b[0]) == ("user", "assistant")), None)

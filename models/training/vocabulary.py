@@ -3,6 +3,7 @@
 Knows the `tokenizers` library. The result is a function of the texts and the size.
 """
 
+import random
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -55,3 +56,15 @@ def _texts(data: Path | None) -> Iterator[str]:
 def _plain(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         yield " ".join(re.sub(r"[\t\d]+", " ", line).split())
+
+
+def words(tokenizer: Tokenizer, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Capitalised words and small ones of a byte-level vocabulary, a third as many of each put together from two tokens. In order of the alphabet."""
+    tokens = sorted(tokenizer.get_vocab())
+    rng = random.Random(f"{seed} words")
+    endings = [t for t in tokens if re.fullmatch(r"[a-z]{2,4}", t)] or [""]
+    out = []
+    for form in (r"Ġ[A-Z][a-z]{2,9}", r"Ġ[a-z]{3,10}"):
+        whole = [t[1:] for t in tokens if re.fullmatch(form, t)]
+        out.append(whole + [word[:5] + rng.choice(endings) for word in rng.sample(whole, len(whole) // 3)])
+    return out[0], out[1]
