@@ -2,7 +2,7 @@
 
 import random
 
-_CAPITALS = "Spain Italy Germany Japan Egypt Canada Mexico Norway Greece Poland India China Kenya Peru Portugal Austria Turkey Sweden Ireland Cuba".split()
+_CAPITALS = ["Spain", "Italy", "Germany", "Japan", "Egypt", "Canada", "Mexico", "Norway", "Greece", "Poland", "India", "China", "Kenya", "Peru", "Portugal", "Austria", "Turkey", "Sweden", "Ireland", "Cuba"]
 _BOOKS = ("Hamlet", "Moby Dick", "Pride and Prejudice", "War and Peace", "Don Quixote", "The Odyssey", "Frankenstein", "Dracula", "Oliver Twist", "1984")
 _CONCEPTS = (
     "inflation", "evolution", "electricity", "a verb", "democracy", "an atom", "friction", "a volcano", "magnetism", "an ecosystem", "a prime number",

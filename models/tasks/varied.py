@@ -73,7 +73,7 @@ MORE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }  # fmt: skip
 
 NAME, CITY, WORD, NUMBER = ("name",), ("city",), ("word",), ("number",)  # pools that are drawn from, in place of lists
-_DEEDS = tuple(f"{deed} the {thing}" for deed in "painted sold bought found cleaned borrowed built designed ordered lost delivered opened closed washed moved".split()
+_DEEDS = tuple(f"{deed} the {thing}" for deed in ["painted", "sold", "bought", "found", "cleaned", "borrowed", "built", "designed", "ordered", "lost", "delivered", "opened", "closed", "washed", "moved"]
                for thing in (*THINGS, "house", "cake", "letter", "boat", "suitcase", "garden", "shop", "map"))  # fmt: skip
 _EVENTS = ("exam", "party", "concert", "appointment", "interview", "game", "wedding", "trip", "lecture", "delivery", "workshop", "picnic")
 _RIDES = ("bus", "flight", "ferry", "class", "movie", "phone call", "dinner", "lesson", "show", "race")

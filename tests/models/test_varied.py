@@ -5,8 +5,8 @@ import random
 import pytest
 
 from lm2.models.tasks.ordinary import question
-from lm2.models.tasks.recall import draw_fact, reply, say
 from lm2.models.tasks.recall import ask as ask_plainly
+from lm2.models.tasks.recall import draw_fact, reply, say
 from lm2.models.tasks.varied import NEW, Varied
 from lm2.models.tasks.words import FACTS, parts, phrasings
 
