@@ -60,11 +60,11 @@ def chatml_ids(turns):
     return ids
 
 
-def talks(size=128, others=(DIALOGUE,), books=(), head="", encode=None, answers=()) -> Talks:
+def talks(size=128, others=(DIALOGUE,), books=(), head="", encode=None, answers=(), unknown=()) -> Talks:
     """Conversations in ChatML on the byte tokenizer."""
     tokenizer = tiny_tokenizer.library()
     encode = encode or (lambda text: tokenizer.encode(text).ids)
-    return Talks(encode, head, chatml, "<|im_start|>assistant\n", size, others, books, Varied(), answers)
+    return Talks(encode, head, chatml, "<|im_start|>assistant\n", size, others, books, Varied(), answers, unknown)
 
 
 PLAN = Plan("toy", 12, 1e-2, 3, (Stage(0.5, 1, 2, 2), Stage(1.0, 2, 3, 2)), warmup=3)

@@ -147,11 +147,13 @@ def chat(
 
     names, words = vocabulary.words(tokenizer)
     say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
-    ends = folder.config.eos_token_id
-    asked = answers.questions(plan.seed)
-    told = answers.answer(model, [encode(head + wrap("user", q) + opening) for q in asked], ends)
-    own = [(q, tokenizer.decode(ids).strip()) for q, ids in zip(asked, told, strict=True)]
-    talks = Talks(encode, head, wrap, opening, min(128, chunk), talk, books, Varied(names, words), [pair for pair in own if pair[1]])
+    varied = Varied(names, words)
+    asked, untold = answers.questions(plan.seed), answers.unknown(plan.seed, varied)
+    prompts = [encode(head + wrap("user", q) + opening) for q in [*asked, *(q for _, q in untold)]]
+    said = [tokenizer.decode(ids).strip() or "." for ids in answers.answer(model, prompts, folder.config.eos_token_id)]
+    unknown = [(fact, q, a) for (fact, q), a in zip(untold, said[len(asked) :], strict=True)]
+    own = list(zip(asked, said[: len(asked)], strict=True))
+    talks = Talks(encode, head, wrap, opening, min(128, chunk), talk, books, varied, own, unknown)
     task = TalkTask(model, talks, plan.seed, recompute=recompute)
     if fresh and begun is None:
         for i, probe in zip(memory.layers, task.probe(), strict=True):

@@ -26,7 +26,7 @@ from .talks import IGNORED, Asked, Piece, Talks, padded
 FACTS_IN_CHUNK = (1, 2, 3, 4, 5)
 ASKED = 6  # questions of a stream, and one thing that needs no memory
 QUIET_STREAMS = 0.15  # tell no facts, and are asked nothing that needs a memory
-KL_WEIGHT = 3.0
+KL_WEIGHT = 2.0
 KL_TOKENS = 160  # positions of a step that are compared with the backbone
 EMPTY_ROWS = (0, 256, 512, 1024, 1536)  # never-written rows a question may find beside the written ones
 VALUE_WEIGHT = 3.0
@@ -162,7 +162,7 @@ class TalkTask:
         for number in range(stage.batch):
             if number and rng.random() < QUIET_STREAMS:
                 streams.append([rng.choice(other) for _ in range(chunks)])
-                asked.append([self.talks.ordinary(rng) for _ in range(ASKED + 1)])
+                asked.append([self.talks.ordinary(rng, ()) for _ in range(ASKED + 1)])
                 distances.append([0] * ASKED)
                 continue
             where = [0] if rng.random() < 0.5 else rng.sample(range(chunks), min(chunks, rng.choice((1, 2))))
@@ -178,7 +178,7 @@ class TalkTask:
             rng.shuffle(facts)
             pair = (facts * ASKED)[:ASKED]
             streams.append(stream)
-            asked.append([*(self.talks.question(rng, t) for t, _ in pair), self.talks.ordinary(rng)])
+            asked.append([*(self.talks.question(rng, t) for t, _ in pair), self.talks.ordinary(rng, {kind for kind, _ in known})])
             distances.append([chunks - c for _, c in pair])
         return streams, asked, distances
 

@@ -5,7 +5,7 @@ text, tokens and chunks; the model is others' business.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -100
+UNKNOWN = 0.4  # of what no memory helps with: questions for facts nobody told
 ORDINARY_TOKENS = 40  # a longer exchange would have every question of the step padded to it
 Encode = Callable[[str], list[int]]
 
@@ -51,7 +52,7 @@ class Talks:
 
     encode: ids of a text that may hold the template's marks. size: tokens of a piece, at most. others: dialogues, each a list of
     (role, content). books: plain paragraphs. varied: what facts are drawn from. answers: questions that need no memory, with the backbone's
-    own answers.
+    own answers. unknown: questions for facts, with what the backbone answers when nobody told it.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class Talks:
         books: Sequence[str],
         varied: Varied,
         answers: Sequence[tuple[str, str]] = (),
+        unknown: Sequence[tuple[Told, str, str]] = (),
     ):
         self.encode, self.size, self.others, self.books = encode, size, others, books
-        self.varied, self.answers = varied, answers
+        self.varied, self.answers, self.unknown = varied, answers, unknown
         self.wrap, self.opening = wrap, opening
         self.head = encode(head)
         self.headed = True
@@ -128,8 +130,9 @@ class Talks:
 
     def _inside(self, ids: list[int], told: Told) -> bool:
         """Whether the fact's value was not cut off at the chunk's end."""
-        for lead in (" ", ""):
-            want = self.encode(lead + told.value)
+        begun = told.value[0].upper() + told.value[1:]
+        for text in (" " + told.value, told.value, " " + begun, begun):
+            want = self.encode(text)
             if any(ids[i : i + len(want)] == want for i in range(len(ids) - len(want) + 1)):
                 return True
         return False
@@ -138,8 +141,13 @@ class Talks:
         """The question for a fact, as a turn of a fresh chunk, and its answer."""
         return self._asked(self.varied.ask(rng, told), reply(told), told.value, self.headed)
 
-    def ordinary(self, rng: random.Random) -> Asked:
-        """Something that needs no memory: the backbone's own answer, a passage of a book, or an exchange."""
+    def ordinary(self, rng: random.Random, known: Container[str]) -> Asked:
+        """Something that no memory helps with: the backbone's own answer, a passage of a book, an exchange, or a question for a fact of a kind
+        that was not told. known: the kinds that were. Without the last, a question's form alone would open the memory."""
+        if self.unknown and rng.random() < UNKNOWN:
+            told, question, answer = rng.choice(self.unknown)
+            if told.kind not in known:
+                return self._asked(question, answer, "", self.headed)
         roll = rng.random()
         if self.answers and roll < 0.5:
             return self._asked(*rng.choice(self.answers), "", self.headed)
