@@ -1,7 +1,7 @@
 """A model folder whose matrices are packed for MLX: rounded here, or by whoever hands the packed numbers in (repack.py).
 
 Knows which tensors are packed, how the folder is written and what is recorded; the arithmetic is in packing.py. What a memory writes with
-(gates, content, norms) is never packed. The folder appears whole or not at all.
+(gates, content, norms) is never rounded. The folder appears whole or not at all.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from ..models.layout import (
     tensor_shapes,
     write_fingerprint,
 )
-from ..models.quantized import BITS, GROUPS, KEY, Quantization, may_be_packed, packed_shapes
+from ..models.quantized import BITS, GROUPS, KEY, Quantization, may_be_packed, may_be_rounded, packed_shapes
 from ..models.tensorfile import TensorWriter, read_tensor, to_float32
 from .packing import Packed, round_to
 
@@ -55,7 +55,7 @@ def quantize_folder(
         raise ConvertError(f"{src} is packed already ({folder.quantization.bits} bits): give the model it was made from")
     chosen: dict[str, tuple[int, int]] = {}
     for name, shape in tensor_shapes(folder.config).items():
-        if not may_be_packed(name):
+        if not may_be_rounded(name):
             continue
         if shape[1] % group_size:
             fits = ", ".join(str(g) for g in GROUPS if shape[1] % g == 0)
@@ -170,7 +170,7 @@ def _skipped(shapes: Mapping[str, tuple[int, ...]], chosen: Mapping[str, Any]) -
         if name in chosen:
             continue
         if ".memory." in name and "norm" not in name:
-            why = "decides what a memory keeps, so float32" if not may_be_packed(name) else "not one of the GGUF's own matrices"
+            why = "decides what a memory keeps, so not rounded" if not may_be_rounded(name) else "not one of the GGUF's own matrices"
         else:
             why = "norms and biases: small, and sensitive" if not may_be_packed(name) else "not quantised in the GGUF"
         counts[_kind(name), why] = counts.get((_kind(name), why), 0) + 1

@@ -48,13 +48,13 @@ class _Reader:
     def has(self, name: str) -> bool:
         return name in self.folder.header.tensors
 
-    def linear(self, name: str) -> Linear:
-        """The matrix `name`.weight with its bias, quantised if the folder's is."""
+    def linear(self, name: str, dtype: mx.Dtype | None = None) -> Linear:
+        """The matrix `name`.weight with its bias, quantised if the folder's is. dtype: of packed numbers, default the model's."""
         bias = self.array(f"{name}.bias") if self.has(f"{name}.bias") else None
         if self.has(f"{name}.scales"):
             assert self.folder.quantization is not None
             bits, group = self.folder.quantization.of(name)
-            scales, biases = (self.array(f"{name}.{part}", self.dtype) for part in ("scales", "biases"))
+            scales, biases = (self.array(f"{name}.{part}", dtype or self.dtype) for part in ("scales", "biases"))
             return Quantized(self.array(f"{name}.weight"), scales, biases, bits, group, self.cpu, bias)
         return Dense(self.array(f"{name}.weight"), bias)
 
@@ -62,8 +62,9 @@ class _Reader:
         return RMSNorm(self.array(f"{name}.weight"), self.folder.config.rms_norm_eps, self.cpu)
 
     def dense(self, name: str) -> Dense:
-        """The matrix `name`.weight, one that is never quantised."""
-        return Dense(self.array(f"{name}.weight"), self.array(f"{name}.bias") if self.has(f"{name}.bias") else None)
+        """The matrix `name`.weight, one that is computed with in float32: unpacked here if the folder holds it packed."""
+        found = self.linear(name, mx.float32)
+        return found.unpacked() if isinstance(found, Quantized) else found
 
 
 def load_model(

@@ -14,7 +14,7 @@ from .errors import ConfigError
 KEY = "quantization"
 BITS = (4, 8)
 GROUPS = (32, 64, 128)
-# Matrices that may be packed: everything linear in the backbone, and of a memory what only reads (the rest stays float32).
+# Matrices that may be rounded: everything linear in the backbone, and of a memory what only reads.
 _BACKBONE = ("embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _MEMORY = ("q_proj", "k_proj", "v_proj", "o_proj", "query_proj", "key_proj", "value_proj")
 
@@ -64,10 +64,15 @@ class Quantization:
         return cls(*_pair(d, f"{KEY}."), source, str(d.get("method", "affine")), others)
 
 
-def may_be_packed(name: str) -> bool:
-    """Whether tensor `name` is a matrix that MLX may hold packed. Norms, biases, and a memory's gates and content may not."""
+def may_be_rounded(name: str) -> bool:
+    """Whether tensor `name` is a matrix whose numbers may be rounded to be packed. Norms, biases, and a memory's gates and content may not."""
     parts = name.split(".")
     return parts[-1] == "weight" and len(parts) > 1 and parts[-2] in (_MEMORY if ".memory." in name else _BACKBONE)
+
+
+def may_be_packed(name: str) -> bool:
+    """Whether a folder may hold tensor `name` packed: what may be rounded, and a memory's content, whose packed numbers must be its own."""
+    return may_be_rounded(name) or name.endswith(".memory.content.weight")
 
 
 def packed_shapes(name: str, shape: tuple[int, ...], bits: int, group: int) -> dict[str, tuple[str | None, tuple[int, ...]]]:

@@ -20,7 +20,7 @@ from lm2.models.tensorfile import read_tensor, to_float32
 
 mx = pytest.importorskip("mlx.core")
 from lm2.lm2_mlx.convert import convert_mlx  # noqa: E402
-from lm2.lm2_mlx.packing import from_gguf, pack_bits, unpack_bits  # noqa: E402
+from lm2.lm2_mlx.packing import from_gguf, pack_bits, two_valued, unpack_bits  # noqa: E402
 from lm2.lm2_mlx.quantize import quantize_folder  # noqa: E402
 from lm2.lm2_mlx.repack import repack_gguf  # noqa: E402
 
@@ -75,6 +75,24 @@ def test_any_block_is_exact(kind):
     assert np.array_equal(want + 0.0, got + 0.0) and np.array_equal(packed.values(), got)
 
 
+def test_numbers_of_a_warm_start_are_packed_unrounded():
+    """Two numbers to a group, and a power of two times what is packed already; nothing else is taken."""
+    diagonal = np.eye(64, dtype=np.float32) * 0.5
+    assert np.array_equal(two_valued(diagonal).values(), diagonal)
+    assert np.array_equal(two_valued(diagonal - 0.25).values(), diagonal - 0.25) and not two_valued(np.zeros((2, 32), np.float32)).values().any()
+    other = diagonal.copy()
+    other[0, 1] = 0.125
+    assert two_valued(other) is None and two_valued(diagonal * np.float32(0.1)) is None and two_valued(diagonal[:, :48]) is None
+    raw = np.random.default_rng(0).integers(0, 256, (30, 2, 20)).astype(np.uint8)
+    head = np.ascontiguousarray(raw[..., :4]).view("<f2")
+    head[~np.isfinite(head)] = 0.5
+    raw[..., :4] = head.view(np.uint8)
+    p = from_gguf(raw.tobytes(), "Q4_1", 30)
+    for factor in (1.0, 2.0**-7, 0.5):
+        assert np.array_equal(p.times(factor).values(), p.values() * np.float32(factor))
+    assert p.times(1.0).scale_code == "F16" and p.times(2.0**-7).scale_code == "F32", "scales that float16 has no bits for"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gguf_is_repacked_unrounded(tmp_path, kind):
     """Every tensor equals the plain folder's, which holds gguf's dequantised values; logits, bank and fingerprint are the plain model's."""
@@ -88,6 +106,7 @@ def test_a_gguf_is_repacked_unrounded(tmp_path, kind):
     counts = {q["tensors"]: q["count"] for q in summary["quantized"]}
     assert counts["self_attn.q_proj.weight"] == 3 and counts["memory.k_proj.weight"] == 2 and counts["lm_head.weight"] == 1
     assert not any("gate.weight" in name or "norm" in name for name in counts if "memory" in name)
+    assert counts["memory.o_proj.weight"] == counts["memory.content.weight"] == 2, "a multiple by a power of two, and a diagonal"
     assert summary["fingerprint"] == open_folder(tmp_path / "plain").fingerprint != summary["own_fingerprint"]
     a, b = mlx_kit.torch(tmp_path / "plain"), mlx_kit.mlx(tmp_path / "packed")
     state_a, state_b = mlx_kit.written(a), mlx_kit.written(b)
@@ -250,7 +269,7 @@ def test_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
     assert "none rounded" in done.stdout and "3 x self_attn.q_proj.weight" in lines["packed to 4 bits in groups of 32"]
-    assert "memory.input_gate.weight" in lines["kept (decides what a memory keeps, so float32)"]
+    assert "memory.input_gate.weight" in lines["kept (decides what a memory keeps, so not rounded)"]
     assert lm2("convert", tmp_path / "m.gguf", tmp_path / "plain").returncode == 0
     assert open_folder(tmp_path / "a", quantized=True).fingerprint == open_folder(tmp_path / "plain").fingerprint
     for source, dst in ((tmp_path / "plain", "b"), (src, "c")):
