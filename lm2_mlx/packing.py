@@ -27,6 +27,11 @@ class Packed(NamedTuple):
         """The safetensors dtype of scales and biases."""
         return "F16" if self.scales.dtype == np.float16 else "F32"
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether the biases follow from the scales: the middle q stands for zero everywhere."""
+        return np.array_equal(self.scales.astype(np.float32) * np.float32(-(2 ** (self.bits - 1))), self.biases.astype(np.float32))
+
     def rows(self, index: np.ndarray) -> "Packed":
         """The same with its rows picked or reordered: they are packed one by one."""
         return self._replace(weight=self.weight[index], scales=self.scales[index], biases=self.biases[index])

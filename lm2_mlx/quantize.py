@@ -91,15 +91,24 @@ def write_packed(
     pairs = [pair for tensor, pair in chosen.items() if ".memory." not in tensor]
     usual = max(set(pairs), key=pairs.count)
     others = {tensor.removesuffix(".weight"): pair for tensor, pair in chosen.items() if pair != usual}
-    quantization = Quantization(*usual, folder.fingerprint, method, others)
     dtype = "float16" if folder.config.dtype in ("float32", "float64") else folder.config.dtype  # what a GPU computes packed weights in
     config = dataclasses.replace(folder.config, name=name or dst.name, dtype=dtype)
     shapes = tensor_shapes(folder.config)
-    scale_codes = {tensor: packed(tensor, values).scale_code for tensor, values in _each(folder, chosen)}
+    scale_codes, symmetric = {}, set()
+    for tensor, values in _each(folder, chosen):
+        p = packed(tensor, values)
+        scale_codes[tensor] = p.scale_code
+        if p.symmetric:
+            symmetric.add(tensor.removesuffix(".weight"))
+    quantization = Quantization(*usual, folder.fingerprint, method, others, frozenset(symmetric))
+
+    def parts(tensor: str) -> dict[str, tuple[str | None, tuple[int, ...]]]:
+        return packed_shapes(tensor, shapes[tensor], *chosen[tensor], tensor.removesuffix(".weight") in symmetric)
+
     plan: list[tuple[str, str, tuple[int, ...]]] = []
     for tensor, shape in shapes.items():
         if tensor in chosen:
-            plan += [(part, code or scale_codes[tensor], s) for part, (code, s) in packed_shapes(tensor, shape, *chosen[tensor]).items()]
+            plan += [(part, code or scale_codes[tensor], s) for part, (code, s) in parts(tensor).items()]
         else:
             plan.append((tensor, folder.header.tensors[tensor].dtype, shape))
     with new_folder(dst) as out:
@@ -109,7 +118,7 @@ def write_packed(
                 info = folder.header.tensors[tensor]
                 if tensor in chosen:
                     p = packed(tensor, to_float32(read_tensor(source, info), info.dtype))
-                    for part, array in zip((tensor, *_scale_names(tensor)), (p.weight, p.scales, p.biases), strict=True):
+                    for part, array in zip(parts(tensor), (p.weight, p.scales, p.biases), strict=False):
                         writer.write(part, [array])
                 else:
                     writer.write(tensor, [read_tensor(source, info)])
@@ -140,11 +149,6 @@ def write_packed(
         "own_fingerprint": own,
         "seconds": round(time.monotonic() - began, 3),
     }
-
-
-def _scale_names(name: str) -> tuple[str, str]:
-    base = name.removesuffix("weight")
-    return f"{base}scales", f"{base}biases"
 
 
 def _each(folder: ModelFolder, names: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:

@@ -35,14 +35,18 @@ class _Reader:
         else:
             value = mx.array(host.astype(np.float32) if info.dtype == "F64" else host)
         if info.dtype != "U32":
-            value = value.astype(dtype or (mx.float32 if stays_float32(name) else self.dtype))
-            if not mx.isfinite(value).all().item():
-                raise ModelFileError(
-                    f"{self.folder.weights}: tensor {name} has values that are not finite in {str(value.dtype).split('.')[-1]}: convert or pull the model again"
-                )
+            value = self.finite(value.astype(dtype or (mx.float32 if stays_float32(name) else self.dtype)), name)
         mx.eval(value)
         if self.progress:
             self.progress(info.nbytes)
+        return value
+
+    def finite(self, value: mx.array, name: str) -> mx.array:
+        """`value`. Raises ModelFileError, naming the tensor, unless every number in it is finite."""
+        if not mx.isfinite(value).all().item():
+            raise ModelFileError(
+                f"{self.folder.weights}: tensor {name} has values that are not finite in {str(value.dtype).split('.')[-1]}: convert or pull the model again"
+            )
         return value
 
     def has(self, name: str) -> bool:
@@ -54,8 +58,13 @@ class _Reader:
         if self.has(f"{name}.scales"):
             assert self.folder.quantization is not None
             bits, group = self.folder.quantization.of(name)
-            scales, biases = (self.array(f"{name}.{part}", dtype or self.dtype) for part in ("scales", "biases"))
-            return Quantized(self.array(f"{name}.weight"), scales, biases, bits, group, self.cpu, bias)
+            dtype = dtype or self.dtype
+            scales = self.array(f"{name}.scales", dtype)
+            if name in self.folder.quantization.symmetric:
+                offsets = self.finite(scales * -(2 ** (bits - 1)), f"{name}.scales")
+            else:
+                offsets = self.array(f"{name}.biases", dtype)
+            return Quantized(self.array(f"{name}.weight"), scales, offsets, bits, group, self.cpu, bias)
         return Dense(self.array(f"{name}.weight"), bias)
 
     def norm(self, name: str) -> RMSNorm:

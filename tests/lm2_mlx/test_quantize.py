@@ -38,7 +38,9 @@ def tensors(path):
         base = name.rsplit(".", 1)[0]
         if info.dtype == "U32":
             bits, group = folder.quantization.of(base)
-            scales, biases = (mx.array(raw[f"{base}.{p}"].astype(np.float32)) for p in ("scales", "biases"))
+            scales = raw[f"{base}.scales"].astype(np.float32)
+            biases = -(2.0 ** (bits - 1)) * scales if base in folder.quantization.symmetric else raw[f"{base}.biases"].astype(np.float32)
+            scales, biases = mx.array(scales), mx.array(biases.astype(np.float32))
             out[name] = np.array(mx.dequantize(mx.array(raw[name]), scales, biases, group_size=group, bits=bits))
         elif not name.endswith((".scales", ".biases")):
             out[name] = to_float32(raw[name], info.dtype)
@@ -103,6 +105,8 @@ def test_a_gguf_is_repacked_unrounded(tmp_path, kind):
     assert plain.keys() == packed.keys()
     for name in plain:
         assert np.array_equal(plain[name], packed[name]), name
+    names = open_folder(tmp_path / "packed", quantized=True).header.tensors
+    assert ("model.layers.0.mlp.up_proj.biases" in names) == (kind == "Q4_1"), "biases that follow from the scales are left out"
     counts = {q["tensors"]: q["count"] for q in summary["quantized"]}
     assert counts["self_attn.q_proj.weight"] == 3 and counts["memory.k_proj.weight"] == 2 and counts["lm_head.weight"] == 1
     assert not any("gate.weight" in name or "norm" in name for name in counts if "memory" in name)
@@ -204,7 +208,8 @@ def test_what_is_refused(tmp_path):
 
 @pytest.mark.parametrize("fault, match", [
     ({"bits": 5}, "quantization.bits 5"), ({"group_size": 16}, "quantization.group_size 16"), ({"source_fingerprint": "x"}, "source_fingerprint"),
-    ({"bits": 4}, "calls for"), ({"mode": "mxfp4"}, "mode"),
+    ({"bits": 4}, "calls for"), ({"mode": "mxfp4"}, "mode"), ({"symmetric": "x"}, "quantization.symmetric"),
+    ({"symmetric": ["model.layers.0.mlp.up_proj"]}, r"has tensor model\.layers\.0\.mlp\.up_proj\.biases"),
 ])  # fmt: skip
 def test_a_damaged_block_is_refused(tmp_path, fault, match):
     quantize_folder(_wide(tmp_path / "src"), tmp_path / "q", 8, 32)
@@ -212,6 +217,19 @@ def test_a_damaged_block_is_refused(tmp_path, fault, match):
     config["quantization"] |= fault
     (tmp_path / "q" / "config.json").write_text(json.dumps(config))
     with pytest.raises((ConfigError, ModelFileError), match=match):
+        mlx_kit.mlx(tmp_path / "q")
+
+
+@pytest.mark.parametrize("part", ["scales", "biases"])
+def test_a_lost_part_of_a_matrix_is_refused(tmp_path, part):
+    """Biases are worked out only where the config says that they follow from the scales."""
+    from safetensors.numpy import load_file, save_file
+
+    quantize_folder(_wide(tmp_path / "src"), tmp_path / "q", 8, 32)
+    weights = load_file(tmp_path / "q" / "model.safetensors")
+    del weights[f"model.layers.0.mlp.up_proj.{part}"]
+    save_file(weights, tmp_path / "q" / "model.safetensors")
+    with pytest.raises(ModelFileError, match="up_proj"):
         mlx_kit.mlx(tmp_path / "q")
 
 

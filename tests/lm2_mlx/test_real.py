@@ -79,7 +79,7 @@ def test_repacked_is_the_same_model(smollm2, reference, tmp_path):
     memory = sum(t.nbytes for n, t in open_folder(tmp_path / "packed", quantized=True).header.tensors.items() if ".memory." in n)
     whole, size = sum(f.stat().st_size for f in (tmp_path / "packed").iterdir()), gguf.stat().st_size
     print(f"weights {summary['bytes']} bytes, {memory} of it memory; with tokenizer and the rest {whole}; the GGUF, with its tokenizer, {size}")
-    assert summary["bytes"] <= 1.1 * size
+    assert summary["bytes"] < whole <= 1.1 * size
 
 
 def test_eight_bits(smollm2, reference, tmp_path):
