@@ -74,6 +74,31 @@ def test_how_loud_it_is_heard_is_the_output_projection(tmp_path, src, scale):
     assert "model.layers.1.memory.scale" not in got
 
 
+def test_it_is_quiet_but_alive(tmp_path, src):
+    """Once written it is heard, a little; zeroing the bank changes the logits; a loss reaches every weight through three chunks."""
+    import torch
+
+    from lm2.models.weights import load_model
+
+    convert(src, tmp_path / "dst", MemoryRequest(layers=(1, 3), slots=32))
+    convert(src, tmp_path / "loud", MemoryRequest(layers=(1, 3), slots=32, scale=1.0))
+    ids = torch.arange(32)[None]
+    heard = {}
+    for name in ("dst", "loud"):
+        model = load_model(open_folder(tmp_path / name)).requires_grad_(True)
+        first, bank = model(ids, model.initial_bank(), 0)
+        _, bank = model(ids, bank, 1)
+        last, _ = model(ids, bank, 2)
+        heard[name] = ((last - first).norm() / first.norm()).item()
+        last.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None]).mean().backward()
+        silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+        assert not silent, silent
+        again, _ = model(ids, torch.zeros_like(bank), 2)
+        assert torch.equal(again, first) and not torch.equal(last, first)
+    print(heard)
+    assert 1e-6 < heard["dst"] < heard["loud"] / 30
+
+
 @pytest.mark.parametrize("request_", [MemoryRequest(), MemoryRequest(cell="released")], ids=["gated", "released"])
 def test_matrices_made_here_are_float16_numbers(tmp_path, src, request_):
     """Half the bytes: stored in float16, the same numbers when float32 is asked for, and computed in float32."""
