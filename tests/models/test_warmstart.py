@@ -116,6 +116,30 @@ def test_matrices_made_here_are_float16_numbers(tmp_path, src, request_):
     assert all(np.array_equal(one[n].astype(np.float32), two[n]) for n in two)
 
 
+@pytest.mark.parametrize("backend", ["torch", "mlx", "onnx"])
+def test_stored_in_float16_computed_in_float32(tmp_path, src, backend):
+    """To the last bit what the float32 folder computes, on every backend."""
+    pytest.importorskip({"torch": "torch", "mlx": "mlx.core", "onnx": "onnxruntime"}[backend])
+    from lm2.runtime.backend import BackendOptions, open_backend
+
+    found = []
+    for dtype in ("auto", "float32"):
+        path = tmp_path / dtype
+        convert(src, path, MemoryRequest(layers=(1, 3), slots=32), dtype=dtype)
+        if backend == "onnx":
+            from lm2.export.export import export_model
+
+            export_model(path, tmp_path / f"{dtype}.onnx")
+            path = tmp_path / f"{dtype}.onnx"
+        side, state = open_backend(backend, path, BackendOptions(device="cpu", dtype="float32")), None
+        for _ in range(3):
+            logits, chunk = side.extend(list(range(32)), side.start(1, state), all_logits=True)
+            state = side.commit(chunk)
+        found.append((np.array(logits), side.to_host(state)))
+    (a, bank), (b, other) = found
+    assert bank.any() and np.array_equal(a, b) and np.array_equal(bank, other)
+
+
 def test_random_values_follow_the_seed_not_the_order(tmp_path, src):
     name = "model.layers.3.memory.input_gate.weight"
     values = []
