@@ -14,7 +14,7 @@ ONCE_PER_CHUNK = ("memory.k_proj", "memory.v_proj", "memory.bank_norm")  # cell 
 
 
 def smollm2() -> LM2Config:
-    """SmolLM2-135M with the memory `lm2 pull` gives it: 4 layers, 512 rows."""
+    """SmolLM2-135M with a memory in 4 layers, 512 rows: one layer more than `lm2 pull` gives it, and the vector s."""
     memory = MemoryConfig("gated", 512, 512, (14, 17, 20, 23), 9, 64, "zeros", True, True)
     return LM2Config(
         49152, 576, 1536, 30, 9, 3, 64, memory, rope=RopeConfig(100000.0), tie_word_embeddings=True, rms_norm_eps=1e-5, name="SmolLM2-135M"

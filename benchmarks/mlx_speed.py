@@ -39,6 +39,10 @@ def mlx_lm_model(path, dtype):
             bits, group = q.of(name)
             return {"bits": bits, "group_size": group} if f"{name}.scales" in weights else False
 
+        for name in q.symmetric:
+            if f"{name}.scales" in weights:
+                weights[f"{name}.biases"] = weights[f"{name}.scales"] * -(2 ** (q.of(name)[0] - 1))
+
         nn.quantize(model, q.group_size, q.bits, class_predicate=packing)
     model.load_weights([(n, w if w.dtype == mx.uint32 else w.astype(dtype)) for n, w in weights.items()])
     mx.eval(model.parameters())

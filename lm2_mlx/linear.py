@@ -65,6 +65,12 @@ class Quantized:
         """Rows of the matrix, as an embedding: ids (b, t) -> (b, t, i)."""
         return self._unpacked(self.weight[ids], self.scales[ids], self.biases[ids])  # (b, t, i)
 
+    def unpacked(self) -> Dense:
+        """The same numbers as a plain matrix in the scales' dtype."""
+        weight = self._unpacked(self.weight, self.scales, self.biases)  # (o, i)
+        mx.eval(weight)
+        return Dense(weight, self.bias)
+
     def _unpacked(self, weight: mx.array, scales: mx.array, biases: mx.array) -> mx.array:
         return mx.dequantize(weight, scales, biases, group_size=self.group, bits=self.bits)  # (o, i)
 

@@ -27,9 +27,23 @@ class Packed(NamedTuple):
         """The safetensors dtype of scales and biases."""
         return "F16" if self.scales.dtype == np.float16 else "F32"
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether the biases follow from the scales: the middle q stands for zero everywhere."""
+        return np.array_equal(self.scales.astype(np.float32) * np.float32(-(2 ** (self.bits - 1))), self.biases.astype(np.float32))
+
     def rows(self, index: np.ndarray) -> "Packed":
         """The same with its rows picked or reordered: they are packed one by one."""
         return self._replace(weight=self.weight[index], scales=self.scales[index], biases=self.biases[index])
+
+    def times(self, factor: float) -> "Packed":
+        """The same multiplied by a power of two: no number is rounded. Scales and biases become float32 where float16 cannot hold them."""
+        wide = [a.astype(np.float32) * np.float32(factor) for a in (self.scales, self.biases)]
+        with np.errstate(over="ignore"):
+            narrow = [a.astype(np.float16) for a in wide]
+        exact = all(np.array_equal(a.astype(np.float32), b) for a, b in zip(narrow, wide, strict=True))
+        scales, biases = narrow if exact else wide
+        return self._replace(scales=scales, biases=biases)
 
     def values(self) -> np.ndarray:
         """float32 (o, i): one multiplication and one addition in float32 each, as MLX unpacks them."""
@@ -73,6 +87,18 @@ def from_gguf(raw: bytes, kind: str, rows: int) -> Packed:
         pairs = blocks[..., size - 16 :]  # low halves are the first 16 numbers
         q = np.concatenate([pairs & 15, pairs >> 4], axis=-1)  # (o, g, 32)
     return Packed(pack_bits(q.reshape(rows, -1), bits), d.astype(biases.dtype), biases, bits, GGUF_GROUP)
+
+
+def two_valued(w: np.ndarray) -> Packed | None:
+    """w float32 (o, i) in groups of 32 that hold at most two numbers each, such as a diagonal's: packed to 4 bits unrounded. None for any other."""
+    if w.shape[1] % GGUF_GROUP:
+        return None
+    grouped = w.reshape(len(w), -1, GGUF_GROUP)  # (o, g, 32)
+    low, high = grouped.min(-1), grouped.max(-1)  # (o, g)
+    q = grouped == high[..., None]  # (o, g, 32)
+    scales, biases = (high - low).astype(np.float16), low.astype(np.float16)
+    p = Packed(pack_bits(q.reshape(len(w), -1).astype(np.uint8), 4), scales, biases, 4, GGUF_GROUP)
+    return p if np.array_equal(p.values(), w) else None
 
 
 def round_to(w: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int, group: int) -> Packed:

@@ -1,7 +1,7 @@
 """A model folder whose matrices are packed for MLX: rounded here, or by whoever hands the packed numbers in (repack.py).
 
 Knows which tensors are packed, how the folder is written and what is recorded; the arithmetic is in packing.py. What a memory writes with
-(gates, content, norms) is never packed. The folder appears whole or not at all.
+(gates, content, norms) is never rounded. The folder appears whole or not at all.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from ..models.layout import (
     tensor_shapes,
     write_fingerprint,
 )
-from ..models.quantized import BITS, GROUPS, KEY, Quantization, may_be_packed, packed_shapes
+from ..models.quantized import BITS, GROUPS, KEY, Quantization, may_be_packed, may_be_rounded, packed_shapes
 from ..models.tensorfile import TensorWriter, read_tensor, to_float32
 from .packing import Packed, round_to
 
@@ -55,7 +55,7 @@ def quantize_folder(
         raise ConvertError(f"{src} is packed already ({folder.quantization.bits} bits): give the model it was made from")
     chosen: dict[str, tuple[int, int]] = {}
     for name, shape in tensor_shapes(folder.config).items():
-        if not may_be_packed(name):
+        if not may_be_rounded(name):
             continue
         if shape[1] % group_size:
             fits = ", ".join(str(g) for g in GROUPS if shape[1] % g == 0)
@@ -91,15 +91,24 @@ def write_packed(
     pairs = [pair for tensor, pair in chosen.items() if ".memory." not in tensor]
     usual = max(set(pairs), key=pairs.count)
     others = {tensor.removesuffix(".weight"): pair for tensor, pair in chosen.items() if pair != usual}
-    quantization = Quantization(*usual, folder.fingerprint, method, others)
     dtype = "float16" if folder.config.dtype in ("float32", "float64") else folder.config.dtype  # what a GPU computes packed weights in
     config = dataclasses.replace(folder.config, name=name or dst.name, dtype=dtype)
     shapes = tensor_shapes(folder.config)
-    scale_codes = {tensor: packed(tensor, values).scale_code for tensor, values in _each(folder, chosen)}
+    scale_codes, symmetric = {}, set()
+    for tensor, values in _each(folder, chosen):
+        p = packed(tensor, values)
+        scale_codes[tensor] = p.scale_code
+        if p.symmetric:
+            symmetric.add(tensor.removesuffix(".weight"))
+    quantization = Quantization(*usual, folder.fingerprint, method, others, frozenset(symmetric))
+
+    def parts(tensor: str) -> dict[str, tuple[str | None, tuple[int, ...]]]:
+        return packed_shapes(tensor, shapes[tensor], *chosen[tensor], tensor.removesuffix(".weight") in symmetric)
+
     plan: list[tuple[str, str, tuple[int, ...]]] = []
     for tensor, shape in shapes.items():
         if tensor in chosen:
-            plan += [(part, code or scale_codes[tensor], s) for part, (code, s) in packed_shapes(tensor, shape, *chosen[tensor]).items()]
+            plan += [(part, code or scale_codes[tensor], s) for part, (code, s) in parts(tensor).items()]
         else:
             plan.append((tensor, folder.header.tensors[tensor].dtype, shape))
     with new_folder(dst) as out:
@@ -109,7 +118,7 @@ def write_packed(
                 info = folder.header.tensors[tensor]
                 if tensor in chosen:
                     p = packed(tensor, to_float32(read_tensor(source, info), info.dtype))
-                    for part, array in zip((tensor, *_scale_names(tensor)), (p.weight, p.scales, p.biases), strict=True):
+                    for part, array in zip(parts(tensor), (p.weight, p.scales, p.biases), strict=False):
                         writer.write(part, [array])
                 else:
                     writer.write(tensor, [read_tensor(source, info)])
@@ -142,11 +151,6 @@ def write_packed(
     }
 
 
-def _scale_names(name: str) -> tuple[str, str]:
-    base = name.removesuffix("weight")
-    return f"{base}scales", f"{base}biases"
-
-
 def _each(folder: ModelFolder, names: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     with open(folder.weights, "rb") as f:
         for name in names:
@@ -170,7 +174,7 @@ def _skipped(shapes: Mapping[str, tuple[int, ...]], chosen: Mapping[str, Any]) -
         if name in chosen:
             continue
         if ".memory." in name and "norm" not in name:
-            why = "decides what a memory keeps, so float32" if not may_be_packed(name) else "not one of the GGUF's own matrices"
+            why = "decides what a memory keeps, so not rounded" if not may_be_rounded(name) else "not one of the GGUF's own matrices"
         else:
             why = "norms and biases: small, and sensitive" if not may_be_packed(name) else "not quantised in the GGUF"
         counts[_kind(name), why] = counts.get((_kind(name), why), 0) + 1

@@ -3,6 +3,8 @@
 Knows where a GGUF keeps what and llama.cpp's row order of q and k; the blocks themselves are packing.py's.
 """
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,16 @@ from ..models.checkpoints.gguf_header import GGUFTensor, read_gguf
 from ..models.errors import ConvertError
 from ..models.layout import ModelFolder, open_folder, tensor_shapes
 from ..models.quantized import may_be_packed
-from .packing import GGUF_GROUP, REPACKABLE, Packed, from_gguf
+from ..models.tensorfile import read_tensor, to_float32
+from .packing import GGUF_GROUP, REPACKABLE, Packed, from_gguf, two_valued
 from .quantize import Progress, write_packed
 
 
 def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = None, name: str | None = None) -> dict[str, Any]:
     """Write model folder `src`, which was made from `gguf`, as packed folder `dst` with the GGUF's own numbers.
 
-    A memory's matrices that are still copies of the backbone's (the warm start) are packed with it; everything else stays as it is in `src`.
+    A memory's matrices that are still the warm start's are packed with it: copies of the backbone's, also times a power of two, and a content
+    matrix with two numbers to a group. Everything else stays as it is in `src`.
     Raises ConvertError when a matrix's type has no such layout, or when `src` does not hold exactly the GGUF's values; else as quantize_folder.
     """
     tensors = quantised_matrices(gguf)
@@ -37,10 +41,12 @@ def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = No
         count = heads.get(name.split(".")[-2], 0)
         return p.rows(_order(tensor.shape[0], count)) if count else p
 
-    def candidate(name: str) -> Packed | None:
-        """The packed numbers that a matrix may consist of, or None."""
+    def candidate(name: str, values: np.ndarray) -> Packed | None:
+        """The packed numbers that a matrix of these float32 values (o, i) may consist of, or None."""
         if name in tensors:
             return read(name)
+        if name.endswith(".memory.content.weight"):
+            return two_valued(values)
         origin = name.replace(".memory.", ".self_attn.")
         if ".memory." not in name or origin not in tensors:
             return None
@@ -48,10 +54,11 @@ def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = No
         if name.split(".")[-2] in ("k_proj", "v_proj"):
             rows = np.arange(len(p.weight)).reshape(config.num_key_value_heads, -1)  # (k, e)
             p = p.rows(np.repeat(rows, config.num_attention_heads // config.num_key_value_heads, axis=0).reshape(-1))
-        return p
+        factor = _largest(values) / (_largest(p.values()) or 1.0)
+        return p.times(factor) if factor and math.frexp(factor)[0] == 0.5 else p
 
     def packed(name: str, values: np.ndarray) -> Packed:
-        p = candidate(name)
+        p = candidate(name, values)
         assert p is not None
         return p
 
@@ -59,19 +66,20 @@ def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = No
     return write_packed(folder, dst, chosen, packed, "repacked", progress, name, {"repacked_from": gguf.name})
 
 
-def _chosen(folder: ModelFolder, candidate: Any, gguf: Path, must: set[str]) -> dict[str, tuple[int, int]]:
-    from ..models.tensorfile import read_tensor, to_float32
-
+def _chosen(
+    folder: ModelFolder, candidate: Callable[[str, np.ndarray], Packed | None], gguf: Path, must: set[str]
+) -> dict[str, tuple[int, int]]:
     chosen: dict[str, tuple[int, int]] = {}
     with open(folder.weights, "rb") as f:
         for name, shape in tensor_shapes(folder.config).items():
-            p = candidate(name) if may_be_packed(name) else None
-            if p is None:
+            if not may_be_packed(name):
                 continue
             info = folder.header.tensors[name]
-            if p.scales.shape == (shape[0], shape[1] // GGUF_GROUP) and np.array_equal(
-                p.values(), to_float32(read_tensor(f, info), info.dtype)
-            ):
+            values = to_float32(read_tensor(f, info), info.dtype)
+            p = candidate(name, values)
+            if p is None:
+                continue
+            if p.scales.shape == (shape[0], shape[1] // GGUF_GROUP) and np.array_equal(p.values(), values):
                 chosen[name] = (p.bits, p.group)
             elif name in must:
                 raise ConvertError(
@@ -96,6 +104,10 @@ def quantised_matrices(gguf: Path) -> dict[str, GGUFTensor]:
     if not out:
         raise ConvertError(f"{gguf} has no quantised matrix: make a model folder of it first, then `lm2 convert FOLDER DST --mlx --bits 4`")
     return out
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values).max(initial=0.0))
 
 
 def _order(rows: int, heads: int) -> np.ndarray:

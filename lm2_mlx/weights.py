@@ -35,35 +35,45 @@ class _Reader:
         else:
             value = mx.array(host.astype(np.float32) if info.dtype == "F64" else host)
         if info.dtype != "U32":
-            value = value.astype(dtype or (mx.float32 if stays_float32(name) else self.dtype))
-            if not mx.isfinite(value).all().item():
-                raise ModelFileError(
-                    f"{self.folder.weights}: tensor {name} has values that are not finite in {str(value.dtype).split('.')[-1]}: convert or pull the model again"
-                )
+            value = self.finite(value.astype(dtype or (mx.float32 if stays_float32(name) else self.dtype)), name)
         mx.eval(value)
         if self.progress:
             self.progress(info.nbytes)
         return value
 
+    def finite(self, value: mx.array, name: str) -> mx.array:
+        """`value`. Raises ModelFileError, naming the tensor, unless every number in it is finite."""
+        if not mx.isfinite(value).all().item():
+            raise ModelFileError(
+                f"{self.folder.weights}: tensor {name} has values that are not finite in {str(value.dtype).split('.')[-1]}: convert or pull the model again"
+            )
+        return value
+
     def has(self, name: str) -> bool:
         return name in self.folder.header.tensors
 
-    def linear(self, name: str) -> Linear:
-        """The matrix `name`.weight with its bias, quantised if the folder's is."""
+    def linear(self, name: str, dtype: mx.Dtype | None = None) -> Linear:
+        """The matrix `name`.weight with its bias, quantised if the folder's is. dtype: of packed numbers, default the model's."""
         bias = self.array(f"{name}.bias") if self.has(f"{name}.bias") else None
         if self.has(f"{name}.scales"):
             assert self.folder.quantization is not None
             bits, group = self.folder.quantization.of(name)
-            scales, biases = (self.array(f"{name}.{part}", self.dtype) for part in ("scales", "biases"))
-            return Quantized(self.array(f"{name}.weight"), scales, biases, bits, group, self.cpu, bias)
+            dtype = dtype or self.dtype
+            scales = self.array(f"{name}.scales", dtype)
+            if name in self.folder.quantization.symmetric:
+                offsets = self.finite(scales * -(2 ** (bits - 1)), f"{name}.scales")
+            else:
+                offsets = self.array(f"{name}.biases", dtype)
+            return Quantized(self.array(f"{name}.weight"), scales, offsets, bits, group, self.cpu, bias)
         return Dense(self.array(f"{name}.weight"), bias)
 
     def norm(self, name: str) -> RMSNorm:
         return RMSNorm(self.array(f"{name}.weight"), self.folder.config.rms_norm_eps, self.cpu)
 
     def dense(self, name: str) -> Dense:
-        """The matrix `name`.weight, one that is never quantised."""
-        return Dense(self.array(f"{name}.weight"), self.array(f"{name}.bias") if self.has(f"{name}.bias") else None)
+        """The matrix `name`.weight, one that is computed with in float32: unpacked here if the folder holds it packed."""
+        found = self.linear(name, mx.float32)
+        return found.unpacked() if isinstance(found, Quantized) else found
 
 
 def load_model(

@@ -183,12 +183,12 @@ def read_export(path: Path) -> Export | None:
 def _expected(
     shapes: dict[str, tuple[int, ...]], quantization: Quantization | None, header: Header
 ) -> dict[str, tuple[str | None, tuple[int, ...]]]:
-    """What the weights must hold: name -> (dtype, or None for any float; shape). Packed matrices are three tensors."""
+    """What the weights must hold: name -> (dtype, or None for any float; shape). Packed matrices are several tensors."""
     out: dict[str, tuple[str | None, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         base = name.removesuffix(".weight")
         if quantization is not None and may_be_packed(name) and f"{base}.scales" in header.tensors:
-            out |= packed_shapes(name, shape, *quantization.of(base))
+            out |= packed_shapes(name, shape, *quantization.of(base), base in quantization.symmetric)
         else:
             out[name] = (None, shape)
     return out

@@ -36,7 +36,7 @@ from .hf import open_huggingface
 from .progress import Counter, Report, silent
 from .released import open_released
 from .source import Source, SourceTensor, cast, same, sha256, to_json
-from .warmstart import MemoryRequest, plan_memory, start_values
+from .warmstart import RECIPE, MemoryRequest, plan_memory, start_values
 
 SOURCE = "source.json"
 CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -60,7 +60,7 @@ def convert(
     """Convert `src` (Hugging Face folder, .gguf, or .pth of the released code) into the new model folder `dst`.
 
     dtype: auto keeps each tensor's own float type (quantised: float32); norms, gates and content stay float32 in any
-    case.
+    case, but those of a new memory are float16 numbers and stored so unless dtype is float32.
     config: for .pth, its config.json. name: default the destination's. generation: fields of
     generation_config.json where the source sets none.
     record: fields to add to source.json. Returns the summary that `lm2 convert --json` prints.
@@ -86,6 +86,8 @@ def convert(
         origin = {"format": source.format, "files": hashes, "lm2_version": __version__, "seed": seed, "dtype": dtype}
         if request.adapter is not None:
             origin["adapter"] = request.adapter.name
+        elif not source.memory:
+            origin["memory_recipe"] = RECIPE
         files[SOURCE] = to_json({**origin, **source.detail, **(record or {}), "notes": notes})
         for file, data in files.items():
             if data is not None:
@@ -177,13 +179,22 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         if new and adapter is not None and dtype == "auto":
             plan.append((tensor, tensor.dtype))
             continue
-        code = backbone_dtype if new else CODES.get(dtype, tensor.dtype)
-        plan.append((tensor, "F32" if stays_float32(tensor_name) and code in ("BF16", "F16") else code))
+        plan.append((tensor, _code(tensor, new, backbone_dtype, dtype)))
     for extra in left.values():
         raise ConvertError(
             f"{source.path} has tensor {extra.name} {list(extra.shape)}, its config does not call for it: they are not of one model"
         )
     return config, plan
+
+
+def _code(tensor: SourceTensor, new: bool, backbone_dtype: str, dtype: str) -> str:
+    """The dtype code a tensor is written in. new: it belongs to a memory that starts here. dtype: as the user asked."""
+    code = backbone_dtype if new else CODES.get(dtype, tensor.dtype)
+    if not stays_float32(tensor.name):
+        return code
+    if new and len(tensor.shape) == 2 and dtype != "float32" and tensor.dtype == "F16":
+        return "F16"  # drawn in float16, computed in float32: half the bytes, the same numbers
+    return "F32" if code in ("BF16", "F16") else code
 
 
 def _config(source: Source, request: MemoryRequest, fields: Mapping[str, Any], adapter: Adapter | None) -> LM2Config:

@@ -24,7 +24,7 @@ from .convert import SOURCE, convert
 from .fetch import Unreachable, fetch_hub, fetch_wheel
 from .progress import Counter, Event, Report, silent
 from .source import read_object, sha256
-from .warmstart import MemoryRequest
+from .warmstart import RECIPE, MemoryRequest
 
 SOURCES = ("auto", "hub", "wheel")
 COPY_BYTES = 4 << 20
@@ -72,6 +72,14 @@ def installed_source(folder: Path) -> str | None:
     return value if value in SOURCES else None
 
 
+def is_current(folder: Path) -> bool:
+    """Whether an installed catalog model is what a pull would make today: a memory that was not trained has starting values of a recipe."""
+    try:
+        return open_folder(folder).config.memory.trained or read_object(folder / SOURCE).get("memory_recipe") == RECIPE
+    except LM2Error:
+        return False
+
+
 def _installed(entry: Entry, target: Path, source: str, report: Report) -> bool:
     if not target.is_dir():
         return False
@@ -82,6 +90,14 @@ def _installed(entry: Entry, target: Path, source: str, report: Report) -> bool:
         return False
     if entry.adapter is not None and not folder.config.memory.trained:
         report(Event(f"{target} has a memory that was not trained: add --force to get the trained one", note=True))
+    elif not is_current(target):
+        report(
+            Event(
+                f"the memory in {target} was started by another version of lm2, and is kept for the sessions begun with it: "
+                "add --force to replace it by today's, which cannot open them",
+                note=True,
+            )
+        )
     have = installed_source(target)
     if source not in ("auto", have):
         raise DownloadError(f"{target} is installed from {have or 'elsewhere'}, not from {source}: add --force to replace it")

@@ -1,7 +1,8 @@
 """A memory for a finished Llama: which layers get one, its size, and the values its weights start from.
 
 Knows the two cells' tensors and model.md's warm start; computes no model. Every random number comes from a seed, the
-layer and the tensor's name, so a value does not depend on the order of writing.
+layer and the tensor's name, so a value does not depend on the order of writing. Matrices made here and not copied hold numbers that float16 has,
+and are stored as such.
 Axes: d hidden, e = heads x head_dim.
 """
 
@@ -16,22 +17,24 @@ import numpy as np
 from ..config import LM2Config, MemoryConfig
 from ..errors import ConvertError
 from ..layout import memory_shapes
+from ..tensorfile import to_float32
 from .source import SourceTensor, rows_per_block, whole
 
+RECIPE = 2  # raised whenever a new memory of the same request gets other layers, sizes or values: it makes another model
 SLOTS = 512
-MEMORY_LAYERS = 4
+MEMORY_LAYERS = 3
 GATE_SCALE = 0.2  # standard deviation of a new gate's weights, times d ** -0.5
 OUTPUT_BIAS, INPUT_BIAS, FORGET_BIAS = 0.0, 2.0, 3.0
 CONTENT = 0.5
-READ_SCALE = 0.01  # how loud an untrained memory is heard; docs/decisions.md has the measurement
+READ_SCALE = 2.0**-7  # how loud an untrained memory is heard (docs/decisions.md); a power of two rounds nothing, so packed numbers stay packed
 RELEASED_FORGET_BIAS = 1.0
 
 
 @dataclass(frozen=True)
 class MemoryRequest:
     """What a user asks of the memory; None means the default. `gate_pool` is for cell released, `seed` for what is
-    drawn at random, `scale` (cell gated) what the read vector s starts from. `adapter`: the folder of a trained memory, which then decides
-    all of these."""
+    drawn at random, `scale` (cell gated) what the output projection is multiplied by. `adapter`: the folder of a trained memory, which then
+    decides all of these."""
 
     cell: str | None = None
     layers: tuple[int, ...] | None = None
@@ -44,7 +47,7 @@ class MemoryRequest:
 
 
 def default_layers(count: int) -> tuple[int, ...]:
-    """Four layers from the middle of a model of `count` layers upward, about count / 10 apart: 15, 18, 21, 24 of 30."""
+    """Three layers from the middle of a model of `count` layers upward, about count / 10 apart: 15, 18, 21 of 30."""
     step = max(1, (count + 5) // 10)
     return tuple(i for i in range(count // 2, count // 2 + MEMORY_LAYERS * step, step) if i < count)
 
@@ -70,7 +73,7 @@ def plan_memory(request: MemoryRequest, hidden: int, layers: int, heads: int, he
     slots = request.slots or (min(SLOTS, positions) if request.chunk is None else SLOTS if SLOTS % request.chunk == 0 else request.chunk)
     chunk = request.chunk or min(slots, positions)
     chosen = default_layers(layers) if request.layers is None else tuple(sorted(set(request.layers)))
-    return MemoryConfig("gated", slots, chunk, chosen, heads, head_dim, "zeros", output_projection=True, scale=True)
+    return MemoryConfig("gated", slots, chunk, chosen, heads, head_dim, "zeros", output_projection=True)
 
 
 def start_values(
@@ -99,10 +102,12 @@ def _gated(
     scale: float,
 ) -> SourceTensor:
     d = config.hidden_size
-    copied = {"q_proj.weight": "q_proj", "o_proj.weight": "o_proj"}
-    if part in copied:
-        source = backbone[f"{prefix}self_attn.{copied[part]}.weight"]
+    if part == "q_proj.weight":
+        source = backbone[f"{prefix}self_attn.{part}"]
         return SourceTensor(name, source.dtype, shape, source.blocks)
+    if part == "o_proj.weight":
+        source = backbone[f"{prefix}self_attn.{part}"]
+        return SourceTensor(name, _wide(source.dtype), shape, partial(_multiplied, source, scale))
     if part in ("k_proj.weight", "v_proj.weight"):
         source = backbone[f"{prefix}self_attn.{part}"]
         groups = config.num_attention_heads // config.num_key_value_heads
@@ -111,12 +116,10 @@ def _gated(
         source = backbone[f"{prefix}input_layernorm.weight"]
         return SourceTensor(name, source.dtype, shape, source.blocks)
     if part == "content.weight":
-        return SourceTensor(name, "F32", shape, partial(_diagonal, d, CONTENT))
+        return SourceTensor(name, "F16", shape, partial(_diagonal, d, CONTENT))
     biases = {"output_gate.bias": OUTPUT_BIAS, "input_gate.bias": INPUT_BIAS, "forget_gate.bias": FORGET_BIAS}
     if part in biases:
         return _constant(name, shape, biases[part])
-    if part == "scale":
-        return _constant(name, shape, scale)
     return _normal(name, shape, GATE_SCALE * d**-0.5, seed)
 
 
@@ -135,6 +138,13 @@ def _wide(dtype: str) -> str:
     return "F64" if dtype == "F64" else "F32"
 
 
+def _multiplied(source: SourceTensor, factor: float) -> Iterator[np.ndarray]:
+    """Each block times `factor`, in float32 (float64 stays)."""
+    for block in source.blocks():
+        values = block if source.dtype == "F64" else to_float32(block, source.dtype)
+        yield values * values.dtype.type(factor)
+
+
 def _repeat_heads(source: SourceTensor, head_dim: int, groups: int) -> Iterator[np.ndarray]:
     """Rows of each key/value head, `groups` times in a row, so that query head h finds its own copy at h."""
     values = whole(source)  # (kv heads * head_dim, d)
@@ -150,12 +160,12 @@ def _constant(name: str, shape: tuple[int, ...], value: float) -> SourceTensor:
 def _diagonal(d: int, value: float) -> Iterator[np.ndarray]:
     step = rows_per_block((d, d), 4)
     for start in range(0, d, step):
-        yield np.eye(min(step, d - start), d, start, dtype=np.float32) * np.float32(value)
+        yield np.eye(min(step, d - start), d, start, dtype=np.float16) * np.float16(value)
 
 
 def _normal(name: str, shape: tuple[int, ...], deviation: float, seed: int) -> SourceTensor:
     key = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:16], "little")
-    return SourceTensor(name, "F32", shape, partial(_draw, key, shape, deviation))
+    return SourceTensor(name, "F16", shape, partial(_draw, key, shape, deviation))
 
 
 def _draw(key: int, shape: tuple[int, ...], deviation: float) -> Iterator[np.ndarray]:
@@ -163,4 +173,4 @@ def _draw(key: int, shape: tuple[int, ...], deviation: float) -> Iterator[np.nda
     step = rows_per_block(shape, 4)
     for start in range(0, shape[0], step):
         block = generator.standard_normal((min(step, shape[0] - start), *shape[1:]), dtype=np.float32)
-        yield block * np.float32(deviation)
+        yield (block * np.float32(deviation)).astype(np.float16)

@@ -13,7 +13,7 @@ def parse_layers(ctx: click.Context, parameter: click.Parameter, value: str) -> 
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"{value!r} must be auto or layer numbers such as 15,18,21,24") from None
+        raise click.BadParameter(f"{value!r} must be auto or layer numbers such as 15,18,21") from None
 
 
 @click.command("convert")
@@ -29,7 +29,7 @@ def parse_layers(ctx: click.Context, parameter: click.Parameter, value: str) -> 
     default="auto",
     show_default=True,
     callback=parse_layers,
-    help="Layers with a memory, such as 15,18,21,24.",
+    help="Layers with a memory, such as 15,18,21.",
 )
 @click.option("--memory-slots", type=click.IntRange(1), help="Rows of a memory bank [512].")
 @click.option("--memory-chunk", type=click.IntRange(1), help="Tokens per chunk [as many as slots].")
@@ -49,9 +49,9 @@ def parse_layers(ctx: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--memory-scale",
     type=click.FloatRange(0, 1),
-    default=0.01,
-    show_default=True,
-    help="How loud the new, untrained memory is heard (cell gated).",
+    default=2.0**-7,
+    show_default="1/128",
+    help="How loud the new, untrained memory is heard (cell gated): its output projection is the layer's own times this.",
 )
 @click.option("--name", help="Name kept in the model's config [DST's].")
 @click.option(

@@ -82,6 +82,7 @@ def command(
         raise BackendError("training needs PyTorch, which is not installed: pip install 'lm2[torch]'")
     import torch
 
+    from ...models.checkpoints.warmstart import default_layers
     from ...models.training import jobs, together
     from ...models.training import run as loop
     from ...models.training.plan import TrainError
@@ -105,7 +106,7 @@ def command(
             if task == "distance":
                 job = jobs.tiny(plan, data, out, device, recompute, folder)
             elif task == "chat":
-                layers = memory_layers or _middle(folder.config.num_hidden_layers)
+                layers = memory_layers or default_layers(folder.config.num_hidden_layers)
                 options = f" --memory-layers {','.join(map(str, layers))} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
                 job = jobs.chat(plan, folder, data, layers, memory_chunk, memory_blocks, device, half, recompute, fresh, adapter, say)
             elif data is None:
@@ -120,12 +121,6 @@ def command(
             return
         job.write(target, jobs.record(plan, model, options + (" --half" if half else "") + (" --adapter FIRST" if adapter else "")))
         say(f"written to {target}")
-
-
-def _middle(count: int) -> tuple[int, ...]:
-    """Three layers from the middle of a model of `count` layers upward, about count / 10 apart: 15, 18, 21 of 30."""
-    step = max(1, (count + 5) // 10)
-    return tuple(i for i in range(count // 2, count // 2 + 3 * step, step) if i < count)
 
 
 def _open(model: str) -> "ModelFolder":

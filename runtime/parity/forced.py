@@ -17,14 +17,14 @@ from .measures import LogitStats, bank_nmse
 @dataclass
 class Forced:
     """The outcome. logits by kind of token, worst: chunk and position of the largest difference. Per chunk: banks, the NMSE of each bank from
-    the same start; carried, the same with banks of their own; ends, largest difference of the last logits then. lengths, kinds: what each
-    chunk was; calls in all."""
+    the same start; carried, the same with banks of their own. own: logits with banks of their own, of each chunk's last call, which are
+    the same however a chunk is split in every cell (its last position in chunks that only drift). lengths, kinds: what each chunk was; calls in all."""
 
     logits: dict[str, LogitStats] = field(default_factory=dict)
     worst: tuple[int, int] = (-1, -1)
     banks: list[list[float]] = field(default_factory=list)
     carried: list[list[float]] = field(default_factory=list)
-    ends: list[float] = field(default_factory=list)
+    own: LogitStats = field(default_factory=LogitStats)
     lengths: list[int] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     calls: int = 0
@@ -60,13 +60,13 @@ def run(
                 if not np.isnan(largest) and not part.largest <= largest:  # a NaN is the largest of all
                     largest, out.worst = part.largest, (c, begin + part.worst)
                 out.logits[fed.kind] = out.logits.get(fed.kind, LogitStats()).merged(part)
-        last, z = other.extend(fed.tokens, other.start(1, own))  # (1, v)
+        last, z = other.extend(fed.tokens, other.start(1, own), compared)  # (1, t, v) or (1, v)
+        out.own.add(*((p[0], last[0, -p.shape[1] :]) if compared else (p, last)))
         a, own = reference.commit(x), other.commit(z)
         bank = reference.to_host(a)
         if y is not None:
             out.banks.append(bank_nmse(bank, other.to_host(other.commit(y))))
         out.carried.append(bank_nmse(bank, other.to_host(own)))
-        out.ends.append(float(np.abs(last[0] - (p[0, -1] if compared else p[0])).max()))
         out.lengths.append(len(fed.tokens))
         out.kinds.append(fed.kind)
         out.calls += len(fed.calls)

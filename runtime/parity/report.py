@@ -129,6 +129,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "logits": {kind: _finite(stats.figures()) for kind, stats in {"all": pair.forced.all_logits, **pair.forced.logits}.items()},
         "banks": [[_number(v) for v in banks] for banks in pair.forced.banks],
         "own_banks": [[_number(v) for v in banks] for banks in pair.forced.carried],
+        "own_logits": _finite(pair.forced.own.figures()),
         "greedy": None if pair.greedy is None else _agreement(pair.greedy),
         "sessions": [
             {

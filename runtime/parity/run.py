@@ -51,7 +51,7 @@ def compare(reference: Side, other: Side, settings: Settings, say: Callable[[str
     kind = precision(a.describe(), b.describe())
     gates = GATES[kind]
     forced = run(a, b, inputs, settings.chunks, settings.drift, say)
-    checks = [*logit_checks(forced, gates), *bank_checks(forced, gates, settings)]
+    checks = [*logit_checks(forced, gates), *bank_checks(forced, gates)]
     pair = Pair(a.describe(), b.describe(), other.label, kind, forced, checks)
     if settings.greedy:
         say("greedy conversation")
@@ -95,22 +95,26 @@ def logit_checks(forced: Forced, gates: Gates) -> list[Check]:
     ]
 
 
-def bank_checks(forced: Forced, gates: Gates, settings: Settings) -> list[Check]:
-    """The worst bank of any layer after each chunk from the same bank, and what has added up with banks of their own.
-
-    What adds up depends on the model as well: rounding grows by whatever the memory makes of it. It is judged when a drift run is asked for.
-    """
+def bank_checks(forced: Forced, gates: Gates) -> list[Check]:
+    """The worst bank of any layer with each side carrying its own, as in use, and after each chunk from the same bank, which says where it went wrong."""
     if not any(forced.banks):
         return []
+    drifting = len(forced.carried) > len(forced.banks)
     checks = [
         Check("memory", f"bank NMSE after chunk {c + 1}", max_of(banks), gates.bank, note=f"{forced.lengths[c]} tokens, {forced.kinds[c]}")
-        for c, banks in enumerate(forced.banks)
+        for c, banks in enumerate(forced.carried[: len(forced.banks)])
     ]
-    count = len(forced.carried)
-    worst = max_of([value for banks in forced.carried for value in banks])
-    note = f"{max_of(forced.carried[0]):.2g} after chunk 1, {max_of(forced.carried[-1]):.2g} at the end"
-    checks.append(Check("own banks", f"largest bank NMSE over {count} chunks", worst, gates.bank if settings.drift else None, note=note))
-    checks.append(Check("own banks", "largest difference of a chunk's last logits", max_of(forced.ends), gates.logits_max))
+    if drifting:
+        worst = max_of([value for banks in forced.carried for value in banks])
+        note = f"{max_of(forced.carried[0]):.2g} after chunk 1, {max_of(forced.carried[-1]):.2g} at the end"
+        checks.append(Check("memory", f"largest bank NMSE over {len(forced.carried)} chunks", worst, gates.bank, note=note))
+    over = f"{forced.own.positions} positions"
+    checks += [
+        Check("memory", "logits with carried banks: largest difference", forced.own.largest, gates.logits_max, note=over),
+        Check("memory", "logits with carried banks: relative L2", forced.own.relative_l2, gates.logits_l2),
+    ]
+    worst = max_of([value for banks in forced.banks for value in banks])
+    checks.append(Check("one chunk", "largest bank NMSE from the same bank", worst, gates.bank, note=", ".join(f"{max_of(b):.2g}" for b in forced.banks)))
     return checks
 
 

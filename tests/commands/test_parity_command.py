@@ -75,7 +75,7 @@ def test_json_for_programs(lm2, models):
     first, second = report["pairs"]
     assert [p["gates"] for p in (first, second)] == ["float32", "bfloat16"]
     assert set(first) == {
-        "candidate", "gates", "passed", "checks", "logits", "banks", "own_banks", "greedy", "sessions", "explanation",
+        "candidate", "gates", "passed", "checks", "logits", "banks", "own_banks", "own_logits", "greedy", "sessions", "explanation",
     }  # fmt: skip
     assert set(first["logits"]) == {"all", "text", "random"} and first["logits"]["all"]["positions"] == 32
     assert len(first["banks"]) == 4 and all(len(banks) == 2 for banks in first["banks"])

@@ -20,7 +20,7 @@ from lm2.models.tensorfile import read_tensor, to_float32
 
 mx = pytest.importorskip("mlx.core")
 from lm2.lm2_mlx.convert import convert_mlx  # noqa: E402
-from lm2.lm2_mlx.packing import from_gguf, pack_bits, unpack_bits  # noqa: E402
+from lm2.lm2_mlx.packing import from_gguf, pack_bits, two_valued, unpack_bits  # noqa: E402
 from lm2.lm2_mlx.quantize import quantize_folder  # noqa: E402
 from lm2.lm2_mlx.repack import repack_gguf  # noqa: E402
 
@@ -38,7 +38,9 @@ def tensors(path):
         base = name.rsplit(".", 1)[0]
         if info.dtype == "U32":
             bits, group = folder.quantization.of(base)
-            scales, biases = (mx.array(raw[f"{base}.{p}"].astype(np.float32)) for p in ("scales", "biases"))
+            scales = raw[f"{base}.scales"].astype(np.float32)
+            biases = -(2.0 ** (bits - 1)) * scales if base in folder.quantization.symmetric else raw[f"{base}.biases"].astype(np.float32)
+            scales, biases = mx.array(scales), mx.array(biases.astype(np.float32))
             out[name] = np.array(mx.dequantize(mx.array(raw[name]), scales, biases, group_size=group, bits=bits))
         elif not name.endswith((".scales", ".biases")):
             out[name] = to_float32(raw[name], info.dtype)
@@ -75,6 +77,24 @@ def test_any_block_is_exact(kind):
     assert np.array_equal(want + 0.0, got + 0.0) and np.array_equal(packed.values(), got)
 
 
+def test_numbers_of_a_warm_start_are_packed_unrounded():
+    """Two numbers to a group, and a power of two times what is packed already; nothing else is taken."""
+    diagonal = np.eye(64, dtype=np.float32) * 0.5
+    assert np.array_equal(two_valued(diagonal).values(), diagonal)
+    assert np.array_equal(two_valued(diagonal - 0.25).values(), diagonal - 0.25) and not two_valued(np.zeros((2, 32), np.float32)).values().any()
+    other = diagonal.copy()
+    other[0, 1] = 0.125
+    assert two_valued(other) is None and two_valued(diagonal * np.float32(0.1)) is None and two_valued(diagonal[:, :48]) is None
+    raw = np.random.default_rng(0).integers(0, 256, (30, 2, 20)).astype(np.uint8)
+    head = np.ascontiguousarray(raw[..., :4]).view("<f2")
+    head[~np.isfinite(head)] = 0.5
+    raw[..., :4] = head.view(np.uint8)
+    p = from_gguf(raw.tobytes(), "Q4_1", 30)
+    for factor in (1.0, 2.0**-7, 0.5):
+        assert np.array_equal(p.times(factor).values(), p.values() * np.float32(factor))
+    assert p.times(1.0).scale_code == "F16" and p.times(2.0**-7).scale_code == "F32", "scales that float16 has no bits for"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gguf_is_repacked_unrounded(tmp_path, kind):
     """Every tensor equals the plain folder's, which holds gguf's dequantised values; logits, bank and fingerprint are the plain model's."""
@@ -85,9 +105,12 @@ def test_a_gguf_is_repacked_unrounded(tmp_path, kind):
     assert plain.keys() == packed.keys()
     for name in plain:
         assert np.array_equal(plain[name], packed[name]), name
+    names = open_folder(tmp_path / "packed", quantized=True).header.tensors
+    assert ("model.layers.0.mlp.up_proj.biases" in names) == (kind == "Q4_1"), "biases that follow from the scales are left out"
     counts = {q["tensors"]: q["count"] for q in summary["quantized"]}
     assert counts["self_attn.q_proj.weight"] == 3 and counts["memory.k_proj.weight"] == 2 and counts["lm_head.weight"] == 1
     assert not any("gate.weight" in name or "norm" in name for name in counts if "memory" in name)
+    assert counts["memory.o_proj.weight"] == counts["memory.content.weight"] == 2, "a multiple by a power of two, and a diagonal"
     assert summary["fingerprint"] == open_folder(tmp_path / "plain").fingerprint != summary["own_fingerprint"]
     a, b = mlx_kit.torch(tmp_path / "plain"), mlx_kit.mlx(tmp_path / "packed")
     state_a, state_b = mlx_kit.written(a), mlx_kit.written(b)
@@ -185,7 +208,8 @@ def test_what_is_refused(tmp_path):
 
 @pytest.mark.parametrize("fault, match", [
     ({"bits": 5}, "quantization.bits 5"), ({"group_size": 16}, "quantization.group_size 16"), ({"source_fingerprint": "x"}, "source_fingerprint"),
-    ({"bits": 4}, "calls for"), ({"mode": "mxfp4"}, "mode"),
+    ({"bits": 4}, "calls for"), ({"mode": "mxfp4"}, "mode"), ({"symmetric": "x"}, "quantization.symmetric"),
+    ({"symmetric": ["model.layers.0.mlp.up_proj"]}, r"has tensor model\.layers\.0\.mlp\.up_proj\.biases"),
 ])  # fmt: skip
 def test_a_damaged_block_is_refused(tmp_path, fault, match):
     quantize_folder(_wide(tmp_path / "src"), tmp_path / "q", 8, 32)
@@ -193,6 +217,19 @@ def test_a_damaged_block_is_refused(tmp_path, fault, match):
     config["quantization"] |= fault
     (tmp_path / "q" / "config.json").write_text(json.dumps(config))
     with pytest.raises((ConfigError, ModelFileError), match=match):
+        mlx_kit.mlx(tmp_path / "q")
+
+
+@pytest.mark.parametrize("part", ["scales", "biases"])
+def test_a_lost_part_of_a_matrix_is_refused(tmp_path, part):
+    """Biases are worked out only where the config says that they follow from the scales."""
+    from safetensors.numpy import load_file, save_file
+
+    quantize_folder(_wide(tmp_path / "src"), tmp_path / "q", 8, 32)
+    weights = load_file(tmp_path / "q" / "model.safetensors")
+    del weights[f"model.layers.0.mlp.up_proj.{part}"]
+    save_file(weights, tmp_path / "q" / "model.safetensors")
+    with pytest.raises(ModelFileError, match="up_proj"):
         mlx_kit.mlx(tmp_path / "q")
 
 
@@ -250,7 +287,7 @@ def test_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
     assert "none rounded" in done.stdout and "3 x self_attn.q_proj.weight" in lines["packed to 4 bits in groups of 32"]
-    assert "memory.input_gate.weight" in lines["kept (decides what a memory keeps, so float32)"]
+    assert "memory.input_gate.weight" in lines["kept (decides what a memory keeps, so not rounded)"]
     assert lm2("convert", tmp_path / "m.gguf", tmp_path / "plain").returncode == 0
     assert open_folder(tmp_path / "a", quantized=True).fingerprint == open_folder(tmp_path / "plain").fingerprint
     for source, dst in ((tmp_path / "plain", "b"), (src, "c")):

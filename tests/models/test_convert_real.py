@@ -47,7 +47,7 @@ def test_config(smollm2):
     assert (c.num_hidden_layers, c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim) == (30, 576, 9, 3, 64)
     assert (c.intermediate_size, c.vocab_size, c.tie_word_embeddings, c.rope.theta, c.rms_norm_eps) == (1536, 49152, True, 100000.0, 1e-5)
     assert (c.max_position_embeddings, c.bos_token_id, c.eos_token_id) == (8192, 1, (2,))
-    assert (c.memory.layers, c.memory.slots, c.memory.chunk, c.memory.trained) == ((15, 18, 21, 24), 512, 512, False)
+    assert (c.memory.layers, c.memory.slots, c.memory.chunk, c.memory.trained) == ((15, 18, 21), 512, 512, False)
     assert json.loads((smollm2 / "generation_config.json").read_text()) == {
         "temperature": 0.2,
         "top_p": 0.9,

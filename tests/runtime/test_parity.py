@@ -31,7 +31,7 @@ def test_a_hundred_chunks(tmp_path, cell):
     assert pair.passed and pair.precision == "float32"
     assert pair.explanation.first is None and pair.explanation.traced
     assert len(pair.forced.carried) == 100 and len(pair.forced.banks) == 8
-    drift = found["own banks", "largest bank NMSE over 100 chunks"]
+    drift = found["memory", "largest bank NMSE over 100 chunks"]
     assert drift.gate == 1e-10 and 0 < drift.value <= 1e-10, "two libraries do not round alike: exactly nothing means nothing was compared"
     assert pair.greedy.agreed == pair.greedy.tokens >= 40
     for h in pair.handovers:

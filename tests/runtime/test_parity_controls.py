@@ -69,3 +69,15 @@ def test_a_backend_that_cannot_trace_is_compared_by_logits_and_banks(tmp_path, m
     parity_kit.swap_gates(monkeypatch)
     pair = compare(*parity_kit.sides(parity_kit.folder(tmp_path / "m")), Settings(chunks=2, greedy=0, explain=True))
     assert not pair.explanation.traced and pair.explanation.first.name == "layers.0.memory.bank"
+
+
+def test_a_bank_that_fades_is_caught_where_banks_are_carried(tmp_path, monkeypatch):
+    """A little is lost at every commit, each time less than the gate: only what adds up shows it."""
+    from lm2.runtime.backends.mlx_backend import MLXBackend
+
+    right = MLXBackend.commit
+    monkeypatch.setattr(MLXBackend, "commit", lambda self, chunk: (s := right(self, chunk))._replace(bank=s.bank * (1 + 9e-6)))
+    pair = compare(*parity_kit.sides(parity_kit.folder(tmp_path / "m")), Settings(chunks=4, greedy=0))
+    found = {(c.section, c.name): c for c in pair.checks}
+    assert found["one chunk", "largest bank NMSE from the same bank"].passed
+    assert not pair.passed and found["memory", "bank NMSE after chunk 4"].passed is False
