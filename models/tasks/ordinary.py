@@ -2,20 +2,104 @@
 
 import random
 
-_CAPITALS = ["Spain", "Italy", "Germany", "Japan", "Egypt", "Canada", "Mexico", "Norway", "Greece", "Poland", "India", "China", "Kenya", "Peru", "Portugal", "Austria", "Turkey", "Sweden", "Ireland", "Cuba"]
-_BOOKS = ("Hamlet", "Moby Dick", "Pride and Prejudice", "War and Peace", "Don Quixote", "The Odyssey", "Frankenstein", "Dracula", "Oliver Twist", "1984")
+_CAPITALS = [
+    "Spain",
+    "Italy",
+    "Germany",
+    "Japan",
+    "Egypt",
+    "Canada",
+    "Mexico",
+    "Norway",
+    "Greece",
+    "Poland",
+    "India",
+    "China",
+    "Kenya",
+    "Peru",
+    "Portugal",
+    "Austria",
+    "Turkey",
+    "Sweden",
+    "Ireland",
+    "Cuba",
+]
+_BOOKS = (
+    "Hamlet",
+    "Moby Dick",
+    "Pride and Prejudice",
+    "War and Peace",
+    "Don Quixote",
+    "The Odyssey",
+    "Frankenstein",
+    "Dracula",
+    "Oliver Twist",
+    "1984",
+)
 _CONCEPTS = (
     "inflation", "evolution", "electricity", "a verb", "democracy", "an atom", "friction", "a volcano", "magnetism", "an ecosystem", "a prime number",
     "recycling", "a metaphor", "oxygen", "a computer virus", "the water cycle", "a black hole", "insulin", "a solar eclipse", "a republic", "sound", "a fossil",
 )  # fmt: skip
 _TASKS = ("cook rice", "tie a tie", "plant a tree", "learn to swim", "make tea", "fix a flat tire", "write a letter", "clean a window", "sleep better",
           "save money", "bake bread", "study for a test", "remove a stain", "lose weight", "train a dog")  # fmt: skip
-_TOPICS = ("the sea", "winter", "friendship", "a train", "bread", "the night", "music", "a garden", "school", "the sun", "a lion", "books", "the city")
-_GROUPS = ("fruits", "planets", "European countries", "musical instruments", "farm animals", "oceans", "vegetables", "tools", "sports", "metals", "birds")
-_ADJECTIVES = ("big", "fast", "sad", "bright", "quiet", "easy", "brave", "rich", "soft", "angry", "clean", "strong", "early", "full", "young")
+_TOPICS = (
+    "the sea",
+    "winter",
+    "friendship",
+    "a train",
+    "bread",
+    "the night",
+    "music",
+    "a garden",
+    "school",
+    "the sun",
+    "a lion",
+    "books",
+    "the city",
+)
+_GROUPS = (
+    "fruits",
+    "planets",
+    "European countries",
+    "musical instruments",
+    "farm animals",
+    "oceans",
+    "vegetables",
+    "tools",
+    "sports",
+    "metals",
+    "birds",
+)
+_ADJECTIVES = (
+    "big",
+    "fast",
+    "sad",
+    "bright",
+    "quiet",
+    "easy",
+    "brave",
+    "rich",
+    "soft",
+    "angry",
+    "clean",
+    "strong",
+    "early",
+    "full",
+    "young",
+)
 _WHY = ("is the sea salty", "do leaves fall in autumn", "do we sleep", "is ice slippery", "do cats purr", "is exercise important", "do birds sing",
         "does the moon change its shape", "do we need water", "is honey sweet")  # fmt: skip
-_MADE = ("the telephone", "the light bulb", "the airplane", "penicillin", "America", "the Starry Night", "the theory of relativity", "the steam engine", "gravity")
+_MADE = (
+    "the telephone",
+    "the light bulb",
+    "the airplane",
+    "penicillin",
+    "America",
+    "the Starry Night",
+    "the theory of relativity",
+    "the steam engine",
+    "gravity",
+)
 _ANIMALS = ("cows", "frogs", "owls", "sharks", "pandas", "ants", "wolves", "dolphins", "horses", "whales")
 _FORMS = (
     ("What is the capital of {}?", _CAPITALS), ("What language do people speak in {}?", _CAPITALS), ("Tell me a fact about {}.", _CAPITALS),

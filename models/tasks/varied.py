@@ -29,7 +29,16 @@ ASK_CLAUSE = (
     "Can you tell me {}?", "Do you remember {}?", "Do you know {}?", "Please tell me {}.", "I forgot {}.", "Remind me {}.", "Could you remind me {}?",
     "I can't recall {}.", "Did I mention {}?", "Have I told you {}?", "I wonder if you still know {}.", "Tell me {}.",
 )  # fmt: skip
-ASK_THING = ("Tell me {}.", "What was {} again?", "Do you remember {}?", "I forgot {}.", "Could you repeat {}?", "Please name {}.", "And {}?", "Say {}.")
+ASK_THING = (
+    "Tell me {}.",
+    "What was {} again?",
+    "Do you remember {}?",
+    "I forgot {}.",
+    "Could you repeat {}?",
+    "Please name {}.",
+    "And {}?",
+    "Say {}.",
+)
 
 MORE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "name": (("I'm {v}.", "The name is {v}.", "My friends know me as {v}.", "This is {v} speaking.", "My parents named me {v}.", "I go by {v}.", "They gave me the name {v}.", "Everyone knows me as {v}.", "I'd like to introduce myself, I'm {v}."),
@@ -81,8 +90,34 @@ _FAVORITES = ("movie", "song", "sport", "season", "author", "game", "flower", "f
               "holiday", "store", "tree", "brand", "book", "artist", "actor", "river", "country", "toy", "shirt", "poem", "park", "museum", "word")  # fmt: skip
 _LABELS = ("password", "code word", "title of the book", "name of the hotel", "name of the street", "name of the ship", "name of the school", "secret word",
            "brand of the phone", "name of the project", "name of the company", "name of the network", "name of the café", "title of the song", "topic of the talk")  # fmt: skip
-_ROLES = ("dentist", "doctor", "teacher", "landlord", "manager", "coach", "roommate", "lawyer", "barber", "hero", "tutor", "partner", "assistant", "rival")
-_NUMBERS = ("room number", "locker number", "seat number", "age", "house number", "lucky number", "bus line", "ticket number", "apartment number", "score")
+_ROLES = (
+    "dentist",
+    "doctor",
+    "teacher",
+    "landlord",
+    "manager",
+    "coach",
+    "roommate",
+    "lawyer",
+    "barber",
+    "hero",
+    "tutor",
+    "partner",
+    "assistant",
+    "rival",
+)
+_NUMBERS = (
+    "room number",
+    "locker number",
+    "seat number",
+    "age",
+    "house number",
+    "lucky number",
+    "bus line",
+    "ticket number",
+    "apartment number",
+    "score",
+)
 _SHOPS = ("market", "supermarket", "bakery", "fair", "mall", "corner shop", "airport", "harbor", "flea market", "station")
 _MEALS = ("breakfast", "lunch", "dinner", "dessert", "supper")
 _OWNED = ("bike", "tent", "ladder", "drill", "suit", "dress", "camera", "book", "guitar", "car", "boat", "blanket", "racket", "coat")

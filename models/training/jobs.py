@@ -36,7 +36,7 @@ STORY_WEIGHTS = {
 }
 PLANS = {
     "recall": Plan("recall", 4000, 1.5e-3, 0, stages("0.05:1x24,0.15:1-2x16,0.4:1-4x10,0.75:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
-    "distance": Plan("distance", 250, 1e-3, 0, stages("0.6:2-20x6,1:4-32x4"), warmup=20, flat=0.4, quiet=0.1),
+    "distance": Plan("distance", 1200, 8e-4, 0, stages("0.35:1-8x8,0.7:2-16x6,1:1-32x6"), warmup=20, flat=0.4, quiet=0.1),
     "babilong": Plan("babilong", 30000, 1e-3, 0, stages("0.2:1-4x10,0.6:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
     "chat": Plan("chat", 600, 6e-4, 0, stages("0.7:1-2x10,1:1-8x5!0.2"), warmup=30, flat=0.3, decay=0.01, quiet=0.3),
     "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
@@ -142,6 +142,7 @@ def chat(
 
     talk = sources.dialogues(data) if data is not None else []
     books = sources.paragraphs(data) if data is not None else []
+
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False).ids
 
