@@ -19,7 +19,16 @@ from .linear import Weights
 from .options import BLOCK, Options
 
 WORTH = 0.8  # of the expected rounding error: a model whose error would not fall below that share is left as it is
-READERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj", "memory.q_proj", "memory.input_gate", "memory.content")
+READERS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "memory.q_proj",
+    "memory.input_gate",
+    "memory.content",
+)
 WRITERS = ("self_attn.o_proj", "mlp.down_proj")
 NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight", "memory.norm.weight", "model.norm.weight")
 
@@ -113,7 +122,12 @@ def reads_stream(matrix: str) -> bool:
 
 def widened(config: LM2Config, weights: Weights, options: Options) -> Weights:
     """`weights`, with the model's loud channels moved where rounding their blocks' inputs costs: 8-bit blocks of ONNX Runtime's operator."""
-    if options.precision != "int8" or options.portable or config.hidden_size % BLOCK or (config.memory.banks and config.memory.cell != "gated"):
+    if (
+        options.precision != "int8"
+        or options.portable
+        or config.hidden_size % BLOCK
+        or (config.memory.banks and config.memory.cell != "gated")
+    ):
         return weights
     loud, shares = find(normed_inputs(config, weights))
     return Widened(weights, loud, shares, config.hidden_size) if loud.size else weights

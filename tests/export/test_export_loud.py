@@ -12,12 +12,12 @@ from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
-from lm2.export import export, loud
-from lm2.export.backbone import normed_inputs
-from lm2.export.linear import Weights, fits_half
-from lm2.export.options import Options
-from lm2.export.quantize import refined, to_blocks, values
-from lm2.models.layout import open_folder
+from lm2.export import export, loud  # noqa: E402
+from lm2.export.backbone import normed_inputs  # noqa: E402
+from lm2.export.linear import Weights, fits_half  # noqa: E402
+from lm2.export.options import Options  # noqa: E402
+from lm2.export.quantize import refined, to_blocks, values  # noqa: E402
+from lm2.models.layout import open_folder  # noqa: E402
 
 CHANNELS = (7, 40)
 
@@ -88,7 +88,11 @@ def test_the_backbone_is_the_models(source):
         traced = dict(torch.trace(ids, torch.commit(torch.start())))
         for i in (1, 2):  # what enters layer i, normed
             x = traced[f"layers.{i - 1}.output"][0]
-            want = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + folder.config.rms_norm_eps) * weights[f"model.layers.{i}.input_layernorm.weight"]
+            want = (
+                x
+                / np.sqrt(np.square(x).mean(-1, keepdims=True) + folder.config.rms_norm_eps)
+                * weights[f"model.layers.{i}.input_layernorm.weight"]
+            )
             assert_close(f"layer {i}", inputs[2 * i], want, 1e-4)
 
 
@@ -160,7 +164,11 @@ def test_memory_matrices_are_stored_in_half_where_that_is_exact(source, tmp_path
     tensors["model.layers.2.memory.content.weight"][0, 0] = np.float32(0.1)
     save_file(tensors, file, metadata={"format": "pt"})
     export.export_model(source, tmp_path / "x", Options("int8"))
-    kinds = {t.name: t.data_type for t in onnx.load(tmp_path / "x" / "model.onnx").graph.initializer if "gate" in t.name and t.name.endswith("weight")}
+    kinds = {
+        t.name: t.data_type
+        for t in onnx.load(tmp_path / "x" / "model.onnx").graph.initializer
+        if "gate" in t.name and t.name.endswith("weight")
+    }
     half = {n for n, k in kinds.items() if k == onnx.TensorProto.FLOAT16 and ".memory." in n}
     assert len(half) == 3 and not any(n.startswith("model.layers.2.memory.input_gate") for n in half)
     assert fits_half(np.float32([1, 0.5, -3])) and not fits_half(np.float32([0.1])) and not fits_half(np.float32([1e6]))
