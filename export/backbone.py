@@ -4,7 +4,8 @@ Tokens are drawn, not read: no text is needed, and nothing that a model is judge
 k key/value heads, e head width, f of the MLP.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
@@ -13,7 +14,15 @@ from ..models.config import LM2Config
 TOKENS, SEED = 64, 0
 
 
-def normed_inputs(config: LM2Config, weights: Mapping[str, np.ndarray]) -> Iterator[np.ndarray]:
+class Tensors(Protocol):
+    """A model's tensors by name, float32."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def __getitem__(self, name: str) -> np.ndarray: ...
+
+
+def normed_inputs(config: LM2Config, weights: Tensors) -> Iterator[np.ndarray]:
     """What every matrix that reads the residual stream is fed, (t, d) float32, layer by layer, for one chunk of drawn tokens."""
     count = min(TOKENS, config.memory.chunk)
     ids = np.random.default_rng(SEED).integers(0, config.vocab_size, count)
@@ -23,7 +32,8 @@ def normed_inputs(config: LM2Config, weights: Mapping[str, np.ndarray]) -> Itera
         p = f"model.layers.{i}."
         n = rms(x, weights[f"{p}input_layernorm.weight"], config.rms_norm_eps)
         yield n
-        a = attention(config, *(linear(weights, f"{p}self_attn.{q}_proj", n) for q in "qkv"), turn)  # (t, h e)
+        q, k, v = (linear(weights, f"{p}self_attn.{which}_proj", n) for which in "qkv")
+        a = attention(config, q, k, v, turn)  # (t, h e)
         x = x + linear(weights, f"{p}self_attn.o_proj", a)
         n = rms(x, weights[f"{p}post_attention_layernorm.weight"], config.rms_norm_eps)
         yield n
@@ -37,7 +47,7 @@ def rms(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
     return normed
 
 
-def linear(weights: Mapping[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
+def linear(weights: Tensors, name: str, x: np.ndarray) -> np.ndarray:
     """x (t, i) times matrix `name`, plus its bias if it has one."""
     y: np.ndarray = x @ weights[f"{name}.weight"].T
     return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
