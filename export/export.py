@@ -24,6 +24,7 @@ from ..models.layout import CONFIG, GENERATION, TEMPLATE, TOKENIZER, ModelFolder
 from .cost import Cost, measure, scratch
 from .graph import Graph, Store
 from .linear import Weights
+from .loud import widened
 from .memory import Update, plain_update
 from .options import Options
 from .step import Step, value_infos
@@ -52,7 +53,8 @@ def export_model(
         source = stack.enter_context(open(folder.weights, "rb"))
         side = stack.enter_context(open(out / DATA, "wb")) if external else None
         tokenizer = file_digest(src / TOKENIZER) if (src / TOKENIZER).is_file() else ""
-        step, model = build_model(folder, Weights(folder, source), Store(side, DATA), options, tokenizer)
+        weights = widened(config, Weights(folder, source), options)
+        step, model = build_model(folder, weights, Store(side, DATA), options, tokenizer)
         if side:
             side.flush()
         report(Event("writing", 0, None))
@@ -138,7 +140,8 @@ def custom_update(opset: int) -> tuple[Update, list[onnx.FunctionProto]]:
 
 def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) -> dict[str, str]:
     """What the file says of itself, as string pairs."""
-    return {
+    places = {f"{PREFIX}places": json.dumps({"count": step.stream.width, "of": step.stream.order.tolist()})} if step.stream else {}
+    return places | {
         f"{PREFIX}format": "1",
         f"{PREFIX}fingerprint": folder.fingerprint,
         f"{PREFIX}config": json.dumps(folder.config.to_dict(), sort_keys=True),

@@ -15,7 +15,7 @@ from ..models.tensorfile import read_tensor, to_float32
 from .graph import CONTRIB, Graph
 from .offsets import pairs, to_offset_blocks
 from .options import BLOCK, Options
-from .quantize import Blocks, nbits, packed_int4, to_blocks
+from .quantize import Blocks, nbits, packed_int4, refined, to_blocks
 
 ACCURACY = 4  # MatMulNBits: round the inputs of a block to int8 and multiply whole numbers
 
@@ -24,7 +24,8 @@ class Weights:
     """A model folder's tensors, float32, read one at a time."""
 
     def __init__(self, folder: ModelFolder, f: BinaryIO):
-        self.header, self._f = folder.header, f
+        self.folder, self.file = folder, f
+        self.header = folder.header
         self.path: Path = folder.weights
 
     def __contains__(self, name: str) -> bool:
@@ -32,10 +33,14 @@ class Weights:
 
     def __getitem__(self, name: str) -> np.ndarray:
         info = self.header.tensors[name]
-        array = to_float32(read_tensor(self._f, info), info.dtype)
+        array = to_float32(read_tensor(self.file, info), info.dtype)
         if not np.isfinite(array).all():
             raise ConvertError(f"{self.path}: tensor {name} has values that are not finite: convert or pull the model again")
         return array
+
+    def loudness(self, name: str) -> np.ndarray | None:
+        """Where the last block of matrix `name` is of a few columns (loud.py): what each counts."""
+        return None
 
     def rows(self, names: tuple[str, ...]) -> np.ndarray:
         """Matrices (o, i), by name without `.weight`, one below the other."""
@@ -117,8 +122,10 @@ class Matrices:
         return g.cast(y, "float32") if self.options.half else y
 
     def _plain(self, g: Graph, x: str, joint: str, names: tuple[str, ...], wide: bool) -> str:
-        array = self._fits(joint, self.weights.rows(names), "float32" if wide else self.dtype)
-        return g.op("MatMul", x, g.store.add(f"{joint}.weight", np.ascontiguousarray(array.T)), name=joint.rsplit(".", 1)[-1])
+        array = np.ascontiguousarray(self._fits(joint, self.weights.rows(names), "float32" if wide else self.dtype).T)
+        small = wide and self.options.bits > 0 and fits_half(array)
+        w = g.store.add(f"{joint}.weight", array.astype(np.float16) if small else array)
+        return g.op("MatMul", x, g.cast(w, "float32") if small else w, name=joint.rsplit(".", 1)[-1])
 
     def _quantised(self, g: Graph, x: str, joint: str, names: tuple[str, ...], bits: int) -> str:
         short = joint.rsplit(".", 1)[-1]
@@ -180,7 +187,9 @@ class Matrices:
 
     def _blocks(self, joint: str, names: tuple[str, ...], bits: int) -> Blocks:
         self.quantized[bits] = self.quantized.get(bits, 0) + len(names)
-        return to_blocks(self.weights.rows(names), bits)
+        weight = self.weights.rows(names)
+        blocks, loudness = to_blocks(weight, bits), self.weights.loudness(names[0])
+        return blocks if loudness is None else refined(blocks, weight, loudness)
 
     def _fits(self, name: str, array: np.ndarray, dtype: str) -> np.ndarray:
         if dtype == "float32":
@@ -189,3 +198,9 @@ class Matrices:
         if largest > float(np.finfo(np.float16).max):
             raise ConvertError(f"--precision fp16 cannot hold tensor {name}: its largest value is {largest:.3g}: export fp32 or int8")
         return array.astype(np.float16)
+
+
+def fits_half(array: np.ndarray) -> bool:
+    """Whether float16 holds every value of a float32 array exactly: the file may then store half the bytes, and a runtime widens them at load."""
+    with np.errstate(over="ignore"):
+        return bool((array.astype(np.float16).astype(np.float32) == array).all())

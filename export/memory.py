@@ -11,6 +11,7 @@ import numpy as np
 from ..models.config import LM2Config
 from .graph import CONTRIB, Graph
 from .linear import Matrices
+from .loud import NORMS, Widened
 
 # (graph, i, f, z, old) -> new rows: the custom node, or its arithmetic.
 Update = Callable[[Graph, str, str, str, str], str]
@@ -30,6 +31,7 @@ class MemoryLayers:
         self.config, self.matrices, self.update = config, matrices, update
         m = config.memory
         self.heads, self.width, self.d = m.heads, m.head_dim, config.hidden_size
+        self.stream = matrices.weights if isinstance(matrices.weights, Widened) else None  # loud channels have places of their own
         self.seen: dict[str, str] = {}  # names of models/trace.py -> values of the graph
 
     def narrow(self, g: Graph, x: str) -> str:
@@ -69,7 +71,14 @@ class MemoryLayers:
             add = g.op("Mul", add, m.vector(g, f"{p}scale"))
         rows = self.update(g, i, f, g.op("Add", read, content), old)
         self.seen |= {f"layers.{layer}.memory.{part}": value for part, value in (("read", read), ("add", add), ("rows", rows))}
-        return g.op("Add", a, self.narrow(g, add)), rows
+        return g.op("Add", a, self.joins(g, self.narrow(g, add))), rows
+
+    def joins(self, g: Graph, add: str) -> str:
+        """add (b, t, d) in the places of the residual stream."""
+        if self.stream is None:
+            return add
+        padded = g.op("Pad", add, g.constant([0, 0, 0, 0, 0, self.stream.width - self.d]))
+        return g.op("Gather", padded, g.constant(self.stream.sources()), axis=2)
 
     def attend(self, g: Graph, q: str, keys: str, values: str) -> str:
         """Every position of q (b, t, h e) sees all rows of keys and values (b, h, n, e): (b, t, h e)."""
@@ -107,7 +116,10 @@ class MemoryLayers:
         return g.op("Relu", g.op("Mul", self.widen(g, x), scale))
 
     def rms(self, g: Graph, x: str, weight: str) -> str:
-        return g.op("RMSNormalization", x, self.matrices.vector(g, weight), axis=-1, epsilon=self.config.rms_norm_eps)
+        eps = self.config.rms_norm_eps
+        if self.stream is not None and weight.endswith(NORMS):
+            eps = self.stream.eps(eps)
+        return g.op("RMSNormalization", x, self.matrices.vector(g, weight), axis=-1, epsilon=eps)
 
     def layer_norm(self, g: Graph, x: str, name: str) -> str:
         weight, bias = (self.matrices.vector(g, f"{name}.{part}") for part in ("weight", "bias"))

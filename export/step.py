@@ -38,6 +38,7 @@ class Step:
         self.graph, self.config, self.options = graph, config, options
         self.matrices = Matrices(weights, options)
         self.memory = MemoryLayers(config, self.matrices, update)
+        self.stream = self.memory.stream
         self.interface = Interface()
         self.kind = TensorProto.FLOAT16 if options.half else TensorProto.FLOAT
         self.trace = self.memory.seen  # name of what a layer computes -> value of the graph, in the order of computation
@@ -105,7 +106,7 @@ class Step:
     def _layers(self, place: Place) -> str:
         """All layers over the call's tokens, with caches; float32 logits (b, positions, v)."""
         g, c, m = self.graph, self.config, self.config.memory
-        x = self.trace["embedding"] = self.matrices.embedding(g, "input_ids")  # (b, t, d)
+        x = self.trace["embedding"] = self._embedding("input_ids")  # (b, t, d)
         gated = m.cell == "gated"
         attention = ChunkAttention(g, c, place, self.matrices.dtype, not self.options.portable)
         reads: dict[int, tuple[str, str]] = {}
@@ -141,6 +142,11 @@ class Step:
         if m.banks:
             self._made["present_rows"] = write_at(g, "past_rows", _stacked(g, row_list), place.past, 2, place)
         return self._head(x)
+
+    def _embedding(self, ids: str) -> str:
+        """The residual stream as it begins, (b, t, d); with loud channels in places of their own, (b, t, w)."""
+        x = self.matrices.embedding(self.graph, ids)
+        return x if self.stream is None else self.graph.op("Mul", x, self.graph.constant(self.stream.quiet(), "float32"))
 
     def _self_attention(self, x: str, attention: ChunkAttention, i: int) -> str:
         g, c, p = self.graph, self.config, f"model.layers.{i}."
@@ -245,7 +251,8 @@ class Step:
         c = self.config
         self.trace["norm"] = self._norm(x, "model.norm.weight")
         x = self.memory.narrow(self.graph, self.trace["norm"])
-        return self.matrices.head(self.graph, x, c.tie_word_embeddings, c.hidden_size, c.vocab_size)
+        width = self.stream.width if self.stream else c.hidden_size
+        return self.matrices.head(self.graph, x, c.tie_word_embeddings, width, c.vocab_size)
 
     def _norm(self, x: str, weight: str) -> str:
         return self.memory.rms(self.graph, self.memory.widen(self.graph, x), weight)

@@ -21,9 +21,11 @@ float16 is widened, computed in float32 and rounded once, to nearest even. */
 
 #if defined(__GNUC__) || defined(__clang__)
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define PREFETCH(address, write) __builtin_prefetch((address), (write))
 #define FMAF __builtin_fmaf
 #else
 #define ALWAYS_INLINE static inline
+#define PREFETCH(address, write) ((void)0)
 #define FMAF(a, b, c) ((a) * (b) + (c))
 #endif
 
@@ -39,6 +41,8 @@ float16 is widened, computed in float32 and rounded once, to nearest even. */
 #else
 #define BASE_FUSED 0
 #endif
+
+enum { LINE = 16, LINES = 4 * LINE, AHEAD = 512 }; /* floats of a cache line, of a round, and how far ahead memory is asked for */
 
 #define ROUNDER 12583039.0f /* 1.5 * 2^23 + 127: added to a small float it leaves the nearest integer, plus 127, in the low bits */
 
@@ -129,8 +133,20 @@ ALWAYS_INLINE uint16_t to_half(float x) {
 }
 
 ALWAYS_INLINE void floats(const float *i, const float *f, const float *z, const float *old, float *restrict out, size_t n, int fused) {
+    size_t k = 0;
+    for (; k + LINES + AHEAD <= n; k += LINES) {
+        for (size_t line = k + AHEAD; line < k + AHEAD + LINES; line += LINE) {
+            PREFETCH(i + line, 0);
+            PREFETCH(f + line, 0);
+            PREFETCH(z + line, 0);
+            PREFETCH(old + line, 0);
+            PREFETCH(out + line, 1);
+        }
+        VECTOR_LOOP
+        for (size_t j = k; j < k + LINES; j++) out[j] = update(i[j], f[j], z[j], old[j], fused);
+    }
     VECTOR_LOOP
-    for (size_t k = 0; k < n; k++) out[k] = update(i[k], f[k], z[k], old[k], fused);
+    for (; k < n; k++) out[k] = update(i[k], f[k], z[k], old[k], fused);
 }
 
 enum { BLOCK = 256 };

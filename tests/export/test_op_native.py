@@ -49,7 +49,7 @@ def test_fuzz_as_it_is_shipped(tmp_path):
 
 def test_the_driver_sees_one_element_too_many(tmp_path, sanitized):
     """Negative control of the sanitizer run."""
-    ops = altered(tmp_path, "for (size_t k = 0; k < n; k++) out[k] =", "for (size_t k = 0; k < n + 1; k++) out[k] =")
+    ops = altered(tmp_path, "for (; k < n; k++) out[k] = update", "for (; k < n + 1; k++) out[k] = update")
     code, _, err = drive(tmp_path, sanitized, "fuzz", "1", "200", ops=ops)
     assert code != 0 and "heap-buffer-overflow" in err
 

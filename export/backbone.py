@@ -1,0 +1,78 @@
+"""The backbone in NumPy on a few drawn tokens: what its matrices meet, for those who decide how to round. Knows no memory, no graph.
+
+Tokens are drawn, not read: no text is needed, and nothing that a model is judged on takes part. Axes: t positions, d hidden, h query heads,
+k key/value heads, e head width, f of the MLP.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from ..models.config import LM2Config
+
+TOKENS, SEED = 64, 0
+
+
+class Tensors(Protocol):
+    """A model's tensors by name, float32."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def __getitem__(self, name: str) -> np.ndarray: ...
+
+
+def normed_inputs(config: LM2Config, weights: Tensors) -> Iterator[np.ndarray]:
+    """What every matrix that reads the residual stream is fed, (t, d) float32, layer by layer, for one chunk of drawn tokens."""
+    count = min(TOKENS, config.memory.chunk)
+    ids = np.random.default_rng(SEED).integers(0, config.vocab_size, count)
+    x = weights["model.embed_tokens.weight"][ids]  # (t, d)
+    turn = rotation(config, count)
+    for i in range(config.num_hidden_layers):
+        p = f"model.layers.{i}."
+        n = rms(x, weights[f"{p}input_layernorm.weight"], config.rms_norm_eps)
+        yield n
+        q, k, v = (linear(weights, f"{p}self_attn.{which}_proj", n) for which in "qkv")
+        a = attention(config, q, k, v, turn)  # (t, h e)
+        x = x + linear(weights, f"{p}self_attn.o_proj", a)
+        n = rms(x, weights[f"{p}post_attention_layernorm.weight"], config.rms_norm_eps)
+        yield n
+        gate, up = (linear(weights, f"{p}mlp.{name}_proj", n) for name in ("gate", "up"))  # (t, f)
+        x = x + linear(weights, f"{p}mlp.down_proj", gate / (1 + np.exp(-np.maximum(gate, -80))) * up)
+
+
+def rms(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    """RMSNorm over the last axis."""
+    normed: np.ndarray = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps) * weight
+    return normed
+
+
+def linear(weights: Tensors, name: str, x: np.ndarray) -> np.ndarray:
+    """x (t, i) times matrix `name`, plus its bias if it has one."""
+    y: np.ndarray = x @ weights[f"{name}.weight"].T
+    return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
+
+
+def rotation(config: LM2Config, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines (t, e) of the rotary embedding, halves repeated."""
+    angles = np.outer(np.arange(count, dtype=np.float32), np.array(config.rope.inverse_frequencies(config.head_dim), np.float32))
+    angles = np.concatenate([angles, angles], -1)
+    return np.cos(angles), np.sin(angles)
+
+
+def attention(config: LM2Config, q: np.ndarray, k: np.ndarray, v: np.ndarray, turn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Causal attention of q (t, h e) to k and v (t, k e), rotated here: (t, h e)."""
+    h, groups, e, t = config.num_attention_heads, config.num_key_value_heads, config.head_dim, len(q)
+
+    def heads(x: np.ndarray, count: int) -> np.ndarray:
+        return x.reshape(t, count, e).transpose(1, 0, 2)  # (heads, t, e)
+
+    def turned(x: np.ndarray) -> np.ndarray:
+        return x * turn[0] + np.concatenate([-x[..., e // 2 :], x[..., : e // 2]], -1) * turn[1]
+
+    q, k, v = turned(heads(q, h)), turned(heads(k, groups)), heads(v, groups)
+    scores = q @ np.repeat(k, h // groups, 0).transpose(0, 2, 1) / np.sqrt(np.float32(e))  # (h, t, t)
+    scores = np.where(np.tri(t, dtype=bool), scores, -np.inf)
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    out: np.ndarray = (p / p.sum(-1, keepdims=True)) @ np.repeat(v, h // groups, 0)
+    return out.transpose(1, 0, 2).reshape(t, h * e)
