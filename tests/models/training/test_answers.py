@@ -5,6 +5,7 @@ import random
 import torch
 import training_kit
 
+from lm2.models.tasks.varied import Varied
 from lm2.models.training import answers
 from lm2.models.training.plan import Stage
 from lm2.models.training.talk_task import TalkTask
@@ -56,3 +57,16 @@ def test_what_needs_no_memory_is_compared_with_the_backbone():
         torch.nn.init.zeros_(silent.model.blocks[i].memory.o_proj.weight)
     terms = silent.step(Stage(1.0, 1, 2, 3), random.Random(1))
     assert abs(terms.figures["kl"]) < 1e-6 and terms.loss > 0
+
+
+def test_a_fact_nobody_told_is_asked_only_where_nobody_told_it():
+    varied = Varied()
+    unknown = [(told, question, "I do not know.") for told, question in answers.unknown(0, varied, 40)]
+    talks = training_kit.talks(size=96, unknown=unknown)
+    texts = {tuple(talks._asked(question, answer, "", talks.headed).ids): told.kind for told, question, answer in unknown}
+    kinds = {told.kind for told, _, _ in unknown}
+    rng = random.Random(0)
+    asked = [texts.get(tuple(talks.ordinary(rng, ()).ids)) for _ in range(300)]
+    assert 60 < sum(kind is not None for kind in asked) < 180 and len(set(asked)) > 10
+    some = sorted(kinds)[::2]
+    assert not {texts.get(tuple(talks.ordinary(rng, some).ids)) for _ in range(300)} & set(some)
