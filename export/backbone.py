@@ -23,7 +23,7 @@ class Tensors(Protocol):
 
 
 def normed_inputs(config: LM2Config, weights: Tensors) -> Iterator[np.ndarray]:
-    """What every matrix that reads the residual stream is fed, (t, d) float32, layer by layer, for one chunk of drawn tokens."""
+    """What q, k, v and what gate, up of each layer are fed, (t, d) float32 each, for one chunk of drawn tokens."""
     count = min(TOKENS, config.memory.chunk)
     ids = np.random.default_rng(SEED).integers(0, config.vocab_size, count)
     x = weights["model.embed_tokens.weight"][ids]  # (t, d)

@@ -6,7 +6,7 @@ runs in the new block, whose other places are zero too and are rounded to zero e
 one meets a zero, and keeping it leaves the block's numbers on their grid), matrices that write it have its row there, and norms count the
 places as they were. In exact arithmetic the model is the same. Knows tensors by name.
 
-Axes: d hidden, w = d + 32 places of the stream, o rows and i columns of a matrix, c loud channels.
+Axes: t positions, k blocks of 32, d hidden, w = d + 32 places of the stream, o rows and i columns of a matrix, c loud channels.
 """
 
 from collections.abc import Iterable

@@ -26,7 +26,7 @@ MEMORY_LAYERS = 3
 GATE_SCALE = 0.2  # standard deviation of a new gate's weights, times d ** -0.5
 OUTPUT_BIAS, INPUT_BIAS, FORGET_BIAS = 0.0, 2.0, 3.0
 CONTENT = 0.5
-READ_SCALE = 2.0**-7  # how loud an untrained memory is heard (docs/decisions.md); a power of two rounds nothing, so packed numbers stay packed
+READ_SCALE = 2.0**-7  # how loud an untrained memory is heard (docs/decisions.md); a power of two keeps packed numbers packed, and float32 and bfloat16 exact
 RELEASED_FORGET_BIAS = 1.0
 
 

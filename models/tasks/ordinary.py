@@ -2,7 +2,7 @@
 
 import random
 
-_CAPITALS = [
+_COUNTRIES = [
     "Spain",
     "Italy",
     "Germany",
@@ -40,7 +40,7 @@ _CONCEPTS = (
     "inflation", "evolution", "electricity", "a verb", "democracy", "an atom", "friction", "a volcano", "magnetism", "an ecosystem", "a prime number",
     "recycling", "a metaphor", "oxygen", "a computer virus", "the water cycle", "a black hole", "insulin", "a solar eclipse", "a republic", "sound", "a fossil",
 )  # fmt: skip
-_TASKS = ("cook rice", "tie a tie", "plant a tree", "learn to swim", "make tea", "fix a flat tire", "write a letter", "clean a window", "sleep better",
+_TASKS = ("cook beans", "tie a tie", "plant a tree", "learn to swim", "make tea", "fix a flat tire", "write a letter", "clean a window", "sleep better",
           "save money", "bake bread", "study for a test", "remove a stain", "lose weight", "train a dog")  # fmt: skip
 _TOPICS = (
     "the sea",
@@ -102,7 +102,7 @@ _MADE = (
 )
 _ANIMALS = ("cows", "frogs", "owls", "sharks", "pandas", "ants", "wolves", "dolphins", "horses", "whales")
 _FORMS = (
-    ("What is the capital of {}?", _CAPITALS), ("What language do people speak in {}?", _CAPITALS), ("Tell me a fact about {}.", _CAPITALS),
+    ("What is the capital of {}?", _COUNTRIES), ("What language do people speak in {}?", _COUNTRIES), ("Tell me a fact about {}.", _COUNTRIES),
     ("Who wrote {}?", _BOOKS), ("What is {} about?", _BOOKS), ("What is {}?", _CONCEPTS), ("Explain {} to me.", _CONCEPTS), ("How do I {}?", _TASKS),
     ("Give me some advice on how to {}.", _TASKS), ("Write a sentence about {}.", _TOPICS), ("Write a short poem about {}.", _TOPICS),
     ("Name three {}.", _GROUPS), ("Give me a list of {}.", _GROUPS), ("What is a synonym for {}?", _ADJECTIVES), ("What is the opposite of {}?", _ADJECTIVES),

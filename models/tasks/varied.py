@@ -189,8 +189,9 @@ class Varied:
 
     def __init__(self, names: Iterable[str] = (), words: Iterable[str] = ()):
         held = {v.lower() for fact in FACTS.values() if len(fact.values) >= 20 for v in parts(fact.values, "validation")}
-        self.names = tuple(n for n in names if n.lower() not in held)
-        self.words = tuple(w for w in words if w.lower() not in held)
+        self.held = held | {v + "s" for v in held} | {v.removesuffix("s") for v in held}
+        self.names = tuple(n for n in names if n.lower() not in self.held)
+        self.words = tuple(w for w in words if w.lower() not in self.held)
         self.held_out = _held_out()
         self.kinds = {kind: Fact(f.values, (*phrasings(f.told, "train"), *MORE[kind][0]), (*phrasings(f.asked, "train"), *MORE[kind][1]), f.reply, f.others)
                       for kind, f in FACTS.items()} | NEW  # fmt: skip
@@ -215,7 +216,7 @@ class Varied:
         fact = self.kinds[kind]
         value = self._value(rng, fact.values)
         other = ""
-        while fact.others and (not other or other == value):
+        while fact.others and (not other or other == value or self.held & set(other.lower().split())):
             other = self._value(rng, NAME) if fact.others == NAME else rng.choice(fact.others)
         return Told(kind, fact, value, other)
 
@@ -249,5 +250,5 @@ def _after(lead: str, template: str, told: Told) -> str:
     text = _filled(template, told)
     if not lead or lead[-2] in "!.":
         return lead + text[0].upper() + text[1:]
-    keep = template[0] == "{" or re.match(r"I\b", template) is not None or text.split()[0] in DAYS + MONTHS
+    keep = template[0] == "{" or re.match(r"I\b", template) is not None
     return lead + (text if keep else text[0].lower() + text[1:])

@@ -149,6 +149,7 @@ def chat(
     names, words = vocabulary.words(tokenizer)
     say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
     varied = Varied(names, words)
+    say("asking the backbone what it answers without a memory ...")
     asked, untold = answers.questions(plan.seed), answers.unknown(plan.seed, varied)
     prompts = [encode(head + wrap("user", q) + opening) for q in [*asked, *(q for _, q in untold)]]
     said = [tokenizer.decode(ids).strip() or "." for ids in answers.answer(model, prompts, folder.config.eos_token_id)]

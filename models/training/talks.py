@@ -152,8 +152,11 @@ class Talks:
         if self.answers and roll < 0.5:
             return self._asked(*rng.choice(self.answers), "", self.headed)
         if self.books and roll < 0.8:
-            ids = [*(self.head if self.headed else ()), *self.encode(rng.choice(self.books))][:ORDINARY_TOKENS]
-            return Asked(ids, [*ids[1:], IGNORED], [1.0] * (len(ids) - 1) + [0.0], -1, True)
+            head = self.head if self.headed else []
+            body = self.encode(rng.choice(self.books))[: min(ORDINARY_TOKENS, self.size - len(head))]
+            before = max(0, len(head) - 1)  # targets of the head's own tokens teach nothing
+            ids, free = [*head, *body], len(head) + len(body) - 1 - before
+            return Asked(ids, [IGNORED] * before + ids[before + 1 :] + [IGNORED], [0.0] * before + [1.0] * free + [0.0], -1, True)
         if self.others and rng.random() < 0.5:
             turns = rng.choice(self.others)
             pair = next(((a[1], b[1]) for a, b in pairwise(turns) if (a[0], b[0]) == ("user", "assistant")), None)

@@ -59,7 +59,8 @@ def _plain(lines: Iterable[str]) -> Iterator[str]:
 
 
 def words(tokenizer: Tokenizer, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Capitalised words and small ones of a byte-level vocabulary, a third as many of each put together from two tokens. In order of the alphabet."""
+    """Capitalised words and small ones of a byte-level vocabulary, each list followed by a third as many that are made up: the beginning of one and a
+    short token. Both empty for a vocabulary that marks blanks otherwise. A function of the vocabulary and the seed."""
     tokens = sorted(tokenizer.get_vocab())
     rng = random.Random(f"{seed} words")
     endings = [t for t in tokens if re.fullmatch(r"[a-z]{2,4}", t)] or [""]

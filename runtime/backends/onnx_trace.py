@@ -43,8 +43,7 @@ def run_traced(
     options.add_session_config_entry(SIDE_FILES, str(folder.absolute()))
     traced = ort.InferenceSession(traced_graph(folder, list(values.values())), options, providers=session.get_providers())
     made = traced.run([*values.values(), LOGITS], feeds)
-    places = json.loads(
-        session.get_modelmeta().custom_metadata_map.get("lm2.places", "{}")
-    )  # of a stream with loud channels apart (export/loud.py)
+    metadata = session.get_modelmeta().custom_metadata_map
+    places = json.loads(metadata.get("lm2.places", "{}"))  # of a stream with loud channels apart (export/loud.py)
     made = [value[..., places["of"]] if places and value.shape[-1] == places["count"] else value for value in made[:-1]] + made[-1:]
     return [(name, value.astype(np.float32)) for name, value in zip((*values, LOGITS), made, strict=True)]

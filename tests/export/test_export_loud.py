@@ -78,7 +78,7 @@ def test_a_model_without_them_is_left_as_it_is():
 
 
 def test_the_backbone_is_the_models(source):
-    """What the search looks at is what torch computes: the last normed input, from the trace of layer outputs."""
+    """What the search looks at is what torch computes: normed inputs of two layers, from the trace of layer outputs."""
     torch = kit.torch(source)
     folder = open_folder(source)
     ids = np.random.default_rng(0).integers(0, folder.config.vocab_size, min(64, folder.config.memory.chunk))

@@ -61,6 +61,13 @@ def test_the_driver_sees_a_wrong_coefficient(tmp_path):
     assert code == 1 and "FAILED: value" in err
 
 
+def test_the_driver_sees_a_round_that_is_too_short(tmp_path):
+    """Negative control of the comparison: the loop that asks ahead for memory leaves out the last of its 64 numbers."""
+    ops = altered(tmp_path, "j < k + LINES; j++", "j < k + LINES - 1; j++")
+    code, _, err = drive(tmp_path, ("-O3",), "fuzz", "2", "4000", ops=ops)
+    assert code == 1 and "FAILED: value" in err
+
+
 def test_an_onnxruntime_without_the_api_version_is_told_so(tmp_path):
     code, out, err = drive(tmp_path, ("-O1",), "old")
     assert (code, err) == (0, "")

@@ -71,8 +71,8 @@ def test_a_backend_that_cannot_trace_is_compared_by_logits_and_banks(tmp_path, m
     assert not pair.explanation.traced and pair.explanation.first.name == "layers.0.memory.bank"
 
 
-def test_a_bank_that_fades_is_caught_where_banks_are_carried(tmp_path, monkeypatch):
-    """A little is lost at every commit, each time less than the gate: only what adds up shows it."""
+def test_a_bank_that_swells_is_caught_where_banks_are_carried(tmp_path, monkeypatch):
+    """A little is added at every commit, each time less than the gate: only what adds up shows it."""
     from lm2.runtime.backends.mlx_backend import MLXBackend
 
     right = MLXBackend.commit

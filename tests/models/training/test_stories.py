@@ -159,7 +159,7 @@ def test_questions_of_talks(blank):
         assert asked.targets[there[-1]] == tiny_tokenizer.IM_END and bytes(asked.ids[: there[0] + 1][-10:]) == b"assistant\n"
         heavy = bytes(t for t, w in zip(asked.targets, asked.weights, strict=True) if w == 3.0).decode()
         assert heavy.strip() == piece.told[0].value and asked.value_at >= there[0] and not asked.ordinary
-        free = talks.ordinary(rng)
+        free = talks.ordinary(rng, ())
         assert free.ordinary and free.value_at == -1 and max(free.weights) == 1.0
 
 
