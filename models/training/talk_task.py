@@ -215,15 +215,15 @@ class TalkTask:
         losses = F.cross_entropy(logits, targets[chosen], reduction="none")
         loss = (losses * weights[chosen]).sum() / weights[chosen].sum()
         free = (targets >= 0) & ordinary[:, None]
-        where = free.flatten().nonzero()[:, 0].tolist()
-        where = torch.tensor(sorted(rng.sample(where, min(KL_TOKENS, len(where)))), dtype=torch.long, device=device)
+        places = free.flatten().nonzero()[:, 0].tolist()
+        places = sorted(rng.sample(places, min(KL_TOKENS, len(places))))
+        where = torch.tensor(places, dtype=torch.long, device=device)
         with torch.no_grad():
-            plain = passes.answer(model, below.flatten(0, 1)[ordinary][None], [None] * len(reads), begin=self.below)[
-                0
-            ]  # (ordinary ones, s, d)
+            alone = below.flatten(0, 1)[ordinary][None]  # (1, ordinary ones, s, d)
+            plain = passes.answer(model, alone, [None] * len(reads), begin=self.below)[0]  # (ordinary ones, s, d)
             teacher = F.log_softmax(model.lm_head(torch.zeros_like(h).index_put((ordinary,), plain).flatten(0, 1)[where]).float(), -1)
         own = F.log_softmax(model.lm_head(h.flatten(0, 1)[where]).float(), -1)
-        kl = (teacher.exp() * (teacher - own)).sum(-1).sum() / max(1, len(where))
+        kl = (teacher.exp() * (teacher - own)).sum(-1).sum() / max(1, len(places))
         right = torch.ones_like(chosen)
         right[chosen] = (logits.argmax(-1) == targets[chosen]) | (weights[chosen] < VALUE_WEIGHT)
         hits: dict[str, list[bool]] = {}
