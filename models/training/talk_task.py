@@ -26,7 +26,7 @@ from .talks import IGNORED, Asked, Piece, Talks, padded
 FACTS_IN_CHUNK = (1, 2, 3, 4, 5)
 ASKED = 6  # questions of a stream, and one thing that needs no memory
 QUIET_STREAMS = 0.15  # tell no facts, and are asked nothing that needs a memory
-KL_WEIGHT = 2.0
+KL_WEIGHT = 2.0  # of the distance to the backbone, beside the loss of the answers
 KL_TOKENS = 160  # positions of a step that are compared with the backbone
 EMPTY_ROWS = (0, 256, 512, 1024, 1536)  # never-written rows a question may find beside the written ones
 VALUE_WEIGHT = 3.0
@@ -223,7 +223,7 @@ class TalkTask:
             plain = passes.answer(model, alone, [None] * len(reads), begin=self.below)[0]  # (ordinary ones, s, d)
             teacher = F.log_softmax(model.lm_head(torch.zeros_like(h).index_put((ordinary,), plain).flatten(0, 1)[where]).float(), -1)
         own = F.log_softmax(model.lm_head(h.flatten(0, 1)[where]).float(), -1)
-        kl = (teacher.exp() * (teacher - own)).sum(-1).sum() / max(1, len(places))
+        kl = (teacher.exp() * (teacher - own)).sum() / max(1, len(places))
         right = torch.ones_like(chosen)
         right[chosen] = (logits.argmax(-1) == targets[chosen]) | (weights[chosen] < VALUE_WEIGHT)
         hits: dict[str, list[bool]] = {}
