@@ -46,7 +46,7 @@ def rope_tables(config: LM2Config, positions: int, device: torch.device, dtype: 
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x (b, h, t, e) by tables (t, e): dimension i turns with dimension i + e/2."""
+    """Rotary embedding of x (b, h, t, e) by tables (t, e), or broadcastable ones: dimension i turns with dimension i + e/2."""
     half = x.shape[-1] // 2
     turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)  # (b, h, t, e)
     return (x * cos + turned * sin).to(x.dtype)  # (b, h, t, e)
@@ -57,10 +57,15 @@ def _query_blocks(t: int, s: int) -> list[tuple[int, int]]:
     return [(a, s - t + min(t, a + CPU_QUERY_ROWS)) for a in range(0, t, CPU_QUERY_ROWS)]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal grouped-query attention: q (b, h, t, e) are the last t of the s positions of k, v (b, k, s, e). Returns (b, h, t, e)."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Causal grouped-query attention: q (b, h, t, e) are the last t of the s positions of k, v (b, k, s, e). Returns (b, h, t, e).
+
+    mask: what each query sees instead, bool, broadcastable to (b, h, t, s).
+    """
     b, h, t, e = q.shape
     groups, s = k.shape[1], k.shape[2]
+    if mask is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=groups != h)
     if t == 1:
         q = q.reshape(b, groups, h // groups, e)  # the heads of a group look at the same keys: no copies of k and v
         return F.scaled_dot_product_attention(q, k, v).reshape(b, h, 1, e)
@@ -84,14 +89,17 @@ class Attention(nn.Module):
         self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=config.attention_bias)
         self.o_proj = nn.Linear(self.heads * self.width, config.hidden_size, bias=config.attention_bias)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache, last: bool = False) -> Tensor:
-        """Output (b, t, d) of all positions, or (b, 1, d) of the last one only; keys and values of all enter the cache either way."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache, last: bool = False, mask: Tensor | None = None) -> Tensor:
+        """Output (b, t, d) of all positions, or (b, 1, d) of the last one only; keys and values of all enter the cache either way.
+
+        cos, sin: (t, e), or broadcastable to (b, h, t, e). mask: as in `attend`, for other than causal attention.
+        """
         b, t, _ = x.shape
         qkv = self.qkv_proj(x).view(b, t, self.heads + 2 * self.groups, self.width).transpose(1, 2)  # (b, h + 2k, t, e)
         turned = rotate(qkv[:, : self.heads + self.groups], cos, sin)  # (b, h + k, t, e)
         q, k = turned.split((self.heads, self.groups), dim=1)
         k, v = cache(k, qkv[:, self.heads + self.groups :])  # (b, k, s, e)
-        a = attend(q[:, :, -1:] if last else q, k, v)  # (b, h, t or 1, e)
+        a = attend(q[:, :, -1:] if last else q, k, v, mask)  # (b, h, t or 1, e)
         return self.o_proj(a.transpose(1, 2).reshape(b, a.shape[2], -1))  # (b, t or 1, d)
 
 

@@ -10,6 +10,7 @@ wanted ("@my name"); the last two are put into sentences of ASK_CLAUSE and ASK_T
 import random
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from .recall import Told
 from .words import CITIES, DAYS, FACTS, FOODS, HOURS, JOBS, KIN, MONTHS, NAMES, PLACES, THINGS, Fact, parts, phrasings
@@ -80,6 +81,45 @@ MORE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "deed": (("{v} made repairs to the {w}.", "Thanks to {v} the {w} works again, {v} repaired it.", "{v} has repaired the {w}.", "The {w} has been fixed by {v}.", "{v} mended the {w}."),
              ("Who mended the {w}?", "Who has repaired the {w}?", "who repaired the {w}", "who fixed the {w}", "By whom was the {w} fixed?", "Who made repairs to the {w}?")),
 }  # fmt: skip
+
+# What is wanted stands before what one asks by: the hardest to find again, since the words of the question stand in a later row than the answer.
+FIRST: dict[str, tuple[str, ...]] = {
+    "name": ("{v} is what they call me.", "{v} is how I am known."),
+    "city": ("{v} has been my home for years.", "In {v} I have my home."),
+    "pet": ("A {v} is my pet.",),
+    "petname": ("{v} is what my {w} is called.", "{v} is my {w}'s name.", "{v}, that is my {w}."),
+    "job": ("A {v} is what I am by trade.",),
+    "instrument": ("The {v} is my instrument.",),
+    "language": ("{v} is my language.", "{v} is what we speak at home."),
+    "month": ("{v} is when I was born.", "In {v} I was born."),
+    "meeting": ("{v} is the day we meet.", "On {v} we have the meeting."),
+    "train": ("{v} is when my train leaves.",),
+    "place": ("The {v} is where I keep the {w}.", "In the {v} I put the {w}.", "In the {v} lies the {w}."),
+    "kin": ("{v}, that is my {w}'s name.", "{v} is how my {w} is called."),
+    "kincity": ("{v} has been my {w}'s home for years.", "In {v} my {w} has a flat."),
+    "gave": ("{v} had a {w} for me.", "Thanks to {v} I have a {w} now.", "{v} is the one who gave me a {w}.", "From {v} I have a {w}."),
+    "deed": ("{v} is the person who fixed the {w}.", "{v} took the time to repair the {w}.", "{v} got the {w} working again."),
+    "favorite": ("{v} is the {w} I love the most.",),
+    "label": ("{v} is what they chose as the {w}.",),
+    "role": ("{v} has become my {w}.", "{v} is now my {w}."),
+    "number": ("{v} is the number: my {w}.",),
+    "kinjob": ("A {v} is what my {w} became.", "As a {v} my {w} earns a living."),
+    "kinlikes": ("{v} is what my {w} likes.",),
+    "did": ("{v} is the one who {w}.", "I think {v} {w}.", "{v} and nobody else {w}.", "We have to thank {v}, who {w}."),
+    "day": ("{v} is the day of the {w}.", "{v} is when we have the {w}."),
+    "hour": ("{v} is when the {w} starts.",),
+    "where": ("{v} will host the {w}.", "{v} is where they hold the {w}."),
+    "owner": ("{v} is the owner of the {w}.", "{v} bought that {w} and owns it."),
+    "lent": ("{v} has my {w} at the moment.", "{v} took my {w} along."),
+    "study": ("{v} is what I study.", "{v} is my major."),
+    "collect": ("{v} is what I collect.",),
+    "school": ("{v} is where I went to school.", "In {v} I went to school."),
+    "travel": ("{v} is my next destination.", "To {v} I will travel soon."),
+    "whereis": ("The {v} is where {w} is.", "In the {v} you will find {w}."),
+    "lives": ("{v} is where {w} lives.", "In {v} lives {w}."),
+    "works": ("The {v} I know is {w}.",),
+    "has": ("A {v} is what {w} carries.",),
+}
 
 NAME, CITY, WORD, NUMBER = ("name",), ("city",), ("word",), ("number",)  # pools that are drawn from, in place of lists
 _DEEDS = tuple(f"{deed} the {thing}" for deed in ["painted", "sold", "bought", "found", "cleaned", "borrowed", "built", "designed", "ordered", "lost", "delivered", "opened", "closed", "washed", "moved"]
@@ -193,8 +233,9 @@ class Varied:
         self.names = tuple(n for n in names if n.lower() not in self.held)
         self.words = tuple(w for w in words if w.lower() not in self.held)
         self.held_out = _held_out()
-        self.kinds = {kind: Fact(f.values, (*phrasings(f.told, "train"), *MORE[kind][0]), (*phrasings(f.asked, "train"), *MORE[kind][1]), f.reply, f.others)
-                      for kind, f in FACTS.items()} | NEW  # fmt: skip
+        own = {kind: replace(f, told=(*phrasings(f.told, "train"), *MORE[kind][0]), asked=(*phrasings(f.asked, "train"), *MORE[kind][1]))
+               for kind, f in FACTS.items()}  # fmt: skip
+        self.kinds = {kind: replace(f, told=(*f.told, *FIRST.get(kind, ()))) for kind, f in (own | NEW).items()}
 
     def _value(self, rng: random.Random, values: Sequence[str]) -> str:
         if values == NUMBER:

@@ -6,15 +6,15 @@ and several questions share one bank's keys and values. Cell gated only.
 Axes: b batch, t positions, q questions of one bank, n rows, d hidden, l banks, v vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..lm2 import LM2
+from ..lm2 import LM2, Block
 from ..memory import GatedMemory
 
 Reads = Sequence[tuple[Tensor, Tensor] | None]
@@ -83,19 +83,72 @@ def answer(model: LM2, x: Tensor, reads: Reads, begin: int = 0) -> Tensor:
     """Final hidden states, normed, of q sequences that each begin a fresh chunk and read the same banks: x and result (b, q, t, d)."""
     b, q, t, d = x.shape
     cos, sin = (table[:t] for table in model.tables())
+
+    def attention(block: Block, x: Tensor) -> Tensor:
+        y = block.input_layernorm(x).to(x.dtype).view(b * q, t, d)
+        return block.self_attn(y, cos, sin, whole).reshape(b, q * t, d)
+
+    return _answer(model, x.reshape(b, q * t, d), reads, begin, attention).view(b, q, t, d)
+
+
+class Rows(NamedTuple):
+    """Sequences that each begin a fresh chunk, side by side in rows. places (b, t): each token's place in its own sequence; mask
+    (b, 1, t, t): what it sees, itself and what stands before it in its sequence."""
+
+    places: Tensor
+    mask: Tensor
+
+
+def side_by_side(lengths: Sequence[Sequence[int]], device: torch.device) -> Rows:
+    """Rows for sequences of these lengths. What is left at a row's end is a sequence of its own, all of it at place 0."""
+    width = max(sum(row) for row in lengths)
+    places = torch.zeros(len(lengths), width, dtype=torch.long)  # (b, t)
+    number = torch.zeros(len(lengths), width, dtype=torch.long)  # (b, t) of the sequence
+    for i, row in enumerate(lengths):
+        at = 0
+        for j, n in enumerate(row, 1):
+            places[i, at : at + n] = torch.arange(n)
+            number[i, at : at + n] = j
+            at += n
+    mask = (number[:, :, None] == number[:, None]).tril()  # (b, t, t)
+    return Rows(places.to(device), mask[:, None].to(device))
+
+
+def below(model: LM2, ids: Tensor, rows: Rows, end: int) -> Tensor:
+    """Hidden states (b, t, d) of ids (b, t) below layer `end`, for layers without a memory."""
+    x = model.embed_tokens(ids).to(model.blocks[0].mlp.down_proj.weight.dtype)  # (b, t, d)
+    cos, sin = _turns(model, rows)
+    for block in model.blocks[:end]:
+        x = block.finish(x, block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, whole, mask=rows.mask))
+    return x
+
+
+def answer_rows(model: LM2, x: Tensor, reads: Reads, rows: Rows, begin: int = 0) -> Tensor:
+    """Final hidden states, normed, of sequences side by side that read the banks of their row: x and result (b, t, d)."""
+    cos, sin = _turns(model, rows)
+
+    def attention(block: Block, x: Tensor) -> Tensor:
+        return block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, whole, mask=rows.mask)
+
+    return _answer(model, x, reads, begin, attention)
+
+
+def _answer(model: LM2, x: Tensor, reads: Reads, begin: int, attention: Callable[[Block, Tensor], Tensor]) -> Tensor:
     for i in range(begin, len(model.layers)):
         block = model.blocks[i]
         memory = cast(GatedMemory | None, block.memory)
-        add = None
+        a = attention(block, x)  # (b, t, d)
         if memory is not None:
-            nothing = x.new_zeros((), dtype=torch.float32).expand(b, q * t, d)
-            add = memory(x.reshape(b, q * t, d), reads[model.bank_of[i]], nothing)[0]  # None: nothing was written yet
-        y = x.reshape(b * q, t, d)
-        a = block.self_attn(block.input_layernorm(y).to(y.dtype), cos, sin, whole).reshape(b, q, t, d)
-        if add is not None:
-            a = a + add.reshape(b, q, t, d)
+            nothing = x.new_zeros((), dtype=torch.float32).expand(x.shape)
+            add = memory(x, reads[model.bank_of[i]], nothing)[0]  # None: nothing was written yet
+            a = a if add is None else a + add
         x = block.finish(x, a)
-    return model.norm(x).to(x.dtype)  # (b, q, t, d)
+    return model.norm(x).to(x.dtype)  # (b, t, d)
+
+
+def _turns(model: LM2, rows: Rows) -> tuple[Tensor, Tensor]:
+    cos, sin = (table[rows.places][:, None] for table in model.tables())
+    return cos, sin  # (b, 1, t, e) each
 
 
 @contextmanager

@@ -18,45 +18,46 @@ from torch import Tensor
 from ..lm2 import LM2
 from ..memory import GatedMemory
 from ..tasks.recall import Told
-from . import gates, passes
+from . import asking, gates, passes
 from .plan import Stage
 from .run import Terms
-from .talks import IGNORED, Asked, Piece, Talks, padded
+from .talks import Asked, Piece, Talks, padded
 
 FACTS_IN_CHUNK = (1, 2, 3, 4, 5)
 ASKED = 6  # questions of a stream, and one thing that needs no memory
-QUIET_STREAMS = 0.15  # tell no facts, and are asked nothing that needs a memory
+QUIET_STREAMS = 0.25  # tell no facts, and are asked nothing that needs a memory; half of them read a book
+READ_CHUNKS = 8  # of a book, before what is predicted (a longer stream reads them again)
 KL_WEIGHT = 2.0  # of the distance to the backbone, beside the loss of the answers
-KL_TOKENS = 160  # positions of a step that are compared with the backbone
+PASSAGE_TOKENS = 180  # that are predicted then
+RINGS = (4, 16, 16)  # chunks a training bank holds before rows are written again
 EMPTY_ROWS = (0, 256, 512, 1024, 1536)  # never-written rows a question may find beside the written ones
-VALUE_WEIGHT = 3.0
+
+Pools = tuple[list[Piece], list[Piece], list[tuple[list[Piece], Asked]]]
 
 
 class TalkTask:
-    """pools: chunks with and without facts, drawn anew every `renew` steps. ring: chunks a training bank holds, `talks.size` rows each."""
+    """pools: chunks with facts and without, and passages of books, drawn anew every `renew` steps."""
 
     def __init__(
         self,
         model: LM2,
         talks: Talks,
         seed: int,
-        pools: tuple[int, int] = (600, 350),
+        pools: tuple[int, int, int] = (600, 300, 40),
         renew: int = 300,
-        ring: int = 4,
         recompute: bool = False,
     ):
-        self.model, self.talks, self.seed, self.pools, self.renew, self.ring, self.recompute = (
+        self.model, self.talks, self.seed, self.pools, self.renew, self.recompute = (
             model,
             talks,
             seed,
             pools,
             renew,
-            ring,
             recompute,
         )
         self.below = model.config.memory.layers[0]
         self._steps = 0
-        self._pools: tuple[list[Piece], list[Piece]] | None = None
+        self._pools: Pools | None = None
         for memory in self._memories():
             for part in (memory.token_proj, memory.read_proj):
                 part.register_forward_hook(lambda module, inputs, out: out.float())  # gates near 1 do not survive bfloat16
@@ -70,32 +71,24 @@ class TalkTask:
     def restore(self, state: dict[str, Any]) -> None:
         self._steps = state["steps"]
 
-    @torch.no_grad()
-    def _lower(self, ids: np.ndarray) -> Tensor:
-        """Hidden states (b, t, d) below the first memory of ids (b, t) at a chunk's start."""
-        model = self.model
-        x = model.embed_tokens(torch.from_numpy(ids).to(model.device))
-        x = x.to(model.blocks[0].mlp.down_proj.weight.dtype)
-        cos, sin = (table[: x.shape[1]] for table in model.tables())
-        for block in model.blocks[: self.below]:
-            x = block.finish(x, block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, passes.whole))
-        return x
-
     def _fill(self, pieces: list[Piece], at_once: int = 32) -> None:
         order = sorted(pieces, key=lambda p: len(p.ids))
         for begin in range(0, len(order), at_once):
             group = order[begin : begin + at_once]
-            states = self._lower(padded([p.ids for p in group], 0, np.int64))
+            ids = torch.from_numpy(padded([p.ids for p in group], 0, np.int64)).to(self.model.device)  # (b, t)
+            with torch.no_grad():
+                states = passes.below(self.model, ids, passes.side_by_side([[ids.shape[1]]] * len(group), ids.device), self.below)
             for piece, x in zip(group, states, strict=True):
                 piece.hidden = x[: len(piece.ids)].clone()
 
-    def _pool(self, turn: int) -> tuple[list[Piece], list[Piece]]:
+    def _pool(self, turn: int) -> Pools:
         rng = random.Random(f"{self.seed} pool {turn}")
         told = [p for p in (self.talks.piece(rng, rng.choice(FACTS_IN_CHUNK)) for _ in range(self.pools[0])) if p.told]
         other = [self.talks.piece(rng, 0) for _ in range(self.pools[1])]
-        self._fill(told)
-        self._fill(other)
-        return told, other
+        tokens = min(PASSAGE_TOKENS, self.model.config.memory.chunk)
+        read = [self.talks.passage(rng, READ_CHUNKS, tokens) for _ in range(self.pools[2])] if self.talks.books else []
+        self._fill([*told, *other, *(p for pieces, _ in read for p in pieces)])
+        return told, other, read
 
     @torch.no_grad()
     def probe(self, pieces: int = 800) -> list[gates.Probe]:
@@ -138,32 +131,49 @@ class TalkTask:
         self.talks.headed = rng.random() < 0.2
         empty = rng.choice(EMPTY_ROWS)
         streams, asked, distances = self._draw(stage, rng, chunks)
-        banks = [
-            torch.zeros(len(streams), self.ring * self.talks.size, self.model.config.hidden_size, device=self.model.device)
-            for _ in self._memories()
-        ]
+        size, ring = self.talks.size, min(rng.choice(RINGS), chunks)
+        shape = (len(streams), ring * size, self.model.config.hidden_size)
+        banks = [torch.zeros(shape, device=self.model.device) for _ in self._memories()]
         reads: passes.Reads = [None] * len(banks)
+        written: list[list[tuple[Tensor, Tensor]]] = []  # of each block of rows: keys and values of each bank
         quiet: list[Tensor] = []
         loud: list[Tensor] = []
         for c in range(chunks):
-            pieces = [stream[c] for stream in streams]
-            banks = self._read(pieces, banks, reads, (c % self.ring) * self.talks.size, quiet, loud)
-            used = min(c + 1, self.ring) * self.talks.size
-            pairs = passes.keys_values(self.model, [bank[:, :used] for bank in banks])
-            reads = [(F.pad(k, (0, 0, 0, empty)), F.pad(v, (0, 0, 0, empty))) for k, v in pairs]
-        loss, kl, hits = self._ask(asked, distances, reads, rng)
+            first = c % ring * size
+            banks = self._read([stream[c] for stream in streams], banks, reads, first, quiet, loud)
+            block = passes.keys_values(self.model, [bank[:, first : first + size] for bank in banks])
+            written = [*written, block] if c < ring else [block if i == c % ring else old for i, old in enumerate(written)]
+            reads = [_joined([block[j] for block in written], empty) for j in range(len(banks))]
+        sheet = asking.laid_out(asked, self.model.device)
+        with torch.no_grad():
+            below = passes.below(self.model, sheet.ids, sheet.rows, self.below)  # (b, t, d)
+        h = passes.answer_rows(self.model, below, reads, sheet.rows, self.below)  # (b, t, d)
+        loss, right = asking.answers(self.model, h, sheet)
+        kl = asking.distance(self.model, below, h, sheet, self.below, rng)
+        hits: dict[str, list[bool]] = {}
+        for back, questions, said in zip(distances, asked, right, strict=True):
+            for n, question, ok in zip(back, questions, said, strict=False):
+                if question.value_at >= 0:
+                    hits.setdefault(f"{n} back", []).append(ok)
         figures = {"kl": float(kl.detach()), "gate_on_facts": float(torch.stack(loud).mean()) if loud else 0.0}
         return Terms(loss + KL_WEIGHT * kl, torch.stack(quiet).mean(), figures, hits, sum(len(p.ids) for s in streams for p in s))
 
     def _draw(self, stage: Stage, rng: random.Random, chunks: int) -> tuple[list[list[Piece]], list[list[Asked]], list[list[int]]]:
         assert self._pools is not None
-        told, other = self._pools
-        streams, asked, distances = [], [], []
+        told, other, read = self._pools
+        streams: list[list[Piece]] = []
+        asked: list[list[Asked]] = []
+        distances: list[list[int]] = []
         for number in range(stage.batch):
             if number and rng.random() < QUIET_STREAMS:
-                streams.append([rng.choice(other) for _ in range(chunks)])
-                asked.append([self.talks.ordinary(rng, ()) for _ in range(ASKED + 1)])
-                distances.append([0] * ASKED)
+                if read and rng.random() < 0.5:
+                    pieces, rest = rng.choice(read)
+                    streams.append((pieces * (1 + chunks // READ_CHUNKS))[-chunks:])
+                    asked.append([rest])
+                else:
+                    streams.append([rng.choice(other) for _ in range(chunks)])
+                    asked.append([self.talks.ordinary(rng, ()) for _ in range(ASKED + 1)])
+                distances.append([])
                 continue
             where = [0] if rng.random() < 0.5 else rng.sample(range(chunks), min(chunks, rng.choice((1, 2))))
             stream: list[Piece] = []
@@ -198,36 +208,8 @@ class TalkTask:
                 loud.append(mean.detach()[marks == 0].mean())
         return banks
 
-    def _ask(
-        self, asked: list[list[Asked]], distances: list[list[int]], reads: passes.Reads, rng: random.Random
-    ) -> tuple[Tensor, Tensor, dict[str, list[bool]]]:
-        model, device = self.model, self.model.device
-        flat = [a for stream in asked for a in stream]
-        b, q = len(asked), len(asked[0])
-        below = self._lower(padded([a.ids for a in flat], 0, np.int64))
-        below = below.view(b, q, *below.shape[1:])  # (b, q, s, d)
-        h = passes.answer(model, below, reads, begin=self.below).flatten(0, 1)  # (b q, s, d)
-        targets = torch.from_numpy(padded([a.targets for a in flat], IGNORED, np.int64)).to(device)
-        weights = torch.from_numpy(padded([a.weights for a in flat], 0.0, np.float32)).to(device)
-        ordinary = torch.tensor([a.ordinary for a in flat], device=device)
-        chosen = (targets >= 0) & ~ordinary[:, None]
-        logits = model.lm_head(h[chosen]).float()
-        losses = F.cross_entropy(logits, targets[chosen], reduction="none")
-        loss = (losses * weights[chosen]).sum() / weights[chosen].sum()
-        free = (targets >= 0) & ordinary[:, None]
-        places = free.flatten().nonzero()[:, 0].tolist()
-        places = sorted(rng.sample(places, min(KL_TOKENS, len(places))))
-        where = torch.tensor(places, dtype=torch.long, device=device)
-        with torch.no_grad():
-            alone = below.flatten(0, 1)[ordinary][None]  # (1, ordinary ones, s, d)
-            plain = passes.answer(model, alone, [None] * len(reads), begin=self.below)[0]  # (ordinary ones, s, d)
-            teacher = F.log_softmax(model.lm_head(torch.zeros_like(h).index_put((ordinary,), plain).flatten(0, 1)[where]).float(), -1)
-        own = F.log_softmax(model.lm_head(h.flatten(0, 1)[where]).float(), -1)
-        kl = (teacher.exp() * (teacher - own)).sum() / max(1, len(places))
-        right = torch.ones_like(chosen)
-        right[chosen] = (logits.argmax(-1) == targets[chosen]) | (weights[chosen] < VALUE_WEIGHT)
-        hits: dict[str, list[bool]] = {}
-        for i, (question, ok) in enumerate(zip(flat, right.all(-1).tolist(), strict=True)):
-            if not question.ordinary and question.value_at >= 0:
-                hits.setdefault(f"{distances[i // q][i % q]} back", []).append(ok)
-        return loss, kl, hits
+
+def _joined(blocks: list[tuple[Tensor, Tensor]], empty: int) -> tuple[Tensor, Tensor]:
+    """Keys and values (b, h, n, e) of blocks of rows, and of `empty` rows that were never written."""
+    k, v = (F.pad(torch.cat(parts, dim=2), (0, 0, 0, empty)) for parts in zip(*blocks, strict=True))
+    return k, v

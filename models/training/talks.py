@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 UNKNOWN = 0.4  # of what no memory helps with: questions for facts nobody told
-ORDINARY_TOKENS = 40  # a longer exchange would have every question of the step padded to it
+ORDINARY_TOKENS = 40
 Encode = Callable[[str], list[int]]
 
 
@@ -128,6 +128,16 @@ class Talks:
             told = [t for t in told if t not in pending]
         return Piece(ids[: self.size], quiet[: self.size], [t for t in told if self._inside(ids[: self.size], t)])
 
+    def passage(self, rng: random.Random, pieces: int, tokens: int) -> tuple[list[Piece], Asked]:
+        """Full chunks of a book (or stories) in a row, and the `tokens` tokens that come next: nothing in them needs a memory."""
+        ids: list[int] = []
+        at, wanted = rng.randrange(len(self.books)), pieces * self.size + tokens
+        while len(ids) < wanted:
+            ids += self.encode(self.books[at % len(self.books)] + "\n")
+            at += 1
+        cuts = [ids[i * self.size : (i + 1) * self.size] for i in range(pieces)]
+        return [Piece(cut, [1.0] * len(cut)) for cut in cuts], _read_on(ids[pieces * self.size : wanted], 0)
+
     def _inside(self, ids: list[int], told: Told) -> bool:
         """Whether the fact's value was not cut off at the chunk's end."""
         begun = told.value[0].upper() + told.value[1:]
@@ -154,9 +164,7 @@ class Talks:
         if self.books and roll < 0.8:
             head = self.head if self.headed else []
             body = self.encode(rng.choice(self.books))[: min(ORDINARY_TOKENS, self.size - len(head))]
-            before = max(0, len(head) - 1)  # targets of the head's own tokens teach nothing
-            ids, free = [*head, *body], len(head) + len(body) - 1 - before
-            return Asked(ids, [IGNORED] * before + ids[before + 1 :] + [IGNORED], [0.0] * before + [1.0] * free + [0.0], -1, True)
+            return _read_on([*head, *body], max(0, len(head) - 1))
         if self.others and rng.random() < 0.5:
             turns = rng.choice(self.others)
             pair = next(((a[1], b[1]) for a, b in pairwise(turns) if (a[0], b[0]) == ("user", "assistant")), None)
@@ -184,6 +192,12 @@ class Talks:
                     weights[at : at + len(want)] = [3.0] * len(want)
                     break
         return Asked(ids, targets[: len(ids)], weights[: len(ids)], at, not value)
+
+
+def _read_on(ids: list[int], before: int) -> Asked:
+    """Plain text to be predicted, its first `before` targets not."""
+    free = len(ids) - 1 - before
+    return Asked(ids, [IGNORED] * before + ids[before + 1 :] + [IGNORED], [0.0] * before + [1.0] * free + [0.0], -1, True)
 
 
 def padded(rows: Sequence[Sequence[float]], fill: float, dtype: type) -> np.ndarray:

@@ -40,7 +40,7 @@ def test_questions_are_a_function_of_the_seed():
 def task(answered=(("Hi?", "Hello you."),)):
     model = training_kit.model(vocab=259, layers=3, memory_layers=(1, 2), chunk=128)
     made = TalkTask(
-        model, training_kit.talks(size=96, answers=answered, books=["A long sentence of a book about the sea."]), 0, pools=(12, 8)
+        model, training_kit.talks(size=96, answers=answered, books=["A long sentence of a book about the sea."]), 0, pools=(12, 8, 3)
     )
     for name, p in model.named_parameters():
         p.requires_grad_(".memory." in name)
