@@ -28,6 +28,7 @@ from .story_task import StoryTask
 from .talk_task import TalkTask
 from .talks import Talks
 from .text_task import TextTask
+from .turns import Turns, chat_turns
 
 STORY_WEIGHTS = {
     "recall": {"qa1": 0.5, "qa2": 0.15, "qa3": 0.08, "qa4": 0.1, "qa5": 0.17},
@@ -113,8 +114,6 @@ def chat(
     adapter: begin from this trained memory, whose layers and sizes then count, and whose gates are kept. Raises ConvertError if it is for
     another backbone.
     """
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
     key = backbone_key(folder.config, _norms(folder))
     begun = None if adapter is None else open_adapter(adapter)
     memory = start.adapter_memory(folder.config, layers, chunk, blocks) if begun is None else begun.memory
@@ -125,37 +124,8 @@ def chat(
     tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
     if not (folder.path / TEMPLATE).is_file():
         raise TrainError(f"{folder.path} has no {TEMPLATE}: --task chat needs a chat model, --task text does not")
-    template = ImmutableSandboxedEnvironment().from_string((folder.path / TEMPLATE).read_text(encoding="utf-8"))
-
-    def render(messages: list[dict[str, str]], generate: bool = False) -> str:
-        return template.render(messages=messages, add_generation_prompt=generate)
-
-    hello = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    past = render(hello)
-    head = past[: past.index(render([*hello, hello[0]])[len(past) :])]
-    opening = render(hello, True)[len(past) :]
-
-    def wrap(role: str, content: str) -> str:
-        before = past if role == "user" else render(hello[:1])
-        said = [*hello, {"role": role, "content": content}] if role == "user" else [hello[0], {"role": role, "content": content}]
-        return render(said)[len(before) :]
-
-    talk = sources.dialogues(data) if data is not None else []
-    books = sources.paragraphs(data) if data is not None else []
-
-    def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-
-    names, words = vocabulary.words(tokenizer)
-    say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
-    varied = Varied(names, words)
-    say("asking the backbone what it answers without a memory ...")
-    asked, untold = answers.questions(plan.seed), answers.unknown(plan.seed, varied)
-    prompts = [encode(head + wrap("user", q) + opening) for q in [*asked, *(q for _, q in untold)]]
-    said = [tokenizer.decode(ids).strip() or "." for ids in answers.answer(model, prompts, folder.config.eos_token_id)]
-    unknown = [(fact, q, a) for (fact, q), a in zip(untold, said[len(asked) :], strict=True)]
-    own = list(zip(asked, said[: len(asked)], strict=True))
-    talks = Talks(encode, head, wrap, opening, min(128, chunk), talk, books, varied, own, unknown)
+    turns = chat_turns((folder.path / TEMPLATE).read_text(encoding="utf-8"))
+    talks = _talks(model, tokenizer, turns, min(128, memory.chunk), data, plan.seed, say)
     task = TalkTask(model, talks, plan.seed, recompute=recompute)
     if fresh and begun is None:
         for i, probe in zip(memory.layers, task.probe(), strict=True):
@@ -169,6 +139,26 @@ def chat(
         save_adapter(path, config, key, folder.config.name, tensors, record)
 
     return Job(task, write, "adapter")
+
+
+def _talks(model: LM2, tokenizer: Tokenizer, turns: Turns, size: int, data: Path | None, seed: int, say: Say) -> Talks:
+    """What conversations are made of, and what the backbone answers to questions that no memory helps with."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    names, words = vocabulary.words(tokenizer)
+    say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
+    varied = Varied(names, words)
+    say("asking the backbone what it answers without a memory ...")
+    asked, untold = answers.questions(seed), answers.unknown(seed, varied)
+    prompts = [encode(turns.head + turns.wrap("user", q) + turns.opening) for q in [*asked, *(q for _, q in untold)]]
+    said = [tokenizer.decode(ids).strip() or "." for ids in answers.answer(model, prompts, model.config.eos_token_id)]
+    unknown = [(fact, q, a) for (fact, q), a in zip(untold, said[len(asked) :], strict=True)]
+    own = list(zip(asked, said[: len(asked)], strict=True))
+    talk = sources.dialogues(data) if data is not None else []
+    books = sources.paragraphs(data) if data is not None else []
+    return Talks(encode, turns.head, turns.wrap, turns.opening, size, talk, books, varied, own, unknown)
 
 
 def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool) -> Job:
