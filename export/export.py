@@ -142,7 +142,7 @@ def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) 
     """What the file says of itself, as string pairs."""
     places = {f"{PREFIX}places": json.dumps({"count": step.stream.width, "of": step.stream.order.tolist()})} if step.stream else {}
     return places | {
-        f"{PREFIX}format": "1",
+        f"{PREFIX}format": "2",
         f"{PREFIX}fingerprint": folder.fingerprint,
         f"{PREFIX}config": json.dumps(folder.config.to_dict(), sort_keys=True),
         f"{PREFIX}tokenizer_sha256": tokenizer,

@@ -3,7 +3,7 @@
 A value is its name. Large weights go to a side file as they come, so an export holds one of them at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -92,6 +92,27 @@ class Graph:
         self.nodes.append(helper.make_node(kind, list(inputs), list(names), name=made, domain=domain, **attributes))
         self.domains.add(domain)
         return names
+
+    def either(
+        self,
+        flag: str,
+        then: Callable[["Graph"], list[str]],
+        other: Callable[["Graph"], list[str]],
+        kind: int,
+        shape: list[int | str],
+        name: str,
+        labels: tuple[str, str],
+    ) -> tuple[str, ...]:
+        """An If: what `then` or `other` adds to its branch, as values that have one type and shape. flag: bool, a scalar."""
+        graphs, count = [], 0
+        for label, fill in zip(labels, (then, other), strict=True):
+            branch = Graph(self.opset, self.store.branch(), f"{label}.")
+            made = fill(branch)
+            infos = [helper.make_tensor_value_info(value, kind, shape) for value in made]
+            graphs.append(helper.make_graph(branch.nodes, label, [], infos, branch.store.tensors))
+            self.domains |= branch.domains
+            count = len(made)
+        return self.ops("If", flag, outputs=count, name=name, then_branch=graphs[0], else_branch=graphs[1])
 
     def outputs_as(self, names: dict[str, str]) -> None:
         """Rename values that nodes of this graph make, wherever they are used: value -> new name."""

@@ -51,12 +51,17 @@ class MemoryLayers:
         k, v = g.split(both, [inner, inner])
         return g.heads(k, self.heads, self.width), g.heads(v, self.heads, self.width)
 
-    def gated(self, g: Graph, x: str, a: str, keys: str, values: str, old: str, layer: int) -> tuple[str, str]:
-        """x (b, t, d) residual stream, a (b, t, d) attention output, K and V of the bank, old (b, t, d) rows of these positions.
+    @property
+    def write_width(self) -> int:
+        """What a position keeps until its row is rewritten: the normed token (as wide as the residual stream) and what it read."""
+        return (self.d if self.stream is None else self.stream.width) + self.d
 
-        Returns the attention output with what was read, and the new rows (b, t, d).
+    def gated(self, g: Graph, x: str, a: str, keys: str, values: str, layer: int) -> tuple[str, str]:
+        """x (b, t, d) residual stream, a (b, t, d) attention output, K and V of the bank.
+
+        Returns the attention output with what was read, and what `rewritten` makes the rows of, (b, t, write_width).
         """
-        p, d = f"model.layers.{layer}.memory.", self.d
+        p = f"model.layers.{layer}.memory."
         m = self.matrices
         u = self.rms(g, self.widen(g, x), f"{p}norm.weight")  # (b, t, d)
         q = m.linear(g, self.narrow(g, u), f"{p}q_proj")  # (b, t, h e)
@@ -64,14 +69,20 @@ class MemoryLayers:
         if self.config.memory.output_projection:
             read = m.linear(g, read, f"{p}o_proj")  # (b, t, d)
         read = self.widen(g, read)
-        i, content = g.split(m.linear(g, u, f"{p}input_gate", f"{p}content", wide=True), [d, d])
-        out, f = g.split(m.linear(g, read, f"{p}output_gate", f"{p}forget_gate", wide=True), [d, d])
-        add = g.op("Mul", g.op("Sigmoid", out), read)
+        add = g.op("Mul", g.op("Sigmoid", m.linear(g, read, f"{p}output_gate", wide=True)), read)
         if self.config.memory.scale:
             add = g.op("Mul", add, m.vector(g, f"{p}scale"))
-        rows = self.update(g, i, f, g.op("Add", read, content), old)
-        self.seen |= {f"layers.{layer}.memory.{part}": value for part, value in (("read", read), ("add", add), ("rows", rows))}
-        return g.op("Add", a, self.joins(g, self.narrow(g, add))), rows
+        self.seen |= {f"layers.{layer}.memory.read": read, f"layers.{layer}.memory.add": add}
+        return g.op("Add", a, self.joins(g, self.narrow(g, add))), g.op("Concat", u, read, axis=-1)
+
+    def rewritten(self, g: Graph, writes: str, old: str, layer: int) -> str:
+        """The rows (b, p, d) of a chunk's p positions, cell gated: once per chunk, because nobody reads them before. writes
+        (b, p, write_width) of `gated`, old (b, p, d)."""
+        p, d, m = f"model.layers.{layer}.memory.", self.d, self.matrices
+        u, read = g.split(writes, [self.write_width - d, d])
+        i, content = g.split(m.linear(g, u, f"{p}input_gate", f"{p}content", wide=True), [d, d])
+        f = m.linear(g, read, f"{p}forget_gate", wide=True)
+        return self.update(g, i, f, g.op("Add", read, content), old)
 
     def joins(self, g: Graph, add: str) -> str:
         """add (b, t, d) in the places of the residual stream."""

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from ..models.config import LM2Config
 from .attention import ChunkAttention, Place, whole_attention, write_at
+from .border import Border, stacked
 from .graph import Graph
 from .linear import Matrices, Weights
 from .memory import MemoryLayers, Update
@@ -39,6 +40,7 @@ class Step:
         self.matrices = Matrices(weights, options)
         self.memory = MemoryLayers(config, self.matrices, update)
         self.stream = self.memory.stream
+        self.border = Border(graph, config, self.memory)
         self.interface = Interface()
         self.kind = TensorProto.FLOAT16 if options.half else TensorProto.FLOAT
         self.trace = self.memory.seen  # name of what a layer computes -> value of the graph, in the order of computation
@@ -61,7 +63,10 @@ class Step:
         self._state("chunks", int64, [1])
         if m.banks:
             self._state("bank", TensorProto.FLOAT, ["batch", m.banks, m.slots, c.hidden_size])
-            self._state("rows", TensorProto.FLOAT, ["batch", m.banks, m.chunk, c.hidden_size])
+            if m.cell == "gated":
+                self._state("writes", TensorProto.FLOAT, ["batch", m.banks, m.chunk, self.memory.write_width])
+            else:
+                self._state("rows", TensorProto.FLOAT, ["batch", m.banks, m.chunk, c.hidden_size])
         with g.scope("chunk"):
             place = self._begin()
         self._made["logits"] = self._exact(place) if self.exact else self._layers(place)
@@ -79,18 +84,25 @@ class Step:
         return out
 
     def _begin(self) -> Place:
-        """Where the call stands. With new_chunk, the rows of the chunk so far enter the bank first and positions start again at 0."""
+        """Where the call stands. With new_chunk, the rows of the chunk so far enter the bank first and positions start again at 0.
+
+        new_chunk is 0, 1, or 2 where only the bank is wanted: then what the chunk would read is not computed.
+        """
         g, m = self.graph, self.config.memory
         batch, tokens = g.size("input_ids", 0), g.size("input_ids", 1)
-        folded = g.op("Mul", "past_length", "new_chunk", name="rows_folded")  # (1,)
+        folded = g.op("Mul", "past_length", g.op("Min", "new_chunk", g.constant([1])), name="rows_folded")  # (1,)
         past = g.op("Sub", "past_length", folded, name="position")
         end = g.op("Add", past, tokens)
         place = Place(batch, tokens, past, end)
         self._made["present_length"] = end
         self._made["present_chunks"] = g.op("Add", "past_chunks", g.op("Min", folded, g.constant([1])))
         if m.banks:
-            rows = g.slice("past_rows", g.constant([0]), folded, 2)  # (b, l, p or 0, d)
-            self._made["present_bank"] = write_at(g, "past_bank", rows, self._first_row("past_chunks"), 2, place)
+            first = self._first_row("past_chunks")
+            if m.cell == "gated":
+                rows = self.border.rows("past_writes", "past_bank", first, folded)
+            else:
+                rows = g.slice("past_rows", g.constant([0]), folded, 2)  # (b, l, p or 0, d)
+            self._made["present_bank"] = write_at(g, "past_bank", rows, first, 2, place)
         self.first = g.op("Add", self._first_row(self._made["present_chunks"]), past)  # (1,)
         self.after = g.op("Add", self.first, tokens)
         return place
@@ -110,10 +122,12 @@ class Step:
         gated = m.cell == "gated"
         attention = ChunkAttention(g, c, place, self.matrices.dtype, not self.options.portable)
         reads: dict[int, tuple[str, str]] = {}
-        old = g.slice(self._made["present_bank"], self.first, self.after, 2) if m.banks else ""  # (b, l, t, d)
+        rows = ""
         if gated and m.layers:
             reads = self._reads(place)
         elif not gated:
+            old = g.slice(self._made["present_bank"], self.first, self.after, 2)  # (b, 1, t, d)
+            rows = g.op("Gather", old, g.constant(0), axis=1)  # (b, t, d)
             self._state("sums", TensorProto.FLOAT, ["batch", c.num_hidden_layers, m.chunk, c.hidden_size])
             before = g.op("Max", g.op("Sub", place.past, g.constant([1])), g.constant([0]))
             sums = g.slice("past_sums", before, g.op("Add", before, g.constant([1])), 2)  # (b, L, 1, d)
@@ -122,25 +136,22 @@ class Step:
             line = g.op("Range", g.constant(1), g.op("Add", g.op("Squeeze", place.tokens), g.constant(1)), g.constant(1))
             count = g.cast(g.op("Add", line, place.past), "float32")
             self.count = g.op("Unsqueeze", count, g.constant([1]))  # (t, 1)
-        row_list: list[str] = []
+        write_list: list[str] = []
         sum_list: list[str] = []
-        rows = g.op("Gather", old, g.constant(0), axis=1) if m.banks else ""  # (b, t, d)
         for i in range(c.num_hidden_layers):
             with g.scope(f"layers.{i}"):
                 a = self._self_attention(x, attention, i)
                 if i in m.layers and gated:
-                    j = m.layers.index(i)
-                    row = g.op("Gather", old, g.constant(j), axis=1)
-                    a, new = self.memory.gated(g, x, a, *reads[i], row, i)
-                    row_list.append(g.op("Unsqueeze", new, g.constant([1])))
+                    a, write = self.memory.gated(g, x, a, *reads[i], i)
+                    write_list.append(g.op("Unsqueeze", write, g.constant([1])))
                 elif i in m.layers:
                     a, rows = self._released(a, rows, attention, i, sum_list)
                 x = self._finish(x, a, i, "logits_from" if i == c.num_hidden_layers - 1 else "")
         if not gated:
-            row_list = [g.op("Unsqueeze", rows, g.constant([1]))]
-            self._made["present_sums"] = write_at(g, "past_sums", _stacked(g, sum_list), place.past, 2, place)
-        if m.banks:
-            self._made["present_rows"] = write_at(g, "past_rows", _stacked(g, row_list), place.past, 2, place)
+            self._made["present_sums"] = write_at(g, "past_sums", stacked(g, sum_list), place.past, 2, place)
+            self._made["present_rows"] = write_at(g, "past_rows", g.op("Unsqueeze", rows, g.constant([1])), place.past, 2, place)
+        elif m.layers:
+            self._made["present_writes"] = write_at(g, "past_writes", stacked(g, write_list), place.past, 2, place)
         return self._head(x)
 
     def _embedding(self, ids: str) -> str:
@@ -177,30 +188,12 @@ class Step:
     def _reads(self, place: Place) -> dict[int, tuple[str, str]]:
         """K and V of each bank: computed by the call that begins a chunk, kept as state by the others."""
         g, m = self.graph, self.config.memory
-        layers = list(m.layers)
-        past = {i: self._pair("memory_", i, self.kind, ["batch", m.heads, m.slots, m.head_dim]) for i in layers}
-        begin, keep = (Graph(g.opset, g.store.branch(), f"{name}.") for name in ("begin", "keep"))
-        made: list[str] = []
-        kept: list[str] = []
-        nothing = keep.constant([0])
-        for j, i in enumerate(layers):
-            with begin.scope(f"layers.{i}"):
-                bank = begin.op("Gather", self._made["present_bank"], begin.constant(j), axis=1)  # (b, n, d)
-                made += self.memory.keys_values(begin, bank, i)
-            kept += (keep.slice(name, nothing, nothing, 2) for name in past[i])  # (b, h, 0, e)
-        shape: list[int | str] = ["batch", m.heads, "rows_read", m.head_dim]
-        branches = [
-            helper.make_graph(b.nodes, name, [], [helper.make_tensor_value_info(o, self.kind, shape) for o in outputs], b.store.tensors)
-            for b, name, outputs in ((begin, "begin_chunk", made), (keep, "same_chunk", kept))
-        ]
-        g.domains |= begin.domains
-        new = g.op("Squeeze", g.op("Greater", "new_chunk", g.constant([0])))
-        fresh = g.ops("If", new, outputs=len(made), name="memory_reads", then_branch=branches[0], else_branch=branches[1])
+        past = {i: self._pair("memory_", i, self.kind, ["batch", m.heads, m.slots, m.head_dim]) for i in m.layers}
+        fresh = self.border.reads(self._made["present_bank"], past, self.kind)
         reads = {}
-        for n, i in enumerate(layers):
-            pair = [write_at(g, past[i][k], fresh[2 * n + k], g.constant([0]), 2, place) for k in range(2)]
-            self._made[f"present_memory_key.{i}"], self._made[f"present_memory_value.{i}"] = pair
-            reads[i] = (pair[0], pair[1])
+        for i in m.layers:
+            k, v = (write_at(g, old, new, g.constant([0]), 2, place) for old, new in zip(past[i], fresh[i], strict=True))
+            self._made[f"present_memory_key.{i}"], self._made[f"present_memory_value.{i}"] = reads[i] = (k, v)
         return reads
 
     def _exact(self, place: Place) -> str:
@@ -268,11 +261,6 @@ class Step:
 
     def _pair(self, what: str, i: int, kind: int, shape: list[int | str]) -> tuple[str, str]:
         return self._state(f"{what}key.{i}", kind, shape), self._state(f"{what}value.{i}", kind, shape)
-
-
-def _stacked(g: Graph, parts: list[str]) -> str:
-    """(b, 1, t, d) each -> (b, l, t, d)"""
-    return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=1)
 
 
 def value_infos(entries: dict[str, tuple[int, list[int | str]]]) -> list[onnx.ValueInfoProto]:

@@ -31,7 +31,7 @@ SEQUENCES = 16  # conversations of one instance at a time; each costs the bytes 
 IDLE_US = 600_000_000  # after ten minutes without a call a conversation is forgotten
 TYPES = {TensorProto.FLOAT: "TYPE_FP32", TensorProto.FLOAT16: "TYPE_FP16", TensorProto.INT64: "TYPE_INT64"}
 BYTES = {"TYPE_FP32": 4, "TYPE_FP16": 2, "TYPE_INT64": 8}
-ASKED = ("present_bank", "present_rows", "present_length", "present_chunks")  # state that a client may ask for: a conversation's memory
+ASKED = ("present_bank", "present_chunks")  # state that a client may ask for: a conversation's memory
 
 
 def export_repository(

@@ -76,7 +76,19 @@ class OnnxBackend:
         ids = np.atleast_2d(np.array(tokens, dtype=np.int64))  # (b, t)
         numbers = {"past_length": 0, "past_chunks": state.chunks, "new_chunk": 1, "logits_from": 0}
         feeds = self._begun(len(ids), state) | {"input_ids": ids} | {name: np.array([n], np.int64) for name, n in numbers.items()}
-        return run_traced(self._path, self.session, feeds, self._traced)
+        made = run_traced(self._path, self.session, feeds, self._traced)
+        if self.config.memory.cell != "gated":
+            return made
+        _, chunk = self.extend(ids, self.start(len(ids), state))  # rows are made when a chunk ends: after what was read for them
+        first = self._first_row(state.chunks)
+        rows = self.commit(chunk).bank[:, :, first : first + ids.shape[1]]  # (l, b, t, d)
+        out = []
+        for name, value in made:
+            out.append((name, value))
+            layer, _, part = name.removeprefix("layers.").partition(".")
+            if part == "memory.add":
+                out.append((f"layers.{layer}.memory.rows", rows[self.config.memory.layers.index(int(layer))]))
+        return out
 
     def extend(self, tokens: Sequence[int] | np.ndarray, chunk: OnnxChunk, all_logits: bool = False) -> tuple[np.ndarray, OnnxChunk]:
         ids = np.array(tokens, dtype=np.int64)
@@ -113,12 +125,20 @@ class OnnxBackend:
             tokens = np.ascontiguousarray(buffers.tensors["past_tokens"].numpy()[:, :length])
             buffers.run(tokens, 0, chunk.chunks, True, -1, self.config.vocab_size)
             buffers.rows_of = length
+        if m.cell == "gated" and m.banks:
+            bank = buffers.bank_after(length, chunk.chunks, self.config.vocab_size)  # (b, l, n, d)
+            return MemoryState(np.ascontiguousarray(bank.swapaxes(0, 1)), chunk.chunks + 1)
         bank = chunk.bank.copy()
         if m.banks:
-            first = chunk.chunks % (m.slots // m.chunk) * m.chunk
+            first = self._first_row(chunk.chunks)
             rows = buffers.tensors["past_rows"].numpy()[:, :, :length]  # (b, l, s, d)
             bank[:, :, first : first + length] = rows.swapaxes(0, 1)
         return MemoryState(bank, chunk.chunks + 1)
+
+    def _first_row(self, chunks: int) -> int:
+        """The bank row that position 0 writes in the chunk after `chunks` committed ones."""
+        m = self.config.memory
+        return chunks % (m.slots // m.chunk) * m.chunk
 
     def to_host(self, state: MemoryState) -> np.ndarray:
         return np.array(state.bank, dtype="<f4")  # (l, b, n, d)

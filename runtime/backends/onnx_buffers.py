@@ -54,6 +54,20 @@ class Buffers:
         for name, value in (("past_length", past), ("past_chunks", chunks), ("new_chunk", int(new)), ("logits_from", first)):
             self.numbers[name][0] = value
         binding = self._all if sequence is None else self._bound(sequence)
+        return self._call(binding, ids, first, vocabulary)
+
+    def bank_after(self, past: int, chunks: int, vocabulary: int) -> np.ndarray:
+        """The bank (b, l, n, d) with the rows of the chunk's `past` positions in it. The state stays as it is: outputs have memory of their own."""
+        for name, value in (("past_length", past), ("past_chunks", chunks), ("new_chunk", 2), ("logits_from", -1)):
+            self.numbers[name][0] = value
+        batch = self.tensors["past_bank"].shape[0]
+        binding = self._bound(None, apart=True)
+        self._call(binding, np.zeros((batch, 1), np.int64), -1, vocabulary)
+        at = len(self.ends) + list(self.tensors).index("past_bank")  # outputs come in the order they were bound in
+        bank: np.ndarray = binding.get_outputs()[at].numpy()
+        return bank
+
+    def _call(self, binding: Any, ids: np.ndarray, first: int, vocabulary: int) -> np.ndarray:
         b, t = ids.shape
         logits = np.empty((b, t if first == 0 else 1, vocabulary), np.float32)
         binding.bind_input("input_ids", "cpu", 0, np.int64, ids.shape, ids.ctypes.data)
@@ -64,7 +78,7 @@ class Buffers:
             raise BackendError(f"ONNX Runtime {ort.__version__} could not run the model ({first_line(error)})") from None
         return logits
 
-    def _bound(self, sequence: int | None) -> Any:
+    def _bound(self, sequence: int | None, apart: bool = False) -> Any:
         binding = self.session.io_binding()
         for name, array in self.numbers.items():
             binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
@@ -74,7 +88,10 @@ class Buffers:
             address, shape = tensor.part(sequence)
             kind = tensor.dtype.type
             binding.bind_input(name, self.device, self.index, kind, shape, address)
-            binding.bind_output(self.state[name], self.device, self.index, kind, shape, address)
+            if apart:
+                binding.bind_output(self.state[name], self.device, self.index)
+            else:
+                binding.bind_output(self.state[name], self.device, self.index, kind, shape, address)
         return binding
 
 

@@ -67,21 +67,18 @@ def test_the_server_keeps_each_conversation(tmp_path, name):
 
 
 def test_a_client_can_take_the_memory(tmp_path):
-    """present_bank and present_rows as docs/onnx.md puts them together are the bank the backend commits."""
+    """A last call with new_chunk = 2, as docs/onnx.md has it, gives the bank that the backend commits."""
     folder, backend, _ = repository(tmp_path)
     server, ids, full = Server(folder), np.arange(11), backend.config.memory.chunk
-    asked = ("present_bank", "present_rows", "present_length", "present_chunks")
+    asked = ("present_bank", "present_chunks")
     first = np.arange(full)
     server.infer(1, call(first, True), start=True)
-    got = server.infer(1, call(ids, True, -1), asked, end=True)
+    server.infer(1, call(ids, True, -1))
+    got = server.infer(1, call(np.array([0]), 2, -1), asked, end=True)
     _, chunk = backend.extend(first, backend.start())
     _, chunk = backend.extend(ids, backend.start(1, backend.commit(chunk)))
-    (length,), (chunks,) = got["present_length"], got["present_chunks"]
-    assert (length, chunks) == (11, 1) and not server.sequences
-    bank, m = got["present_bank"].copy(), backend.config.memory
-    row = chunks % (m.slots // m.chunk) * m.chunk
-    bank[:, :, row : row + length] = got["present_rows"][:, :, :length]
-    assert_close("bank", bank[0], backend.to_host(backend.commit(chunk))[:, 0], 1e-6)
+    assert got["present_chunks"] == [2] and not server.sequences
+    assert_close("bank", got["present_bank"][0], backend.to_host(backend.commit(chunk))[:, 0], 1e-6)
 
 
 def test_layout_and_library(tmp_path, monkeypatch):
@@ -148,7 +145,7 @@ def test_the_checks_find_mistakes(tmp_path, change, said):
 
 
 def test_state_that_begins_or_goes_around_wrongly_shows(tmp_path):
-    """Negative controls for the numbers: an eye bank that begins as zeros, and rows that are never fed back."""
+    """Negative controls for the numbers: an eye bank that begins as zeros, and writes that are never fed back."""
     folder, backend, _ = repository(tmp_path, "gated-eye")
     text = (folder / "config.pbtxt").read_text()
     full = backend.config.memory.chunk
@@ -160,7 +157,7 @@ def test_state_that_begins_or_goes_around_wrongly_shows(tmp_path):
 
     def forgetful(conversation, *args, **more):
         out = right(conversation, *args, **more)
-        server.sequences[conversation]["past_rows"][:] = 0
+        server.sequences[conversation]["past_writes"][:] = 0
         return out
 
     server.infer = forgetful

@@ -248,7 +248,7 @@ def test_the_kernel_runs_where_the_library_is(tmp_path, monkeypatch):
     except build.BuildError as error:
         pytest.skip(str(error))
     _, path = onnx_kit.exported(tmp_path, "gated")
-    ids, logits = np.arange(11) % 61, []
+    ids, logits, banks = np.arange(11) % 61, [], []
     for found in (None, library):
         monkeypatch.setattr("lm2.runtime.backends.onnx_cache.find_library", lambda kind, found=found: found)
         assert onnx_cache.find_library("cpu") == found
@@ -258,10 +258,29 @@ def test_the_kernel_runs_where_the_library_is(tmp_path, monkeypatch):
         if found:
             options.register_custom_ops_library(str(found))
         b.session = ort.InferenceSession(str(path / "model.onnx"), options, providers=["CPUExecutionProvider"])
-        logits.append(kit.run(b, ids[None])[0])
+        made, chunk = kit.run(b, ids[None])
+        logits.append(made)
+        banks.append(b.to_host(b.commit(chunk)))
         seen = {e.get("args", {}).get("op_name") for e in json.loads(Path(b.session.end_profiling()).read_text())}
         assert ("GatedMemoryUpdate" in seen) == bool(found)
     assert_close("logits", logits[1], logits[0], ATOL, RTOL)
+    assert_close("banks", banks[1], banks[0], ATOL, RTOL)
+
+
+@pytest.mark.parametrize("name", ["gated", "gated-4T", "released-causal"])
+def test_a_chunk_goes_on_after_its_memory_was_taken(cells, name):
+    """`commit` leaves the chunk as it is: the same logits follow, and the same bank, as if nobody had looked."""
+    b = cells(name)[1]
+    ids, state = kit.tokens(b, 1, 16, 3), kit.written(b)
+    looked, chunk = [], b.start(1, state)
+    for piece in np.split(ids, [5, 6, 11], axis=1):
+        logits, chunk = b.extend(piece, chunk, all_logits=True)
+        looked.append(logits)
+        b.commit(chunk)
+    plain, other = kit.run(b, ids, state, (5, 6, 11))
+    assert np.array_equal(np.concatenate(looked, axis=1), plain)
+    assert np.array_equal(b.to_host(b.commit(chunk)), b.to_host(b.commit(other)))
+    assert not np.array_equal(b.to_host(b.commit(b.rewind(chunk, 11))), b.to_host(b.commit(chunk)))
 
 
 @pytest.mark.slow

@@ -52,11 +52,11 @@ def swapped(graph, i, f, z, old):
     return plain_update(graph, f, i, z, old)
 
 
-def no_output_gate(self, g, x, a, keys, values, old, layer):
+def no_output_gate(self, g, x, a, keys, values, layer):
     """`gated` of export/memory.py whose reading joins whole."""
-    _, rows = RIGHT["gated"](self, g, x, a, keys, values, old, layer)
+    _, write = RIGHT["gated"](self, g, x, a, keys, values, layer)
     read = self.seen[f"layers.{layer}.memory.add"] = self.seen[f"layers.{layer}.memory.read"]
-    return g.op("Add", a, read), rows
+    return g.op("Add", a, read), write
 
 
 def wrong_tables(config):
