@@ -82,7 +82,8 @@ class MemoryLayers:
         u, read = g.split(writes, [self.write_width - d, d])
         i, content = g.split(m.linear(g, u, f"{p}input_gate", f"{p}content", wide=True), [d, d])
         f = m.linear(g, read, f"{p}forget_gate", wide=True)
-        return self.update(g, i, f, g.op("Add", read, content), old)
+        both = self.config.memory.content == "both"
+        return self.update(g, i, f, g.op("Add", read, content) if both else content, old)
 
     def joins(self, g: Graph, add: str) -> str:
         """add (b, t, d) in the places of the residual stream."""

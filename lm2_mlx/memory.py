@@ -40,6 +40,7 @@ class GatedMemory:
     forget_gate: Dense
     content: Dense
     scale: mx.array | None  # (d,) float32
+    both: bool  # a row is made of what was read too, not of the token alone
     cpu: bool
 
     def keys_values(self, bank: mx.array) -> tuple[mx.array, mx.array]:
@@ -76,7 +77,7 @@ class GatedMemory:
         if read is None:
             assert self.forget_gate.bias is not None
             return gated_memory_update(self.input_gate(u), self.forget_gate.bias, content, old)
-        return gated_memory_update(self.input_gate(u), self.forget_gate(read), read + content, old)  # (b, t, d)
+        return gated_memory_update(self.input_gate(u), self.forget_gate(read), read + content if self.both else content, old)  # (b, t, d)
 
 
 @dataclass

@@ -143,5 +143,6 @@ def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:
         forget_gate=reader.dense(f"{p}forget_gate"),
         content=reader.dense(f"{p}content"),
         scale=reader.array(f"{p}scale") if m.scale else None,
+        both=m.content == "both",
         cpu=reader.cpu,
     )

@@ -16,6 +16,7 @@ from .errors import ConfigError, ModelFileError
 CELLS = ("gated", "released")
 INITS = ("zeros", "eye")
 POOLS = ("chunk", "causal")
+CONTENTS = ("both", "token")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ROPE_TYPES = ("default", "linear", "llama3")
 CONFIG_BYTES_MAX = 1 << 20
@@ -62,6 +63,7 @@ class MemoryConfig:
     init: what a never-written bank holds. output_projection, scale: optional parts of the gated cell.
     gate_pool (released only): `chunk` is the checkpoint's own function, `causal` its streaming form.
     trained: False while the memory's weights are only a starting point.
+    content (gated only): what a row is made of: `both` the token and what it read (equation 6), or the `token` alone.
     """
 
     cell: str = "gated"
@@ -75,6 +77,7 @@ class MemoryConfig:
     scale: bool = False
     gate_pool: str = "chunk"
     trained: bool = False
+    content: str = "both"
 
     @property
     def banks(self) -> int:
@@ -124,7 +127,7 @@ class LM2Config:
             "rope_scaling": None if rope["rope_type"] == "default" else rope,
             "rope_parameters": {"rope_theta": theta, **rope},
             "eos_token_id": list(self.eos_token_id),
-            "memory": memory | {"layers": list(self.memory.layers)},
+            "memory": {k: v for k, v in memory.items() if (k, v) != ("content", "both")} | {"layers": list(self.memory.layers)},
         }
         return d
 
@@ -212,6 +215,8 @@ class LM2Config:
         if list(m.layers) != sorted(set(m.layers)):
             raise ConfigError(f"memory.layers {list(m.layers)} must be ascending and name each layer once")
         if m.cell == "released":
+            if m.content != "both":
+                raise ConfigError(f"memory.content {m.content!r} is for cell gated: leave it out")
             if m.slots != self.hidden_size:
                 raise ConfigError(f"memory.slots {m.slots} must equal hidden_size {self.hidden_size} (cell released needs T = N = D)")
             if m.chunk != m.slots:
@@ -342,4 +347,5 @@ def memory_from_dict(d: Any) -> MemoryConfig:
         scale=_bool(d, "scale", False, w),
         gate_pool=_choice(d, "gate_pool", "chunk", POOLS, w),
         trained=_bool(d, "trained", False, w),
+        content=_choice(d, "content", "both", CONTENTS, w),
     )

@@ -137,7 +137,7 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "t
                 torch.cuda.current_stream().wait_stream(beside)
             memory, j, (token, gates, read) = block.memory, model.bank_of[i], cast(tuple[Tensor, Tensor, Tensor], found)
             a = gated_memory_step(
-                token, gates, read, buffers.old[j], memory.input_bias, memory.scale, a, position, buffers.rows[j]
+                token, gates, read, buffers.old[j], memory.input_bias, memory.scale, a, position, buffers.rows[j], memory.both
             )  # (b, d)
         elif isinstance(block.memory, ReleasedMemory):
             rows = _streamed(block.memory, buffers, i, a, cast(Tensor, rows), position, length)  # (b, d)

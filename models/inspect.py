@@ -84,7 +84,7 @@ def _layer(layer: int, memory: Any, x: Tensor, kv: tuple[Tensor, Tensor] | None,
             read = memory.o_proj(read)  # (1, t, d)
         read = read.to(u.dtype)
         o, f = memory.read_proj(read).chunk(2, dim=-1)  # (1, t, d) each
-        out, forget, content, mass = torch.sigmoid(o), torch.sigmoid(f), read + z, weights[0].mean(dim=0)
+        out, forget, content, mass = torch.sigmoid(o), torch.sigmoid(f), read + z if memory.both else z, weights[0].mean(dim=0)
     added = write * torch.tanh(content)  # (1, t, d)
     gates = [gate[0].float().mean(dim=-1).cpu() for gate in (write, forget, out)]  # (t,) each
     return LayerView(layer, gates[0], gates[1], gates[2], mass.float().cpu(), added[0].float().cpu(), forget[0].float().cpu())

@@ -20,13 +20,14 @@ class GatedMemory(nn.Module):
 
     Matrices with the same input are one in memory (`kv_proj`, `token_proj`, `read_proj`), several tensors on disk.
 
-    E = attention over the bank; add = sigmoid(W_out E + b) * E; new row = sigmoid(W_in u + b) * tanh(E + W_c u) + sigmoid(W_forget E + b) * old.
+    E = attention over the bank; add = sigmoid(W_out E + b) * E; new row = sigmoid(W_in u + b) * tanh(E + W_c u) + sigmoid(W_forget E + b) * old
+    (config `content: token`: tanh(W_c u)).
     """
 
     def __init__(self, config: LM2Config):
         super().__init__()
         m, d = config.memory, config.hidden_size
-        self.heads, self.width = m.heads, m.head_dim
+        self.heads, self.width, self.both = m.heads, m.head_dim, m.content == "both"
         inner = m.heads * m.head_dim
         self.norm = RMSNorm(d, config.rms_norm_eps)
         self.bank_norm = RMSNorm(d, config.rms_norm_eps)
@@ -62,7 +63,7 @@ class GatedMemory(nn.Module):
         if self.o_proj is not None:
             read = self.o_proj(read)  # (b, t, d)
         gates = self.read_proj(read.to(u.dtype))  # (b, t, 2d)
-        return gated_memory_finish(token, gates, read, old, self.input_bias, self.scale, x.dtype)  # (b, t, d) each
+        return gated_memory_finish(token, gates, read, old, self.input_bias, self.scale, x.dtype, self.both)  # (b, t, d) each
 
 
 class TokenGate(nn.Module):

@@ -18,6 +18,7 @@ def config(cell="gated", pool="causal", vocab=61, layers=3, chunk=16, rows=1, me
             init=fields.pop("init", "zeros"),
             output_projection=fields.pop("output_projection", True),
             scale=fields.pop("scale", False),
+            content=fields.pop("content", "both"),
         )
     base = dict(
         vocab_size=vocab, hidden_size=width, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
@@ -32,6 +33,7 @@ CELLS = {
     "gated": config(),
     "gated-eye": config(init="eye", output_projection=False, scale=True, tie_word_embeddings=False, attention_bias=True, mlp_bias=True),
     "gated-4T": config(rows=4),
+    "gated-token": config(rows=2, content="token"),
     "released-causal": config("released"),
     "released-chunk": config("released", "chunk"),
 }

@@ -14,9 +14,10 @@ from .recompute import register
 
 
 def plain_finish(
-    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, dtype: torch.dtype
+    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, dtype: torch.dtype, both: bool = True
 ) -> tuple[Tensor, Tensor]:
     """From token (b, t, 2d: input gate, content), gates (b, t, 2d: output gate, forget gate), read and old (b, t, d), bias and scale (d,).
+    both: a row is made of what was read too, not of the token's content alone.
 
     Returns scale * sigmoid(output gate) * read in `dtype`, and the new rows, both (b, t, d).
     """
@@ -26,7 +27,7 @@ def plain_finish(
     add = torch.sigmoid(o) * read  # (b, t, d)
     if scale is not None:
         add = scale * add
-    return add.to(dtype), plain_update(i + bias, f, read + z, old)
+    return add.to(dtype), plain_update(i + bias, f, read + z if both else z, old)
 
 
 def plain_step(
@@ -39,36 +40,37 @@ def plain_step(
     attended: Tensor,
     position: Tensor,
     rows: Tensor,
+    both: bool = True,
 ) -> Tensor:
     """One token of each sequence: token, gates (b, 2d), read, attended (b, d), position (b,) int64; old and rows (b, T, d) buffers.
 
     Writes rows[:, position] from old[:, position]; returns attended plus what the memory adds, (b, d) in attended's dtype.
     """
     each = torch.arange(len(position), device=position.device)  # (b,)
-    add, new = plain_finish(token[:, None], gates[:, None], read[:, None], old[each, position][:, None], bias, scale, attended.dtype)
+    add, new = plain_finish(token[:, None], gates[:, None], read[:, None], old[each, position][:, None], bias, scale, attended.dtype, both)
     rows[each, position] = new[:, 0]
     return attended + add[:, 0]  # (b, d)
 
 
 @torch.library.custom_op("lm2::gated_memory_finish", mutates_args=())
 def finish_op(
-    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, dtype: torch.dtype
+    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, dtype: torch.dtype, both: bool = True
 ) -> tuple[Tensor, Tensor]:
     """`plain_finish` in one launch; token, gates, old float32, read of any float dtype."""
     if not fused(read):
-        add, new = plain_finish(token, gates, read, old, bias, scale, dtype)
+        add, new = plain_finish(token, gates, read, old, bias, scale, dtype, both)
         return add.contiguous(), new.contiguous()
     from . import gated_triton
 
     add, new = torch.empty(read.shape, dtype=dtype, device=read.device), torch.empty(old.shape, dtype=old.dtype, device=read.device)
     with on_device_of(token):
-        gated_triton.finish(token, gates, read, old, bias, scale, None, None, add, new)
+        gated_triton.finish(token, gates, read, old, bias, scale, None, None, add, new, both)
     return add, new
 
 
 @finish_op.register_fake
 def _(
-    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, dtype: torch.dtype
+    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, dtype: torch.dtype, both: bool = True
 ) -> tuple[Tensor, Tensor]:
     return torch.empty(read.shape, dtype=dtype, device=read.device), torch.empty(old.shape, dtype=old.dtype, device=old.device)
 
@@ -87,16 +89,17 @@ def step_op(
     attended: Tensor,
     position: Tensor,
     rows: Tensor,
+    both: bool = True,
 ) -> Tensor:
     """`plain_step` in one launch. For inference: torch gives no gradient to operators that write into their arguments."""
     if not fused(read):
-        return plain_step(token, gates, read, old, bias, scale, attended, position, rows)
+        return plain_step(token, gates, read, old, bias, scale, attended, position, rows, both)
     from . import gated_triton
 
     joined = torch.empty(attended.shape, dtype=attended.dtype, device=attended.device)
     with on_device_of(token):
         gated_triton.finish(
-            token[:, None], gates[:, None], read[:, None], old, bias, scale, attended[:, None], position, joined[:, None], rows
+            token[:, None], gates[:, None], read[:, None], old, bias, scale, attended[:, None], position, joined[:, None], rows, both
         )
     return joined
 
@@ -112,15 +115,16 @@ def _(
     attended: Tensor,
     position: Tensor,
     rows: Tensor,
+    both: bool = True,
 ) -> Tensor:
     return torch.empty(attended.shape, dtype=attended.dtype, device=attended.device)
 
 
 def gated_memory_finish(
-    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, dtype: torch.dtype
+    token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None, dtype: torch.dtype, both: bool = True
 ) -> tuple[Tensor, Tensor]:
     """`plain_finish`, as an operator where kernels run."""
-    return (finish_op if fused(read) else plain_finish)(token, gates, read, old, bias, scale, dtype)
+    return (finish_op if fused(read) else plain_finish)(token, gates, read, old, bias, scale, dtype, both)
 
 
 def gated_memory_step(
@@ -133,6 +137,7 @@ def gated_memory_step(
     attended: Tensor,
     position: Tensor,
     rows: Tensor,
+    both: bool = True,
 ) -> Tensor:
     """`plain_step`, as an operator where kernels run."""
-    return (step_op if fused(read) else plain_step)(token, gates, read, old, bias, scale, attended, position, rows)
+    return (step_op if fused(read) else plain_step)(token, gates, read, old, bias, scale, attended, position, rows, both)

@@ -14,7 +14,7 @@ from .update_triton import plan, rows_of, strides
 @triton.jit
 def finish_kernel(
     token, gates, read, old, bias, scale, attended, position, out, new, t, d, tb, tt, gb, gt, rb, rt, ob, ot, ab, at_, ub, ut, nb, nt,
-    SCALE: tl.constexpr, STEP: tl.constexpr, BLOCK: tl.constexpr,
+    SCALE: tl.constexpr, STEP: tl.constexpr, BOTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Program (row, block): token row % t of batch entry row // t. Xb, Xt: strides over b and t (of old and new: over their rows).
 
@@ -41,15 +41,17 @@ def finish_kernel(
     if STEP:
         add += tl.load(attended + b * ab + s * at_ + at, live, other=0.0).to(tl.float32)
     tl.store(out + b * ub + s * ut + at, add.to(out.dtype.element_ty), live)
-    made = sigmoid(i) * tanh(e + z) + sigmoid(f) * kept
+    if BOTH:
+        z += e
+    made = sigmoid(i) * tanh(z) + sigmoid(f) * kept
     tl.store(new + b * nb + place * nt + at, made.to(new.dtype.element_ty), live)
 
 
 def finish(
     token: Tensor, gates: Tensor, read: Tensor, old: Tensor, bias: Tensor, scale: Tensor | None,
-    attended: Tensor | None, position: Tensor | None, out: Tensor, new: Tensor,
+    attended: Tensor | None, position: Tensor | None, out: Tensor, new: Tensor, both: bool = True,
 ) -> None:  # fmt: skip
-    """Fill out (b, t, d) and new; with `position` (b,) one token each, and old and new are buffers (b, T, d)."""
+    """Fill out (b, t, d) and new (of what was read and the token with `both`, else of the token); with `position` (b,) one token each, and old and new are buffers (b, T, d)."""
     b, t, d = read.shape
     if read.numel() == 0:
         return
@@ -58,5 +60,5 @@ def finish(
     grid, constants = plan(b, t, d)
     finish_kernel[grid](
         token, gates, read, old, bias, scale, attended, position, out, new, t, d,
-        *strides(token, gates, read, old, joined, out, new), SCALE=scale is not None, STEP=position is not None, **constants,
+        *strides(token, gates, read, old, joined, out, new), SCALE=scale is not None, STEP=position is not None, BOTH=both, **constants,
     )  # fmt: skip

@@ -75,9 +75,10 @@ def fresh(config: LM2Config, seed: int) -> LM2:
 
 
 def adapter_memory(config: LM2Config, layers: tuple[int, ...], chunk: int, blocks: int) -> MemoryConfig:
-    """The memory of an adapter: like the backbone's attention, zeros at the start, `blocks` chunks before a row is written again."""
+    """The memory of an adapter: like the backbone's attention, zeros at the start, `blocks` chunks before a row is written again. Rows are made
+    of the token alone: with what it read in them, facts told after the first chunk were found less often (docs/decisions.md)."""
     heads, width = config.num_attention_heads, config.head_dim
-    return MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, scale=False)
+    return MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, content="token")
 
 
 def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM2:

@@ -5,6 +5,8 @@ import tiny
 import torch
 from compare import assert_close, nmse, relative_l2
 
+from lm2.models.config import LM2Config
+from lm2.models.errors import ConfigError
 from lm2.models.llama import wide
 from lm2.models.weights import random_model, slots_of
 
@@ -240,3 +242,27 @@ def test_gradients_reach_the_first_chunk(name):
     logits.square().mean().backward()
     assert embeddings[0].grad is not None and embeddings[0].grad.abs().max() > 0
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_a_row_of_the_token_alone_does_not_hold_what_was_read():
+    """config `content: token`: whatever the bank holds, the first memory layer writes the same rows; with `both` it does not."""
+    for content, same in (("token", True), ("both", False)):
+        config = tiny.config(rows=2, content=content)
+        model = random_model(config, seed=3)
+        block = model.blocks[0].memory
+        torch.nn.init.zeros_(block.read_proj.weight)  # the forget gate then does not depend on it either
+        x, old = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 5, 32)
+        banks = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+        rows = [block(x, block.keys_values(bank, x.dtype), old)[1] for bank in banks]
+        assert torch.equal(*rows) == same and rows[0].abs().max() > 0.01
+
+
+def test_what_rows_are_made_of_is_part_of_the_config():
+    plain, token = (tiny.config(content=c) for c in ("both", "token"))
+    assert "content" not in plain.to_dict()["memory"] and token.to_dict()["memory"]["content"] == "token"
+    for config in (plain, token):
+        assert LM2Config.from_dict(config.to_dict()) == config
+    for change, words in (({"content": "read"}, "memory.content"), ({"content": "token", "cell": "released"}, "memory.content")):
+        with pytest.raises(ConfigError, match=words):
+            made = LM2Config.from_dict(token.to_dict() | {"memory": token.to_dict()["memory"] | change})
+            made.check()

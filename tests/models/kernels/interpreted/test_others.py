@@ -26,10 +26,11 @@ def test_norms(shape, dtype):
 @pytest.mark.parametrize("dtype", kit.DTYPES, ids=str)
 @pytest.mark.parametrize("shape", kit.WIDTHS, ids=str)
 @pytest.mark.parametrize("scale", [True, False])
-def test_finish(shape, dtype, scale):
+@pytest.mark.parametrize("both", [True, False])
+def test_finish(shape, dtype, scale, both):
     args = kit.finish_args(shape, dtype, scale)
-    add, rows = gated.gated_memory_finish(*args)
-    want_add, want_rows = gated.plain_finish(*kit.exact(args))
+    add, rows = gated.gated_memory_finish(*args, both)
+    want_add, want_rows = gated.plain_finish(*kit.exact(args), both)
     assert add.dtype == dtype and rows.dtype == F32
     kit.close("add", add, want_add)
     kit.close("rows", rows, want_rows)
@@ -38,11 +39,12 @@ def test_finish(shape, dtype, scale):
 @pytest.mark.parametrize("dtype", kit.DTYPES, ids=str)
 @pytest.mark.parametrize("shape", kit.WIDTHS, ids=str)
 @pytest.mark.parametrize("scale", [True, False])
-def test_step_writes_one_row_of_each_sequence(shape, dtype, scale):
+@pytest.mark.parametrize("both", [True, False])
+def test_step_writes_one_row_of_each_sequence(shape, dtype, scale, both):
     args = kit.step_args(shape, dtype, scale)
-    joined, position, rows = gated.gated_memory_step(*args), args[-2], args[-1]
+    joined, position, rows = gated.gated_memory_step(*args, both), args[-2], args[-1]
     wide = kit.exact(args)
-    want = gated.plain_step(*wide)
+    want = gated.plain_step(*wide, both)
     kit.close("joined", joined, want, dtype)
     written = torch.zeros(rows.shape[:2], dtype=torch.bool)
     written[torch.arange(shape[0]), position] = True
