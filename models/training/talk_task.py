@@ -43,8 +43,8 @@ class TalkTask:
         model: LM2,
         talks: Talks,
         seed: int,
-        pools: tuple[int, int, int] = (600, 300, 40),
-        renew: int = 300,
+        pools: tuple[int, int, int] = (450, 200, 30),
+        renew: int = 60,
         recompute: bool = False,
     ):
         self.model, self.talks, self.seed, self.pools, self.renew, self.recompute = (

@@ -67,7 +67,7 @@ def small(monkeypatch):
     """Small pools, so that a step of --task chat takes no time."""
     from lm2.models.training import talk_task
 
-    monkeypatch.setattr(talk_task.TalkTask.__init__, "__defaults__", ((12, 8, 3), 300, False))
+    monkeypatch.setattr(talk_task.TalkTask.__init__, "__defaults__", ((12, 8, 3), 60, False))
     probe = talk_task.TalkTask.probe
     monkeypatch.setattr(talk_task.TalkTask, "probe", lambda self: probe(self, 20))
     monkeypatch.setattr(loop, "EVERY", 1)
