@@ -68,7 +68,7 @@ def test_distance_to_the_backbone():
         chosen = torch.tensor(q.targets) >= 0
         with_it, without = (model(torch.tensor([q.ids]), b[:, row : row + 1], 0)[0][0, chosen] for b in (bank, torch.zeros_like(bank)))
         teacher, own = F.log_softmax(without.float(), -1), F.log_softmax(with_it.float(), -1)
-        total, places = total + float((teacher.exp() * (teacher - own)).sum()), places + int(chosen.sum())
+        total, places = total + float((teacher.exp() * (teacher - own)).sum().detach()), places + int(chosen.sum())
     assert abs(kl - total / places) < 1e-6 and kl > 1e-3
     sheet, _, below, h = setting(model, heard=False)
     assert float(asking.distance(model, below, h, sheet, 0, random.Random(0)).detach()) == 0.0
