@@ -180,6 +180,8 @@ def main() -> int:
 
     prompt = list(Tokenizer.load(a.folder / "on").encode(long_text()[: 8 * a.prompt]))[: a.prompt]
     counts, results = [int(n) for n in a.threads.split(",")], []
+    if a.out:
+        a.out.mkdir(parents=True, exist_ok=True)
     if a.add and a.out and (a.out / "onnx_speed.json").is_file():
         before = json.loads((a.out / "onnx_speed.json").read_text())
         if (before["prompt"], before["decode"]) == (a.prompt, a.decode):
