@@ -1,7 +1,7 @@
 """One training step of a memory on a finished chat model: chunks of talk with facts in some, then questions, the backbone frozen.
 
-Knows the losses and the pools of chunks; the optimiser is run.py's. What the layers below the first memory make of a chunk never changes, so
-it is computed once when a pool is drawn. Three terms: the answers' tokens (values three times), the input gate on other talk, and the
+Knows the pools of chunks and the banks; what answers cost is asking.py's, the optimiser run.py's. What the layers below the first
+memory make of a chunk never changes, so it is computed once when a pool is drawn. Three terms: the answers' tokens (values three times), the input gate on other talk, and the
 distance to the backbone's own next-token distribution on exchanges that need no memory.
 
 Axes: b streams, q questions of a stream, t positions of a chunk, s positions of a question, n rows, d hidden, v vocabulary.
