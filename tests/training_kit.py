@@ -73,6 +73,8 @@ PLAN = Plan("toy", 12, 1e-2, 3, (Stage(0.5, 1, 2, 2), Stage(1.0, 2, 3, 2)), warm
 class Toy:
     """A task on random tokens whose next draw depends on the random generator, torch's too, and on a counter of its own."""
 
+    aids = None
+
     def __init__(self, seed=1, wait=0.0):
         self.model = model(seed)
         self.count = 0

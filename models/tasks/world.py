@@ -14,11 +14,25 @@ MOVES = ("moved to", "went to", "journeyed to", "travelled to", "went back to")
 TAKES = ("took", "got", "grabbed", "picked up")
 DROPS = ("left", "dropped", "discarded", "put down")
 GIVES = ("gave", "passed", "handed")
+WAYS = ("move", "take", "drop", "give")
 
 _MOVE = re.compile(rf"(\w+) (?:{'|'.join(MOVES)}) the (\w+)\.")
 _TAKE = re.compile(rf"(\w+) (?:{'|'.join(TAKES)}) the (\w+)(?: there)?\.")
 _DROP = re.compile(rf"(\w+) (?:{'|'.join(DROPS)}) the (\w+)(?: there)?\.")
 _GIVE = re.compile(rf"(\w+) (?:{'|'.join(GIVES)}) the (\w+) to (\w+)\.")
+
+
+def parts(sentence: str) -> tuple[str, str, str]:
+    """One of WAYS, the object and who it was given to ("" where there is none). Raises ValueError for a sentence that is none of bAbI's."""
+    if _MOVE.fullmatch(sentence):
+        return "move", "", ""
+    if m := _GIVE.fullmatch(sentence):
+        return "give", m.group(2), m.group(3)
+    if m := _TAKE.fullmatch(sentence):
+        return "take", m.group(2), ""
+    if m := _DROP.fullmatch(sentence):
+        return "drop", m.group(2), ""
+    raise ValueError(f"{sentence!r} is none of bAbI's sentences")
 
 
 class Question(NamedTuple):

@@ -20,7 +20,8 @@ from ..layout import GENERATION, TEMPLATE, TOKENIZER, ModelFolder
 from ..lm2 import LM2
 from ..tasks.varied import Varied
 from ..weights import load_model, save_folder, slots_of
-from . import answers, sources, start, together, vocabulary
+from . import answers, facts, sources, start, together, vocabulary
+from .fact_task import FactTask
 from .plan import Plan, TrainError, stages
 from .run import Task
 from .stories import ASSISTANT, END, USER, Stories
@@ -33,12 +34,13 @@ from .turns import Turns, chat_turns
 STORY_WEIGHTS = {
     "recall": {"qa1": 0.5, "qa2": 0.15, "qa3": 0.08, "qa4": 0.1, "qa5": 0.17},
     "distance": {"qa1": 0.9, "qa4": 0.05, "qa5": 0.05},
-    "babilong": {"qa1": 0.2, "qa2": 0.25, "qa3": 0.2, "qa4": 0.15, "qa5": 0.2},
 }
 PLANS = {
     "recall": Plan("recall", 4000, 1.5e-3, 0, stages("0.05:1x24,0.15:1-2x16,0.4:1-4x10,0.75:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
     "distance": Plan("distance", 1200, 8e-4, 0, stages("0.35:1-8x8,0.7:2-16x6,1:1-32x6"), warmup=20, flat=0.4, quiet=0.1),
-    "babilong": Plan("babilong", 30000, 1e-3, 0, stages("0.2:1-4x10,0.6:1-8x6,1:1-16x4"), flat=0.3, quiet=0.1),
+    "babilong": Plan(
+        "babilong", 12000, 1.5e-3, 0, stages("0.06:1-2x48,0.17:1-4x24!0.1,0.42:2-8x14!0.3,1:5-16x8!0.45"), warmup=50, flat=0.45, quiet=0.1
+    ),
     "chat": Plan("chat", 600, 6e-4, 0, stages("0.7:1-2x10,1:1-8x5!0.2"), warmup=30, flat=0.3, decay=0.01, quiet=0.3),
     "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
 }
@@ -56,6 +58,38 @@ class Job:
 
 def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool, begun: ModelFolder | None = None) -> Job:
     """lm2-tiny from nothing: its tokenizer (kept in `out` once trained), its weights, its stories; or from `begun`, at greater distances."""
+    model, tokenizer = _small(plan, data, out, device, begun, start.tiny_config)
+    stories = _stories(tokenizer, model.config, data, plan.task)
+    stories.far = begun is not None
+    task = StoryTask(model, stories, STORY_WEIGHTS[plan.task], plan.seed, recompute=recompute, bound=begun is not None)
+
+    def write(folder: Path, record: Mapping[str, Any]) -> None:
+        _write_model(model, folder, tokenizer.to_str(), vocabulary.TEMPLATE, record)
+
+    return Job(task, write, "model")
+
+
+def babilong(plan: Plan, data: Path | None, out: Path, device: str, begun: ModelFolder | None = None) -> Job:
+    """lm2-babi, for BABILong's tasks 1 to 5: from nothing, as `tiny` does it, or on from `begun`."""
+    model, tokenizer = _small(plan, data, out, device, begun, start.babi_config)
+    memory = model.config.memory
+    if (memory.cell, memory.init) != ("gated", "zeros"):
+        raise TrainError(
+            f"--task babilong trains cell gated with init zeros, this model has {memory.cell} with {memory.init}: begin from tiny"
+        )
+    fixed, book = _read(data, tuple(facts.WEIGHTS), True)
+    streams = facts.FactStreams(lambda text: tokenizer.encode(text).ids, model.config.memory.chunk, fixed, book)
+
+    def write(folder: Path, record: Mapping[str, Any]) -> None:
+        _write_model(model, folder, tokenizer.to_str(), vocabulary.TEMPLATE, record)
+
+    return Job(FactTask(model, streams, plan.seed), write, "model")
+
+
+def _small(
+    plan: Plan, data: Path | None, out: Path, device: str, begun: ModelFolder | None, shape: Callable[[int, int], LM2Config]
+) -> tuple[LM2, Tokenizer]:
+    """A small model with a tokenizer of its own, from a seed or from a folder."""
     file = out / TOKENIZER if begun is None else begun.path / TOKENIZER
     with together.first_alone():
         if not file.exists():
@@ -66,33 +100,27 @@ def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool,
     marks = {mark: tokenizer.token_to_id(mark) for mark in (END, USER, ASSISTANT)}
     for mark, number in marks.items():
         if number is None:
-            raise TrainError(f"{file} has no token {mark}: it is not lm2-tiny's tokenizer: remove it, or give another --out")
-    if begun is None:
-        config = start.tiny_config(tokenizer.get_vocab_size(), marks[END] or 0)
-        model = start.fresh(config, plan.seed).to(device)
-    else:
-        config = begun.config
-        model = load_model(begun, device).train().requires_grad_(True)
-    stories = _stories(tokenizer, config, data, plan.task)
-    stories.far = begun is not None
-    task = StoryTask(model, stories, STORY_WEIGHTS[plan.task], plan.seed, recompute=recompute, bound=begun is not None)
-
-    def write(folder: Path, record: Mapping[str, Any]) -> None:
-        _write_model(model, folder, tokenizer.to_str(), vocabulary.TEMPLATE, record)
-
-    return Job(task, write, "model")
+            remedy = "remove it, or give another --out" if begun is None else "give lm2-tiny, lm2-babi or a model made from them"
+            raise TrainError(f"{file} has no token {mark}: it is not lm2-tiny's tokenizer: {remedy}")
+    if begun is not None:
+        return load_model(begun, device).train().requires_grad_(True), tokenizer
+    return start.fresh(shape(tokenizer.get_vocab_size(), marks[END] or 0), plan.seed).to(device), tokenizer
 
 
 def _stories(tokenizer: Tokenizer, config: LM2Config, data: Path | None, task: str) -> Stories:
-    kinds = tuple(STORY_WEIGHTS[task])
+    fixed, book = _read(data, tuple(STORY_WEIGHTS[task]), False)
+    return Stories(lambda text: tokenizer.encode(text).ids, config.memory.chunk, fixed, book, STORY_WEIGHTS[task])
+
+
+def _read(data: Path | None, kinds: tuple[str, ...], books: bool) -> tuple[list[sources.Told], list[str]]:
+    """bAbI's stories and sentences of novels. books: they must be there."""
     fixed = sources.stories(data, kinds) if data is not None else []
     book = sources.sentences(sources.books(data)) if data is not None else []
-    have = {kind for kind, _, _ in fixed}
-    if "qa4" not in have or (task == "babilong" and not book):
+    if "qa4" not in {kind for kind, _, _ in fixed} or (books and not book):
         raise TrainError(
             f"{data or 'no --data'}: stories need bAbI's files in DATA/babi, and novels in DATA/background for --task babilong"
         )
-    return Stories(lambda text: tokenizer.encode(text).ids, config.memory.chunk, fixed, book, STORY_WEIGHTS[task])
+    return fixed, book
 
 
 def chat(

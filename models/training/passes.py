@@ -68,7 +68,7 @@ def read(
         if memory is not None:
             j = model.bank_of[i]
             old = banks[j][:, first : first + t]  # (b, t, d)
-            with _watched(memory, gates):
+            with watched(memory, gates):
                 add, rows = memory(x, reads[j], old)
             rows = torch.where(present[..., None], rows, old)
             banks[j] = torch.cat((banks[j][:, :first], rows, banks[j][:, first + t :]), dim=1)  # (b, n, d)
@@ -152,7 +152,7 @@ def _turns(model: LM2, rows: Rows) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _watched(memory: GatedMemory, gates: list[Tensor] | None) -> Iterator[None]:
+def watched(memory: GatedMemory, gates: list[Tensor] | None) -> Iterator[None]:
     """Append this memory's input gate (b, t, d) to `gates` when it is computed."""
     if gates is None:
         yield

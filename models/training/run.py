@@ -42,9 +42,11 @@ class Terms(NamedTuple):
 
 
 class Task(Protocol):
-    """What is trained. `state` and `restore` are for what the next step depends on beside weights and random numbers."""
+    """What is trained. `state` and `restore` are for what the next step depends on beside weights and random numbers. aids: what is trained
+    beside the model and left behind, or None."""
 
     model: LM2
+    aids: torch.nn.Module | None
 
     def step(self, stage: Stage, rng: random.Random) -> Terms: ...
 
@@ -70,6 +72,8 @@ def run(
     checkpoint cannot be read.
     """
     trainable = [(name, p) for name, p in task.model.named_parameters() if p.requires_grad]
+    if task.aids is not None:
+        trainable += [(f"aids.{name}", p) for name, p in task.aids.named_parameters()]
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for _, p in trainable if p.dim() == 2], "weight_decay": plan.decay},

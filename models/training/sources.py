@@ -19,9 +19,10 @@ from .plan import TrainError
 FILE_BYTES_MAX = 1 << 30
 WORDS_MIN = 8
 Dialogue = list[tuple[str, str]]
+Told = tuple[str, list[str], list[tuple[str, str]]]
 
 
-def stories(folder: Path, tasks: tuple[str, ...]) -> list[tuple[str, list[str], list[tuple[str, str]]]]:
+def stories(folder: Path, tasks: tuple[str, ...]) -> list[Told]:
     """(task, facts, questions with answers) of bAbI's training part. Empty without files."""
     where = folder / "babi"
     if not where.is_dir():

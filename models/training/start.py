@@ -22,23 +22,37 @@ from ..weights import new_model, slots_of
 
 TINY = MemoryConfig(cell="gated", slots=1024, chunk=64, layers=(1, 2), heads=4, head_dim=32, init="zeros")
 
+BABI = MemoryConfig(cell="gated", slots=1024, chunk=32, layers=(2, 4), heads=4, head_dim=32, init="zeros")
+
 
 def tiny_config(vocabulary: int, end: int) -> LM2Config:
     """The shape of lm2-tiny: 4 layers of width 128, memories in layers 1 and 2 with 1,024 rows, chunks of 64 tokens."""
+    return _small(vocabulary, end, "lm2-tiny", 4, TINY)
+
+
+def babi_config(vocabulary: int, end: int) -> LM2Config:
+    """The shape of lm2-babi: 6 layers of width 128, memories in layers 2 and 4 with 1,024 rows, chunks of 32 tokens.
+
+    Two layers below the first memory bind a sentence to those before it in the chunk; what was read there is in the second memory's input.
+    """
+    return _small(vocabulary, end, "lm2-babi", 6, BABI)
+
+
+def _small(vocabulary: int, end: int, name: str, layers: int, memory: MemoryConfig) -> LM2Config:
     return LM2Config(
         vocab_size=vocabulary,
         hidden_size=128,
         intermediate_size=256,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         head_dim=32,
-        memory=TINY,
-        max_position_embeddings=64,
+        memory=memory,
+        max_position_embeddings=memory.chunk,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=(end,),
-        name="lm2-tiny",
+        name=name,
     )
 
 

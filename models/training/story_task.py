@@ -29,6 +29,8 @@ SIMPLE = Stage(1.0, 1, 1, 12)
 class StoryTask:
     """Draws batches from `stories` and computes their loss. `weights`: share of each bAbI task once names are bound (`bound`: they are)."""
 
+    aids: torch.nn.Module | None = None
+
     def __init__(
         self,
         model: LM2,

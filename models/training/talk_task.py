@@ -38,6 +38,8 @@ Pools = tuple[list[Piece], list[Piece], list[tuple[list[Piece], Asked]]]
 class TalkTask:
     """pools: chunks with facts and without, and passages of books, drawn anew every `renew` steps."""
 
+    aids: torch.nn.Module | None = None
+
     def __init__(
         self,
         model: LM2,

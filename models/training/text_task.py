@@ -22,6 +22,8 @@ from .run import Terms
 class TextTask:
     """paragraphs: texts in reading order; a stream begins at a drawn one and goes on through those after it."""
 
+    aids: torch.nn.Module | None = None
+
     def __init__(self, model: LM2, encode: Callable[[str], list[int]], paragraphs: Sequence[str], recompute: bool = False):
         if not paragraphs:
             raise TrainError("there is no text: --task text reads DATA/background/*.txt and DATA/tinystories/*.jsonl")

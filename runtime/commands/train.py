@@ -70,8 +70,8 @@ def command(
 ) -> None:
     """Train a memory, or a small model with one.
 
-    MODEL is `tiny` (recall, babilong: lm2-tiny from scratch) or a model folder or name (distance: lm2-tiny, on to 32 chunks; chat: a memory for it, written as an
-    adapter; text: next-token prediction through the memory). Checkpoints are written every 250 steps; the same command goes on
+    MODEL is `tiny` (recall, babilong: lm2-tiny or lm2-babi from scratch) or a model folder or name (distance: lm2-tiny, on to 32 chunks;
+    babilong: lm2-babi, trained on; chat: a memory for it, written as an adapter; text: next-token prediction through the memory). Checkpoints are written every 250 steps; the same command goes on
     from the last one. Several GPUs: torchrun --nproc-per-node N $(which lm2) train ...
     """
     from ..backend import installed
@@ -95,11 +95,13 @@ def command(
     device = together.own_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     loop.threads(threads)
     say = click.echo if together.rank() == 0 else (lambda text: None)
-    if (model == "tiny") != (task in ("recall", "babilong")):
+    if (model == "tiny") != (task == "recall") and task != "babilong":
         raise TrainError(f"--task {task} trains {'tiny' if model != 'tiny' else 'a model folder'}, not {model}")
     fresh, options = not (out / loop.STATE).exists(), ""
     with together.joined(device):
-        if model == "tiny":
+        if task == "babilong":
+            job = jobs.babilong(plan, data, out, device, None if model == "tiny" else _open(model))
+        elif model == "tiny":
             job = jobs.tiny(plan, data, out, device, recompute)
         else:
             folder = _open(model)

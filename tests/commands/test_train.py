@@ -124,9 +124,10 @@ def test_chat_in_legs_is_one_run(lm2, small, data, chat_model, tmp_path):
     assert (tmp_path / "other" / "adapter" / "memory.safetensors").read_bytes() != one
 
 
-def test_tiny(lm2, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("task", ["recall", "babilong"])
+def test_tiny(lm2, data, tmp_path, monkeypatch, task):
     monkeypatch.setattr(jobs.vocabulary, "SIZE", 600)
-    args = ("train", "tiny", "--task", "recall", "--data", data, "--steps", "3", "--stages", "1:1-2x2", "--out", tmp_path / "out", *ONE)
+    args = ("train", "tiny", "--task", task, "--data", data, "--steps", "3", "--stages", "1:1-2x2", "--out", tmp_path / "out", *ONE)
     first = lm2(*args)
     assert first.code == 0 and "step 3/3" in first.out, first
     model = tmp_path / "out" / "model"
@@ -137,6 +138,22 @@ def test_tiny(lm2, data, tmp_path, monkeypatch):
     told = lm2("generate", model, "--chat", "--prompt", "Mary moved to the garden.", "--max-tokens", "4", "--json", *ONE)
     assert told.code == 0, told
     assert json.loads((model / "training.json").read_text())["plan"]["steps"] == 3
+    on = lm2(
+        "train",
+        model,
+        "--task",
+        {"recall": "distance"}.get(task, task),
+        "--data",
+        data,
+        "--steps",
+        "1",
+        "--stages",
+        "1:1x2",
+        "--out",
+        tmp_path / "on",
+        *ONE,
+    )
+    assert on.code == 0 and "step 1/1" in on.out, on
 
 
 @pytest.mark.parametrize("everything", [False, True])
@@ -156,6 +173,7 @@ def test_text(lm2, data, chat_model, tmp_path, everything):
     [
         (("tiny", "--task", "chat"), ("--task chat trains a model folder, not tiny",), 1),
         (("MODEL", "--task", "recall"), ("--task recall trains tiny, not",), 1),
+        (("MODEL", "--task", "babilong"), ("has no token <|", "lm2-babi"), 1),
         (("MODEL", "--task", "text"), ("--task text needs --data",), 1),
         (("tiny", "--task", "recall", "--stages", "1:x"), ("stage '1:x' must read like",), 1),
         (("EMPTY", "--task", "chat"), ("EMPTY",), 1),
