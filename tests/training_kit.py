@@ -10,7 +10,8 @@ from lm2.models.lm2 import LM2
 from lm2.models.tasks.varied import Varied
 from lm2.models.training.plan import Plan, Stage
 from lm2.models.training.run import Terms
-from lm2.models.training.stories import ASSISTANT, END, USER, Stories
+from lm2.models.training.speech import ASSISTANT, END, USER
+from lm2.models.training.stories import Stories
 from lm2.models.training.talks import Talks
 from lm2.models.weights import random_model
 

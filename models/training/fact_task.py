@@ -27,7 +27,7 @@ from .plan import Stage
 from .ring import Rings
 from .run import Terms
 
-BLOCKS = (8, 16)  # chunks until a row is written again, drawn for each batch
+BLOCKS = (4, 8, 16, 16, 16, 32)  # chunks until a row is written again, drawn for each batch
 OFTEN = 0.6  # chunks after which something is asked
 COUNTED = 64.0  # facts, as one unit of the count; at most COUNT_MOST facts are told apart
 COUNT_MOST = 200

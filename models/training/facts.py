@@ -16,7 +16,8 @@ import numpy as np
 from ..tasks.fillers import sentences
 from ..tasks.knowing import UNKNOWN, Known, Reader, Wanted, wanted
 from ..tasks.world import Question, World, story
-from .stories import ASSISTANT, END, IGNORED, USER
+from .speech import Speech
+from .stories import IGNORED
 
 WEIGHTS = {"qa1": 0.12, "qa2": 0.25, "qa3": 0.3, "qa4": 0.08, "qa5": 0.25}
 REAL_SHARE = 0.4  # of stories from bAbI's files; qa4 always
@@ -86,7 +87,7 @@ class Batch:
     asked: list[Asked | None]
 
 
-class FactStreams:
+class FactStreams(Speech):
     """Draws batches. encode: ids of a text; size: T; fixed: bAbI's stories (task, facts, questions); book: sentences of novels."""
 
     def __init__(
@@ -97,26 +98,12 @@ class FactStreams:
         book: Sequence[str],
         weights: dict[str, float] = WEIGHTS,
     ):
-        self._encode, self._cache = encode, dict[str, list[int]]()
+        super().__init__(encode)
         self.size, self.book, self.weights = size, book, weights
         self.fixed: dict[str, list[tuple[Sequence[str], Given]]] = {}
         for task, facts, questions in fixed:
             self.fixed.setdefault(task, []).append((facts, questions))
-        self.user, self.end, self.assistant = (encode(mark)[0] for mark in (USER, END, ASSISTANT))
-        self.ok = [self.end, self.assistant, *encode(" Ok."), self.end]
         self.room = size - 1 - len(self.ok)
-
-    def tokens(self, text: str) -> list[int]:
-        """Ids of one sentence, its leading space included."""
-        ids = self._cache.get(text)
-        if ids is None:
-            ids = self._cache[text] = self._encode(" " + text)
-        return ids
-
-    def exchange(self, question: Question) -> tuple[list[int], int]:
-        """A question and its answer as ids, and where the answer begins."""
-        head = [self.user, *self.tokens(question.text), self.end, self.assistant]
-        return [*head, *self.tokens(question.answer + "."), self.end], len(head)
 
     def stream(self, rng: random.Random, chunks: int, asked: int, in_book: bool) -> list[Chunk]:
         """One stream of at least one chunk and at most `chunks`, with up to `asked` questions after each."""

@@ -24,7 +24,8 @@ from . import answers, facts, sources, start, together, vocabulary
 from .fact_task import FactTask
 from .plan import Plan, TrainError, stages
 from .run import Task
-from .stories import ASSISTANT, END, USER, Stories
+from .speech import ASSISTANT, END, USER
+from .stories import Stories
 from .story_task import StoryTask
 from .talk_task import TalkTask
 from .talks import Talks

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..tasks.fillers import sentences
 from ..tasks.world import Question, World, story
+from .speech import Speech
 
-END, USER, ASSISTANT = "<|end|>", "<|user|>", "<|assistant|>"
 IGNORED = -100
 
 
@@ -52,7 +52,7 @@ class _Chunk:
     subjects: list[int]
 
 
-class Stories:
+class Stories(Speech):
     """Draws batches. encode: token ids of a text (called once per sentence); fixed: real stories (task, facts, questions); book: real sentences."""
 
     def __init__(
@@ -63,8 +63,7 @@ class Stories:
         book: Sequence[str],
         weights: dict[str, float],
     ):
-        self._encode = encode
-        self._cache: dict[str, list[int]] = {}
+        super().__init__(encode)
         self.size = size
         self.book = book
         self.weights = weights
@@ -73,21 +72,7 @@ class Stories:
         self.fixed: dict[str, list[tuple[Sequence[str], Sequence[tuple[str, str]]]]] = {}
         for task, facts, questions in fixed:
             self.fixed.setdefault(task, []).append((facts, questions))
-        self.user, self.end, self.assistant = (encode(mark)[0] for mark in (USER, END, ASSISTANT))
         self.period = encode(" Ok.")[-1]
-        self.ok = [self.end, self.assistant, *encode(" Ok."), self.end]
-
-    def tokens(self, text: str) -> list[int]:
-        """Ids of one sentence, its leading space included."""
-        ids = self._cache.get(text)
-        if ids is None:
-            ids = self._cache[text] = self._encode(" " + text)
-        return ids
-
-    def exchange(self, question: Question) -> tuple[list[int], int]:
-        """A question and its answer as ids, and where the answer begins."""
-        head = [self.user, *self.tokens(question.text), self.end, self.assistant]
-        return [*head, *self.tokens(question.answer + "."), self.end], len(head)
 
     def stream(self, rng: random.Random, chunks: int, asked: int) -> list[_Chunk]:
         """One stream of at least one chunk and at most `chunks`, with up to `asked` questions after each."""

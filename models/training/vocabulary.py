@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from ..tasks import babi
 from ..tasks.recall import conversations
 from . import sources
-from .stories import ASSISTANT, END, USER
+from .speech import ASSISTANT, END, USER
 
 SIZE = 1536
 TEMPLATE = (

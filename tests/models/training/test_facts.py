@@ -20,7 +20,8 @@ from lm2.models.training import start
 from lm2.models.training.fact_task import FactTask
 from lm2.models.training.facts import WEIGHTS, FactStreams, Told
 from lm2.models.training.plan import Plan, Stage
-from lm2.models.training.stories import ASSISTANT, END, IGNORED, USER
+from lm2.models.training.speech import ASSISTANT, END, USER
+from lm2.models.training.stories import IGNORED
 
 SIZE = 40
 

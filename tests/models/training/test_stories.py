@@ -9,7 +9,8 @@ from training_kit import BOOK, DIALOGUE, QA4
 from lm2.models.tasks.recall import PEOPLE, ROOMS, conversations
 from lm2.models.tasks.world import Question
 from lm2.models.training import vocabulary
-from lm2.models.training.stories import ASSISTANT, END, IGNORED, USER
+from lm2.models.training.speech import ASSISTANT, END, USER
+from lm2.models.training.stories import IGNORED
 from lm2.models.training.talks import padded
 
 WEIGHTS = {"qa1": 1.0, "qa2": 1.0, "qa3": 1.0, "qa4": 1.0, "qa5": 1.0}
