@@ -2,8 +2,9 @@
 
 Knows the losses; the optimiser is run.py's. From answers alone a model of this size never learns more than one task of the five: it has to bind,
 to follow who carries what, and to tell the latest row from older ones, all at once. So probes that are thrown away afterwards (`aids`) ask each
-row what its sentence says and leaves true, how many facts came before, and the question's first memory input what is asked for; and two heads of
-every memory are shown which row to read: the one that answers, or the last one about the same subject (docs/decisions.md).
+row what its sentence says and leaves true, how many facts came before, and the question's first memory input what is asked for; and heads of
+every memory are shown which row to read: two the one that answers, or the last one about the same subject; a third the last one at all, by which rows
+of different subjects come to tell which is later (docs/decisions.md).
 
 Axes: b streams, c chunks, t positions of a chunk, q questions of a stream, s positions of a question, n facts, d hidden.
 """
@@ -31,7 +32,7 @@ BLOCKS = (4, 8, 16, 16, 16, 32)  # chunks until a row is written again, drawn fo
 OFTEN = 0.6  # chunks after which something is asked
 COUNTED = 64.0  # facts, as one unit of the count; at most COUNT_MOST facts are told apart
 COUNT_MOST = 200
-SHOWN = 2  # heads that are shown which row to read
+SUBJECT, LAST = slice(0, 2), slice(2, 3)  # heads that are shown which row to read
 SHOW_WEIGHT = 0.5
 
 Part = tuple[Tensor, int]  # a mean, and of how many
@@ -134,10 +135,13 @@ class FactTask:
         return out
 
     def _followed(self, told: Told, reads: Sequence[tuple[Tensor, Tensor]], chunk: int, blocks: int) -> list[Part]:
-        """How well each memory, where a fact ends, reads the last row about the same subject."""
-        chosen = told.earlier[:, 0] >= max(0, chunk - blocks)
-        streams, places, rows = self._tensors(told.streams[chosen], told.places[chosen], self._rows(told.earlier[chosen], blocks))
-        return self._looks([seen[streams, places] for seen in self._seen], reads, streams, rows)
+        """How well each memory, where a fact ends, reads the last row about the same subject, and the last row at all."""
+        out = []
+        for at, heads in ((told.earlier, SUBJECT), (told.last, LAST)):
+            chosen = at[:, 0] >= max(0, chunk - blocks)
+            streams, places, rows = self._tensors(told.streams[chosen], told.places[chosen], self._rows(at[chosen], blocks))
+            out += self._looks([seen[streams, places] for seen in self._seen], reads, streams, rows, heads)
+        return out
 
     def _found(self, asked: Asked, rings: Rings, chunk: int) -> list[Part]:
         """How well each memory, where an answer begins, reads the row that answers."""
@@ -146,16 +150,19 @@ class FactTask:
         numbers = np.repeat(np.array(asked.streams), asked.ids.shape[1])
         streams, rows = self._tensors(numbers[chosen], self._rows(sources[chosen], rings.blocks))
         kept = torch.from_numpy(chosen).to(self.model.device)
-        return self._looks([self._begins(asked, seen)[kept] for seen in self._seen], rings.reads, streams, rows)
+        return self._looks([self._begins(asked, seen)[kept] for seen in self._seen], rings.reads, streams, rows, SUBJECT)
 
-    def _looks(self, inputs: Sequence[Tensor], reads: Sequence[tuple[Tensor, Tensor]], streams: Tensor, rows: Tensor) -> list[Part]:
-        """Per memory, minus the log of the attention that its first SHOWN heads pay to `rows` (n,) of the banks of `streams`, inputs (n, d) each."""
+    def _looks(
+        self, inputs: Sequence[Tensor], reads: Sequence[tuple[Tensor, Tensor]], streams: Tensor, rows: Tensor, heads: slice
+    ) -> list[Part]:
+        """Per memory, minus the log of the attention that some heads pay to `rows` (n,) of the banks of `streams`, inputs (n, d) each."""
         out = []
         for memory, u, (keys, _) in zip(self.memories, inputs, reads, strict=True):
             if len(rows):
-                q = memory.q_proj(u.to(keys.dtype)).view(len(u), memory.heads, 1, memory.width)[:, :SHOWN]  # (n, SHOWN, 1, e)
-                scores = (q @ keys[streams, :SHOWN].transpose(2, 3))[:, :, 0].float() * memory.width**-0.5  # (n, SHOWN, N)
-                paid = scores.log_softmax(-1).gather(2, rows[:, None, None].expand(-1, SHOWN, 1))
+                k = keys[streams, heads]  # (n, heads, N, e)
+                q = memory.q_proj(u.to(keys.dtype)).view(len(u), memory.heads, 1, memory.width)[:, heads]  # (n, heads, 1, e)
+                scores = (q @ k.transpose(2, 3))[:, :, 0].float() * memory.width**-0.5  # (n, heads, N)
+                paid = scores.log_softmax(-1).gather(2, rows[:, None, None].expand(-1, k.shape[1], 1))
                 out.append((-paid.mean(), len(rows)))
         return out
 

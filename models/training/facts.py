@@ -33,12 +33,14 @@ Row = tuple[int, int]  # chunk of the stream, place in it
 
 
 class Fact(NamedTuple):
-    """place: of its period. number: facts told with it. earlier: the row of the last fact about its subject in an earlier chunk, or None."""
+    """place: of its period. number: facts told with it. earlier, last: the rows of the last fact about its subject, and of the last one at all, in an
+    earlier chunk, or None."""
 
     place: int
     known: Known
     number: int
     earlier: Row | None
+    last: Row | None
 
 
 @dataclass
@@ -67,13 +69,14 @@ class Asked:
 
 @dataclass
 class Told:
-    """Facts of one chunk, int64: streams, places (n,); known (n, Known and count); earlier (n, 2): chunk and place of the row of the last fact about
-    the same subject in an earlier chunk, -1 where there is none."""
+    """Facts of one chunk, int64: streams, places (n,); known (n, Known and count); earlier, last (n, 2): chunk and place of the row of the last fact
+    about the same subject, and of the last one at all, in an earlier chunk, -1 where there is none."""
 
     streams: np.ndarray
     places: np.ndarray
     known: np.ndarray
     earlier: np.ndarray
+    last: np.ndarray
 
 
 @dataclass
@@ -164,8 +167,11 @@ class FactStreams(Speech):
                 before = reader.before[-1]
                 while before is not None and rows[before][0] == len(out):
                     before = reader.before[before]
+                last = len(rows) - len(facts) - 1
                 rows.append((len(out), len(ids) - 1))
-                facts.append(Fact(len(ids) - 1, known, reader.facts, None if before is None else rows[before]))
+                facts.append(
+                    Fact(len(ids) - 1, known, reader.facts, None if before is None else rows[before], rows[last] if last >= 0 else None)
+                )
         if len(ids) > 1:
             close()
         return out
@@ -187,7 +193,7 @@ class FactStreams(Speech):
         ids = np.zeros((b, chunks, self.size), np.int64)
         lengths = np.zeros((b, chunks), np.int64)
         ends = np.zeros((b, chunks, self.size), bool)
-        told: list[list[tuple[int, int, list[int], Row]]] = [[] for _ in range(chunks)]
+        told: list[list[tuple[int, Fact]]] = [[] for _ in range(chunks)]
         questions: list[dict[int, list[tuple[Question, Row]]]] = [{} for _ in range(chunks)]
         for i in range(b):
             stream = self.stream(rng, chunks, asked, rng.random() < books)
@@ -195,9 +201,10 @@ class FactStreams(Speech):
             for c, chunk in enumerate(stream, lead):
                 lengths[i, c] = len(chunk.ids)
                 ids[i, c, : len(chunk.ids)] = chunk.ids
-                for place, known, number, earlier in chunk.facts:
-                    ends[i, c, place] = True
-                    told[c].append((i, place, [*known, number], (-1, -1) if earlier is None else (lead + earlier[0], earlier[1])))
+                for fact in chunk.facts:
+                    ends[i, c, fact.place] = True
+                    earlier, last = (None if row is None else (lead + row[0], row[1]) for row in (fact.earlier, fact.last))
+                    told[c].append((i, fact._replace(earlier=earlier, last=last)))
                 if chunk.questions and (c == chunks - 1 or rng.random() < often):
                     questions[c][i] = [(q, (lead + at, place)) for q, (at, place) in chunk.questions]
         return Batch(ids, lengths, ends, [_columns(t) for t in told], [self._asked(q) if q else None for q in questions])
@@ -220,11 +227,14 @@ class FactStreams(Speech):
         return Asked(streams, ids, targets, begins, named, sources, tasks)
 
 
-def _columns(told: list[tuple[int, int, list[int], Row]]) -> Told:
-    streams, places, known, earlier = zip(*told, strict=True) if told else ((), (), (), ())
+def _columns(told: list[tuple[int, Fact]]) -> Told:
+    def rows(at: list[Row | None]) -> np.ndarray:
+        return np.array([(-1, -1) if row is None else row for row in at], np.int64).reshape(-1, 2)
+
     return Told(
-        np.array(streams, np.int64),
-        np.array(places, np.int64),
-        np.array(known, np.int64).reshape(-1, len(Known._fields) + 1),
-        np.array(earlier, np.int64).reshape(-1, 2),
+        np.array([i for i, _ in told], np.int64),
+        np.array([fact.place for _, fact in told], np.int64),
+        np.array([[*fact.known, fact.number] for _, fact in told], np.int64).reshape(-1, len(Known._fields) + 1),
+        rows([fact.earlier for _, fact in told]),
+        rows([fact.last for _, fact in told]),
     )

@@ -89,6 +89,7 @@ def test_rows_to_read():
                 subject = text[c, fact.place].split()[0]
                 earlier = [at for at, said in text.items() if at[0] < c and said.startswith(subject) and subject != "The"]
                 assert fact.earlier == (earlier[-1] if earlier else None)
+                assert fact.last == max((at for at in text if at[0] < c), default=None)
                 follow += bool(earlier)
             for question, at in chunk.questions:
                 said = text[at].split()
