@@ -102,20 +102,17 @@ class _Followed(world.World):
 
 
 class Reader:
-    """Follows a story. facts: how many were told so far; they are numbered from 0. before: per fact, the number of its subject's last one, or None."""
+    """Follows a story. facts: how many were told so far; they are numbered from 0. history: per person those with this subject, per thing those
+    that take it, leave it, give it away or carry it elsewhere."""
 
     def __init__(self) -> None:
         self.world = _Followed()
-        self.before: list[int | None] = []
+        self.facts = 0
+        self.history: dict[str, list[int]] = {}
         self._left: dict[str, str] = {}
-        self._last: dict[str, int] = {}
         self._moved: dict[str, int] = {}
         self._given: list[int] = []
         self._related: dict[frozenset[str], int] = {}
-
-    @property
-    def facts(self) -> int:
-        return len(self.before)
 
     def tell(self, sentence: str) -> Known:
         """Take in one fact. Raises ValueError for a sentence that is none of bAbI's."""
@@ -123,16 +120,18 @@ class Reader:
         if m := _RELATION.fullmatch(sentence):
             one, relation, other = m.groups()
             self._related[frozenset((one, other))] = number
-            self.before.append(None)
+            self.facts += 1
             nothing = (UNKNOWN,) * 5
             return Known(len(PEOPLE) + ROOMS.index(one), VERBS.index(relation), UNKNOWN, ROOMS.index(other), *nothing)
         who = sentence.split(" ", 1)[0]
         was = self.world.place.get(who)
         if not self.world.tell(sentence):
             raise ValueError(f"{sentence!r} is no fact of bAbI's tasks 1 to 5")
-        self.before.append(self._last.get(who))
-        self._last[who] = number
+        self.facts += 1
         way, thing, taker = world.parts(sentence)
+        moved = [held for held in OBJECTS if way == "move" and self.world.holder.get(held) == who]
+        for name in (who, *moved, *([thing] if thing else [])):
+            self.history.setdefault(name, []).append(number)
         here = self.world.place.get(who)
         if way == "move":
             self._moved[who] = number

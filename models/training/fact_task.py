@@ -3,8 +3,8 @@
 Knows the losses; the optimiser is run.py's. From answers alone a model of this size never learns more than one task of the five: it has to bind,
 to follow who carries what, and to tell the latest row from older ones, all at once. So probes that are thrown away afterwards (`aids`) ask each
 row what its sentence says and leaves true, how many facts came before, and the question's first memory input what is asked for; and heads of
-every memory are shown which row to read: two the one that answers, or the last one about the same subject; a third the last one at all, by which rows
-of different subjects come to tell which is later (docs/decisions.md).
+every memory are shown which row to read: two the one that answers, or the last one about the same subject; a third the last one at all and a fourth
+the last one about the same thing, by which rows of different subjects come to tell which is later (docs/decisions.md).
 
 Axes: b streams, c chunks, t positions of a chunk, q questions of a stream, s positions of a question, n facts, d hidden.
 """
@@ -32,7 +32,7 @@ BLOCKS = (4, 8, 16, 16, 16, 32)  # chunks until a row is written again, drawn fo
 OFTEN = 0.6  # chunks after which something is asked
 COUNTED = 64.0  # facts, as one unit of the count; at most COUNT_MOST facts are told apart
 COUNT_MOST = 200
-SUBJECT, LAST = slice(0, 2), slice(2, 3)  # heads that are shown which row to read
+SUBJECT, LAST, THING = slice(0, 2), slice(2, 3), slice(3, 4)  # heads that are shown which row to read
 SHOW_WEIGHT = 0.5
 
 Part = tuple[Tensor, int]  # a mean, and of how many
@@ -135,9 +135,9 @@ class FactTask:
         return out
 
     def _followed(self, told: Told, reads: Sequence[tuple[Tensor, Tensor]], chunk: int, blocks: int) -> list[Part]:
-        """How well each memory, where a fact ends, reads the last row about the same subject, and the last row at all."""
+        """How well each memory, where a fact ends, reads the last rows about the same subject and thing, and the last at all."""
         out = []
-        for at, heads in ((told.earlier, SUBJECT), (told.last, LAST)):
+        for at, heads in ((told.subject, SUBJECT), (told.last, LAST), (told.thing, THING)):
             chosen = at[:, 0] >= max(0, chunk - blocks)
             streams, places, rows = self._tensors(told.streams[chosen], told.places[chosen], self._rows(at[chosen], blocks))
             out += self._looks([seen[streams, places] for seen in self._seen], reads, streams, rows, heads)

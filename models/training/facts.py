@@ -15,7 +15,7 @@ import numpy as np
 
 from ..tasks.fillers import sentences
 from ..tasks.knowing import UNKNOWN, Known, Reader, Wanted, wanted
-from ..tasks.world import Question, World, story
+from ..tasks.world import OBJECTS, Question, World, story
 from .speech import Speech
 from .stories import IGNORED
 
@@ -33,13 +33,14 @@ Row = tuple[int, int]  # chunk of the stream, place in it
 
 
 class Fact(NamedTuple):
-    """place: of its period. number: facts told with it. earlier, last: the rows of the last fact about its subject, and of the last one at all, in an
-    earlier chunk, or None."""
+    """place: of its period. number: facts told with it. subject, thing, last: rows of the last fact in an earlier chunk about its subject, about its
+    thing, and at all, or None."""
 
     place: int
     known: Known
     number: int
-    earlier: Row | None
+    subject: Row | None
+    thing: Row | None
     last: Row | None
 
 
@@ -69,13 +70,14 @@ class Asked:
 
 @dataclass
 class Told:
-    """Facts of one chunk, int64: streams, places (n,); known (n, Known and count); earlier, last (n, 2): chunk and place of the row of the last fact
-    about the same subject, and of the last one at all, in an earlier chunk, -1 where there is none."""
+    """Facts of one chunk, int64: streams, places (n,); known (n, Known and count); subject, thing, last (n, 2): chunk and place of the row of
+    the last fact in an earlier chunk about the same subject, about the same thing, and at all, -1 where there is none."""
 
     streams: np.ndarray
     places: np.ndarray
     known: np.ndarray
-    earlier: np.ndarray
+    subject: np.ndarray
+    thing: np.ndarray
     last: np.ndarray
 
 
@@ -164,14 +166,10 @@ class FactStreams(Speech):
             ids = ids + new
             if fact:
                 known, left = reader.tell(sentence), left - 1
-                before = reader.before[-1]
-                while before is not None and rows[before][0] == len(out):
-                    before = reader.before[before]
-                last = len(rows) - len(facts) - 1
                 rows.append((len(out), len(ids) - 1))
-                facts.append(
-                    Fact(len(ids) - 1, known, reader.facts, None if before is None else rows[before], rows[last] if last >= 0 else None)
-                )
+                thing = OBJECTS[known.thing] if known.thing >= 0 else ""
+                told_of = (reader.history.get(sentence.split(" ", 1)[0], ()), reader.history.get(thing, ()), range(len(rows)))
+                facts.append(Fact(len(ids) - 1, known, reader.facts, *(_before(rows, numbers, len(out)) for numbers in told_of)))
         if len(ids) > 1:
             close()
         return out
@@ -203,8 +201,8 @@ class FactStreams(Speech):
                 ids[i, c, : len(chunk.ids)] = chunk.ids
                 for fact in chunk.facts:
                     ends[i, c, fact.place] = True
-                    earlier, last = (None if row is None else (lead + row[0], row[1]) for row in (fact.earlier, fact.last))
-                    told[c].append((i, fact._replace(earlier=earlier, last=last)))
+                    subject, thing, last = (None if row is None else (lead + row[0], row[1]) for row in fact[3:])
+                    told[c].append((i, fact._replace(subject=subject, thing=thing, last=last)))
                 if chunk.questions and (c == chunks - 1 or rng.random() < often):
                     questions[c][i] = [(q, (lead + at, place)) for q, (at, place) in chunk.questions]
         return Batch(ids, lengths, ends, [_columns(t) for t in told], [self._asked(q) if q else None for q in questions])
@@ -227,6 +225,11 @@ class FactStreams(Speech):
         return Asked(streams, ids, targets, begins, named, sources, tasks)
 
 
+def _before(rows: list[Row], numbers: Sequence[int], chunk: int) -> Row | None:
+    """The row of the last of these facts that was told before `chunk`."""
+    return next((rows[n] for n in reversed(numbers) if rows[n][0] < chunk), None)
+
+
 def _columns(told: list[tuple[int, Fact]]) -> Told:
     def rows(at: list[Row | None]) -> np.ndarray:
         return np.array([(-1, -1) if row is None else row for row in at], np.int64).reshape(-1, 2)
@@ -235,6 +238,7 @@ def _columns(told: list[tuple[int, Fact]]) -> Told:
         np.array([i for i, _ in told], np.int64),
         np.array([fact.place for _, fact in told], np.int64),
         np.array([[*fact.known, fact.number] for _, fact in told], np.int64).reshape(-1, len(Known._fields) + 1),
-        rows([fact.earlier for _, fact in told]),
+        rows([fact.subject for _, fact in told]),
+        rows([fact.thing for _, fact in told]),
         rows([fact.last for _, fact in told]),
     )

@@ -67,7 +67,7 @@ def test_which_fact_answers():
         assert reader.source(world.Question(text, answer, task)) == number, (told, text)
         if task not in ("qa4", "qa5"):
             assert any(reader.world.questions(random.Random(k), task) == (text, answer, task) for k in range(99))
-    assert reader.before == [None, 0, None, 1, 3, 4, 2, 6, 7, 8, 5, None]
+    assert reader.history == {"Mary": [0, 1, 3, 4, 5, 10], "John": [2, 6, 7, 8, 9], "milk": [1, 3, 4, 7, 8, 9, 10]}
     for text, task in (
         ("Where is Bill?", "qa1"),
         ("Where is the apple?", "qa2"),

@@ -76,7 +76,7 @@ def test_rows_to_read():
     """What a fact should read is the last sentence about its subject in an earlier chunk; what a question should read names what is asked for."""
     words = training_kit.Words()
     made = streams(words)
-    follow, sources = 0, set()
+    follow, things, sources = 0, 0, set()
     for seed in range(40):
         chunks = made.stream(random.Random(seed), 6, 3, seed % 2 == 1)
         text = {}
@@ -88,7 +88,10 @@ def test_rows_to_read():
             for fact in chunk.facts:
                 subject = text[c, fact.place].split()[0]
                 earlier = [at for at, said in text.items() if at[0] < c and said.startswith(subject) and subject != "The"]
-                assert fact.earlier == (earlier[-1] if earlier else None)
+                assert fact.subject == (earlier[-1] if earlier else None)
+                if fact.thing is not None:
+                    assert fact.thing[0] < c and fact.known.thing >= 0
+                    things += OBJECTS[fact.known.thing] in text[fact.thing]
                 assert fact.last == max((at for at in text if at[0] < c), default=None)
                 follow += bool(earlier)
             for question, at in chunk.questions:
@@ -98,7 +101,7 @@ def test_rows_to_read():
                 elif question.task == "qa3":
                     assert question.text[:-1].split()[-1] in said, "the sentence that brought it there"
                 sources.add(question.task)
-    assert follow > 100 and sources == set(WEIGHTS)
+    assert follow > 100 and things > 20 and sources == set(WEIGHTS)
 
 
 def test_batches():
