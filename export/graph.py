@@ -85,10 +85,12 @@ class Graph:
         """Add a node with one output; its name. `name` names node and output for readers of a profile."""
         return self.ops(kind, *inputs, outputs=1, domain=domain, name=name, **attributes)[0]
 
-    def ops(self, kind: str, *inputs: str, outputs: int, domain: str = "", name: str = "", **attributes: Any) -> tuple[str, ...]:
-        """Add a node with several outputs; their names."""
+    def ops(
+        self, kind: str, *inputs: str, outputs: int, skip: tuple[int, ...] = (), domain: str = "", name: str = "", **attributes: Any
+    ) -> tuple[str, ...]:
+        """Add a node with several outputs; their names, empty for those in `skip`, which are optional and not computed."""
         made = self.fresh(name or kind)
-        names = (made,) if outputs == 1 else tuple(f"{made}:{i}" for i in range(outputs))
+        names = (made,) if outputs == 1 else tuple("" if i in skip else f"{made}:{i}" for i in range(outputs))
         self.nodes.append(helper.make_node(kind, list(inputs), list(names), name=made, domain=domain, **attributes))
         self.domains.add(domain)
         return names
