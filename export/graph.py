@@ -67,6 +67,7 @@ class Graph:
         self.opset, self.store = opset, store
         self.nodes: list[onnx.NodeProto] = []
         self.domains: set[str] = {""}
+        self.kinds: set[str] = set()  # operators in use, in branches too
         self._scope = scope
         self._count: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -93,6 +94,7 @@ class Graph:
         names = (made,) if outputs == 1 else tuple("" if i in skip else f"{made}:{i}" for i in range(outputs))
         self.nodes.append(helper.make_node(kind, list(inputs), list(names), name=made, domain=domain, **attributes))
         self.domains.add(domain)
+        self.kinds.add(kind)
         return names
 
     def either(
@@ -113,6 +115,7 @@ class Graph:
             infos = [helper.make_tensor_value_info(value, kind, shape) for value in made]
             graphs.append(helper.make_graph(branch.nodes, label, [], infos, branch.store.tensors))
             self.domains |= branch.domains
+            self.kinds |= branch.kinds
             count = len(made)
         return self.ops("If", flag, outputs=count, name=name, then_branch=graphs[0], else_branch=graphs[1])
 

@@ -63,10 +63,10 @@ class MemoryLayers:
         """What a position keeps until its row is rewritten: the normed token (as wide as the residual stream) and what it read."""
         return (self.d if self.stream is None else self.stream.width) + self.d
 
-    def gated(self, g: Graph, x: str, a: str, keys: str, values: str, layer: int) -> tuple[str, str]:
+    def gated(self, g: Graph, x: str, a: str, keys: str, values: str, layer: int) -> tuple[str, tuple[str, str]]:
         """x (b, t, d) residual stream, a (b, t, d) attention output, K and V of the bank.
 
-        Returns the attention output with what was read, and what `rewritten` makes the rows of, (b, t, write_width).
+        Returns the attention output with what was read, and what `rewritten` makes the rows of: together (b, t, write_width).
         """
         p = f"model.layers.{layer}.memory."
         m = self.matrices
@@ -80,7 +80,7 @@ class MemoryLayers:
         if self.config.memory.scale:
             add = g.op("Mul", add, m.vector(g, f"{p}scale"))
         self.seen |= {f"layers.{layer}.memory.read": read, f"layers.{layer}.memory.add": add}
-        return g.op("Add", a, self.joins(g, self.narrow(g, add))), g.op("Concat", u, read, axis=-1)
+        return g.op("Add", a, self.joins(g, self.narrow(g, add))), (u, read)
 
     def rewritten(self, g: Graph, writes: str, old: str, layer: int) -> str:
         """The rows (b, p, d) of a chunk's p positions, cell gated: once per chunk, because nobody reads them before. writes

@@ -144,7 +144,7 @@ class Step:
                 a = self._self_attention(n, attention, i)
                 if i in m.layers and gated:
                     a, write = self.memory.gated(g, x, a, *reads[i], i)
-                    write_list.append(g.op("Unsqueeze", write, g.constant([1])))
+                    write_list += write
                 elif i in m.layers:
                     a, rows = self._released(a, rows, attention, i, sum_list)
                 x, n = self._finish(x, a, i, "logits_from" if i == c.num_hidden_layers - 1 else "")
@@ -152,7 +152,8 @@ class Step:
             self._made["present_sums"] = write_at(g, "past_sums", stacked(g, sum_list), place.past, 2, place)
             self._made["present_rows"] = write_at(g, "past_rows", g.op("Unsqueeze", rows, g.constant([1])), place.past, 2, place)
         elif m.layers:
-            self._made["present_writes"] = write_at(g, "past_writes", stacked(g, write_list), place.past, 2, place)
+            writes = g.reshape(g.op("Concat", *write_list, axis=-1), 0, 0, len(m.layers), -1)  # (b, t, l, w)
+            self._made["present_writes"] = write_at(g, "past_writes", g.op("Transpose", writes, perm=[0, 2, 1, 3]), place.past, 2, place)
         return self._head(n)
 
     def _embedding(self, ids: str) -> str:
