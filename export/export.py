@@ -100,7 +100,7 @@ def quantisation_cost(folder: ModelFolder, out: Path, dst: Path, report: Report)
 def build_model(folder: ModelFolder, weights: Weights, store: Store, options: Options, tokenizer: str = "") -> tuple[Step, onnx.ModelProto]:
     """The whole ONNX model of a folder, in memory apart from what `store` wrote aside."""
     graph = Graph(options.opset, store)
-    update, functions = custom_update(options.opset) if not options.plain else (plain_update, [])
+    update, functions = custom_update(options.opset) if not options.plain else (plain_update, {})
     step = Step(graph, folder.config, weights, options, update)
     step.build()
     made = helper.make_graph(
@@ -110,7 +110,7 @@ def build_model(folder: ModelFolder, weights: Weights, store: Store, options: Op
         value_infos(step.interface.outputs),
         doc_string="One call of a chunk. Feed every present_X back as past_X. docs/onnx.md describes each input and output.",
     )
-    used = [f for f in functions if f.domain in graph.domains]
+    used = [f for kind, f in functions.items() if kind in graph.kinds]
     domains = {"": options.opset} | {domain: 1 for domain in sorted(graph.domains - {""})}
     model = helper.make_model(
         made,
@@ -127,15 +127,15 @@ def build_model(folder: ModelFolder, weights: Weights, store: Store, options: Op
     return step, model
 
 
-def custom_update(opset: int) -> tuple[Update, list[onnx.FunctionProto]]:
-    """The node ai.lm2::GatedMemoryUpdate and the function body that runtimes without its kernel run."""
-    from .ops import DOMAIN, NAME
+def custom_update(opset: int) -> tuple[Update, dict[str, onnx.FunctionProto]]:
+    """The node ai.lm2::GatedMemoryUpdate, and the function bodies that runtimes without the library run, by operator."""
+    from .ops import DOMAIN, NAME, sums
     from .ops.function import function
 
     def update(g: Graph, i: str, f: str, z: str, old: str) -> str:
         return g.op(NAME, i, f, z, old, domain=DOMAIN, name="update")
 
-    return update, [function(opset)]
+    return update, {NAME: function(opset), sums.NAME: sums.function(opset)}
 
 
 def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) -> dict[str, str]:

@@ -67,6 +67,7 @@ class Graph:
         self.opset, self.store = opset, store
         self.nodes: list[onnx.NodeProto] = []
         self.domains: set[str] = {""}
+        self.kinds: set[str] = set()  # operators in use, in branches too
         self._scope = scope
         self._count: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -85,12 +86,15 @@ class Graph:
         """Add a node with one output; its name. `name` names node and output for readers of a profile."""
         return self.ops(kind, *inputs, outputs=1, domain=domain, name=name, **attributes)[0]
 
-    def ops(self, kind: str, *inputs: str, outputs: int, domain: str = "", name: str = "", **attributes: Any) -> tuple[str, ...]:
-        """Add a node with several outputs; their names."""
+    def ops(
+        self, kind: str, *inputs: str, outputs: int, skip: tuple[int, ...] = (), domain: str = "", name: str = "", **attributes: Any
+    ) -> tuple[str, ...]:
+        """Add a node with several outputs; their names, empty for those in `skip`, which are optional and not computed."""
         made = self.fresh(name or kind)
-        names = (made,) if outputs == 1 else tuple(f"{made}:{i}" for i in range(outputs))
+        names = (made,) if outputs == 1 else tuple("" if i in skip else f"{made}:{i}" for i in range(outputs))
         self.nodes.append(helper.make_node(kind, list(inputs), list(names), name=made, domain=domain, **attributes))
         self.domains.add(domain)
+        self.kinds.add(kind)
         return names
 
     def either(
@@ -111,6 +115,7 @@ class Graph:
             infos = [helper.make_tensor_value_info(value, kind, shape) for value in made]
             graphs.append(helper.make_graph(branch.nodes, label, [], infos, branch.store.tensors))
             self.domains |= branch.domains
+            self.kinds |= branch.kinds
             count = len(made)
         return self.ops("If", flag, outputs=count, name=name, then_branch=graphs[0], else_branch=graphs[1])
 

@@ -14,6 +14,8 @@ from ..models.layout import ModelFolder
 from ..models.tensorfile import read_tensor, to_float32
 from .graph import CONTRIB, Graph
 from .offsets import pairs, to_offset_blocks
+from .ops import DOMAIN
+from .ops import sums as sums_op
 from .options import BLOCK, Options
 from .quantize import Blocks, nbits, packed_int4, refined, to_blocks
 
@@ -164,10 +166,15 @@ class Matrices:
 
     def _sums_appended(self, g: Graph, x: str) -> str:
         """x (b, t, i) with the sums of its blocks: (b, t, i + k). Made once for all matrices that take x."""
-        if (id(g), x) not in self._with_sums:
+        if (id(g), x) in self._with_sums:
+            return self._with_sums[id(g), x]
+        if self.options.plain or self.options.portable:
             parts = g.reshape(x, 0, 0, -1, BLOCK)  # (b, t, k, 32)
             sums = g.op("ReduceSum", parts, g.constant([-1]), keepdims=0)
-            self._with_sums[id(g), x] = g.op("Concat", x, sums, axis=-1, name="with_sums")
+            made = g.op("Concat", x, sums, axis=-1, name="with_sums")
+        else:
+            made = g.op(sums_op.NAME, x, domain=DOMAIN, name="with_sums")
+        self._with_sums[id(g), x] = made
         return self._with_sums[id(g), x]
 
     def _remainder(self, g: Graph, x: str, width: int) -> str:

@@ -49,17 +49,24 @@ class MemoryLayers:
         both = self.matrices.linear(g, self.narrow(g, r), f"{p}k_proj", f"{p}v_proj")  # (b, n, 2 h e)
         inner = self.heads * self.width
         k, v = g.split(both, [inner, inner])
-        return g.heads(k, self.heads, self.width), g.heads(v, self.heads, self.width)
+        k, v = (g.heads(x, self.heads, self.width) for x in (k, v))
+        return (g.op("Mul", k, g.constant(self.width**-0.5, "float32")) if self.scaled_keys else k), v
+
+    @property
+    def scaled_keys(self) -> bool:
+        """Whether keys are kept divided by sqrt(e). ONNX Runtime multiplies one row by a matrix in place only without a factor; with one it copies
+        the keys first, at every token."""
+        return not (self.matrices.options.portable or self.matrices.options.half)
 
     @property
     def write_width(self) -> int:
         """What a position keeps until its row is rewritten: the normed token (as wide as the residual stream) and what it read."""
         return (self.d if self.stream is None else self.stream.width) + self.d
 
-    def gated(self, g: Graph, x: str, a: str, keys: str, values: str, layer: int) -> tuple[str, str]:
+    def gated(self, g: Graph, x: str, a: str, keys: str, values: str, layer: int) -> tuple[str, tuple[str, str]]:
         """x (b, t, d) residual stream, a (b, t, d) attention output, K and V of the bank.
 
-        Returns the attention output with what was read, and what `rewritten` makes the rows of, (b, t, write_width).
+        Returns the attention output with what was read, and what `rewritten` makes the rows of: together (b, t, write_width).
         """
         p = f"model.layers.{layer}.memory."
         m = self.matrices
@@ -73,7 +80,7 @@ class MemoryLayers:
         if self.config.memory.scale:
             add = g.op("Mul", add, m.vector(g, f"{p}scale"))
         self.seen |= {f"layers.{layer}.memory.read": read, f"layers.{layer}.memory.add": add}
-        return g.op("Add", a, self.joins(g, self.narrow(g, add))), g.op("Concat", u, read, axis=-1)
+        return g.op("Add", a, self.joins(g, self.narrow(g, add))), (u, read)
 
     def rewritten(self, g: Graph, writes: str, old: str, layer: int) -> str:
         """The rows (b, p, d) of a chunk's p positions, cell gated: once per chunk, because nobody reads them before. writes
@@ -95,7 +102,8 @@ class MemoryLayers:
     def attend(self, g: Graph, q: str, keys: str, values: str) -> str:
         """Every position of q (b, t, h e) sees all rows of keys and values (b, h, n, e): (b, t, h e)."""
         if not self.matrices.options.portable:
-            return g.op("MultiHeadAttention", q, keys, values, domain=CONTRIB, num_heads=self.heads, name="read")
+            scale = {"scale": 1.0} if self.scaled_keys else {}
+            return g.op("MultiHeadAttention", q, keys, values, domain=CONTRIB, num_heads=self.heads, name="read", **scale)
         e = g.op("Attention", g.heads(q, self.heads, self.width), keys, values, name="read")
         return g.joined(e, self.heads * self.width)
 
@@ -128,10 +136,19 @@ class MemoryLayers:
         return g.op("Relu", g.op("Mul", self.widen(g, x), scale))
 
     def rms(self, g: Graph, x: str, weight: str) -> str:
+        return g.op("RMSNormalization", x, self.matrices.vector(g, weight), axis=-1, epsilon=self._eps(weight))
+
+    def joined_rms(self, g: Graph, x: str, a: str, weight: str) -> tuple[str, str]:
+        """x + a and its norm, float32 (b, t, d) each, as one node of ONNX Runtime's."""
+        n, *_, total = g.ops(
+            "SkipSimplifiedLayerNormalization", x, a, self.matrices.vector(g, weight),
+            outputs=4, skip=(1, 2), domain=CONTRIB, name="joined", epsilon=self._eps(weight),
+        )  # fmt: skip
+        return total, n
+
+    def _eps(self, weight: str) -> float:
         eps = self.config.rms_norm_eps
-        if self.stream is not None and weight.endswith(NORMS):
-            eps = self.stream.eps(eps)
-        return g.op("RMSNormalization", x, self.matrices.vector(g, weight), axis=-1, epsilon=eps)
+        return self.stream.eps(eps) if self.stream is not None and weight.endswith(NORMS) else eps
 
     def layer_norm(self, g: Graph, x: str, name: str) -> str:
         weight, bias = (self.matrices.vector(g, f"{name}.{part}") for part in ("weight", "bias"))

@@ -138,31 +138,33 @@ class Step:
             self.count = g.op("Unsqueeze", count, g.constant([1]))  # (t, 1)
         write_list: list[str] = []
         sum_list: list[str] = []
+        n = self._first_norm(x)
         for i in range(c.num_hidden_layers):
             with g.scope(f"layers.{i}"):
-                a = self._self_attention(x, attention, i)
+                a = self._self_attention(n, attention, i)
                 if i in m.layers and gated:
                     a, write = self.memory.gated(g, x, a, *reads[i], i)
-                    write_list.append(g.op("Unsqueeze", write, g.constant([1])))
+                    write_list += write
                 elif i in m.layers:
                     a, rows = self._released(a, rows, attention, i, sum_list)
-                x = self._finish(x, a, i, "logits_from" if i == c.num_hidden_layers - 1 else "")
+                x, n = self._finish(x, a, i, "logits_from" if i == c.num_hidden_layers - 1 else "")
         if not gated:
             self._made["present_sums"] = write_at(g, "past_sums", stacked(g, sum_list), place.past, 2, place)
             self._made["present_rows"] = write_at(g, "past_rows", g.op("Unsqueeze", rows, g.constant([1])), place.past, 2, place)
         elif m.layers:
-            self._made["present_writes"] = write_at(g, "past_writes", stacked(g, write_list), place.past, 2, place)
-        return self._head(x)
+            writes = g.reshape(g.op("Concat", *write_list, axis=-1), 0, 0, len(m.layers), -1)  # (b, t, l, w)
+            self._made["present_writes"] = write_at(g, "past_writes", g.op("Transpose", writes, perm=[0, 2, 1, 3]), place.past, 2, place)
+        return self._head(n)
 
     def _embedding(self, ids: str) -> str:
         """The residual stream as it begins, (b, t, d); with loud channels in places of their own, (b, t, w)."""
         x = self.matrices.embedding(self.graph, ids)
         return x if self.stream is None else self.graph.op("Mul", x, self.graph.constant(self.stream.quiet(), "float32"))
 
-    def _self_attention(self, x: str, attention: ChunkAttention, i: int) -> str:
+    def _self_attention(self, n: str, attention: ChunkAttention, i: int) -> str:
+        """The attention output (b, t, d) of the normed stream n (b, t, d), float32."""
         g, c, p = self.graph, self.config, f"model.layers.{i}."
-        n = self.memory.narrow(g, self._norm(x, f"{p}input_layernorm.weight"))
-        qkv = self.matrices.linear(g, n, *(f"{p}self_attn.{q}_proj" for q in "qkv"))
+        qkv = self.matrices.linear(g, self.memory.narrow(g, n), *(f"{p}self_attn.{q}_proj" for q in "qkv"))
         shape: list[int | str] = ["batch", c.num_key_value_heads, c.memory.chunk, c.head_dim]
         past = self._pair("", i, self.kind, shape)
         a, *present = attention.self_attention(g, qkv, past)
@@ -212,38 +214,56 @@ class Step:
         def attend(q: str, key: str, value: str) -> str:
             return whole_attention(g, q, key, value, m.heads, m.heads, m.head_dim)
 
+        n = self._first_norm(x)
         for i in range(c.num_hidden_layers):
             p = f"model.layers.{i}."
             with g.scope(f"layers.{i}"):
-                n = self.memory.narrow(g, self._norm(x, f"{p}input_layernorm.weight"))
-                qkv = self.matrices.linear(g, n, *(f"{p}self_attn.{q}_proj" for q in "qkv"))
+                qkv = self.matrices.linear(g, self.memory.narrow(g, n), *(f"{p}self_attn.{q}_proj" for q in "qkv"))
                 q, key, value = g.split(qkv, [h * e, k * e, k * e])
                 q, key = attention.turned(g, q, h), attention.turned(g, key, k)
                 a = self.matrices.linear(g, whole_attention(g, q, key, value, h, k, e), f"{p}self_attn.o_proj")
                 self.trace[f"layers.{i}.attention"] = a
                 pooled = g.op("ReduceMean", self.memory.lifted(g, a, i), g.constant([1]), keepdims=1)  # (b, 1, d)
                 a, rows = self.memory.released(g, a, rows, pooled, attend, i)
-                x = self._finish(x, a, i, "")
+                x, n = self._finish(x, a, i, "")
         stacked = g.op("Unsqueeze", rows, g.constant([1]))
         self._made["present_rows"] = write_at(g, "past_rows", stacked, g.constant([0]), 2, place)
-        x = g.slice(x, place.past, place.end, 1)
-        return self._head(g.slice(x, "logits_from", g.constant([END]), 1))
+        n = g.slice(n, place.past, place.end, 1)
+        return self._head(g.slice(n, "logits_from", g.constant([END]), 1))
 
-    def _finish(self, x: str, a: str, i: int, keep_from: str) -> str:
-        """Residual of the attention output, then the MLP; with `keep_from`, of those positions only. (b, t, d)"""
+    def _finish(self, x: str, a: str, i: int, keep_from: str) -> tuple[str, str]:
+        """Residual of the attention output, then the MLP; with `keep_from`, of those positions only.
+
+        Returns the residual stream (b, t, d) and, float32, what the next layer or the head reads of it: normed with the weight that stands there.
+        """
         g, p = self.graph, f"model.layers.{i}."
-        x = g.op("Add", x, a)
-        x = g.slice(x, keep_from, g.constant([END]), 1) if keep_from else x
-        n = self.memory.narrow(g, self._norm(x, f"{p}post_attention_layernorm.weight"))
+        x, n = self._joined(x, a, f"{p}post_attention_layernorm.weight", keep_from)
+        n = self.memory.narrow(g, n)
         gate, up = (self.matrices.linear(g, n, f"{p}mlp.{name}_proj") for name in ("gate", "up"))
         y = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
-        x = self.trace[f"layers.{i}.output"] = g.op("Add", x, self.matrices.linear(g, y, f"{p}mlp.down_proj"))
-        return x
+        last = i == self.config.num_hidden_layers - 1
+        following = "model.norm.weight" if last else f"model.layers.{i + 1}.input_layernorm.weight"
+        x, n = self._joined(x, self.matrices.linear(g, y, f"{p}mlp.down_proj"), following)
+        self.trace[f"layers.{i}.output"] = x
+        return x, n
 
-    def _head(self, x: str) -> str:
+    def _joined(self, x: str, a: str, weight: str, keep_from: str = "") -> tuple[str, str]:
+        """x + a (b, t, d) and its norm, float32: one node where a fused one may stand."""
+        g = self.graph
+        if not (self.options.portable or self.options.half or self.exact or keep_from):
+            return self.memory.joined_rms(g, x, a, weight)
+        x = g.op("Add", x, a)
+        x = g.slice(x, keep_from, g.constant([END]), 1) if keep_from else x
+        return x, self._norm(x, weight)
+
+    def _first_norm(self, x: str) -> str:
+        with self.graph.scope("layers.0"):
+            return self._norm(x, "model.layers.0.input_layernorm.weight")
+
+    def _head(self, n: str) -> str:
         c = self.config
-        self.trace["norm"] = self._norm(x, "model.norm.weight")
-        x = self.memory.narrow(self.graph, self.trace["norm"])
+        self.trace["norm"] = n
+        x = self.memory.narrow(self.graph, n)
         width = self.stream.width if self.stream else c.hidden_size
         return self.matrices.head(self.graph, x, c.tie_word_embeddings, width, c.vocab_size)
 

@@ -1,5 +1,5 @@
 """The operator ai.lm2::GatedMemoryUpdate, version 1: `reference` says what it computes, `function` writes it into ONNX files, `build` makes
-the native library. docs/ops.md is its specification."""
+the native library. docs/ops.md is its specification. ai.lm2::BlockSums beside it serves 4-bit exports (`sums`)."""
 
 DOMAIN = "ai.lm2"
 NAME = "GatedMemoryUpdate"

@@ -19,9 +19,9 @@ from ...models.atomic import fsync_folder, write_error
 from ...models.errors import LM2Error
 from ...models.home import home
 
-C_SOURCES = ("library.c", "gated_memory_update.c")
+C_SOURCES = ("library.c", "gated_memory_update.c", "block_sums.c")
 CUDA_SOURCES = ("gated_memory_update.cu",)
-HEADERS = ("ort_abi.h", "gated_memory_update.h")
+HEADERS = ("ort_abi.h", "gated_memory_update.h", "block_sums.h")
 C_FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 CUDA_FLAGS = ("-O3", "-DLM2_OPS_CUDA", "-arch=all-major", "--cudart=static")
 COMPILERS = ("cc", "gcc", "clang")

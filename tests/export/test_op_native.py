@@ -32,7 +32,7 @@ def altered(folder, old, new):
 
 
 def drive(folder, flags, *arguments, ops=OPS):
-    return compile_and_run(folder, [ops / "library.c", DRIVER], flags, arguments, ops)
+    return compile_and_run(folder, [ops / "library.c", ops / "block_sums.c", DRIVER], flags, arguments, ops)
 
 
 def test_fuzz_under_address_and_undefined_behaviour_sanitizers(tmp_path, sanitized):
