@@ -86,6 +86,10 @@ class FactTask:
         counts: list[Tensor] = []
         hits: dict[str, list[bool]] = defaultdict(list)
         for c in range(chunks):
+            if c == chunks - 1:
+                loss, count = self._within(batch, rings)
+                answers.append(loss)
+                counts.append(count)
             length = torch.from_numpy(batch.lengths[:, c]).to(device)
             if length.any():
                 present = places < length[:, None]  # (b, t)
@@ -108,7 +112,7 @@ class FactTask:
                 shown += self._found(questions, rings, c)
                 self._seen.clear()
         zero = torch.zeros((), device=device)
-        answer = torch.stack(answers).sum() / torch.stack(counts).sum() if answers else zero
+        answer = torch.stack(answers).sum() / torch.stack(counts).sum().clamp(min=1)
         probe = _mean(probes, zero) + (torch.stack(asked).mean() if asked else zero)
         look = _mean(shown, zero)
         kept = torch.stack(loud).mean() if loud else zero + 1.0
@@ -187,6 +191,14 @@ class FactTask:
                 if task:
                     hits[task].append(ok)
         return F.cross_entropy(logits, right_ids, reduction="sum"), chosen.sum()
+
+    def _within(self, batch: Batch, rings: Rings) -> tuple[Tensor, Tensor]:
+        """Half the weight of answers given within the chunk that tells the last facts, and of the `Ok.` before."""
+        ids, targets = self._tensors(batch.within, batch.within_targets)  # (b, t)
+        h = passes.answer(self.model, self.model.embed_tokens(ids)[:, None], rings.reads)[:, 0]  # (b, t, d)
+        self._seen.clear()
+        chosen = targets >= 0
+        return 0.5 * F.cross_entropy(self.model.lm_head(h[chosen]), targets[chosen], reduction="sum"), 0.5 * chosen.sum()
 
     def _named(self, asked: Asked) -> Tensor:
         """How well the first memory's input tells what is asked for, where the answer begins."""

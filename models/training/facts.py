@@ -24,6 +24,7 @@ REAL_SHARE = 0.4  # of stories from bAbI's files; qa4 always
 OTHER_TASK_SHARE = 0.35  # of questions about things carried: where someone is, or another of these tasks
 TOKENS_A_FACT = 6.3
 FACTS_MOST = 110
+TURNS_SHARE = 0.25  # of streams without a book in which sentences are messages of their own, several in a chunk
 FACTS_IN_BOOK = (0.15, 0.6)  # share of a stream's room that facts may take where a book stands between
 
 Given = Sequence[tuple[str, str]]
@@ -83,13 +84,16 @@ class Told:
 
 @dataclass
 class Batch:
-    """ids (b, c, t) int64; lengths (b, c), 0 for empty chunks in front; ends (b, c, t) bool: periods of facts. told, asked: per chunk, asked or None."""
+    """ids (b, c, t) int64; lengths (b, c), 0 for empty chunks in front; ends (b, c, t) bool: periods of facts. told, asked: per chunk, asked or None.
+    within, within_targets (b, t) int64: the last chunk once more, with a question in it where it has room for one; its `Ok.` is to be said, too."""
 
     ids: np.ndarray
     lengths: np.ndarray
     ends: np.ndarray
     told: list[Told]
     asked: list[Asked | None]
+    within: np.ndarray
+    within_targets: np.ndarray
 
 
 class FactStreams(Speech):
@@ -121,7 +125,7 @@ class FactStreams(Speech):
         for i in range(len(text) + 1):
             told += [(fact, True) for fact, gap in zip(facts, gaps, strict=True) if gap == i]
             told += [(sentence, False) for sentence in text[i : i + 1]]
-        return self._chunks(rng, told, task, given, asked)[:chunks]
+        return self._chunks(rng, told, task, given, asked, not in_book and rng.random() < TURNS_SHARE)[:chunks]
 
     def _story(self, rng: random.Random, task: str, most: int) -> tuple[Sequence[str], Given]:
         if task in self.fixed and (task == "qa4" or rng.random() < REAL_SHARE):
@@ -146,7 +150,7 @@ class FactStreams(Speech):
             yield self.book[at % len(self.book)]
             at += 1
 
-    def _chunks(self, rng: random.Random, told: list[tuple[str, bool]], task: str, given: Given, asked: int) -> list[Chunk]:
+    def _chunks(self, rng: random.Random, told: list[tuple[str, bool]], task: str, given: Given, asked: int, turns: bool) -> list[Chunk]:
         reader, out, rows = Reader(), list[Chunk](), list[Row]()
         ids, facts, left = [self.user], list[Fact](), sum(fact for _, fact in told)
 
@@ -163,6 +167,8 @@ class FactStreams(Speech):
             while len(new) > self.room:
                 ids, new = ids + new[: self.room], new[self.room :]
                 close()
+            if turns and len(ids) > 1 and len(ids) + len(self.ok) + len(new) <= self.room and rng.random() < 0.5:
+                ids = [*ids, *self.ok, self.user]
             ids = ids + new
             if fact:
                 known, left = reader.tell(sentence), left - 1
@@ -205,7 +211,22 @@ class FactStreams(Speech):
                     told[c].append((i, fact._replace(subject=subject, thing=thing, last=last)))
                 if chunk.questions and (c == chunks - 1 or rng.random() < often):
                     questions[c][i] = [(q, (lead + at, place)) for q, (at, place) in chunk.questions]
-        return Batch(ids, lengths, ends, [_columns(t) for t in told], [self._asked(q) if q else None for q in questions])
+        within = self._within([(ids[i, -1, : lengths[i, -1]].tolist(), questions[-1].get(i, [])) for i in range(b)])
+        return Batch(ids, lengths, ends, [_columns(t) for t in told], [self._asked(q) if q else None for q in questions], *within)
+
+    def _within(self, last: list[tuple[list[int], list[tuple[Question, Row]]]]) -> tuple[np.ndarray, np.ndarray]:
+        out = np.zeros((2, len(last), self.size), np.int64)
+        out[1] = IGNORED
+        for i, (ids, questions) in enumerate(last):
+            out[0, i, : len(ids)] = ids
+            begin = len(ids) - len(self.ok) + 1  # where `Ok.` is about to be said
+            out[1, i, begin : len(ids) - 1] = ids[begin + 1 :]
+            for question, _ in questions[:1]:
+                more, answer = self.exchange(question)
+                if len(ids) + len(more) <= self.size:
+                    out[0, i, len(ids) : len(ids) + len(more)] = more
+                    out[1, i, len(ids) + answer - 1 : len(ids) + len(more) - 1] = more[answer:]
+        return out[0], out[1]
 
     def _asked(self, questions: dict[int, list[tuple[Question, Row]]]) -> Asked:
         streams = sorted(questions)

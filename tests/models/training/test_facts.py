@@ -33,14 +33,18 @@ def streams(words=None, weights=WEIGHTS):
 def test_chunks_are_those_of_evaluation():
     """The same sentences through tasks/babilong.py's pieces fall into the same chunks, each with the user's mark before and Ok. after."""
     words = training_kit.Words()
-    made = streams(words)
+    made, compared = streams(words), 0
     for seed in range(30):
         chunks = made.stream(random.Random(seed), 6, 0, seed % 2 == 1)
+        if any(chunk.ids.count(made.user) > 1 for chunk in chunks):
+            continue  # messages of a sentence each
+        compared += 1
         bodies = [words.text(c.ids[1 : -len(made.ok)]) for c in chunks]
         assert all(c.ids[0] == made.user and c.ids[-len(made.ok) :] == made.ok and len(c.ids) <= SIZE for c in chunks)
         text = [s.strip() + " ." for s in " ".join(bodies).split(" .") if s.strip()]
         again, _ = babilong.pieces(text, lambda text: len(text.split()), made.room)
         assert again[: len(bodies)] == bodies
+    assert 15 < compared < 30, "some are told in several messages a chunk"
 
 
 def test_facts_and_questions():
@@ -53,8 +57,10 @@ def test_facts_and_questions():
         for chunk in chunks:
             spoken, begin = [], 1
             for i, token in enumerate(chunk.ids):
-                if token == words.ids["."] and i < len(chunk.ids) - len(made.ok):
+                if token == words.ids["."] and chunk.ids[i - 1] != words.ids["Ok"]:
                     spoken.append((i, words.text(chunk.ids[begin : i + 1])))
+                    begin = i + 1
+                elif token == made.user:
                     begin = i + 1
             facts = {fact.place: (fact.known, fact.number) for fact in chunk.facts}
             for place, text in spoken:
@@ -81,7 +87,7 @@ def test_rows_to_read():
         chunks = made.stream(random.Random(seed), 6, 3, seed % 2 == 1)
         text = {}
         for c, chunk in enumerate(chunks):
-            begins = [0, *(i for i, token in enumerate(chunk.ids) if token == words.ids["."])]
+            begins = [i for i, token in enumerate(chunk.ids) if token in (words.ids["."], made.user)]
             for fact in chunk.facts:
                 begin = max(i for i in begins if i < fact.place)
                 text[c, fact.place] = words.text(chunk.ids[begin + 1 : fact.place])
@@ -101,7 +107,7 @@ def test_rows_to_read():
                 elif question.task == "qa3":
                     assert question.text[:-1].split()[-1] in said, "the sentence that brought it there"
                 sources.add(question.task)
-    assert follow > 100 and things > 20 and sources == set(WEIGHTS)
+    assert follow > 100 and things > 10 and sources == set(WEIGHTS)
 
 
 def test_batches():
@@ -128,6 +134,14 @@ def test_batches():
                     assert wanted(text) == tuple(asked.wanted[i, k])
                     seen += 1
     assert seen > 8
+    inside = 0
+    for ids, targets, chunk, n in zip(batch.within, batch.within_targets, batch.ids[:, -1], batch.lengths[:, -1], strict=True):
+        there = targets != IGNORED
+        assert (ids[:n] == chunk[:n]).all() and (targets[:-1][there[:-1]] == ids[1:][there[:-1]]).all() and not there[-1]
+        said = words.text(targets[there]).split(END)
+        assert said[0].split() == ["Ok", "."] and len(said) in (2, 3)
+        inside += len(said) == 3
+    assert inside, "asked in the chunk itself"
     same = streams().batch(random.Random(3), 5, 4, 2, books=0.5)
     assert np.array_equal(batch.ids, same.ids) and not np.array_equal(batch.ids, made.batch(random.Random(4), 5, 4, 2, books=0.5).ids)
 
@@ -201,6 +215,6 @@ def test_nothing_told_is_no_error(blocks):
     made = task()
     batch = made.streams.batch(random.Random(0), 2, 1, 1)
     batch.asked, batch.told = [None], [Told(*(x[:0] for x in vars(batch.told[0]).values()))]
-    batch.ends[:] = False
+    batch.ends[:], batch.within_targets[:] = False, IGNORED
     terms = made.loss(batch, blocks)
-    assert float(terms.loss) == 0.0 and 0 < float(terms.quiet.detach()) < 1
+    assert float(terms.loss.detach()) == 0.0 and 0 < float(terms.quiet.detach()) < 1
