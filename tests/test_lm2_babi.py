@@ -66,12 +66,12 @@ def right(samples, answers):
 
 
 def test_it_puts_facts_together(samples, saved):
-    assert right(samples, [answer for _, answer in saved]) >= 0.75 * len(samples)
+    assert right(samples, [answer for _, answer in saved]) >= 0.8 * len(samples)
 
 
 def test_without_what_was_told_it_guesses(folder, samples):
     model = load(folder, "torch", threads=1)
-    assert right(samples, [Session(model, sampling=GREEDY, seed=0).say(question, 8) for _, question, _ in samples]) <= 0.45 * len(samples)
+    assert right(samples, [Session(model, sampling=GREEDY, seed=0).say(question, 8) for _, question, _ in samples]) <= 0.3 * len(samples)
 
 
 @pytest.mark.parametrize("backend", ["mlx", "onnx"])

@@ -16,7 +16,6 @@ from .recall import Told
 from .words import CITIES, DAYS, FACTS, FOODS, HOURS, JOBS, KIN, MONTHS, NAMES, PLACES, THINGS, Fact, parts, phrasings
 
 VOCABULARY_SHARE = 0.5  # of the values of kinds that anything may be a value of
-FIRST_SHARE = 0.35  # of statements told value first, where a kind has such (one in five, were they drawn like all others)
 LEADS = (
     "", "", "", "", "By the way, ", "Just so you know, ", "Oh, ", "Let me tell you something: ", "Please remember: ", "Actually, ", "Well, ",
     "I should mention that ", "You should know that ", "Hi! ", "Guess what: ", "For the record, ", "I want to tell you that ", "Note that ",
@@ -77,7 +76,7 @@ MORE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             ("Who is my {w}?", "By what name does my {w} go?", "what my {w} is called", "what the name of my {w} is", "@the name of my {w}", "What do we call my {w}?", "How is my {w} called?")),
     "kincity": (("My {w}'s home is {v}.", "You can find my {w} in {v}.", "My {w} has settled in {v}.", "My {w} found a flat in {v}.", "{v} is where my {w} lives."),
                 ("What city does my {w} live in?", "Where has my {w} settled?", "where my {w} lives", "in which city my {w} lives", "@my {w}'s city", "Where can I find my {w}?", "Where did my {w} move?")),
-    "gave": (("{v} handed me a {w}.", "{v} sent me a {w}.", "The {w} is a present from {v}.", "A {w} was given to me by {v}.", "{v} surprised me with a {w}.", "The {w} I have came from {v}.", "My {w} is a gift from {v}."),
+    "gave": (("{v} handed me a {w}.", "{v} sent me a {w}.", "The {w} is a present from {v}.", "A {w} was given to me by {v}.", "{v} surprised me with a {w}."),
              ("Who sent me a {w}?", "Who handed me the {w}?", "who gave me the {w}", "from whom I got the {w}", "Whose present is the {w}?", "Who surprised me with a {w}?", "By whom was the {w} given to me?")),
     "deed": (("{v} made repairs to the {w}.", "Thanks to {v} the {w} works again, {v} repaired it.", "{v} has repaired the {w}.", "The {w} has been fixed by {v}.", "{v} mended the {w}."),
              ("Who mended the {w}?", "Who has repaired the {w}?", "who repaired the {w}", "who fixed the {w}", "By whom was the {w} fixed?", "Who made repairs to the {w}?")),
@@ -88,7 +87,7 @@ FIRST: dict[str, tuple[str, ...]] = {
     "name": ("{v} is what they call me.", "{v} is how I am known."),
     "city": ("{v} has been my home for years.", "In {v} I have my home."),
     "pet": ("A {v} is my pet.",),
-    "petname": ("{v} is what my {w} is called.", "{v} is my {w}'s name.", "{v}, that is my {w}.", "{v} is our {w}.", "{v} was the name I chose for my {w}."),
+    "petname": ("{v} is what my {w} is called.", "{v} is my {w}'s name.", "{v}, that is my {w}."),
     "job": ("A {v} is what I am by trade.",),
     "instrument": ("The {v} is my instrument.",),
     "language": ("{v} is my language.", "{v} is what we speak at home."),
@@ -98,9 +97,8 @@ FIRST: dict[str, tuple[str, ...]] = {
     "place": ("The {v} is where I keep the {w}.", "In the {v} I put the {w}.", "In the {v} lies the {w}."),
     "kin": ("{v}, that is my {w}'s name.", "{v} is how my {w} is called."),
     "kincity": ("{v} has been my {w}'s home for years.", "In {v} my {w} has a flat."),
-    "gave": ("{v} had a {w} for me.", "Thanks to {v} I have a {w} now.", "{v} is the one who gave me a {w}.", "From {v} I have a {w}.", "{v} came by and left me a {w}.", "{v} chose a {w} for me.",
-             "{v} bought me a {w}."),
-    "deed": ("{v} is the person who fixed the {w}.", "{v} took the time to repair the {w}.", "{v} got the {w} working again.", "{v} worked on the {w} until it was whole again.", "{v} put the {w} in order again."),
+    "gave": ("{v} had a {w} for me.", "Thanks to {v} I have a {w} now.", "{v} is the one who gave me a {w}.", "From {v} I have a {w}."),
+    "deed": ("{v} is the person who fixed the {w}.", "{v} took the time to repair the {w}.", "{v} got the {w} working again."),
     "favorite": ("{v} is the {w} I love the most.",),
     "label": ("{v} is what they chose as the {w}.",),
     "role": ("{v} has become my {w}.", "{v} is now my {w}."),
@@ -237,7 +235,7 @@ class Varied:
         self.held_out = _held_out()
         own = {kind: replace(f, told=(*phrasings(f.told, "train"), *MORE[kind][0]), asked=(*phrasings(f.asked, "train"), *MORE[kind][1]))
                for kind, f in FACTS.items()}  # fmt: skip
-        self.kinds = own | NEW
+        self.kinds = {kind: replace(f, told=(*f.told, *FIRST.get(kind, ()))) for kind, f in (own | NEW).items()}
 
     def _value(self, rng: random.Random, values: Sequence[str]) -> str:
         if values == NUMBER:
@@ -266,8 +264,7 @@ class Varied:
     def say(self, rng: random.Random, told: Told) -> str:
         """A statement of the fact."""
         while True:
-            told_first = FIRST.get(told.kind, ()) if rng.random() < FIRST_SHARE else ()
-            text = _after(rng.choice(LEADS), rng.choice(told_first or told.fact.told), told) + rng.choice(TAILS)
+            text = _after(rng.choice(LEADS), rng.choice(told.fact.told), told) + rng.choice(TAILS)
             if not self.held_out.search(text):
                 return text
 
