@@ -12,6 +12,7 @@ import tiny_model
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from lm2.export.export import export_model  # noqa: E402
+from lm2.export.ops.build import C_SOURCES
 from lm2.models.exported import file_digest  # noqa: E402
 
 FEW = ("--max-tokens", "3", "--seed", "1", "--threads", "1")
@@ -119,7 +120,7 @@ def future_library(folder):
             text = file.read_text(encoding="utf-8").replace("#define LM2_ORT_API_VERSION 17", "#define LM2_ORT_API_VERSION 999")
             (folder / file.name).write_text(text, encoding="utf-8")
     library = folder / "future.so"
-    sources = [str(folder / n) for n in ("library.c", "gated_memory_update.c")]
+    sources = [str(folder / n) for n in C_SOURCES]
     subprocess.run([op_kit.compiler(), *op_kit.FLAGS, "-fPIC", "-shared", *sources, "-o", str(library), "-lm"], check=True)
     return library
 
