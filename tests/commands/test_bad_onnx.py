@@ -12,7 +12,7 @@ import tiny_model
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from lm2.export.export import export_model  # noqa: E402
-from lm2.export.ops.build import C_SOURCES
+from lm2.export.ops.build import C_SOURCES  # noqa: E402
 from lm2.models.exported import file_digest  # noqa: E402
 
 FEW = ("--max-tokens", "3", "--seed", "1", "--threads", "1")
