@@ -45,8 +45,8 @@ def check_cell(model: LM2) -> None:
 
 
 @torch.inference_mode()
-def view(model: LM2, ids: Tensor, bank: Tensor, chunks: int, tables: tuple[Tensor, Tensor]) -> ChunkView:
-    """Feed ids (1, t) to a new chunk that reads `bank` (l, 1, n, d) after `chunks` committed ones.
+def view(model: LM2, ids: Tensor, bank: Tensor, written: int, tables: tuple[Tensor, Tensor]) -> ChunkView:
+    """Feed ids (1, t) to a new window that reads `bank` (l, 1, n, d), which holds `written` tokens.
 
     Raises ModelFileError as check_cell does, ValueError past the chunk's end.
     """
@@ -57,7 +57,7 @@ def view(model: LM2, ids: Tensor, bank: Tensor, chunks: int, tables: tuple[Tenso
         if block.memory is not None:
             handles.append(block.memory.register_forward_hook(lambda _module, args, _out, i=i: given.update({i: args})))
     try:
-        logits, chunk = model.extend(ids, model.start(bank, chunks), tables, all_logits=True)  # (1, t, v)
+        logits, chunk = model.extend(ids, model.start(bank, written), tables, all_logits=True)  # (1, t, v)
     finally:
         for handle in handles:
             handle.remove()

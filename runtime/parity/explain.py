@@ -98,7 +98,7 @@ def explain(reference: Backend, other: Backend, inputs: Inputs, chunks: int, gat
         mine, theirs = reference.to_host(x), other.to_host(y)
         for j, layer in enumerate(bank_layers(reference)):
             tensors.append(_difference(c, f"{layer}bank", mine[j], theirs[j], gate, axis=1))
-        bank, count = mine, x.chunks
+        bank, count = mine, x.written
         if any(not d.agrees for d in tensors):
             break
     return Explanation(gate, traced, tensors)

@@ -49,7 +49,7 @@ def run(
         fed = inputs.chunk(c)
         compared = c < chunks
         x = reference.start(1, a)
-        y = other.start(1, other.from_host(reference.to_host(a), c)) if compared else None
+        y = other.start(1, other.from_host(reference.to_host(a), a.written)) if compared else None
         for piece in fed.pieces():
             begin = x.length
             p, x = reference.extend(piece, x, compared)  # (1, t, v) or (1, v)
