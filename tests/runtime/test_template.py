@@ -9,7 +9,7 @@ import pytest
 import tiny_tokenizer
 
 from lm2.models.errors import ModelFileError, PromptError, TokenizerError
-from lm2.runtime import sandbox
+from lm2.models.text import sandbox
 from lm2.runtime.template import ChatTemplate
 from lm2.runtime.tokenizer import Tokenizer
 
