@@ -42,9 +42,9 @@ def _ends(folder: Path, tokenizer: "Tokenizer") -> Iterator[int]:
             value = fields.get(f"{name}_id")
             ids += value if isinstance(value, list) else [value]
     for i in ids:
-        if isinstance(i, int) and 0 <= i < tokenizer.vocab_size:
-            if i in tokenizer.added() or _MARKUP.fullmatch(tokenizer.decode([i])):
-                yield i
+        known = isinstance(i, int) and 0 <= i < tokenizer.vocab_size
+        if known and (i in tokenizer.added() or _MARKUP.fullmatch(tokenizer.decode([i]))):
+            yield i
 
 
 def _samples(template: ChatTemplate) -> Iterator[str]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import read_json
 from ..errors import ModelFileError, TokenizerError
+from ..layout import TOKENIZER_CONFIG
 
 if TYPE_CHECKING:
     import tokenizers
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_MAP = "special_tokens_map.json"
 ADDED = "added_tokens.json"
 BYTES_MAX = 32 << 20
@@ -98,7 +98,8 @@ def apply(named: NamedTokens, library: "tokenizers.Tokenizer", tokenizer: str, u
         got = library.token_to_id(text)
         if number is not None and got != number:
             raise TokenizerError(f"{where} has id {number}, {tokenizer} gives {text!r} id {got}: the two files are not of one model")
-        listed[text] = library.get_added_tokens_decoder()[got]
+        if got is not None:
+            listed[text] = library.get_added_tokens_decoder()[got]
     return _state(library) != before
 
 
@@ -176,9 +177,9 @@ def _token(value: Any, where: str) -> Token | None:
         return None
     if isinstance(value, str):
         return {"content": value}
-    if isinstance(value, Mapping) and isinstance(value.get("content"), str):
-        if all(isinstance(value.get(flag, False), bool) for flag in _FLAGS):
-            return value
+    flags = isinstance(value, Mapping) and all(isinstance(value.get(flag, False), bool) for flag in _FLAGS)
+    if flags and isinstance(value.get("content"), str):
+        return value
     raise TokenizerError(f"{where} {_short(value)} must be a token (text, or an object with content) or null: restore the file")
 
 

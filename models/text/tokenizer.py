@@ -200,7 +200,7 @@ class Tokenizer:
                 break
         else:
             raise TokenizerError(f"{self._name}: its post_processor changes a text's own tokens, which is not supported: use another model")
-        tokens = [library.id_to_token(i) for i in full[:at]]
+        tokens = [str(library.id_to_token(i)) for i in full[:at]]
         if ids_of(library, "".join(tokens)) != full[:at]:
             library.add_special_tokens(tokens)  # so that they can be spelled where a text begins
         return tuple(full[:at]), "".join(tokens)
