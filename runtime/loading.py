@@ -18,6 +18,7 @@ from .session.sampling import Sampling
 
 DEFAULT_MODEL = "smollm2"
 OFFLINE_MODEL = "lm2-tiny"
+WINDOW = 2048
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class Model:
     @property
     def name(self) -> str:
         return self.config.name or self.path.name
+
+    @property
+    def window(self) -> int:
+        """Tokens that a session keeps word for word by default: what the config says; for a memory trained in windows of its chunk, the chunk."""
+        memory = self.config.memory
+        if memory.window is not None:
+            return memory.window
+        return memory.chunk if memory.cell == "released" or memory.trained else min(WINDOW, self.config.max_position_embeddings)
 
     @property
     def text(self) -> Tokenizer:

@@ -1,5 +1,6 @@
 """An oracle for windows and folds: a whole window layer by layer, without caches, every token reading the bank of the last fold before it."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +17,7 @@ class Script:
     def segments(self):
         """(begin, end) of the tokens between two folds; the carried ones and those up to the first fold read the same bank."""
         marks = [0, *(f for f in self.folds if f > self.carried), self.ids.shape[1]]
-        return [(a, b) for a, b in zip(marks, marks[1:], strict=False) if b > a]
+        return [(a, b) for a, b in itertools.pairwise(marks) if b > a]
 
 
 @dataclass

@@ -20,7 +20,7 @@ from ...models.packed import available, pack
 from ...models.trace import trace
 from ...models.weights import TORCH_DTYPES, load_model
 from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room
-from .torch_static import StaticWindow, StaticDecoder, extra_bytes, suits
+from .torch_static import StaticDecoder, StaticWindow, extra_bytes, suits
 
 
 class TorchBackend:

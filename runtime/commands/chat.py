@@ -99,13 +99,13 @@ class Talk:
         self.lock = self.file = None
 
     def status(self) -> str:
-        """`23.1 tokens/s · chunk 143/512 · 2 committed · 4.7 MB state`"""
+        """`23.1 tokens/s · window 143/2048 · 143 tokens in memory · 4.7 MB state`"""
         session, reply = self.session, self.session.reply
         parts = []
         if reply is not None and reply.tokens and reply.decode_s > 0:
             parts.append(f"{len(reply.tokens) / reply.decode_s:.1f} tokens/s")
-        parts.append(f"chunk {session.at.filled}/{session.feeder.size}")
-        parts.append(f"{session.at.memory.chunks} committed")
+        parts.append(f"window {session.at.filled}/{session.feeder.size}")
+        parts.append(f"{session.at.written} tokens in memory")
         parts.append(f"{megabytes(session.model.backend.describe().state_bytes)} state")
         return " · ".join(parts)
 
@@ -121,11 +121,12 @@ class Talk:
 )
 @click.option("--new", is_flag=True, help="Start fresh even if the session file exists (it is replaced at the first save).")
 @click.option("--system", default=None, help="System prompt.")
-@click.option("--verbose", is_flag=True, help="Say when a chunk is committed to memory.")
+@click.option("--window", type=int, default=None, help="Tokens kept word for word; default: the model's (2048 where its positions allow).")
+@click.option("--verbose", is_flag=True, help="Say when tokens go into the memory, and when the window slides.")
 @sampling_options
 @model_options
 def command(
-    model: str | None, session_file: Path | None, new: bool, system: str | None, verbose: bool, max_tokens: int, seed: int | None,
+    model: str | None, session_file: Path | None, new: bool, system: str | None, window: int | None, verbose: bool, max_tokens: int, seed: int | None,
     stop: tuple[str, ...], backend: str, device: str, dtype: str, threads: int, **sampling: Any,
 ) -> int:  # fmt: skip
     """Chat with MODEL, a model folder or a name; without it, with smollm2, pulling it once (with lm2-tiny where there is no network).
@@ -154,12 +155,16 @@ def command(
             session.sampling = adjusted(session.sampling, **sampling)
             if seed is not None:
                 session.seed = seed
+            if window is not None and window != session.feeder.size:
+                raise PromptError(
+                    f"{session_file} has a window of {session.feeder.size} tokens, --window says {window}: leave --window out, or start fresh with --new"
+                )
             if system is not None and system != session.system:
                 raise PromptError(
                     f"{session_file} has another system prompt: leave --system out to go on with it, or start fresh with --new"
                 )
         else:
-            session = Session(loaded, system, adjusted(loaded.sampling, **sampling), seed, notify=notice)
+            session = Session(loaded, system, adjusted(loaded.sampling, **sampling), seed, notify=notice, window=window)
         talk = Talk(session, max_tokens, stop, terminal)
         talk.file, talk.lock = session_file, lock
         if terminal:

@@ -73,10 +73,13 @@ def session_facts(path: Path) -> dict[str, Any]:
     check_contents(path, record)
     bank, meta = record.now.bank, record.meta
     written = np.any(bank != 0, axis=(1, 3)).sum(axis=1)
+    held = {("chunks_committed" if record.version == 1 else "tokens_written"): record.now.written, "window_tokens": len(record.now.tokens)}
+    if record.version > 1:
+        held |= {"window": record.document["window"], "carried": record.now.carried, "folds": len(record.now.folds)}
     return {
         "kind": "session", "path": str(path), "file_bytes": path.stat().st_size, "model": meta.model, "fingerprint": meta.fingerprint,
         "tokenizer": meta.tokenizer, "saved_by": meta.backend, "dtype": meta.dtype, "created": meta.created, "updated": meta.updated,
-        "tokens_seen": meta.tokens_seen, "chunks_committed": record.now.chunks, "chunk_position": len(record.now.tokens),
+        "tokens_seen": meta.tokens_seen, **held,
         "messages": record.now.notes["turns"], "undo_steps": len(record.snapshots), "seed": meta.seed, "draws": meta.draws,
         "bank_shape": list(bank.shape), "state_bytes": int(bank.nbytes), "rows_not_zero": [int(n) for n in written],
     }  # fmt: skip

@@ -66,7 +66,7 @@ def _load(talk: "Talk", argument: str) -> None:
         raise PromptError(f"{path} does not exist: check the path")
     talk.go_on_in(path, lambda file: Session.restore(now.model, file, now.notify))
     session = talk.session
-    _say(talk, f"going on with {path}: {len(session.transcript)} messages, {session.at.memory.chunks} chunks committed")
+    _say(talk, f"going on with {path}: {len(session.transcript)} messages, {session.at.written} tokens in the memory")
 
 
 def _undo(talk: "Talk", argument: str) -> None:
@@ -115,10 +115,11 @@ def _memory(talk: "Talk", argument: str) -> None:
     import numpy as np
 
     session, memory = talk.session, talk.session.model.config.memory
-    bank = session.model.backend.to_host(session.at.memory)  # (l, 1, n, d)
+    held = session.memory()
+    bank = session.model.backend.to_host(held)  # (l, 1, n, d)
     _say(
         talk,
-        f"cell {memory.cell}, {session.at.memory.chunks} chunks committed, {megabytes(bank.nbytes)}{'' if memory.trained else ', weights not trained'}",
+        f"cell {memory.cell}, {held.written} tokens written, {megabytes(bank.nbytes)}{'' if memory.trained else ', weights not trained'}",
     )
     names = [f"layer {i}" for i in memory.layers] if memory.cell == "gated" else ["all layers"]
     for name, rows in zip(names, bank[:, 0], strict=True):
@@ -127,7 +128,8 @@ def _memory(talk: "Talk", argument: str) -> None:
 
 
 def _stats(talk: "Talk", argument: str) -> None:
-    session, about = talk.session, talk.session.model.backend.describe()
+    session = talk.session
+    about = session.model.backend.describe(session.feeder.size)
     versions = ", ".join(f"{k} {v}" for k, v in about.versions.items())
     _say(talk, f"{session.model.name} on {about.backend} ({about.device}, {about.dtype}, quantization {about.quantization}; {versions})")
     reply = session.reply
@@ -138,11 +140,11 @@ def _stats(talk: "Talk", argument: str) -> None:
         )
     _say(
         talk,
-        f"{session.at.seen} tokens seen, {session.at.memory.chunks} chunks committed, chunk {session.at.filled}/{session.feeder.size}, seed {session.seed}, {session.at.draws} draws",
+        f"{session.at.seen} tokens seen, {session.at.written} in the memory, window {session.at.filled}/{session.feeder.size} ({session.at.carried} carried over), seed {session.seed}, {session.at.draws} draws",
     )
     _say(
         talk,
-        f"memory {megabytes(about.state_bytes)}, inside a chunk {megabytes(about.chunk_bytes)}; turns that can be undone: {len(session.snapshots)}; file {talk.file or 'none (/save FILE)'}",
+        f"memory {megabytes(about.state_bytes)}, a window {megabytes(about.window_bytes)}; turns that can be undone: {len(session.snapshots)}; file {talk.file or 'none (/save FILE)'}",
     )
 
 

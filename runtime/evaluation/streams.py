@@ -35,7 +35,7 @@ def streams_at_once(backend: Backend) -> int:
     about = backend.describe()
     chunk = backend.config.memory.chunk
     tokens = TOKENS_AT_ONCE if about.device == "cpu" else 8 * TOKENS_AT_ONCE
-    room = int(2e9 / max(1, 3 * about.state_bytes + about.chunk_bytes))
+    room = int(2e9 / max(1, 3 * about.state_bytes + about.window_bytes))
     return max(1, min(tokens // chunk, room, STREAMS_AT_ONCE))
 
 

@@ -54,7 +54,7 @@ def _gates(look: Look, chunk: int, at: int) -> str:
     if look.history is None:
         return ""
     written = look.history.chunks[chunk]
-    lines = [f"row {written.first + at}"]
+    lines = [f"row {(written.first + at) % look.rows}"]
     for bank, layer in enumerate(look.layers):
         lines.append(f"layer {layer}: write {written.write[bank, at]:.2f}, forget {written.forget[bank, at]:.2f}")
     return "; ".join(lines)

@@ -95,19 +95,25 @@ def look_at_session(path: Path) -> tuple[Look, Record]:
             moments.append(moment)
     norms = np.stack([rms(moment.bank[:, 0]) for moment in moments], axis=-1)  # (l, n, moments)
     notes = [
-        f"{path.name}: {record.now.notes['turns']} messages, {record.meta.tokens_seen} tokens, {record.now.chunks} chunks committed, "
-        f"{len(record.now.tokens)} tokens in the unfinished one",
+        f"{path.name}: {record.now.notes['turns']} messages, {record.meta.tokens_seen} tokens, {in_memory(record, record.now)} when the "
+        f"window began, {len(record.now.tokens)} tokens in the window ({record.now.carried} carried over), {len(record.now.folds)} folds",
         f"saved {record.meta.updated} on {record.meta.backend}; the file keeps the memory, not the gates that made it nor the text of its rows",
     ]
-    if not record.now.chunks:
-        notes.append("nothing was written into the memory yet: everything said is in the unfinished chunk")
-    times = ["after 1 chunk" if moment.chunks == 1 else f"after {moment.chunks} chunks" for moment in moments]
+    if not record.now.written:
+        notes.append("the first window has not been left yet: the file's bank is empty, and running the window again fills it")
+    times = [in_memory(record, moment) for moment in moments]
     banks = tuple(range(norms.shape[0]))
     return Look(f"A conversation with {record.meta.model}", notes, None, [], None, norms, banks, times, False, "bank"), record
 
 
+def in_memory(record: Record, moment: Moment) -> str:
+    """How much went into a moment's bank, in the unit of its file: `120 tokens in the memory`."""
+    unit = "chunk" if record.version == 1 else "token"
+    return f"{moment.written} {unit}{'' if moment.written == 1 else 's'} in the memory"
+
+
 def look_into_session(model: "Model", path: Path, question: str, longest: int) -> Look:
-    """A session opened on its model and asked: the unfinished chunk is committed, then the question is asked in a fresh one.
+    """A session opened on its model and asked: its window is run again and written whole, then the question is asked in a fresh one.
 
     Nothing is saved. Raises a SessionError, or what look_at_model raises.
     """
@@ -116,15 +122,13 @@ def look_into_session(model: "Model", path: Path, question: str, longest: int) -
     look, _ = look_at_session(path)
     looker = Looker(model)
     record = read_session(path, expected(model))
-    bank, chunks = np.asarray(record.now.bank, dtype=np.float32), record.now.chunks
-    ids = [record.now.tokens] if record.now.tokens else []
-    history, bank = looker.read(ids, bank, chunks)
+    history, bank = looker.read_window(record.now)
     renderer = Renderer(model, record.document["system"], answer=longest)
     look.answered = looker.ask(question, renderer.question(question), bank, longest)
     look.layers, look.word, look.title = looker.layers, "layer", f"What {model.name} remembers of a conversation"
-    if ids:
-        look.history, look.texts = history, [looker.pieces(ids[0])]
+    if history.chunks:
+        look.history, look.texts = history, [looker.pieces(written.ids) for written in history.chunks]
         look.norms = np.concatenate((look.norms, history.norms()[..., 1:]), axis=-1)
-        look.times.append("with the unfinished chunk")
-        look.notes.append("the unfinished chunk was committed before the question was asked")
+        look.times += [f"after fold {i + 1}" for i in range(len(history.chunks))]
+        look.notes.append("what was said since the last fold was folded before the question was asked")
     return look

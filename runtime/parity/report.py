@@ -133,7 +133,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "greedy": None if pair.greedy is None else _agreement(pair.greedy),
         "sessions": [
             {
-                "from": h.source, "to": h.target, "chunks": h.chunks, "position": h.position, "changed": h.changed,
+                "from": h.source, "to": h.target, "written": h.written, "position": h.position, "changed": h.changed,
                 "greedy": _agreement(h.agreement),
             }
             for h in pair.handovers

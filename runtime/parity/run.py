@@ -128,7 +128,7 @@ def session_checks(reference: Side, other: Side, greedy: Agreement, handovers: l
     checks = [_greedy_check("sessions", f"greedy tokens as on {reference.label}", greedy, gates)]
     for h in handovers:
         way = f"{h.source} to {h.target}"
-        where = f"saved in chunk {h.chunks + 1}, position {h.position}"
+        where = f"saved with {h.written} tokens in the memory, position {h.position} of the window"
         checks.append(Check("sessions", f"{way}: numbers of the bank changed", h.changed, 0, unit="n", note=where))
         checks.append(_greedy_check("sessions", f"{way}: greedy tokens as if it had stayed", h.agreement, gates))
     return checks

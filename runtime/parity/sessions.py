@@ -40,11 +40,11 @@ class Agreement:
 @dataclass(frozen=True)
 class Handover:
     """A session saved on `source` and continued on `target`, against the one that stayed. changed: numbers of the bank that are not
-    bit-identical after the move. chunks, position: where it was saved."""
+    bit-identical after the move. written, position: tokens in the memory and in the window where it was saved."""
 
     source: str
     target: str
-    chunks: int
+    written: int
     position: int
     changed: int
     agreement: Agreement
@@ -119,7 +119,7 @@ def _carried(stayed: Talking, target: Talking, file: Path, plan: list[int], save
     there, here = stayed.side.model.backend.to_host(at.memory), target.side.model.backend.to_host(moved.at.memory)
     changed = int((there.view(np.uint32) != here.view(np.uint32)).sum())
     turns = stayed.turns[:saved] + [turn(moved, stayed.inputs, k, plan[k]) for k in range(saved, len(plan))]
-    return Handover(stayed.side.label, target.side.label, at.memory.chunks, at.filled, changed, _agreement(stayed, turns, saved))
+    return Handover(stayed.side.label, target.side.label, at.memory.written, at.filled, changed, _agreement(stayed, turns, saved))
 
 
 def _agreement(stayed: Talking, turns: Turns, skip: int = 0) -> Agreement:

@@ -1,7 +1,7 @@
 """The checks on a session file, in one place for all backends; done before anything is given out.
 
 Knows what a right file looks like (its text is in text.py); opens none. Reading and writing use the same checks,
-so what was saved can be opened again. Axes: l banks, n rows, d width, t tokens, T positions of a chunk, v vocabulary.
+so what was saved can be opened again. Axes: l banks, n rows, d width, t tokens, W positions of a window, v vocabulary.
 """
 
 import hashlib
@@ -18,16 +18,17 @@ from ...models.errors import TensorFileError
 from ...models.tensorfile import Header, TensorInfo, build_header, parse_header
 from .record import (
     BANKS_MAX,
-    CHUNK_MAX,
     COUNT_MAX,
     DOCUMENT_BYTES_MAX,
     FILE_BYTES_MAX,
     FORMAT,
     HEADER_BYTES_MAX,
     ID_MAX,
+    READS,
     SEED_MAX,
     SNAPSHOTS_MAX,
     VERSION,
+    WINDOW_MAX,
     Expected,
     Meta,
     SessionCorruptError,
@@ -51,7 +52,8 @@ NAMES = ("model", "backend", "dtype")
 HASHES = ("fingerprint", "tokenizer")
 COUNTS = ("tokens_seen", "draws")
 DATES = ("created", "updated")
-KEYS = {"format", "version", "chunks", "seed", "sha256", "header_sha256", *NAMES, *HASHES, *COUNTS, *DATES}
+KEYS = {"format", "version", "seed", "sha256", "header_sha256", *NAMES, *HASHES, *COUNTS, *DATES}
+WRITTEN = {1: "chunks", 2: "written"}  # what a version calls, and counts, of what went into the memory
 
 DAMAGED = "the file is damaged: restore a copy of it, or start fresh with `--new`"
 FOREIGN = "give a session file that lm2 saved, or start fresh with `--new`"
@@ -85,12 +87,12 @@ def check_head(path: Path, raw: bytes) -> Header:
     if said != computed:
         raise SessionCorruptError(f"{path}: header_sha256 is {plain(said, 20)!r}, its header's is {computed[:16]}: {DAMAGED}")
     version = metadata.get("version", "")
-    if version != str(VERSION):
+    if version not in map(str, READS):
         if _COUNT.fullmatch(version) and int(version) > VERSION:
             remedy = "made by a newer lm2: upgrade with `pip install -U lm2`, or start fresh with `--new`"
         else:
             remedy = FOREIGN
-        raise SessionVersionError(f"{path} has session version {plain(version)!r}, this lm2 reads {VERSION}: {remedy}")
+        raise SessionVersionError(f"{path} has session version {plain(version)!r}, this lm2 reads {' and '.join(map(str, READS))}: {remedy}")
     try:
         header = parse_header(path, raw)
         if set(header.tensors) == set(ARRAYS):
@@ -104,7 +106,7 @@ def check_head(path: Path, raw: bytes) -> Header:
         if header.tensors[name].dtype != dtype:
             have = header.tensors[name].dtype
             raise SessionFormatError(f"{path}: {name} has dtype {have}, a session file has {dtype} there: {DAMAGED}")
-    _same_names(path, "metadata key", set(metadata), KEYS)
+    _same_names(path, "metadata key", set(metadata), KEYS | {WRITTEN[int(version)]})
     if canonical != raw:
         raise SessionFormatError(f"{path}: its header is not spelled as lm2 spells it (order or spaces): {DAMAGED}")
     return header
@@ -117,18 +119,33 @@ def header_digest(raw: bytes, own: str) -> str:
 
 
 def parse_meta(path: Path, metadata: Mapping[str, str]) -> tuple[Meta, int]:
-    """Meta and chunks committed, from the header's strings. Raises SessionValueError naming the key and its value."""
+    """Meta and what the memory holds (tokens; version 1: chunks), from the header's strings. Raises SessionValueError naming the key and its value."""
     numbers: dict[str, int] = {}
-    for key in (*COUNTS, "seed", "chunks"):
+    what_is_in_it = WRITTEN[int(metadata["version"])]
+    for key in (*COUNTS, "seed", what_is_in_it):
         if not _COUNT.fullmatch(metadata[key]):
             what = f"{path}: {key} {plain(metadata[key])!r} must be a whole number, 0 or more"
             raise SessionValueError(f"{what}: {DAMAGED}")
         numbers[key] = int(metadata[key])
-    chunks = numbers.pop("chunks")
+    written = numbers.pop(what_is_in_it)
     meta = Meta(**{k: metadata[k] for k in (*NAMES, *HASHES, *DATES)}, **numbers)  # type: ignore[arg-type]
     check_meta(f"{path}: ", meta, DAMAGED)
-    check_count(f"{path}: chunks", chunks, DAMAGED)
-    return meta, chunks
+    check_count(f"{path}: {what_is_in_it}", written, DAMAGED)
+    return meta, written
+
+
+def check_window(where: str, tokens: int, carried: object, folds: object, remedy: str) -> None:
+    """Raise SessionValueError unless `carried` of `tokens` and ascending `folds` after them can be a window's."""
+    check_count(f"{where}: carried", carried, remedy, tokens)
+    assert isinstance(carried, int)
+    if not isinstance(folds, (list, tuple)) or len(folds) > WINDOW_MAX:
+        raise SessionValueError(f"{where}: folds {plain(folds, 60)} must be a list of whole numbers: {remedy}")
+    last = carried
+    for fold in folds:
+        if type(fold) is not int or not last < fold <= tokens:
+            what = f"{where}: folds {plain(list(folds), 60)} must ascend from above {carried} (carried) to at most {tokens} (tokens)"
+            raise SessionValueError(f"{what}: {remedy}")
+        last = fold
 
 
 def check_meta(where: str, meta: Meta, remedy: str) -> None:
@@ -176,7 +193,7 @@ def bytes_max(expected: Expected | None) -> int:
     if expected is None:
         return FILE_BYTES_MAX
     banks = (1 + BANKS_MAX) * 4 * math.prod(expected.bank_shape)
-    return 8 + HEADER_BYTES_MAX + banks + (1 + SNAPSHOTS_MAX) * 4 * expected.chunk + DOCUMENT_BYTES_MAX
+    return 8 + HEADER_BYTES_MAX + banks + (1 + SNAPSHOTS_MAX) * 4 * expected.window + DOCUMENT_BYTES_MAX
 
 
 def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expected | None) -> None:
@@ -190,8 +207,8 @@ def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expect
     if len(banks) != 5 or banks[1:] != bank or banks[0] > BANKS_MAX:
         axes = ", ".join(str(n) for n in bank)
         raise SessionShapeError(f"{path}: snapshots.banks is {plain(banks)}, not [0 to {BANKS_MAX}, {axes}]: {DAMAGED}")
-    chunk = CHUNK_MAX if expected is None else expected.chunk
-    for name, most in (("chunk.tokens", chunk), ("snapshots.tokens", SNAPSHOTS_MAX * chunk)):
+    window = WINDOW_MAX if expected is None else expected.window
+    for name, most in (("chunk.tokens", window), ("snapshots.tokens", SNAPSHOTS_MAX * window)):
         if len(shapes[name]) != 1 or shapes[name][0] > most:
             raise SessionShapeError(f"{path}: {name} is {plain(shapes[name])}, not [0 to {most}]: {DAMAGED}")
     body = shapes["session.json"]
