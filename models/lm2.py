@@ -55,6 +55,11 @@ class WindowState(NamedTuple):
     folded: int = 0
     carried: int = 0
 
+    @property
+    def stale(self) -> bool:
+        """Never: a fold leaves the state before it as it was."""
+        return False
+
 
 class Block(nn.Module):
     """One decoder layer; `memory` is None where the layer has none."""
@@ -264,7 +269,8 @@ class LM2(nn.Module):
                 zeros = new[0].new_zeros(*new[0].shape[:2], bank.shape[2], new[0].shape[3])  # (b, h, n, e)
                 old = (zeros, zeros)
             reads.append((old[0].index_copy(2, places, new[0]), old[1].index_copy(2, places, new[1])))
-        return state._replace(bank=bank, written=state.written + count, folded=state.length, inside=inside._replace(reads=tuple(reads)))
+        inside = GatedInside(tuple(reads), torch.empty_like(inside.rows))  # the old rows are the old state's
+        return state._replace(bank=bank, written=state.written + count, folded=state.length, inside=inside)
 
     def _entered(self, state: WindowState) -> tuple[Tensor, Tensor]:
         """The bank (l, b, n, d) with the rows of positions `folded` on in it, and their places (count,)."""

@@ -48,6 +48,11 @@ class Window(Protocol):
     @property
     def folded(self) -> int: ...
 
+    @property
+    def stale(self) -> bool:
+        """Whether its buffers were folded since: then only running the window again helps."""
+        ...
+
 
 class Backend(Protocol):
     """Computes the model. b batch, t tokens of a call, v vocabulary, l banks, n rows, d width, W positions of a window, T tokens of a chunk."""
@@ -82,7 +87,7 @@ class Backend(Protocol):
     def fold(self, window: Any) -> Any:
         """Enter the rows of all tokens since the last fold into the bank, and read it from now on; keys, values and positions go on.
 
-        What was passed in is of no use afterwards. Nothing new changes nothing. Raises BackendError for cell released, which cannot fold.
+        What was passed in may be `stale` afterwards. Nothing new changes nothing. Raises BackendError for cell released, which cannot fold.
         """
         ...
 

@@ -32,6 +32,7 @@ class Slot:
         self.tables = model.tables(window)
         self.host = torch.zeros(3 * batch, dtype=torch.long, pin_memory=model.device.type == "cuda")  # (3b,)
         self.graph: Any = None
+        self.folded = 0  # of the window that is in the buffers
 
 
 class Lease:
@@ -59,6 +60,10 @@ class StaticWindow(NamedTuple):
     def folded(self) -> int:
         return self.inner.folded
 
+    @property
+    def stale(self) -> bool:
+        return self.inner.folded != self.lease.slot.folded
+
 
 class StaticDecoder:
     """Starts windows in static buffers and feeds them: one token by a replayed graph, more by LM2.extend into the same buffers. Keeps no conversation."""
@@ -81,6 +86,7 @@ class StaticDecoder:
                 slot = free.pop()
             except IndexError:
                 slot = Slot(self.model, bank.shape[1], size)
+            slot.folded = carried
             return StaticWindow(decode.begin(self.model, slot.buffers, bank, written, carried), Lease(slot, free))
 
     def extend(self, ids: Tensor, window: StaticWindow, all_logits: bool) -> tuple[Tensor, StaticWindow]:
@@ -101,7 +107,10 @@ class StaticDecoder:
     def fold(self, window: StaticWindow) -> StaticWindow:
         """LM2.fold, in the window's buffers."""
         with self._lock:
-            return window._replace(inner=decode.fold(self.model, window.lease.slot.buffers, window.inner))
+            slot = window.lease.slot
+            folded = window._replace(inner=decode.fold(self.model, slot.buffers, window.inner))
+            slot.folded = folded.folded
+            return folded
 
     def step(self, slot: Slot) -> None:
         """Feed what lies in the slot's inputs, at the positions there: queues the work and returns."""

@@ -83,6 +83,8 @@ class Feeder:
 
         A window is also folded after a chunk of tokens without one: backends keep no more rows.
         """
+        if at.window is not None and at.window.stale:
+            at = at.at_rest()
         ids, folds = at.tokens + at.pending, set(at.folds)
         if not at.pending and ((at.window is not None and max(folds, default=0) <= at.window.folded) or not ids):
             return at

@@ -348,7 +348,7 @@ class Session:
         if not self.snapshots:
             raise PromptError("there is nothing to undo" + (f" (the last {UNDO_TURNS} turns are kept)" if self.at.turns else ""))
         past, now = self.snapshots.pop(), self.at
-        if past.memory is now.memory and now.window is not None and now.window.folded <= past.filled <= now.window.length:
+        if past.memory is now.memory and now.window is not None and not now.window.stale and now.window.folded <= past.filled <= now.window.length:
             past = past._replace(
                 window=self.feeder.backend.rewind(now.window, past.filled), tokens=past.tokens + past.pending, pending=(), logits=None
             )

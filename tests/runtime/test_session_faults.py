@@ -1,8 +1,8 @@
 """Answers that end badly: closed early, interrupted, an error inside the backend. The session stays whole, usable, and equal to a fresh replay."""
 
 import pytest
-from oracle import Oracle, check, standing
-from tiny_model import CHUNK, recorded
+from oracle import check, oracle, standing
+from tiny_model import WINDOW, recorded
 
 from lm2 import Session
 from lm2.models.errors import BackendError, PromptError
@@ -91,8 +91,8 @@ def test_error_at_every_forward_pass(models, cell_and_steps, error, message):
     for k in (*range(1, 9), *range(9, most + 1, 3)):
         model = recorded(models[cell])
         session = conversation(model)
-        oracle = Oracle(system="S.")
-        oracle.say("first message", session.reply.tokens)
+        rule = oracle(session)
+        rule.say("first message", session.reply.tokens)
         before, calls = whole(session), len(model.backend.calls)
         model.backend.fail = (k, error)
         try:
@@ -111,8 +111,8 @@ def test_error_at_every_forward_pass(models, cell_and_steps, error, message):
                 {"role": "user", "content": message},
                 {"role": "assistant", "content": reply.text},
             ]
-            oracle.say(message, reply.tokens)
-        assert standing(session) == (tuple(oracle.done), tuple(oracle.open))
+            rule.say(message, reply.tokens)
+        assert standing(session) == rule.standing()
         check(session)
         session.say("go on", 3)
         assert len(session.reply.tokens) == 3
@@ -132,7 +132,7 @@ def test_an_error_in_reading_goes_back_to_before(gated):
     for k in (1, 2, 5):
         gated.backend.fail = (k, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            session.read("r" * 10 * CHUNK)
+            session.read("r" * 10 * WINDOW)
         assert whole(session) == before
         check(session)
 

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from compare import assert_close
 from oracle import check, standing
-from tiny_model import CHUNK
+from tiny_model import WINDOW
 
 from lm2 import Sampling, Session
 from lm2.models.errors import PromptError
@@ -27,8 +27,8 @@ def logits(session):
 # undo
 
 
-def test_undo_across_chunk_borders(model):
-    """Back through turns of every kind, of which several end in a later chunk than they began: each time exactly where it was."""
+def test_undo_across_windows(model):
+    """Back through turns of every kind, of which several end in a later window than they began: each time exactly where it was."""
     session, draw, places = Session(model, "S.", seed=1), random.Random(2), []
     for n in (3, 20, 120, 5, 40, 9):
         places.append((place(session), logits(session) if session.at.filled else None))
@@ -36,7 +36,7 @@ def test_undo_across_chunk_borders(model):
         if n == 20:
             places.append((place(session), logits(session)))
             session.read("text " * 40, "t")
-    assert session.at.memory.chunks > 5
+    assert session.at.memory.written > 5 * WINDOW // 2
     while places and session.snapshots:
         session.undo()
         (was, numbers) = places.pop()
@@ -68,8 +68,8 @@ def test_undo_needs_something_to_undo(gated):
         session.undo()
 
 
-def test_undo_costs_no_second_pass_over_the_chunk(gated):
-    """Back inside one chunk nothing is run again but the last token."""
+def test_undo_costs_no_second_pass_over_the_window(gated):
+    """Back inside one window nothing is run again but the last token."""
     session = Session(gated, seed=1)
     session.say("a", 5)
     session.say("b", 3)
@@ -85,7 +85,7 @@ def test_snapshots_are_bounded(gated):
         session.say("a", 1)
         assert len(session.snapshots) <= session_module.UNDO_TURNS
         others = {id(s.memory) for s in session.snapshots} - {id(session.at.memory)}
-        assert len(others) <= session_module.UNDO_BANKS and all(s.chunk is None and s.logits is None for s in session.snapshots)
+        assert len(others) <= session_module.UNDO_BANKS and all(s.window is None and s.logits is None for s in session.snapshots)
     session.say("b" * 400, 1)
     session.undo()
     check(session)
@@ -125,7 +125,7 @@ def test_forks_do_not_influence_each_other(model):
 
 
 def test_steps_taken_in_turn_on_two_forks(gated):
-    """Two answers made token by token at the same time, from one place in one chunk."""
+    """Two answers made token by token at the same time, from one place in one window."""
     session = Session(gated, seed=1)
     session.say("begin", 4)
     other = session.fork()
@@ -218,13 +218,13 @@ def test_longest_transcript_fits_in_a_file(gated, tmp_path):
 
 
 def test_state_is_constant(models, tmp_path):
-    """Session file and resident memory after 300 chunks are those after 10."""
+    """Session file and resident memory after 300 windows are those after 10."""
     for cell in ("gated", "released-causal"):
         session, sizes = Session(models[cell], seed=1), []
         process = psutil.Process()
         for until in (10, 300):
-            while session.at.memory.chunks < until:
-                session.read("r" * CHUNK, "same title", chat=False)
+            while session.at.written < until * WINDOW:
+                session.read("r" * WINDOW, "same title", chat=False)
             gc.collect()
             sizes.append((session.save(tmp_path / "s.lm2s"), process.memory_info().rss))
         (file, resident), (file_later, resident_later) = sizes
