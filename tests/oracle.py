@@ -45,8 +45,9 @@ class Windows(Rule):
             self.add(token)
         self.fold()
 
-    def plain(self, ids):
-        for token in ids:
+    def plain(self, prompt, answer):
+        self.put(prompt, [])
+        for token in answer:
             if len(self.open) == WINDOW:
                 self.slide(WINDOW - RESERVE, [])
             self.add(token)
@@ -116,8 +117,8 @@ class Chunks(Rule):
         if len(self.open) + len(CLOSING) <= WINDOW:
             self.open += CLOSING
 
-    def plain(self, ids):
-        for token in ids:
+    def plain(self, prompt, answer):
+        for token in [*prompt, *answer]:
             if len(self.open) == WINDOW:
                 self.cut([])
             self.open.append(token)

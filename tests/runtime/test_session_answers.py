@@ -89,7 +89,7 @@ def test_plain_text_over_many_chunks(model):
     rule = oracle(session, 5)
     for prompt, n in (("abc" * 30, 40), ("more", 100), ("x", 1)):
         "".join(session.complete(prompt, n))
-        rule.plain([*prompt.encode(), *session.reply.tokens])
+        rule.plain(prompt.encode(), session.reply.tokens)
         assert standing(session) == rule.standing()
     assert session.at.seen == 90 + 40 + 4 + 100 + 1 + 1 and not session.transcript
     check(session)

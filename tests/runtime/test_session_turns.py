@@ -1,12 +1,13 @@
 """Turns taken back, forked, made again; and a session whose size does not grow."""
 
 import gc
+import itertools
 import random
 
 import psutil
 import pytest
 from compare import assert_close
-from oracle import check, standing
+from oracle import chatml, check, standing
 from tiny_model import WINDOW
 
 from lm2 import Sampling, Session
@@ -44,7 +45,7 @@ def test_undo_across_windows(model):
         if numbers is not None:
             assert_close("logits", logits(session), numbers, 1e-4, 1e-4)
             check(session)
-    assert len(places) <= 2 and (not places or not session.snapshots)
+    assert len(places) <= 3 and (not places or not session.snapshots), "banks of at most UNDO_BANKS earlier windows are kept"
 
 
 def test_undone_turn_said_again_is_the_same(model):
@@ -69,14 +70,14 @@ def test_undo_needs_something_to_undo(gated):
 
 
 def test_undo_costs_no_second_pass_over_the_window(gated):
-    """Back inside one window nothing is run again but the last token."""
+    """Back inside one window nothing is run again: what is said next costs its own tokens."""
     session = Session(gated, seed=1)
     session.say("a", 5)
     session.say("b", 3)
     session.undo()
     calls = len(gated.backend.calls)
-    logits(session)
-    assert sum(gated.backend.calls[calls:]) <= 3
+    session.say("c", 1)
+    assert sum(gated.backend.calls[calls:]) <= len(chatml([("user", "c")])) + 1
 
 
 def test_snapshots_are_bounded(gated):
@@ -131,9 +132,7 @@ def test_steps_taken_in_turn_on_two_forks(gated):
     other = session.fork()
     want = session.fork().say("hello", 25)
     a, b = session.stream("hello", 25), other.stream("howdy", 25)
-    text = "".join(x[0] for x in zip(a, b, strict=False)) + "".join(a)
-    assert text == want
-    list(b)
+    assert "".join(piece for piece, _ in itertools.zip_longest(a, b, fillvalue="")) == want
     check(session)
     check(other)
 
