@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import write_file
-from .config import LM2Config, read_config, read_json
+from .config import CONFIG_BYTES_MAX, LM2Config, read_config, read_json
 from .errors import ConfigError, ModelFileError, TensorFileError, WriteError
 from .exported import KEY as ONNX_KEY
 from .exported import MODEL, Export, check_files
@@ -26,6 +26,8 @@ TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
 FINGERPRINT = "fingerprint.json"
+# What is larger is not read, so it must not be written either.
+FILE_BYTES_MAX = {CONFIG: CONFIG_BYTES_MAX, GENERATION: CONFIG_BYTES_MAX, TEMPLATE: 1 << 20, TOKENIZER: 64 << 20}
 
 # Memory tensors kept in float32 whatever the model's dtype: norms, gates, and what is written into the bank.
 FLOAT32_PARTS = ("norm", "gate", "content", "scale", "_bias", "memory.mlp")

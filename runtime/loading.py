@@ -8,6 +8,7 @@ from typing import Any
 from ..models.checkpoints.progress import Report, silent
 from ..models.config import LM2Config, read_json
 from ..models.errors import ModelFileError, PromptError, TokenizerError
+from ..models.generation import read_ends
 from ..models.home import shipped_model
 from ..models.layout import GENERATION, TOKENIZER, open_folder
 from .backend import Backend, BackendOptions, open_backend
@@ -116,12 +117,6 @@ def read_generation(file: Path, vocab_size: int) -> tuple[Sampling, frozenset[in
     if not isinstance(settings, dict):
         raise ModelFileError(f"{file} must be a JSON object, not {type(settings).__name__}: correct the file or remove it")
     try:
-        sampling = Sampling.from_generation_config(settings)
+        return Sampling.from_generation_config(settings), read_ends(settings, vocab_size)
     except PromptError as error:
         raise ModelFileError(f"{file}: {str(error).removeprefix(f'{GENERATION}: ')}: correct the file or remove it") from None
-    ends = settings.get("eos_token_id")
-    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    for i in ids:
-        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < vocab_size:
-            raise ModelFileError(f"{file}: eos_token_id {i!r} must be a token id from 0 to {vocab_size - 1}: correct the file or remove it")
-    return sampling, frozenset(ids)

@@ -17,9 +17,11 @@ import numpy as np
 from ... import __version__
 from ..atomic import new_folder, write_file
 from ..config import LM2Config, MemoryConfig
-from ..errors import ConfigError, ConvertError
+from ..errors import ConfigError, ConvertError, PromptError
+from ..generation import read_ends, read_settings
 from ..layout import (
     CONFIG,
+    FILE_BYTES_MAX,
     GENERATION,
     TEMPLATE,
     TOKENIZER,
@@ -71,16 +73,12 @@ def convert(
         raise ConvertError(f"--dtype {dtype!r} must be one of auto, {', '.join(CODES)}")
     source = open_source(src, config, request)
     lm2, plan = _plan(source, request, dtype, name or dst.name)
+    files = _files(source, lm2, generation or {})
     total = sum(f.stat().st_size for f in source.files)
     with new_folder(dst) as folder:
         counter = Counter(report, "checking", total)
         hashes = [{"file": f.name, "bytes": f.stat().st_size, "sha256": sha256(f, counter.add)} for f in source.files]
         written = _write_weights(folder, plan, report)
-        ends = {"bos_token_id": lm2.bos_token_id, "eos_token_id": list(lm2.eos_token_id)}
-        settings = {**(generation or {}), **(source.generation or ends)}
-        settings = {key: value for key, value in settings.items() if value is not None}
-        files = {CONFIG: to_json(lm2.to_dict()), GENERATION: to_json(settings), TOKENIZER: source.tokenizer}
-        files[TEMPLATE] = source.template.encode("utf-8") if source.template else None
         seed = None if source.memory or request.adapter else request.seed
         notes = list(source.notes)
         origin = {"format": source.format, "files": hashes, "lm2_version": __version__, "seed": seed, "dtype": dtype}
@@ -90,8 +88,7 @@ def convert(
             origin["memory_recipe"] = RECIPE
         files[SOURCE] = to_json({**origin, **source.detail, **(record or {}), "notes": notes})
         for file, data in files.items():
-            if data is not None:
-                _put(folder / file, data)
+            _put(folder / file, data)
         digests, bytes_written = written
         shapes = {t.name: (code, t.shape) for t, code in plan}
         fingerprint = combine_fingerprint(lm2, digests, shapes)
@@ -154,7 +151,8 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         head, embedding = left.pop("lm_head.weight"), left.get("model.embed_tokens.weight")
         if embedding is None or not same(head, embedding):
             raise ConvertError(
-                f"{source.path}: tie_word_embeddings is true but lm_head.weight differs from model.embed_tokens.weight: set it to false"
+                f"{source.config_file}: tie_word_embeddings is true but lm_head.weight differs from model.embed_tokens.weight "
+                f"in {source.file_of(head)}: set it to false"
             )
     plan: Plan = []
     made: dict[str, SourceTensor] = {}
@@ -169,11 +167,11 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         tensor = made[tensor_name] if new else left.pop(tensor_name, None)
         if tensor is None:
             raise ConvertError(
-                f"{source.path} has no tensor {tensor_name}, its config calls for one of shape {list(shape)}: a file is missing"
+                f"{source.listing} has no tensor {tensor_name}, its config calls for one of shape {list(shape)}: a file is missing"
             )
         if tensor.shape != shape:
             raise ConvertError(
-                f"{source.path}: tensor {tensor_name} is {list(tensor.shape)}, its config calls for {list(shape)}: "
+                f"{source.file_of(tensor)}: tensor {tensor_name} is {list(tensor.shape)}, its config calls for {list(shape)}: "
                 "they are not of one model"
             )
         if new and adapter is not None and dtype == "auto":
@@ -182,7 +180,7 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         plan.append((tensor, _code(tensor, new, backbone_dtype, dtype)))
     for extra in left.values():
         raise ConvertError(
-            f"{source.path} has tensor {extra.name} {list(extra.shape)}, its config does not call for it: they are not of one model"
+            f"{source.file_of(extra)} has tensor {extra.name} {list(extra.shape)}, its config does not call for it: they are not of one model"
         )
     return config, plan
 
@@ -219,7 +217,38 @@ def _config(source: Source, request: MemoryRequest, fields: Mapping[str, Any], a
             config.check()
         return config
     except ConfigError as error:
-        raise ConfigError(f"{source.path}: {error}") from None
+        raise ConfigError(f"{source.config_file}: {error}") from None
+
+
+def _files(source: Source, config: LM2Config, generation: Mapping[str, Any]) -> dict[str, bytes]:
+    """What stands beside the weights, by file name. Raises ConvertError for what loading would refuse, before anything is written."""
+    settings = {**generation, **(source.generation or {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_id)})}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    beside = source.config_file.with_name(GENERATION) if source.generation else source.config_file
+    try:
+        read_ends(settings, config.vocab_size)
+        found = read_settings(settings)
+    except PromptError as error:
+        raise ConvertError(f"{beside}: {error}: correct the file or remove it") from None
+    if "top_k" in found:
+        settings["top_k"] = found["top_k"]
+    files = {CONFIG: to_json(config.to_dict()), GENERATION: to_json(settings)}
+    if source.tokenizer is not None:
+        files[TOKENIZER] = source.tokenizer
+    if source.template:
+        try:
+            files[TEMPLATE] = source.template.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ConvertError(
+                f"{source.config_file}: its chat template has half a surrogate pair at character {error.start}: restore it"
+            ) from None
+    for name, data in files.items():
+        if len(data) > FILE_BYTES_MAX[name]:
+            raise ConvertError(
+                f"{source.config_file}: its {name} would have {len(data)} bytes, more than the {FILE_BYTES_MAX[name]} that are read again: "
+                "the model is not converted; give a source with a smaller one"
+            )
+    return files
 
 
 def _common_dtype(source: Source) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import ConvertError
 from .gguf_header import GGUFHeader, GGUFTensor, block_sizes, get, read_gguf
+from .gguf_keys import check_keys
 from .gguf_rope import rope_fields
 from .gguf_tokenizer import end_of_turn_ids, tokenizer_json
 from .source import Source, SourceTensor, rows_per_block
@@ -71,12 +72,7 @@ def _llama_fields(header: GGUFHeader, path: Path) -> dict[str, Any]:
         raise ConvertError(f"{path}: architecture {architecture!r} is not supported: lm2 converts GGUF files of architecture 'llama'")
     if header.metadata.get("split.count", 1) not in (0, 1):
         raise ConvertError(f"{path} is one of {header.metadata['split.count']} parts: merge them first with `llama-gguf-split --merge`")
-    for key in ("llama.expert_count", "llama.attention.sliding_window", "llama.attention.q_lora_rank"):
-        if header.metadata.get(key):
-            raise ConvertError(f"{path}: {key} is {header.metadata[key]!r}: only plain Llama decoders can be converted")
-    for key in ("llama.logit_scale", "llama.embedding_scale", "llama.residual_scale", "llama.attention.scale"):
-        if header.metadata.get(key, 1.0) not in (0.0, 1.0):
-            raise ConvertError(f"{path}: {key} is {header.metadata[key]!r}: only plain Llama decoders can be converted")
+    check_keys(header, path)
 
     def count(key: str, default: int | None = None) -> int:
         return get(header, path, key, lambda x: type(x) is int and x > 0, "a positive whole number", default)

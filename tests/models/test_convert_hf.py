@@ -1,5 +1,6 @@
 """Hugging Face folders in: what comes out, and every way a folder can be wrong."""
 
+import itertools
 import json
 
 import numpy as np
@@ -13,7 +14,11 @@ from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.source import sha256
 from lm2.models.checkpoints.warmstart import MemoryRequest
 from lm2.models.errors import ConfigError, ConvertError, WriteError
-from lm2.models.layout import FINGERPRINT, open_folder, stays_float32
+from lm2.models.layout import FILE_BYTES_MAX, FINGERPRINT, open_folder, stays_float32
+from lm2.models.rope import read_rope
+from lm2.runtime.loading import read_generation
+from lm2.runtime.template import TEMPLATE_BYTES_MAX
+from lm2.runtime.tokenizer import TOKENIZER_BYTES_MAX
 
 IDS = np.arange(40).reshape(2, 20) % 96
 
@@ -182,18 +187,95 @@ def test_harmless_extras_are_accepted(tmp_path, copy):
     assert "lm_head.weight" not in sources.read_folder(tmp_path / "dst")[0]
 
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 CONFIGS = {
     "model type": ({"model_type": "mistral"}, ConvertError, "model_type 'mistral' is not supported"),
     "already lm2": ({"model_type": "lm2"}, ConvertError, "is an lm2 model already"),
     "quantised": ({"quantization_config": {"quant_method": "gptq"}}, ConvertError, r"quantization_config \(gptq\)"),
-    "partial rotary": ({"partial_rotary_factor": 0.5}, ConvertError, "partial_rotary_factor 0.5"),
+    "partial rotary": ({"partial_rotary_factor": 0.5}, ConfigError, "partial_rotary_factor 0.5"),
     "rope": ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 500.0}}, ConfigError, "rope_type 'yarn'"),
     "activation": ({"hidden_act": "gelu"}, ConfigError, "hidden_act 'gelu'"),
     "heads": ({"num_key_value_heads": 3}, ConfigError, "multiple of num_key_value_heads 3"),
     "vocabulary": ({"vocab_size": 97}, ConvertError, r"embed_tokens\.weight is \[96, 64\], its config calls for \[97, 64\]"),
     "layers": ({"num_hidden_layers": 4}, ConvertError, r"no tensor model\.layers\.3\."),
     "number": ({"hidden_size": "64"}, ConfigError, "hidden_size '64'"),
+    "two ropes": (
+        {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        ConfigError,
+        r"rope_parameters \{'rope_theta': 500.0, .*contradicts rope_scaling \{'factor': 4.0",
+    ),
+    "two thetas": (
+        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0, "rope_theta": 500.0}, "rope_theta": 10000.0},
+        ConfigError,
+        r"rope_scaling\.rope_theta 500\.0 must equal rope_theta 10000\.0",
+    ),
+    "theta of another kind": ({"rope_parameters": None, "rope_theta": "1e4"}, ConfigError, "rope_theta '1e4' must be a positive number"),
+    "two types": (
+        {"rope_parameters": {"rope_type": "default", "type": "linear", "factor": 2.0}},
+        ConfigError,
+        r"rope_parameters\.rope_type 'default' must equal rope_parameters\.type 'linear'",
+    ),
+    "two lengths": (
+        {"rope_parameters": LLAMA3 | {"original_max_position_embeddings": 64}, "original_max_position_embeddings": 32},
+        ConfigError,
+        r"rope_parameters\.original_max_position_embeddings 64 must equal original_max_position_embeddings 32",
+    ),
+    "rope of each kind of layer": ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ConfigError, "full_attention"),
+    "a factor without a type": ({"rope_parameters": {"factor": 4.0}}, ConfigError, r"rope_parameters\.factor 4\.0 is not known"),
+    "attention factor": (
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "attention_factor": 2.0}},
+        ConfigError,
+        r"rope_parameters\.attention_factor 2\.0",
+    ),
+    "partial rotary inside": (
+        {"rope_parameters": {"partial_rotary_factor": 0.5}},
+        ConfigError,
+        r"rope_parameters\.partial_rotary_factor 0\.5",
+    ),
+    "no factor": ({"rope_parameters": {"rope_type": "linear"}}, ConfigError, r"rope_parameters\.factor is missing"),
 }
+# A field of another decoder, each with a value that changes its numbers.
+STRANGE = {
+    "sliding_window": 4096,
+    "_sliding_window_pattern": 6,
+    "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+    "final_logit_softcapping": 30.0,
+    "attn_logit_softcapping": 50.0,
+    "logit_scale": 0.0625,
+    "attention_multiplier": 0.1,
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "num_local_experts": 8,
+    "num_experts": 64,
+    "use_qk_norm": True,
+    "rope_interleaved": True,
+    "no_rope_layers": [1, 1, 0],
+    "is_causal": False,
+    "causal": False,
+    "use_bidirectional_attention": True,
+    "rotary_pct": 0.5,
+    "clip_qkv": 8.0,
+    "auto_map": {"AutoModelForCausalLM": "modeling_mine.Mine"},
+    "quantization": {"group_size": 64, "bits": 4},
+    "per_layer_config": {"1": {"intermediate_size": 48}},
+    "of_tomorrow": "yes",
+}
+ORDINARY = {
+    "SmolLM2": {
+        "_name_or_path": "checkpoints/final", "is_llama_config": True, "rope_interleaved": False, "pretraining_tp": 1, "use_cache": True,
+        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16", "fp16": "float16"}}, "rope_scaling": None, "pad_token_id": 2,
+        "rope_parameters": None, "rope_theta": 500, "initializer_range": 0.041666666666666664, "transformers_version": "4.42.3",
+    },
+    "TinyLlama": {"pretraining_tp": 2, "rope_parameters": None, "rope_theta": 500.0, "rope_scaling": {}, "torch_dtype": "float32"},
+    "a finetune": {"unsloth_version": "2024.9", "unsloth_fixed": True, "_attn_implementation_autoset": True, "neftune_noise_alpha": 5, "_flash_attn_2_enabled": True},
+    "an old one": {"max_sequence_length": 128, "temperature": 0.9, "top_p": 0.6, "max_length": 4096, "id2label": {"0": "LABEL_0"}, "torchscript": False},
+    "all switched off": {
+        "sliding_window": None, "layer_types": ["full_attention"] * 3, "logit_scale": 1.0, "num_experts": 0, "auto_map": {}, "logits_scaling": 1,
+        "quantization_config": None, "partial_rotary_factor": None, "attention_multiplier": 0.25, "use_qk_norm": False, "is_causal": True,
+    },
+    "windows that are not used": {"sliding_window": 64, "max_window_layers": 2, "use_sliding_window": False},
+    "both ropes alike": {"rope_scaling": {"type": "default", "rope_theta": 500.0}, "rope_theta": 500.0},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CONFIGS)
@@ -203,6 +285,127 @@ def test_configs_that_are_refused(tmp_path, copy, case):
     with pytest.raises(kind, match=message):
         convert(copy, tmp_path / "dst")
     assert not (tmp_path / "dst").exists()
+
+
+@pytest.mark.parametrize("field", STRANGE)
+def test_a_field_that_is_not_understood_is_refused_by_name(tmp_path, copy, field):
+    edit(copy / "config.json", **{field: STRANGE[field]})
+    with pytest.raises(
+        ConvertError, match=rf"src/config\.json: {field} .*remove (the field|{field})" if field != "quantization" else field
+    ):
+        convert(copy, tmp_path / "dst")
+    assert not (tmp_path / "dst").exists()
+
+
+@pytest.mark.parametrize("case", ORDINARY)
+def test_an_ordinary_config_converts(tmp_path, plain, copy, case):
+    edit(copy / "config.json", **ORDINARY[case])
+    convert(copy, tmp_path / "dst")
+    assert_close("logits", sources.backbone_logits(tmp_path / "dst", IDS), sources.logits(plain[0], IDS), 0.0)
+
+
+def test_rope_is_read_as_transformers_reads_it():
+    """Every mixture of the two spellings gives transformers' frequencies or is refused; those it writes itself are taken."""
+    from copy import deepcopy as copy_of
+
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    linear, llama3 = {"type": "linear", "factor": 4.0}, LLAMA3 | {"original_max_position_embeddings": 64}
+    blocks = [None, {}, {"rope_theta": 500.0}, linear, linear | {"rope_theta": 500.0}, LLAMA3, llama3, llama3 | {"rope_theta": 500.0}]
+    taken = 0
+    for new, old, theta, length in itertools.product(blocks, blocks, (None, 500.0), (None, 64)):
+        given = {"rope_parameters": new, "rope_scaling": old, "rope_theta": theta, "original_max_position_embeddings": length}
+        fields = {"max_position_embeddings": 512, "hidden_size": 64, "num_attention_heads": 4}
+        fields |= {k: copy_of(v) for k, v in given.items() if v is not None}  # transformers writes into what it is given
+        try:
+            rope = read_rope(fields)
+        except ConfigError as error:
+            assert new and old or "rope_theta" in str(error), "only a contradiction is refused"
+            continue
+        want = LlamaRotaryEmbedding(LlamaConfig.from_dict(fields)).inv_freq
+        assert_close(str(fields), np.array(rope.inverse_frequencies(16)), want.numpy(), 1e-6, 1e-5)
+        taken += bool(new) or bool(old)
+    assert taken > 40
+
+
+@pytest.mark.parametrize("shard", ["5GB", "60KB"])
+def test_an_error_names_the_file_that_is_wrong(tmp_path, shard):
+    src = sources.save_hf(sources.llama(tied=False), tmp_path / "src", shard)
+    config, generation = src / "config.json", src / "generation_config.json"
+    right = config.read_text()
+    weights = sorted(src.glob("*.safetensors"))[-1]
+    for file, fields, message in (
+        (config, {"num_key_value_heads": 3}, "num_attention_heads 4 must be a multiple"),
+        (config, {"eos_token_id": 96}, "eos_token_id 96"),
+        (generation, {"eos_token_id": [2, 96]}, "eos_token_id 96"),
+        (generation, {"bos_token_id": -1}, "bos_token_id -1"),
+        (generation, {"top_p": 1.5}, r"top_p 1\.5"),
+    ):
+        generation.write_text("{}")
+        config.write_text(right)
+        edit(file, **fields)
+        with pytest.raises((ConfigError, ConvertError), match=f"^{file}: {message}"):
+            convert(src, tmp_path / "dst")
+    generation.unlink()
+    edit(config, tie_word_embeddings=True)
+    with pytest.raises(ConvertError, match=rf"^{config}: tie_word_embeddings .* in {src}/model.*\.safetensors"):
+        convert(src, tmp_path / "dst")
+    config.write_text(right)
+    edit(config, num_hidden_layers=4)
+    listing = src / ("model.safetensors.index.json" if shard == "60KB" else "model.safetensors")
+    with pytest.raises(ConvertError, match=rf"^{listing} has no tensor model\.layers\.3\."):
+        convert(src, tmp_path / "dst")
+    config.write_text(right)
+    tensors = load_file(weights)
+    name = next(iter(tensors))
+    save_file(tensors | {name: torch.ones(3)}, weights)
+    with pytest.raises(ConvertError, match=rf"^{weights}: tensor {name} is \[3\]"):
+        convert(src, tmp_path / "dst")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"top_k": 50.0}, {"top_k": 50}),
+        ({"top_k": -1, "temperature": None}, {"top_k": 0}),
+        ({"do_sample": False, "temperature": 0}, {"temperature": 0.0}),
+        ({"top_k": 50.5}, "top_k 50.5 must be a whole number"),
+        ({"top_k": "50"}, "top_k '50' must be a whole number"),
+        ({"top_k": True}, "top_k True must be a whole number"),
+        ({"temperature": "0.7"}, "temperature '0.7' must be a number"),
+        ({"temperature": -0.5}, "temperature -0.5 must be a number"),
+        ({"temperature": float("nan")}, "temperature nan must be a number"),
+        ({"top_p": [0.9]}, r"top_p \[0.9\] must be a number"),
+        ({"min_p": 2}, "min_p 2 must be a number"),
+        ({"repetition_penalty": 0}, "repetition_penalty 0 must be a number"),
+        ({"repetition_penalty": 10**400}, "repetition_penalty 1000"),
+        ({"eos_token_id": "2"}, "eos_token_id '2' must be a token id"),
+        ({"suppress_tokens": [1] * 300_000}, "generation_config.json would have .* read again"),
+    ],
+)
+def test_what_is_converted_can_be_loaded(tmp_path, copy, fields, expected):
+    (copy / "generation_config.json").write_text(json.dumps(fields))
+    if isinstance(expected, str):
+        with pytest.raises(ConvertError, match=rf"{copy}/.*{expected}"):
+            convert(copy, tmp_path / "dst")
+        assert not (tmp_path / "dst").exists()
+        return
+    convert(copy, tmp_path / "dst")
+    sampling, _ = read_generation(tmp_path / "dst" / "generation_config.json", 96)
+    assert expected.items() <= sampling.to_dict().items()
+
+
+def test_texts_that_loading_would_refuse_are_not_written(tmp_path, copy):
+    assert FILE_BYTES_MAX["chat_template.jinja"] == TEMPLATE_BYTES_MAX and FILE_BYTES_MAX["tokenizer.json"] == TOKENIZER_BYTES_MAX
+    for template, message in (
+        ("x" * (TEMPLATE_BYTES_MAX + 1), "chat_template.jinja would have 1048577 bytes"),
+        ("a\ud800", "surrogate pair"),
+    ):
+        (copy / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+        with pytest.raises(ConvertError, match=message):
+            convert(copy, tmp_path / "dst")
+        assert not (tmp_path / "dst").exists()
 
 
 @pytest.mark.parametrize(
