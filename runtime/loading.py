@@ -68,18 +68,15 @@ def find_model(model: str | Path, report: Report = silent) -> Path:
     """The folder of a model given as a path, as the name of one that comes with the package (`lm2-tiny`), or as one from the
     catalogue, which is pulled once if it is not here.
 
+    Of a name and something called so in the working folder the name is meant, unless that is a model folder of lm2 (`catalog.is_name`).
     A path that is not there is returned as it is: opening it says so. Raises DownloadError when a model cannot be fetched.
     """
     from ..models.checkpoints import catalog
     from ..models.checkpoints.pull import pull
 
-    path = Path(model)
-    if path.exists() or not isinstance(model, str):
-        return path
-    shipped = shipped_model(model)
-    if shipped is not None or model not in catalog.CATALOG:
-        return shipped or path
-    return catalog.resolve(model) or pull(model, report=report)
+    if not isinstance(model, str) or not catalog.is_name(model):
+        return Path(model)
+    return shipped_model(model) or catalog.resolve(model) or pull(model, report=report)
 
 
 def load(
