@@ -152,7 +152,7 @@ def open_folder(path: Path, progress: Callable[[int], None] | None = None, quant
             )
         allowed = ("F32", "BF16", "F16", "F64") if dtype is None else (dtype,)
         if have.dtype not in allowed:
-            raise ModelFileError(f"{path / WEIGHTS}: tensor {name} has dtype {have.dtype}, expected {' or '.join(allowed)}")
+            raise ModelFileError(f"{path / WEIGHTS}: tensor {name} has dtype {have.dtype}, expected {' or '.join(allowed)}: convert the model again")
     for name in header.tensors:
         if name not in expected:
             raise ModelFileError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConvertError, TensorFileError
+from ..errors import ConvertError, TensorDtypeError, TensorFileError
 from ..fields import is_whole
 from ..layout import GENERATION
 from ..tensorfile import ITEM_BYTES, Header, TensorInfo, read_header, read_tensor
@@ -93,6 +93,8 @@ def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
 def _header(file: Path) -> Header:
     try:
         return read_header(file)
+    except TensorDtypeError as error:
+        raise ConvertError(f"{error}: convert the unquantised checkpoint") from None
     except TensorFileError as error:
         raise ConvertError(f"{error}: download the file again") from None
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -434,6 +435,62 @@ def test_index_that_contradicts_its_shards(tmp_path):
     index.write_text("{")
     with pytest.raises(ConvertError, match="not valid JSON"):
         convert(src, tmp_path / "dst")
+
+
+QUANTISED = {
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4, "C64": 64, "U8": 8, "I8": 8,
+    "I32": 32, "F2_OF_TOMORROW": 2,
+}  # fmt: skip
+
+
+def reheader(file, change):
+    """Edit the header of a safetensors file; `change` gets its entries and returns the bytes to put after the header, or None for the same."""
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    entries = json.loads(data[8 : 8 + length])
+    body = change(entries, data[8 + length :])
+    raw = json.dumps(entries).encode()
+    file.write_bytes(struct.pack("<Q", len(raw)) + raw + (data[8 + length :] if body is None else body))
+
+
+@pytest.mark.parametrize("dtype", QUANTISED)
+def test_quantised_tensors_are_named_with_the_way_out(tmp_path, copy, dtype):
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    def change(entries, body):
+        nbytes = 96 * 64 * QUANTISED[dtype] // 8
+        begin, end = entries[name]["data_offsets"]
+        entries[name] = {"dtype": dtype, "shape": [96, 64], "data_offsets": [begin, begin + nbytes]}
+        for other in entries.values():
+            if "data_offsets" in other and other["data_offsets"][0] >= end:
+                other["data_offsets"] = [n - (end - begin) + nbytes for n in other["data_offsets"]]
+        return body[:begin] + bytes(nbytes) + body[end:]
+
+    reheader(copy / "model.safetensors", change)
+    with pytest.raises(ConvertError, match=rf"tensor {name}.* dtype '?{dtype}.*: convert the unquantised checkpoint$"):
+        convert(copy, tmp_path / "dst")
+    assert not (tmp_path / "dst").exists()
+
+
+def no_metadata(entries):
+    entries["__metadata__"] = None
+
+
+def another_order(entries):
+    for name in sorted(entries):
+        entries[name] = entries.pop(name)
+
+
+def more_fields(entries):
+    entries["model.norm.weight"]["note"] = "kept"
+
+
+@pytest.mark.parametrize("change", [no_metadata, another_order, more_fields])
+def test_headers_that_the_safetensors_library_takes(tmp_path, plain, copy, change):
+    reheader(copy / "model.safetensors", lambda entries, body: change(entries))
+    load_file(copy / "model.safetensors")
+    convert(copy, tmp_path / "dst")
+    assert_close("logits", sources.backbone_logits(tmp_path / "dst", IDS), sources.logits(plain[0], IDS), 0.0)
 
 
 @pytest.mark.parametrize("cut", [0, 4, 100, -1])
