@@ -17,7 +17,8 @@ from ..errors import ConvertError
 from .gguf_header import GGUFHeader, GGUFTensor, block_sizes, get, read_gguf
 from .gguf_keys import check_keys
 from .gguf_rope import rope_fields
-from .gguf_tokenizer import end_of_turn_ids, tokenizer_json
+from .gguf_special import chat_template, end_of_turn_ids
+from .gguf_tokenizer import tokenizer_json
 from .source import Source, SourceTensor, rows_per_block
 
 EXACT = {"F32": ("F32", "<f4"), "F16": ("F16", "<f2"), "BF16": ("BF16", "<u2"), "F64": ("F64", "<f8")}
@@ -54,14 +55,13 @@ def open_gguf(path: Path) -> Source:
         tensors[name] = _source_tensor(path, tensor, name, heads, llama["head_dim"])
         kinds[tensor.kind] = kinds.get(tensor.kind, 0) + 1
     _check_supported(path, header.tensors)
-    template = header.metadata.get("tokenizer.chat_template")
     return Source(
         format="gguf",
         files=(path,),
         llama=llama,
         tensors=tensors,
         tokenizer=tokenizer_json(header, path),
-        template=template if isinstance(template, str) and template else None,
+        template=chat_template(header),
         detail={"gguf_types": kinds, "gguf_name": header.metadata.get("general.name")},
     )
 

@@ -322,7 +322,7 @@ def test_rope_is_read_as_transformers_reads_it():
         try:
             rope = read_rope(fields)
         except ConfigError as error:
-            assert new and old or "rope_theta" in str(error), "only a contradiction is refused"
+            assert (new and old) or "rope_theta" in str(error), "only a contradiction is refused"
             continue
         want = LlamaRotaryEmbedding(LlamaConfig.from_dict(fields)).inv_freq
         assert_close(str(fields), np.array(rope.inverse_frequencies(16)), want.numpy(), 1e-6, 1e-5)
