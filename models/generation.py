@@ -41,14 +41,16 @@ def read_settings(d: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: d[name] for name in FIELDS if d.get(name) is not None}
     if d.get("do_sample") is False:
         found["temperature"] = 0.0
-    k = found.get("top_k")
-    if isinstance(k, float) and k.is_integer():
-        k = found["top_k"] = int(k)
-    if is_whole(k) and k < 0:
-        found["top_k"] = 0
+    if "top_k" in found:
+        found["top_k"] = _count(found["top_k"])
     for name, x in found.items():
         check_setting(name, x)
     return found
+
+
+def _count(k: Any) -> Any:
+    whole = int(k) if isinstance(k, float) and k.is_integer() else k
+    return max(0, whole) if is_whole(whole) else whole
 
 
 def read_ends(d: Mapping[str, Any], vocab_size: int) -> frozenset[int]:

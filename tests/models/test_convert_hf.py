@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.source import sha256
 from lm2.models.checkpoints.warmstart import MemoryRequest
-from lm2.models.errors import ConfigError, ConvertError, WriteError
+from lm2.models.errors import ConfigError, ConvertError, TensorFileError, WriteError
 from lm2.models.layout import FILE_BYTES_MAX, FINGERPRINT, open_folder, stays_float32
 from lm2.models.rope import read_rope
+from lm2.models.tensorfile import parse_header
 from lm2.runtime.loading import read_generation
 from lm2.runtime.template import TEMPLATE_BYTES_MAX
 from lm2.runtime.tokenizer import TOKENIZER_BYTES_MAX
@@ -488,6 +489,10 @@ def more_fields(entries):
 @pytest.mark.parametrize("change", [no_metadata, another_order, more_fields])
 def test_headers_that_the_safetensors_library_takes(tmp_path, plain, copy, change):
     reheader(copy / "model.safetensors", lambda entries, body: change(entries))
+    if change is not another_order:  # a session file is this project's own, and is held to what it writes
+        raw = (copy / "model.safetensors").read_bytes()
+        with pytest.raises(TensorFileError):
+            parse_header(copy, raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])
     load_file(copy / "model.safetensors")
     convert(copy, tmp_path / "dst")
     assert_close("logits", sources.backbone_logits(tmp_path / "dst", IDS), sources.logits(plain[0], IDS), 0.0)
