@@ -6,6 +6,7 @@ warmstart.py. Peak memory is a few row blocks, not the model. The folder appears
 """
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -198,26 +199,24 @@ def _code(tensor: SourceTensor, new: bool, backbone_dtype: str, dtype: str) -> s
 def _config(source: Source, request: MemoryRequest, fields: Mapping[str, Any], adapter: Adapter | None) -> LM2Config:
     try:
         config = LM2Config.from_llama(fields, memory=source.memory or NO_MEMORY)
-        if adapter is not None:
-            config = replace(config, memory=adapter.memory)
-            check_backbone(adapter, config, source.tensors, source.path)
-            check_shapes(adapter, config)
-            return config
-        if source.memory is None:
-            c = config
-            memory = plan_memory(
-                request,
-                c.hidden_size,
-                c.num_hidden_layers,
-                c.num_attention_heads,
-                c.head_dim,
-                c.max_position_embeddings,
-            )
-            config = replace(config, memory=memory)
-            config.check()
-        return config
     except ConfigError as error:
         raise ConfigError(f"{source.config_file}: {error}") from None
+    if adapter is not None:
+        config = replace(config, memory=adapter.memory)
+        check_backbone(adapter, config, source.tensors, source.path)
+        check_shapes(adapter, config)
+        return config
+    if source.memory is not None:
+        return config
+    c = config
+    memory = plan_memory(request, c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.head_dim, c.max_position_embeddings)
+    try:
+        config = replace(config, memory=memory)
+        config.check()
+    except ConfigError as error:
+        # The config itself was right: what is wrong now was asked for.
+        raise ConfigError(re.sub(r"\bmemory\.(slots|chunk|layers)\b", r"--memory-\1", str(error))) from None
+    return config
 
 
 def _files(source: Source, config: LM2Config, generation: Mapping[str, Any]) -> dict[str, bytes]:
@@ -244,8 +243,9 @@ def _files(source: Source, config: LM2Config, generation: Mapping[str, Any]) -> 
             ) from None
     for name, data in files.items():
         if len(data) > FILE_BYTES_MAX[name]:
+            where = {GENERATION: beside}.get(name, source.config_file.parent if source.config else source.path)
             raise ConvertError(
-                f"{source.config_file}: its {name} would have {len(data)} bytes, more than the {FILE_BYTES_MAX[name]} that are read again: "
+                f"{where}: its {name} would have {len(data)} bytes, more than the {FILE_BYTES_MAX[name]} that are read again: "
                 "the model is not converted; give a source with a smaller one"
             )
     return files

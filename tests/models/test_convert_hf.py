@@ -367,6 +367,19 @@ def test_an_error_names_the_file_that_is_wrong(tmp_path, shard):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunk": 256}, "--memory-chunk 256 must not exceed max_position_embeddings 128"),
+        ({"slots": 100, "chunk": 64}, "--memory-slots 100 must equal --memory-chunk 64 or a multiple"),
+        ({"layers": (1, 9)}, "--memory-layers 9 must be a layer from 0 to 2"),
+    ],
+)
+def test_an_option_that_is_wrong_is_not_called_the_files_fault(tmp_path, plain, options, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        convert(plain[1], tmp_path / "dst", MemoryRequest(**options))
+
+
+@pytest.mark.parametrize(
     ("fields", "expected"),
     [
         ({"top_k": 50.0}, {"top_k": 50}),
@@ -383,7 +396,7 @@ def test_an_error_names_the_file_that_is_wrong(tmp_path, shard):
         ({"repetition_penalty": 0}, "repetition_penalty 0 must be a number"),
         ({"repetition_penalty": 10**400}, "repetition_penalty 1000"),
         ({"eos_token_id": "2"}, "eos_token_id '2' must be a token id"),
-        ({"suppress_tokens": [1] * 300_000}, "generation_config.json would have .* read again"),
+        ({"suppress_tokens": [1] * 300_000}, "generation_config.json: its generation_config.json would have .* read again"),
     ],
 )
 def test_what_is_converted_can_be_loaded(tmp_path, copy, fields, expected):
