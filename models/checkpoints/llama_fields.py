@@ -23,7 +23,8 @@ HARMLESS = {
     "output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "tokenizer_class", "task_specific_params", "prefix",
     "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "use_bfloat16", "tf_legacy_loss", "chunk_size_feed_forward",
     "gradient_checkpointing", "attn_implementation", "experts_implementation", "max_sequence_length", "max_seq_len", "model_max_length",
-    "seq_length", "is_llama_config", "keys_to_ignore_at_inference", "model_name", "base_model", "description", "author", "language", "transformers.js_config", "neftune_noise_alpha", "license", "tie_encoder_decoder",
+    "seq_length", "is_llama_config", "keys_to_ignore_at_inference", "is_decoder", "model_name", "base_model", "description",
+    "author", "language", "license", "transformers.js_config", "neftune_noise_alpha", "tie_encoder_decoder",
 }  # fmt: skip
 # Settings of generation that older folders keep in config.json; nothing reads them there.
 GENERATION = {
@@ -31,7 +32,7 @@ GENERATION = {
     "diversity_penalty", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "repetition_penalty",
     "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
     "return_dict_in_generate", "suppress_tokens", "begin_suppress_tokens", "exponential_decay_length_penalty", "remove_invalid_values",
-    "renormalize_logits", "penalty_alpha", "use_mtp",
+    "renormalize_logits", "penalty_alpha",
 }  # fmt: skip
 PATTERNS = re.compile(
     r".*_token_id|(bos|eos|pad|unk|sep|cls|mask)_token|.*_version|.*dropout|.*_pdrop|initializer_.*|unsloth_.*|(_|use_)?flash_att.*"
@@ -57,7 +58,7 @@ def check_fields(config: Mapping[str, Any], file: Path, also: str = "") -> None:
         "query_pre_attn_scalar": lambda x: x == head_dim,
         "layer_types": lambda x: isinstance(x, list) and all(t == "full_attention" for t in x),
         "mlp_layer_types": lambda x: isinstance(x, list) and all(t == "dense" for t in x),
-        **dict.fromkeys(("is_decoder", "causal", "is_causal"), lambda x: x is True),
+        **dict.fromkeys(("causal", "is_causal"), lambda x: x is True),
         **dict.fromkeys(("activation_function", "hidden_activation"), lambda x: x in ("silu", "swish")),
         **dict.fromkeys(FACTORS, lambda x: x == 1),
         **dict.fromkeys(COUNTS, lambda x: x in (0, 1)),

@@ -165,6 +165,14 @@ SPOILED = {
         r"k_proj\.weight is \[30, 64\]",
     ),
     "extra": (lambda t: t.update({"score.weight": torch.ones(2, 64)}), r"tensor score\.weight \[2, 64\], its config does not call"),
+    "norms of queries": (
+        lambda t: t.update({"model.layers.1.self_attn.q_norm.weight": torch.ones(16)}),
+        r"tensor model\.layers\.1\.self_attn\.q_norm\.weight \[16\], its config does not call",
+    ),
+    "biases": (
+        lambda t: t.update({"model.layers.1.self_attn.q_proj.bias": torch.ones(64)}),
+        r"tensor model\.layers\.1\.self_attn\.q_proj\.bias \[64\], its config does not call",
+    ),
     "tied head": (lambda t: t.update({"lm_head.weight": torch.ones(96, 64)}), "tie_word_embeddings is true but lm_head.weight differs"),
     "integers": (lambda t: t.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}), "model.norm.weight has dtype I8"),
 }
@@ -271,6 +279,14 @@ ORDINARY = {
     "TinyLlama": {"pretraining_tp": 2, "rope_parameters": None, "rope_theta": 500.0, "rope_scaling": {}, "torch_dtype": "float32"},
     "a finetune": {"unsloth_version": "2024.9", "unsloth_fixed": True, "_attn_implementation_autoset": True, "neftune_noise_alpha": 5, "_flash_attn_2_enabled": True},
     "an old one": {"max_sequence_length": 128, "temperature": 0.9, "top_p": 0.6, "max_length": 4096, "id2label": {"0": "LABEL_0"}, "torchscript": False},
+    "every default of transformers 4": {
+        "return_dict": True, "output_hidden_states": False, "output_attentions": False, "torchscript": False, "use_bfloat16": False,
+        "tf_legacy_loss": False, "pruned_heads": {}, "chunk_size_feed_forward": 0, "is_encoder_decoder": False, "is_decoder": False,
+        "cross_attention_hidden_size": None, "add_cross_attention": False, "tie_encoder_decoder": False, "max_length": 20, "num_beams": 1,
+        "early_stopping": False, "typical_p": 1.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0, "output_scores": False, "prefix": None,
+        "return_dict_in_generate": False, "forced_bos_token_id": None, "finetuning_task": None, "label2id": {"LABEL_0": 0}, "mlp_bias": False,
+        "task_specific_params": None, "problem_type": None, "attention_dropout": 0.0, "sep_token_id": None, "decoder_start_token_id": None,
+    },
     "all switched off": {
         "sliding_window": None, "layer_types": ["full_attention"] * 3, "logit_scale": 1.0, "num_experts": 0, "auto_map": {}, "logits_scaling": 1,
         "quantization_config": None, "partial_rotary_factor": None, "attention_multiplier": 0.25, "use_qk_norm": False, "is_causal": True,
