@@ -27,12 +27,13 @@ FLOATS = ("F32", "BF16", "F16", "F64")
 @dataclass(frozen=True)
 class SourceTensor:
     """One tensor: its Hugging Face name, dtype code, shape, and `blocks`, which starts reading it as (rows, ...)
-    pieces of that dtype."""
+    pieces of that dtype. file: where it lies, if that is worth naming."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     blocks: Callable[[], Iterator[np.ndarray]]
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Source:
     """An opened checkpoint.
 
     format: huggingface, gguf or released. files: what it was read from, weights first. llama: Hugging Face Llama
-    config fields.
+    config fields. config: the file they are from, where that is not the weights' own. index: the file that lists the tensors of several.
     memory: the checkpoint's own memory (released) or None for a bare backbone. generation: generation_config.json or
     None. tokenizer_config: what becomes the folder's tokenizer_config.json, the names of tokens. detail: what is worth recording of the format. notes: sentences the user should read.
     """
@@ -56,11 +57,27 @@ class Source:
     generation: dict[str, Any] | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    config: Path | None = None
+    index: Path | None = None
 
     @property
     def path(self) -> Path:
         """The file, or the folder, that the weights came from."""
         return self.files[0]
+
+    @property
+    def config_file(self) -> Path:
+        """The file whose fields `llama` are."""
+        return self.config or self.path
+
+    @property
+    def listing(self) -> Path:
+        """The file that says which tensors there are."""
+        return self.index or self.path
+
+    def file_of(self, tensor: SourceTensor) -> Path:
+        """The file that a tensor lies in."""
+        return tensor.file or self.path
 
 
 def whole(tensor: SourceTensor) -> np.ndarray:

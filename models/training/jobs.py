@@ -25,6 +25,7 @@ from ..text.tokenizer import Tokenizer
 from ..weights import load_model, save_folder, slots_of
 from . import answers, facts, sources, start, together, vocabulary
 from .fact_task import FactTask
+from .origin import origin
 from .plan import Plan, TrainError, stages
 from .run import Task
 from .speech import ASSISTANT, END, USER
@@ -53,11 +54,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """A task ready to run, and how to write what it made: `write(folder, record)`, record being how it was trained."""
+    """A task ready to run, and how to write what it made: `write(folder, record)`, record being how it was trained. origin: what a run of it
+    begins from."""
 
     task: Task
     write: Callable[[Path, Mapping[str, Any]], None]
     result: str
+    origin: Mapping[str, str]
 
 
 def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool, begun: ModelFolder | None = None) -> Job:
@@ -70,7 +73,7 @@ def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool,
     def write(folder: Path, record: Mapping[str, Any]) -> None:
         _write_model(model, folder, {TOKENIZER: tokenizer.data, TEMPLATE: vocabulary.TEMPLATE.encode()}, record)
 
-    return Job(task, write, "model")
+    return Job(task, write, "model", origin(model.config, begun, out, [stories.fixed, stories.book]))
 
 
 def babilong(plan: Plan, data: Path | None, out: Path, device: str, begun: ModelFolder | None = None) -> Job:
@@ -87,7 +90,7 @@ def babilong(plan: Plan, data: Path | None, out: Path, device: str, begun: Model
     def write(folder: Path, record: Mapping[str, Any]) -> None:
         _write_model(model, folder, {TOKENIZER: tokenizer.data, TEMPLATE: vocabulary.TEMPLATE.encode()}, record)
 
-    return Job(FactTask(model, streams, plan.seed), write, "model")
+    return Job(FactTask(model, streams, plan.seed), write, "model", origin(model.config, begun, out, [fixed, book]))
 
 
 def _small(
@@ -171,7 +174,7 @@ def chat(
         tensors = {n: s.detach().float().cpu().numpy() for n, s in slots_of(model) if ".memory." in n}
         save_adapter(path, config, key, folder.config.name, tensors, record)
 
-    return Job(task, write, "adapter")
+    return Job(task, write, "adapter", origin(model.config, folder, folder.path, [talks.others, talks.books], adapter))
 
 
 def _talks(model: LM2, tokenizer: Tokenizer, turns: Turns, size: int, data: Path | None, seed: int, say: Say) -> Talks:
@@ -212,7 +215,7 @@ def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: 
         texts = {name: (folder.path / name).read_bytes() for name in TEXT_FILES if (folder.path / name).is_file()}
         _write_model(model, path, texts, record)
 
-    return Job(task, write, "model")
+    return Job(task, write, "model", origin(model.config, folder, folder.path, task.paragraphs))
 
 
 def record(plan: Plan, model: str, options: str = "") -> dict[str, Any]:

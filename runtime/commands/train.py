@@ -115,7 +115,7 @@ def command(
                 raise TrainError("--task text needs --data")
             else:
                 job = jobs.text(plan, folder, data, all_parameters, device, recompute)
-        done = loop.run(job.task, plan, out, half, say, until, 60 * minutes if minutes else math.inf)
+        done = loop.run(job.task, plan, out, half, say, until, 60 * minutes if minutes else math.inf, job.origin)
     if done and together.rank() == 0:
         target = out / job.result
         if target.exists():

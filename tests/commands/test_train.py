@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -166,6 +167,43 @@ def test_text(lm2, data, chat_model, tmp_path, everything):
     changed = {name for name in before if (kept[name] != after[name]).any()}
     assert any(".memory." in name for name in changed)
     assert any(".memory." not in name for name in changed) == everything
+
+
+@pytest.fixture(scope="module")
+def other_model(chat_model, tmp_path_factory):
+    """A llama of the same shape with other weights."""
+    from lm2.models.checkpoints.convert import convert
+
+    where = tmp_path_factory.mktemp("other")
+    hf = sources.save_hf(sources.llama(vocab=tiny_tokenizer.VOCAB, layers=4, max_position_embeddings=512, seed=9), where / "hf")
+    tiny_tokenizer.make(hf)
+    convert(hf, where / "model")
+    return where / "model"
+
+
+@pytest.mark.parametrize("task", ["text", "chat"])
+def test_a_run_goes_on_with_what_it_began_with(lm2, small, data, chat_model, other_model, tmp_path, task):
+    """Another backbone of the same shape, other data, another tokenizer, or a memory of another size: each is named, nothing is trained."""
+    text = ("--task", "text", "--steps", "4", "--stages", "1:1x1", *ONE)
+    args = {"text": text, "chat": CHAT}[task]
+    out = ("--out", tmp_path / "out")
+    assert lm2("train", chat_model[1], *args, "--data", data, *out, "--until", "1").code == 0
+    before = (tmp_path / "out" / "state.pt").read_bytes()
+    lm2("train", other_model, *args, "--data", data, *out).fails(tmp_path / "out" / "state.pt", "of a run with model '", "another --out")
+    more = shutil.copytree(data, tmp_path / "data")
+    for name in ("a", "b", "c"):
+        with open(more / "background" / f"{name}.txt", "a") as f:
+            f.write("One more line that nobody had read before the river came up to the door of the house where it stood. " * 4 + "\n")
+    lm2("train", chat_model[1], *args, "--data", more, *out).fails("of a run with data '")
+    same = shutil.copytree(chat_model[1], tmp_path / "model")
+    tokenizer = json.loads((same / "tokenizer.json").read_text())
+    (same / "tokenizer.json").write_text(json.dumps(tokenizer, indent=1))
+    lm2("train", same, *args, "--data", data, *out).fails("of a run with tokenizer '")
+    if task == "chat":
+        lm2("train", chat_model[1], *args, "--data", data, *out, "--memory-blocks", "3").fails("of a run with memory '", '"slots": 384')
+    assert (tmp_path / "out" / "state.pt").read_bytes() == before
+    moved = shutil.copytree(chat_model[1], tmp_path / "moved")
+    assert lm2("train", moved, *args, "--data", shutil.copytree(data, tmp_path / "moved data"), *out, "--until", "2").code == 0
 
 
 @pytest.mark.parametrize(

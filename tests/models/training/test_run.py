@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -166,6 +167,71 @@ def test_another_precision_or_model_is_refused(tmp_path, whole):
     less.model.norm.weight.requires_grad_(False)
     with pytest.raises(TrainError, match=r"norm.weight \[32\], this one has None"):
         run(tmp_path, task=less)
+
+
+ORIGIN = {"model": "a" * 64, "memory": "{}", "tokenizer": "b" * 64, "data": "c" * 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "d" * 64}, "model 'aaaaaaaaaaaa', this one has 'dddddddddddd'"),
+        ({"data": "d" * 64, "model": "e" * 64}, "model 'aaaaaaaaaaaa'"),
+        ({"data": "d" * 64}, "data 'cccccccccccc', this one has 'dddddddddddd'"),
+        ({"tokenizer": "d" * 64}, "tokenizer 'bbbbbbbbbbbb'"),
+        ({"memory": '{"slots": 2}'}, "memory '{}', this one has '{\"slots\": 2}'"),
+        ({"adapter": "d" * 64}, "adapter None, this one has 'dddddddddddd'"),
+    ],
+)
+def test_another_origin_is_refused(tmp_path, change, words):
+    run(tmp_path, origin=ORIGIN, until=2)
+    before = (tmp_path / loop.STATE).read_bytes()
+    with pytest.raises(TrainError, match=re.escape(words)) as error:
+        run(tmp_path, origin=ORIGIN | change)
+    assert str(tmp_path / loop.STATE) in str(error.value) and "another --out" in str(error.value)
+    assert (tmp_path / loop.STATE).read_bytes() == before
+    assert run(tmp_path, origin=ORIGIN)[0]
+
+
+def test_a_checkpoint_without_an_origin_goes_on_and_says_so(tmp_path):
+    run(tmp_path, until=2)
+    record = state(tmp_path)
+    del record["origin"]
+    torch.save(record, tmp_path / loop.STATE)
+    said = []
+    torch.manual_seed(7)
+    loop.run(Toy(), PLAN, tmp_path, say=said.append, until=4, origin=ORIGIN)
+    assert str(tmp_path / loop.STATE) in said[0] and "going on with this model and this data" in said[0]
+    assert state(tmp_path)["origin"] == ORIGIN, "from now on it is noted"
+
+
+def test_a_checkpoint_of_any_size_is_read_again(tmp_path, whole, monkeypatch):
+    """What was written is not refused for its size: a model of 1.5 GB makes one of 4.4 GB. Here only the file's size is that of a large one."""
+    (tmp_path / loop.STATE).write_bytes((whole[0] / loop.STATE).read_bytes())
+    real = Path.stat
+
+    def stat(self, **options):
+        found = list(real(self, **options))
+        if self.name == loop.STATE:
+            found[6] = 1 << 40
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert (tmp_path / loop.STATE).stat().st_size == 1 << 40
+    assert run(tmp_path)[0]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_checkpoint_that_does_not_fit_is_not_called_damaged(tmp_path, whole, monkeypatch, error):
+    (tmp_path / loop.STATE).write_bytes((whole[0] / loop.STATE).read_bytes())
+
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(ModelFileError, match="more than this machine's memory has left") as raised:
+        run(tmp_path)
+    assert "remove" not in str(raised.value)
 
 
 @pytest.mark.parametrize("damage", [b"", b"no checkpoint", None, "short"])
