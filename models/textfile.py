@@ -6,6 +6,7 @@ A line ends at \\n, \\r\\n or \\r and nowhere else: U+2028, U+0085 and form feed
 import codecs
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from .errors import LM2Error
@@ -96,7 +97,7 @@ def paragraphs(text: str) -> list[str]:
 
 def _wrapped(rows: list[str]) -> bool:
     shown = [row.strip() for row in rows]
-    pairs = [(a, b) for a, b in zip(shown, shown[1:], strict=False) if a and b]  # lines that another follows
+    pairs = [(a, b) for a, b in pairwise(shown) if a and b]  # lines that another follows
     if "" not in shown[:-1] or len(pairs) < WRAPPED_LINES_MIN:
         return False
     sizes = sorted(len(a) for a, _ in pairs)

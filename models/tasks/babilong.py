@@ -29,11 +29,15 @@ _PIECE = re.compile(r"\w+|[^\w\s]")
 _BORDER = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]*[A-Z])")
 _TITLES = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Capt|Col|Sir|Rev|Esq|[A-Z])\.[\"'”’)]*$")
 _LENGTH = re.compile(r"(\d+)([kKmM]?)")
-_NO_BOOK = re.compile(r"qa\d+_|LICENSE|README")
+_NO_BOOK = re.compile(r"qa\d+_|LICENSE|README|\.")
 
 
 class BabilongError(LM2Error):
     """A length or a book cannot be used. The message names it."""
+
+
+class NoBook(BabilongError):
+    """A folder has no book."""
 
 
 class Book(NamedTuple):
@@ -125,19 +129,24 @@ def book_home(folder: Path) -> tuple[Path, bool]:
 def named_books(folder: Path, nested: bool) -> dict[str, Path]:
     """Books (*.txt, *.md) of a folder, and with `nested` of those in it, by name: the path within it without its ending.
 
-    Raises BabilongError when there is none, or two of one name.
+    Raises NoBook when there is none, BabilongError for two of one name.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*") if nested else folder.glob("*")):
-        if path.suffix.lower() not in BOOK_ENDINGS or _NO_BOOK.match(path.name) or not path.is_file():
+        if path.suffix.lower() not in BOOK_ENDINGS or no_book(path) or not path.is_file():
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise BabilongError(f"{path} and {found[name].name} are one name, {name}: rename one of them")
         found[name] = path
     if not found:
-        raise BabilongError(f"{folder} has no book (*.txt, *.md): give the folder with the background texts")
+        raise NoBook(f"{folder} has no book (*.txt, *.md): give the folder with the background texts")
     return found
+
+
+def no_book(path: Path) -> bool:
+    """Whether a file's name says that it is none: bAbI's, a licence, a README, a hidden file."""
+    return _NO_BOOK.match(path.name) is not None
 
 
 def read_text(path: Path) -> str:

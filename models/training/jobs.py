@@ -22,6 +22,7 @@ from ..tasks.varied import Varied
 from ..weights import load_model, save_folder, slots_of
 from . import answers, facts, sources, start, together, vocabulary
 from .fact_task import FactTask
+from .leftout import LeftOut
 from .plan import Plan, TrainError, stages
 from .run import Task
 from .speech import ASSISTANT, END, USER
@@ -45,6 +46,7 @@ PLANS = {
     "chat": Plan("chat", 600, 6e-4, 0, stages("0.7:1-2x10,1:1-8x5!0.2"), warmup=30, flat=0.3, decay=0.01, quiet=0.3),
     "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
 }
+PASSAGES = 300, 1500, 41  # --task chat: paragraphs of a book, stories of a file, words of a paragraph at least
 Say = Callable[[str], None]
 
 
@@ -57,10 +59,15 @@ class Job:
     result: str
 
 
-def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool, begun: ModelFolder | None = None) -> Job:
+def _silent(text: str) -> None: ...
+
+
+def tiny(
+    plan: Plan, data: Path | None, out: Path, device: str, recompute: bool, begun: ModelFolder | None = None, say: Say = _silent
+) -> Job:
     """lm2-tiny from nothing: its tokenizer (kept in `out` once trained), its weights, its stories; or from `begun`, at greater distances."""
     model, tokenizer = _small(plan, data, out, device, begun, start.tiny_config)
-    stories = _stories(tokenizer, model.config, data, plan.task)
+    stories = _stories(tokenizer, model.config, data, plan.task, say)
     stories.far = begun is not None
     task = StoryTask(model, stories, STORY_WEIGHTS[plan.task], plan.seed, recompute=recompute, bound=begun is not None)
 
@@ -70,7 +77,7 @@ def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool,
     return Job(task, write, "model")
 
 
-def babilong(plan: Plan, data: Path | None, out: Path, device: str, begun: ModelFolder | None = None) -> Job:
+def babilong(plan: Plan, data: Path | None, out: Path, device: str, begun: ModelFolder | None = None, say: Say = _silent) -> Job:
     """lm2-babi, for BABILong's tasks 1 to 5: from nothing, as `tiny` does it, or on from `begun`."""
     model, tokenizer = _small(plan, data, out, device, begun, start.babi_config)
     memory = model.config.memory
@@ -78,7 +85,7 @@ def babilong(plan: Plan, data: Path | None, out: Path, device: str, begun: Model
         raise TrainError(
             f"--task babilong trains cell gated with init zeros, this model has {memory.cell} with {memory.init}: begin from tiny"
         )
-    fixed, book = _read(data, tuple(facts.WEIGHTS), True)
+    fixed, book = _read(data, tuple(facts.WEIGHTS), True, say)
     streams = facts.FactStreams(lambda text: tokenizer.encode(text).ids, model.config.memory.chunk, fixed, book)
 
     def write(folder: Path, record: Mapping[str, Any]) -> None:
@@ -108,20 +115,26 @@ def _small(
     return start.fresh(shape(tokenizer.get_vocab_size(), marks[END] or 0), plan.seed).to(device), tokenizer
 
 
-def _stories(tokenizer: Tokenizer, config: LM2Config, data: Path | None, task: str) -> Stories:
-    fixed, book = _read(data, tuple(STORY_WEIGHTS[task]), False)
+def _stories(tokenizer: Tokenizer, config: LM2Config, data: Path | None, task: str, say: Say) -> Stories:
+    fixed, book = _read(data, tuple(STORY_WEIGHTS[task]), False, say)
     return Stories(lambda text: tokenizer.encode(text).ids, config.memory.chunk, fixed, book, STORY_WEIGHTS[task])
 
 
-def _read(data: Path | None, kinds: tuple[str, ...], books: bool) -> tuple[list[sources.Told], list[str]]:
+def _read(data: Path | None, kinds: tuple[str, ...], books: bool, say: Say) -> tuple[list[sources.Told], list[str]]:
     """bAbI's stories and sentences of novels. books: they must be there."""
     fixed = sources.stories(data, kinds) if data is not None else []
-    book = sources.sentences(sources.books(data)) if data is not None else []
+    left = LeftOut()
+    book = sources.sentences(sources.books(data, left=left), left) if data is not None else []
     if "qa4" not in {kind for kind, _, _ in fixed} or (books and not book):
         raise TrainError(
-            f"{data or 'no --data'}: stories need bAbI's files in DATA/babi, and novels in DATA/background for --task babilong"
+            f"{data or 'no --data'}: stories need bAbI's files in DATA/babi, and novels in DATA/background for --task babilong{_but(left)}"
         )
+    say(f"{len(book):,} sentences of books{_but(left)}")
     return fixed, book
+
+
+def _but(left: LeftOut) -> str:
+    return f"; left out: {left}" if left else ""
 
 
 def chat(
@@ -185,18 +198,25 @@ def _talks(model: LM2, tokenizer: Tokenizer, turns: Turns, size: int, data: Path
     said = [tokenizer.decode(ids).strip() or "." for ids in answers.answer(model, prompts, model.config.eos_token_id)]
     unknown = [(fact, q, a) for (fact, q), a in zip(untold, said[len(asked) :], strict=True)]
     own = list(zip(asked, said[: len(asked)], strict=True))
-    talk = sources.dialogues(data) if data is not None else []
-    books = sources.paragraphs(data) if data is not None else []
+    left = LeftOut()
+    talk = sources.dialogues(data, left=left) if data is not None else []
+    books = sources.paragraphs(data, *PASSAGES, left) if data is not None else []
+    say(f"{len(talk):,} dialogues and {len(books):,} passages of books and stories{_but(left)}")
     return Talks(encode, turns.head, turns.wrap, turns.opening, size, talk, books, varied, own, unknown)
 
 
-def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool) -> Job:
+def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool, say: Say = _silent) -> Job:
     """Next-token prediction over several chunks of books and other plain text: the memory alone, or all parameters."""
+    left = LeftOut()
+    read = sources.paragraphs(data, left=left)
+    if not read and left:
+        raise TrainError(f"{data} has no text to train on{_but(left)}")
+    say(f"{len(read):,} paragraphs and texts{_but(left)}")
     model = load_model(folder, device)
     for name, p in model.named_parameters():
         p.requires_grad_(everything or ".memory." in name)
     tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
-    task = TextTask(model, lambda t: tokenizer.encode(t, add_special_tokens=False).ids, sources.paragraphs(data), recompute=recompute)
+    task = TextTask(model, lambda t: tokenizer.encode(t, add_special_tokens=False).ids, read, recompute=recompute)
 
     def write(path: Path, record: Mapping[str, Any]) -> None:
         template = folder.path / TEMPLATE
