@@ -21,6 +21,11 @@ class LeftOut:
             if where:
                 names[where.name if isinstance(where, Path) else where] = None
 
+    @property
+    def total(self) -> int:
+        """How many things, for all reasons."""
+        return sum(self._count.values())
+
     def __bool__(self) -> bool:
         return bool(self._count)
 

@@ -114,13 +114,13 @@ def paragraphs(
 
 def _paragraphs(file: Path, left: LeftOut) -> list[str]:
     """A file's paragraphs, or the texts of its records."""
-    kind = file.suffix.lower()
+    kind, before = file.suffix.lower(), left.total
     if kind in RECORDS:
         out = list(texts(file, left))
     else:
         text = textfile.read_text(file, FILE_BYTES_MAX, TrainError)
         out = [b.strip("\n") for b in re.split(r"\n\s*\n", text) if b.strip()] if kind == ".md" else paragraphs_of(text)
-    if not out:
+    if not out and left.total == before:
         left.add("file{s} without text", file)
     return out
 

@@ -168,6 +168,20 @@ def test_text(lm2, data, chat_model, tmp_path, everything):
     assert any(".memory." not in name for name in changed) == everything
 
 
+def test_what_is_left_out_of_the_text_is_one_line(lm2, chat_model, tmp_path):
+    for name, content in (("background/a.txt", "今天天气很好。" * 40), ("background/x.jpg", "x"), ("tinystories/t.jsonl", '{"text": "a\u2028b"}\n{}')):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    args = ("train", chat_model[1], "--task", "text", "--steps", "1", "--stages", "1:1x1", "--out", tmp_path / "out", *ONE)
+    result = lm2(*args, "--data", tmp_path / "data")
+    said = '2 paragraphs and texts; left out: 1 record without a "text" (t.jsonl); 1 file of another kind (x.jpg)'
+    assert result.code == 0 and said in result.out.split("\n"), result
+    (tmp_path / "data" / "tinystories" / "t.jsonl").write_text("{}\n{}")
+    (tmp_path / "data" / "background" / "a.txt").write_text("\n")
+    lm2(*args, "--data", tmp_path / "data").fails(tmp_path / "data", "no text to train on", "2 records without", "1 file without text (a.txt)")
+
+
 @pytest.mark.parametrize(
     ("args", "words", "code"),
     [

@@ -8,7 +8,28 @@ import pytest
 from lm2.models import textfile
 from lm2.models.errors import LM2Error
 
-WORDS = "the old tower stood above a quiet river and nobody in town knew why it had been built so high".split()
+WORDS = [
+    "the",
+    "old",
+    "tower",
+    "stood",
+    "above",
+    "a",
+    "quiet",
+    "river",
+    "and",
+    "nobody",
+    "in",
+    "town",
+    "knew",
+    "why",
+    "it",
+    "had",
+    "been",
+    "built",
+    "so",
+    "high",
+]
 
 
 class Refused(LM2Error):
