@@ -118,7 +118,7 @@ def command(
         done = loop.run(job.task, plan, out, half, say, until, 60 * minutes if minutes else math.inf)
     if done and together.rank() == 0:
         target = out / job.result
-        if target.exists():
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             say(f"{target} is there already, and is left as it is")
             return
         job.write(target, jobs.record(plan, model, options + (" --half" if half else "") + (" --adapter FIRST" if adapter else "")))

@@ -174,7 +174,9 @@ def test_what_is_left_out_of_the_text_is_one_line(lm2, chat_model, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
     args = ("train", chat_model[1], "--task", "text", "--steps", "1", "--stages", "1:1x1", "--out", tmp_path / "out", *ONE)
+    (tmp_path / "out" / "model").mkdir(parents=True)
     result = lm2(*args, "--data", tmp_path / "data")
+    assert (tmp_path / "out" / "model" / "config.json").exists(), "an empty folder is no result"
     said = '2 paragraphs and texts; left out: 1 record without a "text" (t.jsonl); 1 file of another kind (x.jpg)'
     assert result.code == 0 and said in result.out.split("\n"), result
     (tmp_path / "data" / "tinystories" / "t.jsonl").write_text("{}\n{}")
