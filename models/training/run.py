@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import IO, Any, BinaryIO, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -160,7 +160,7 @@ def _dump(record: dict[str, Any], f: BinaryIO) -> None:
     """torch.save, which makes a RuntimeError of its own of a full disk: here the OSError comes through."""
     kept = _Noting(f)
     try:
-        torch.save(record, kept)
+        torch.save(record, cast("IO[bytes]", kept))
     except RuntimeError:
         if kept.error is not None:
             raise kept.error from None
