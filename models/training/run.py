@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, BinaryIO, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -166,7 +166,36 @@ def _save(
         "random": [version, list(numbers), gauss],
         "torch_random": torch.get_rng_state(),
     }
-    write_file(file, lambda f: torch.save(record, f))
+    write_file(file, lambda f: _dump(record, f))
+
+
+def _dump(record: dict[str, Any], f: BinaryIO) -> None:
+    """torch.save, which makes a RuntimeError of its own of a full disk: here the OSError comes through."""
+    kept = _Noting(f)
+    try:
+        torch.save(record, cast("IO[bytes]", kept))
+    except RuntimeError:
+        if kept.error is not None:
+            raise kept.error from None
+        raise
+
+
+class _Noting:
+    """A file that remembers why a write failed."""
+
+    def __init__(self, f: BinaryIO):
+        self._file = f
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _resume(

@@ -43,8 +43,10 @@ def read_choices(path: Path) -> tuple[Choice, ...]:
     """A subject's questions. Raises EvaluationError naming the file and the line."""
     out = []
     try:
-        with path.open(newline="", encoding="utf-8") as f:
+        with path.open(newline="", encoding="utf-8-sig") as f:
             for number, row in enumerate(csv.reader(f), 1):
+                if any("\0" in field for field in row):
+                    raise EvaluationError(f"{path} line {number} has a NUL byte: it is no text; remove it")
                 if len(row) != 6 or row[5].strip() not in LETTERS:
                     raise EvaluationError(f"{path} line {number} must be a question, four answers and one of A, B, C, D")
                 out.append(Choice(row[0].strip(), (row[1].strip(), row[2].strip(), row[3].strip(), row[4].strip()), row[5].strip()))

@@ -47,9 +47,15 @@ class Renderer:
         return len(self._chunk((Turn("user", "a"), Turn("assistant", "Ok.")))) - self.count("a") + 2
 
     def stream(self, conversation: Conversation) -> Stream:
-        """The conversation's chunks, and its question asked after the last one."""
+        """The conversation's chunks, and its question asked after the last one. Raises PromptError for an answer no chunk has room for."""
         chunks = tuple(ids for turns in conversation.chunks for ids in self.chunks(turns))
-        return Stream(chunks, self.question(conversation.question))
+        question, answer = self.question(conversation.question), self.count(conversation.answer)
+        if len(question) + answer > self.model.config.memory.chunk:
+            raise PromptError(
+                f"a question of {len(question)} tokens and its answer {conversation.answer[:40]!r} of {answer} do not fit in a chunk of "
+                f"{self.model.config.memory.chunk}: no reply can be right; take a model with larger chunks"
+            )
+        return Stream(chunks, question)
 
     def question(self, text: str) -> tuple[int, ...]:
         """The user's message as the first of a chunk, up to where the answer begins. Raises PromptError when no answer would fit after it."""
@@ -57,7 +63,8 @@ class Renderer:
         whole = self.model.config.memory.chunk
         if len(ids) + self.answer > whole:
             raise PromptError(
-                f"a question of {len(ids)} tokens and {self.answer} for the answer do not fit in a chunk of {whole}: ask for shorter answers"
+                f"a question of {len(ids)} tokens and {self.answer} for the answer do not fit in a chunk of {whole}: "
+                + ("give a lower --answer-tokens" if len(ids) < whole else "take a model with larger chunks")
             )
         return ids
 

@@ -206,6 +206,22 @@ def test_a_run_goes_on_with_what_it_began_with(lm2, small, data, chat_model, oth
     assert lm2("train", moved, *args, "--data", shutil.copytree(data, tmp_path / "moved data"), *out, "--until", "2").code == 0
 
 
+def test_what_is_left_out_of_the_text_is_one_line(lm2, chat_model, tmp_path):
+    for name, content in (("background/a.txt", "今天天气很好。" * 40), ("background/x.jpg", "x"), ("tinystories/t.jsonl", '{"text": "a\u2028b"}\n{}')):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    args = ("train", chat_model[1], "--task", "text", "--steps", "1", "--stages", "1:1x1", "--out", tmp_path / "out", *ONE)
+    (tmp_path / "out" / "model").mkdir(parents=True)
+    result = lm2(*args, "--data", tmp_path / "data")
+    assert (tmp_path / "out" / "model" / "config.json").exists(), "an empty folder is no result"
+    said = '2 paragraphs and texts; left out: 1 record without a "text" (t.jsonl); 1 file of another kind (x.jpg)'
+    assert result.code == 0 and said in result.out.split("\n"), result
+    (tmp_path / "data" / "tinystories" / "t.jsonl").write_text("{}\n{}")
+    (tmp_path / "data" / "background" / "a.txt").write_text("\n")
+    lm2(*args, "--data", tmp_path / "data").fails(tmp_path / "data", "no text to train on", "2 records without", "1 file without text (a.txt)")
+
+
 @pytest.mark.parametrize(
     ("args", "words", "code"),
     [

@@ -1,6 +1,8 @@
 """The training loop: a run that was killed ends in the same bits as one that was not, another run's checkpoint is refused, Ctrl-C keeps what is done."""
 
 import csv
+import errno
+import io
 import json
 import os
 import re
@@ -16,7 +18,8 @@ import training_kit
 from command_line import wait_for
 from training_kit import PLAN, Toy, weights
 
-from lm2.models.errors import ModelFileError
+from lm2.models import atomic
+from lm2.models.errors import ModelFileError, WriteError
 from lm2.models.training import run as loop
 from lm2.models.training.plan import TrainError
 
@@ -244,6 +247,57 @@ def test_a_damaged_checkpoint_is_named(tmp_path, whole, damage):
     with pytest.raises(ModelFileError, match="cannot be read .* remove it to begin again") as error:
         run(tmp_path)
     assert str(tmp_path / loop.STATE) in str(error.value)
+
+
+@pytest.mark.parametrize("room", [0, 1000, 20000])
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, whole, monkeypatch, room):
+    """It is one line that names the file; with room again the run ends in the same bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run(tmp_path, until=6)
+    before = (tmp_path / loop.STATE).read_bytes()
+    assert len(before) > 20000
+
+    class Full(io.FileIO):
+        def write(self, data):
+            if str(self.name).endswith(".state.pt.partial") and self.tell() + len(data) > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "open", Full, raising=False)
+        with pytest.raises(WriteError, match="state.pt: .*the previous file is unchanged; the disk is full"):
+            run(tmp_path)
+    assert (tmp_path / loop.STATE).read_bytes() == before
+    assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
+    assert run(tmp_path)[0]
+    torch.set_num_threads(threads)
+    same_bits(tmp_path, whole)
+
+
+def test_a_damaged_table_is_named(tmp_path, whole):
+    run(tmp_path, until=4)
+    for damage in (b"step,loss\n\xff,1\n", b"step,loss\n" + b"1" * 200000):
+        (tmp_path / "curves.csv").write_bytes(damage)
+        with pytest.raises(TrainError, match=r"curves.csv .*: remove it"):
+            run(tmp_path)
+    (tmp_path / "curves.csv").write_bytes(b"step,loss\n\n\xc2\xb2,1\n2,0.5\n3")
+    assert run(tmp_path)[0], "half a row and a step that is no number are dropped"
+
+
+def test_a_kill_between_the_table_and_the_checkpoint(tmp_path, whole):
+    """The table is ahead of the checkpoint: its later rows are written again, none twice."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run(tmp_path, until=6)
+    kept = (tmp_path / loop.STATE).read_bytes()
+    run(tmp_path, until=8)
+    (tmp_path / loop.STATE).write_bytes(kept)
+    (tmp_path / ".state.pt.partial").write_bytes(kept[:1000])
+    assert run(tmp_path)[0]
+    torch.set_num_threads(threads)
+    same_bits(tmp_path, whole)
+    assert not (tmp_path / ".state.pt.partial").exists()
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):
