@@ -1,11 +1,12 @@
 """Conversations of a task as token ids: chunks and questions rendered as a session would have them. Knows a model's template, no backend."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ...models.errors import PromptError
 from ...models.tasks.recall import Conversation, Turn
-from ..dialogue import Dialogue
+from ...models.text.dialogue import Dialogue
+from ...models.text.rendered import encode_rendered
 from .streams import Stream
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Renderer:
 
     def question(self, text: str) -> tuple[int, ...]:
         """The user's message as the first of a chunk, up to where the answer begins. Raises PromptError when no answer would fit after it."""
-        ids = tuple(self.model.encode(self.dialogue.turn(text, first=True)))
+        ids = self._encoded(lambda said: self.dialogue.turn(said, first=True), (text,))
         whole = self.model.config.memory.chunk
         if len(ids) + self.answer > whole:
             raise PromptError(
@@ -80,5 +81,15 @@ class Renderer:
 
     def _chunk(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         base = [{"role": "system", "content": self.dialogue.system}] if self.dialogue.system else []
-        text = self.dialogue.template.render([*base, *({"role": t.role, "content": t.content} for t in turns)])
-        return tuple(self.model.encode(text))
+
+        def render(*said: str) -> str:
+            return self.dialogue.template.render([*base, *({"role": t.role, "content": text} for t, text in zip(turns, said, strict=True))])
+
+        return self._encoded(render, [t.content for t in turns])
+
+    def _encoded(self, render: Callable[..., str], said: Sequence[str]) -> tuple[int, ...]:
+        """Ids of `render(*said)`; what the texts spell is only text."""
+        encode = self.model.encode
+        if all(encode(text) == encode(text, plain=True) for text in said):
+            return tuple(encode(render(*said)))
+        return tuple(self.model.check_ids(encode_rendered(self.model.text, render, said)))
