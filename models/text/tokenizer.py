@@ -55,6 +55,11 @@ class Tokenizer:
         self._name, self._used, self._find_control = name, used, control
         self._library = self._open()
         spec = json.loads(data)
+        for token in spec.get("added_tokens") or ():
+            if (got := self.id(token["content"])) != token["id"]:
+                raise TokenizerError(
+                    f"{name}: added token {token['content']!r} has id {token['id']}, its place gives it {got}: restore the file"
+                )
         try:
             self.pieces = read_decoder(spec.get("decoder"))
         except TokenizerError as error:
