@@ -30,10 +30,12 @@ def encode_head(tokenizer: Tokenizer, dialogue: Dialogue) -> list[int]:
 
 def encode_document(tokenizer: Tokenizer, dialogue: Dialogue, first: bool) -> tuple[list[int], list[int]]:
     """Ids of what goes before and after a document (`dialogue.document`)."""
-    after = tokenizer.encode(dialogue.document(first)[1])
     if not dialogue.system:
-        return tokenizer.encode(dialogue.document(first)[0]), after
-    return encode_rendered(tokenizer, lambda system: dialogue.under(system).document(first)[0], (dialogue.system,)), after
+        before, after = dialogue.document(first)
+        return tokenizer.encode(before), tokenizer.encode(after)
+    sides = (lambda system: dialogue.under(system).document(first)[0], lambda system: dialogue.under(system).document(first)[1])
+    before_ids, after_ids = (encode_rendered(tokenizer, side, (dialogue.system,)) for side in sides)
+    return before_ids, after_ids
 
 
 def encode_rendered(tokenizer: Tokenizer, render: Render, said: Sequence[str]) -> list[int]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ class Tokenizer:
             self.pieces = read_decoder(spec.get("decoder"))
         except TokenizerError as error:
             raise TokenizerError(f"{name}: {error}; give a model with another tokenizer") from None
-        self._begin, self.begin = self._around()
+        self._begin, self._end, self.begin = self._around()
         added = self._library.get_added_tokens_decoder()
         self._added = frozenset(added)
         self._special = frozenset(i for i, token in added.items() if token.special)
@@ -82,7 +83,9 @@ class Tokenizer:
         from .control import control_ids
 
         file, template = folder / TOKENIZER, folder / TEMPLATE
-        used = template.read_bytes().decode("utf-8", "replace") if template.is_file() else ""
+        used = ""
+        with suppress(OSError):  # what is wrong with it is the template's reader's to say
+            used = template.read_bytes().decode("utf-8", "replace")
         return cls(read_tokenizer(file), str(file), read_named(folder), used, lambda made: control_ids(folder, made))
 
     def encode(self, text: str, add_special: bool = False, plain: bool = False) -> list[int]:
@@ -145,8 +148,8 @@ class Tokenizer:
     @cached_property
     def control(self) -> frozenset[int]:
         """Ids that only a chat template or the runtime puts in, never a message: the special tokens but the one for what
-        is unknown, and those that `control` found."""
-        found = set(self._special) | set(self._find_control(self) if self._find_control else ())
+        is unknown, what the post-processor puts around a text, and those that `control` found."""
+        found = self._special.union(self._begin, self._end) | set(self._find_control(self) if self._find_control else ())
         return frozenset(i for i in found if self.token(i) != self._unknown)
 
     @cached_property
@@ -165,7 +168,8 @@ class Tokenizer:
     @cached_property
     def _controls_spelled(self) -> "re.Pattern[str]":
         """Finds the texts of control tokens, the longest first."""
-        texts = {self.added()[i].content if i in self._added else self.decode([i]) for i in self.control}
+        added = self.added()
+        texts = {added[i].content if i in added else self.decode([i]) for i in self.control}
         return re.compile("|".join(map(re.escape, sorted(filter(None, texts), key=len, reverse=True))) or "(?!)")
 
     def _open(self) -> "tokenizers.Tokenizer":
@@ -195,8 +199,8 @@ class Tokenizer:
             raise PromptError(f"the text means the control token {found}, however it is spelled: leave that part out")
         return ids
 
-    def _around(self) -> tuple[tuple[int, ...], str]:
-        """What the post-processor puts before a text: ids, and the text that means them."""
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+        """What the post-processor puts before and after a text: ids, and the text that means those before."""
         library = self._library
         bare = ids_of(library, "a")
         full = library.encode("a", add_special_tokens=True).ids
@@ -208,7 +212,7 @@ class Tokenizer:
         tokens = [str(library.id_to_token(i)) for i in full[:at]]
         if ids_of(library, "".join(tokens)) != full[:at]:
             library.add_special_tokens(tokens)  # so that they can be spelled where a text begins
-        return tuple(full[:at]), "".join(tokens)
+        return tuple(full[:at]), tuple(full[at + len(bare) :]), "".join(tokens)
 
     def _safe_cut(self, library: "tokenizers.Tokenizer", text: str, target: int) -> int:
         """First place from `target` on where the text can be cut without changing ids: between words, and tried out around the cut."""
