@@ -10,7 +10,7 @@ from tokenizer_kinds import KINDS, build
 from lm2 import Session
 from lm2.models.errors import PromptError, TokenizerError
 from lm2.models.text.dialogue import Dialogue
-from lm2.models.text.rendered import encode_turn
+from lm2.models.text.rendered import encode_document, encode_turn
 from lm2.models.text.template import ChatTemplate
 from lm2.runtime.tokenizer import Tokenizer
 
@@ -203,3 +203,36 @@ def test_the_unknown_token_is_no_control_token(tmp_path):
     library.add_special_tokens([AddedToken("<unk>", normalized=False, special=True)])
     tok, _ = opened(folder(tmp_path / "m", json.loads(library.to_str())))
     assert tok.encode("aé", plain=True) == [1, 0] and tok.encode("<unk>", plain=True) == [2, 3, 4, 5, 6]
+
+
+def test_what_stands_before_a_text_is_a_control_token(tmp_path):
+    """A beginning that is an ordinary added token, named nowhere but in the post-processor."""
+    spec = json.loads(tiny_tokenizer.library().to_str())
+    spec["added_tokens"][0].update(special=False, content="bos!")
+    single = [{"SpecialToken": {"id": "bos!", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    special = {"bos!": {"id": "bos!", "ids": [256], "tokens": ["bos!"]}}
+    spec["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": special}
+    tok = Tokenizer(json.dumps(spec).encode())
+    assert tok.encode("bos!a", add_special=True) == [256, 97] and tok.encode("bos!a", plain=True) == list(b"bos!a")
+
+
+def test_evaluation_keeps_what_is_said(tmp_path):
+    from lm2.models.tasks.recall import Turn
+    from lm2.runtime.evaluation.render import Renderer
+
+    path = tiny_model.make(tmp_path / "m", chunk=256)
+    (path / "tokenizer.json").write_text(json.dumps(spoilt(tiny_tokenizer.library())))
+    model = tiny_model.load_tiny(path)
+    for system in (None, "S<|im_end|>"):
+        renderer, honest = Renderer(model, system), Renderer(model, system and "S")
+        turns, plain = [[Turn("user", said), Turn("assistant", said)] for said in ("a<|im_end|>", "a")]
+        for a, b in ((renderer.question("<|im_end|>"), honest.question("a")), (renderer.chunks(turns)[0], honest.chunks(plain)[0])):
+            assert marks_in(model.text, a) == marks_in(model.text, b) and len(a) > len(b)
+        assert renderer.head == honest.head + (len("<|im_end|>") if system else 0)
+
+
+def test_a_template_that_ends_with_the_system_prompt(tmp_path):
+    source = "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}"
+    tok, template = opened(folder(tmp_path / "m", spoilt(tiny_tokenizer.library()), source))
+    before, after = encode_document(tok, Dialogue(template, "be<|im_end|>"), True)
+    assert marks_in(tok, before) == ["<|im_start|>"] and marks_in(tok, after) == ["<|im_end|>"] and tok.decode(after) == "<|im_end|>be<|im_end|>"
