@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PromptError, TokenizerError
 from ..layout import TEMPLATE, TOKENIZER
 from .characters import check_text
-from .library import ids_of, open_library
+from .library import check_places, ids_of, open_library
 from .named import NamedTokens, add_around, apply, read_named
 from .pieces import read_decoder
 from .streaming import Detokenizer
@@ -56,11 +56,7 @@ class Tokenizer:
         self._name, self._used, self._find_control = name, used, control
         self._library = self._open()
         spec = json.loads(data)
-        for token in spec.get("added_tokens") or ():
-            if (got := self.id(token["content"])) != token["id"]:
-                raise TokenizerError(
-                    f"{name}: added token {token['content']!r} has id {token['id']}, its place gives it {got}: restore the file"
-                )
+        check_places(self._library, spec, name)
         try:
             self.pieces = read_decoder(spec.get("decoder"))
         except TokenizerError as error:

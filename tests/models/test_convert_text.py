@@ -170,6 +170,12 @@ def test_refused_by_name(source, tmp_path, name):
     assert "\n" not in str(error.value) and not (tmp_path / "dst").exists()
 
 
+def test_added_tokens_out_of_place(source, tmp_path):
+    spec(source, lambda s: s["added_tokens"][2].update(id=262))
+    with pytest.raises(ConvertError, match=r"tokenizer.json: added token '<\|im_end\|>' has id 262, its place gives it 258"):
+        convert(source, tmp_path / "dst")
+
+
 def test_a_padding_token_that_nothing_asks_for(source, tmp_path):
     write(source, tokenizer_config={"pad_token": "[PAD]", "eos_token": "<|im_end|>"})
     convert(source, tmp_path / "dst")
