@@ -144,9 +144,9 @@ class Tokenizer:
     @cached_property
     def control(self) -> frozenset[int]:
         """Ids that only a chat template or the runtime puts in, never a message: the special tokens but the one for what
-        is unknown, what the post-processor puts around a text, and those that `control` found."""
+        is unknown and blanks, what the post-processor puts around a text, and those that `control` found."""
         found = self._special.union(self._begin, self._end) | set(self._find_control(self) if self._find_control else ())
-        return frozenset(i for i in found if self.token(i) != self._unknown)
+        return frozenset(i for i in found if self.token(i) != self._unknown and not self.decode([i]).isspace())
 
     @cached_property
     def _plain(self) -> "tokenizers.Tokenizer":

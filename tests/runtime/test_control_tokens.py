@@ -133,6 +133,16 @@ def test_ends_named_by_id_only(tmp_path, name):
     assert tok.encode("a\n<eot>", plain=True) == list(b"a\n<eot>"), "a line's end may end an answer, and is text all the same"
 
 
+def test_a_lines_end_that_ends_an_answer_is_text(tmp_path):
+    """An added token, and special at that: messages have lines all the same."""
+    spec = json.loads(tiny_tokenizer.library().to_str())
+    tok, _ = opened(folder(tmp_path / "m", spec, config={"eos_token_id": 10}))
+    assert tok.encode("a\nb", plain=True) == list(b"a\nb") and 10 not in tok.control
+    spec["added_tokens"].append(spec["added_tokens"][0] | {"id": 259, "content": "\n", "special": True})
+    tok, _ = opened(folder(tmp_path / "n", spec, config={"eos_token_id": 259}))
+    assert tok.encode("a\n<|im_end|>", plain=True) == list(b"a\n<|im_end|>") and 259 not in tok.control
+
+
 def test_marks_made_at_the_border_of_template_and_message(tmp_path):
     """The template brings one half, the message the other."""
     sources = (
