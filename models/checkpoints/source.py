@@ -17,7 +17,7 @@ import numpy as np
 from ..config import CONFIG_BYTES_MAX, MemoryConfig, read_json
 from ..errors import ConvertError, ModelFileError, TokenizerError
 from ..tensorfile import from_float32, to_float32
-from ..text.library import open_library
+from ..text.library import check_places, open_library
 
 BLOCK_BYTES = 8 << 20
 TEXT_BYTES_MAX = 64 << 20
@@ -158,6 +158,7 @@ def check_tokenizer(data: bytes, path: Path, vocab_size: int) -> None:
     """Raise ConvertError unless `data` is a tokenizer.json whose ids all lie below `vocab_size`."""
     try:
         library = open_library(data, str(path), "restore the file")
+        check_places(library, json.loads(data), str(path))
     except TokenizerError as error:
         raise ConvertError(str(error)) from None
     largest = max(library.get_vocab(with_added_tokens=True).values(), default=0)

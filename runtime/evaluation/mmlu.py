@@ -111,7 +111,7 @@ class LetterExaminer:
         """The likeliest letter, reading `bank`, (l, 1, n, d), or the never-written one. A question longer than a chunk begins in chunks before."""
         backend = self.reader.backend
         text = choice.text(False)
-        ids = self.model.encode(text, plain=True)
+        ids = self.model.encode(text, add_special=True, plain=True)
         endings = [self._ending(text, ids, letter) for letter in LETTERS]
         room = self.size - max(map(len, endings))
         begin = (len(ids) - 1) // room * room
@@ -132,14 +132,14 @@ class LetterExaminer:
 
     def _ending(self, text: str, ids: Sequence[int], letter: str) -> list[int]:
         """The letter's tokens after the question's, as one encodes both together where that keeps the question's."""
-        whole = self.model.encode(f"{text} {letter}", plain=True)
+        whole = self.model.encode(f"{text} {letter}", add_special=True, plain=True)
         return whole[len(ids) :] if whole[: len(ids)] == list(ids) else self.model.encode(f" {letter}", plain=True)
 
     def _chunks(self, parts: Sequence[str]) -> tuple[Ids, ...]:
         """Examples as chunks: as many whole ones in each as fit; one that is longer than a chunk is cut."""
         chunks: list[Ids] = []
         for part in parts:
-            ids = tuple(self.model.encode(part, plain=True))
+            ids = tuple(self.model.encode(part, add_special=not chunks, plain=True))
             if chunks and len(chunks[-1]) + len(ids) <= self.size:
                 chunks[-1] += ids
             else:

@@ -60,7 +60,7 @@ def texts(files: Sequence[Path], model: "Model", chunks: int, seed: int) -> Iter
         rng = random.Random(f"perplexity {chunks} {seed} {number}")
         for _ in range(100):
             book = rng.choice(paragraphs)
-            ids: list[int] = []
+            ids = list(model.encode("", add_special=True))
             for line in islice(book, rng.randrange(max(1, len(book))), None):
                 ids += model.encode(line, plain=True)
                 if len(ids) >= chunks * size:

@@ -267,6 +267,13 @@ def test_a_model_without_a_template(lm2, tmp_path):
     lm2("train", folder, *CHAT, "--memory-layers", "1", "--out", tmp_path / "out").fails(folder, "needs a chat model")
 
 
+def test_a_template_whose_turns_are_not_the_conversation(lm2, small, tmp_path):
+    folder = tiny_model.make(tmp_path / "m", chunk=128)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ loop.index }}. {{ m.role }}: {{ m.content }}\n{% endfor %}")
+    said = ("puts a first turn in another way", "another template for --task chat")
+    lm2("train", folder, *CHAT, "--memory-layers", "1", "--out", tmp_path / "out").fails(folder / "chat_template.jinja", *said)
+
+
 def test_a_memory_learns():
     """Names are bound to rooms within a hundred steps of short stories: the loss falls far below where it began."""
     words = training_kit.Words()
