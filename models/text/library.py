@@ -3,7 +3,8 @@
 Truncation and padding saved in the file are off: they belong to whoever saved them, and would cut texts without a word.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TokenizerError
 
@@ -34,3 +35,11 @@ def ids_of(library: "tokenizers.Tokenizer", text: str) -> list[int]:
     """Ids of a text, without what a post-processor puts around it."""
     ids: list[int] = library.encode(text, add_special_tokens=False).ids
     return ids
+
+
+def check_places(library: "tokenizers.Tokenizer", spec: Mapping[str, Any], name: str) -> None:
+    """Raise TokenizerError if an added token of a tokenizer.json, `spec`, has another id than the library gave it: it numbers them itself."""
+    for token in spec.get("added_tokens") or ():
+        got = library.token_to_id(token["content"])
+        if got != token["id"]:
+            raise TokenizerError(f"{name}: added token {token['content']!r} has id {token['id']}, its place gives it {got}: restore the file")

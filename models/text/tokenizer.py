@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PromptError, TokenizerError
 from ..layout import TEMPLATE, TOKENIZER
 from .characters import check_text
-from .library import ids_of, open_library
+from .library import check_places, ids_of, open_library
 from .named import NamedTokens, add_around, apply, read_named
 from .pieces import read_decoder
 from .streaming import Detokenizer
@@ -55,11 +56,12 @@ class Tokenizer:
         self._name, self._used, self._find_control = name, used, control
         self._library = self._open()
         spec = json.loads(data)
+        check_places(self._library, spec, name)
         try:
             self.pieces = read_decoder(spec.get("decoder"))
         except TokenizerError as error:
             raise TokenizerError(f"{name}: {error}; give a model with another tokenizer") from None
-        self._begin, self.begin = self._around()
+        self._begin, self._end, self.begin = self._around()
         added = self._library.get_added_tokens_decoder()
         self._added = frozenset(added)
         self._special = frozenset(i for i, token in added.items() if token.special)
@@ -77,7 +79,9 @@ class Tokenizer:
         from .control import control_ids
 
         file, template = folder / TOKENIZER, folder / TEMPLATE
-        used = template.read_bytes().decode("utf-8", "replace") if template.is_file() else ""
+        used = ""
+        with suppress(OSError):  # what is wrong with it is the template's reader's to say
+            used = template.read_bytes().decode("utf-8", "replace")
         return cls(read_tokenizer(file), str(file), read_named(folder), used, lambda made: control_ids(folder, made))
 
     def encode(self, text: str, add_special: bool = False, plain: bool = False) -> list[int]:
@@ -140,9 +144,9 @@ class Tokenizer:
     @cached_property
     def control(self) -> frozenset[int]:
         """Ids that only a chat template or the runtime puts in, never a message: the special tokens but the one for what
-        is unknown, and those that `control` found."""
-        found = set(self._special) | set(self._find_control(self) if self._find_control else ())
-        return frozenset(i for i in found if self.token(i) != self._unknown)
+        is unknown and blanks, what the post-processor puts around a text, and those that `control` found."""
+        found = self._special.union(self._begin, self._end) | set(self._find_control(self) if self._find_control else ())
+        return frozenset(i for i in found if self.token(i) != self._unknown and not self.decode([i]).isspace())
 
     @cached_property
     def _plain(self) -> "tokenizers.Tokenizer":
@@ -160,7 +164,8 @@ class Tokenizer:
     @cached_property
     def _controls_spelled(self) -> "re.Pattern[str]":
         """Finds the texts of control tokens, the longest first."""
-        texts = {self.added()[i].content if i in self._added else self.decode([i]) for i in self.control}
+        added = self.added()
+        texts = {added[i].content if i in added else self.decode([i]) for i in self.control}
         return re.compile("|".join(map(re.escape, sorted(filter(None, texts), key=len, reverse=True))) or "(?!)")
 
     def _open(self) -> "tokenizers.Tokenizer":
@@ -190,8 +195,8 @@ class Tokenizer:
             raise PromptError(f"the text means the control token {found}, however it is spelled: leave that part out")
         return ids
 
-    def _around(self) -> tuple[tuple[int, ...], str]:
-        """What the post-processor puts before a text: ids, and the text that means them."""
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+        """What the post-processor puts before and after a text: ids, and the text that means those before."""
         library = self._library
         bare = ids_of(library, "a")
         full = library.encode("a", add_special_tokens=True).ids
@@ -203,7 +208,7 @@ class Tokenizer:
         tokens = [str(library.id_to_token(i)) for i in full[:at]]
         if ids_of(library, "".join(tokens)) != full[:at]:
             library.add_special_tokens(tokens)  # so that they can be spelled where a text begins
-        return tuple(full[:at]), "".join(tokens)
+        return tuple(full[:at]), tuple(full[at + len(bare) :]), "".join(tokens)
 
     def _safe_cut(self, library: "tokenizers.Tokenizer", text: str, target: int) -> int:
         """First place from `target` on where the text can be cut without changing ids: between words, and tried out around the cut."""
