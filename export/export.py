@@ -15,13 +15,13 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from ..models.atomic import new_folder, write_file
+from ..models.atomic import check_new_folder, folder_name, new_folder, scratch_folder, write_file
 from ..models.checkpoints.progress import Event, Report, silent
 from ..models.config import LM2Config
 from ..models.errors import ConvertError
 from ..models.exported import CHECKED, DATA, KEY, MODEL, Export, file_digest
 from ..models.layout import CONFIG, GENERATION, TEMPLATE, TOKENIZER, ModelFolder, open_folder, tensor_shapes
-from .cost import Cost, measure, scratch
+from .cost import Cost, measure
 from .graph import Graph, Store
 from .linear import Weights
 from .loud import widened
@@ -43,6 +43,7 @@ def export_model(
     bytes they go to a file beside the graph.
     """
     began = time.monotonic()
+    check_new_folder(dst)
     folder = open_folder(src)
     config = folder.config
     options.check()
@@ -65,7 +66,7 @@ def export_model(
         export = write_record(folder, out, options, step, tokenizer)
         cost = quantisation_cost(folder, out, dst, report) if options.precision == "int4" else None
     return {
-        "name": config.name or dst.name,
+        "name": config.name or folder_name(dst),
         "path": str(dst),
         "precision": options.precision,
         "opset": options.opset,
@@ -86,7 +87,7 @@ def quantisation_cost(folder: ModelFolder, out: Path, dst: Path, report: Report)
     if importlib.util.find_spec("onnxruntime") is None:
         report(Event("int4: pip install 'lm2[onnx]' to see what it costs", note=True))
         return None
-    with scratch(dst) as name, open(folder.weights, "rb") as source, open(Path(name) / DATA, "wb") as side:
+    with scratch_folder(dst) as name, open(folder.weights, "rb") as source, open(Path(name) / DATA, "wb") as side:
         _, model = build_model(folder, Weights(folder, source), Store(side, DATA), Options(plain=True))
         side.flush()
         onnx.save_model(model, Path(name) / MODEL)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from ..models.atomic import new_folder
+from ..models.atomic import check_new_folder, new_folder
 from ..models.checkpoints.progress import Event, Report, silent
 from ..models.config import LM2Config
 from ..models.exported import MODEL
@@ -42,6 +42,7 @@ def export_repository(
     `root`: the path at which the server will see `dst` (Triton takes the library's path as it is); `dst` itself if empty. Without a C compiler
     the repository has no library, which `report` hears of. Raises as `export_model` does.
     """
+    check_new_folder(dst)
     config = open_folder(src).config
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.name or src.name)
     with new_folder(dst) as out:

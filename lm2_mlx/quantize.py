@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models.atomic import new_folder, write_file
+from ..models.atomic import folder_name, new_folder, write_file
 from ..models.errors import ConvertError
 from ..models.layout import (
     CONFIG,
@@ -92,7 +92,7 @@ def write_packed(
     usual = max(set(pairs), key=pairs.count)
     others = {tensor.removesuffix(".weight"): pair for tensor, pair in chosen.items() if pair != usual}
     dtype = "float16" if folder.config.dtype in ("float32", "float64") else folder.config.dtype  # what a GPU computes packed weights in
-    config = dataclasses.replace(folder.config, name=name or dst.name, dtype=dtype)
+    config = dataclasses.replace(folder.config, name=name or folder_name(dst), dtype=dtype)
     shapes = tensor_shapes(folder.config)
     scale_codes, symmetric = {}, set()
     for tensor, values in _each(folder, chosen):

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ... import __version__
-from ..atomic import new_folder, write_file
+from ..atomic import check_new_folder, folder_name, new_folder, write_file
 from ..config import LM2Config, MemoryConfig
 from ..errors import ConfigError, ConvertError
 from ..layout import (
@@ -69,8 +69,9 @@ def convert(
     began = time.monotonic()
     if dtype != "auto" and dtype not in CODES:
         raise ConvertError(f"--dtype {dtype!r} must be one of auto, {', '.join(CODES)}")
+    check_new_folder(dst)
     source = open_source(src, config, request)
-    lm2, plan = _plan(source, request, dtype, name or dst.name)
+    lm2, plan = _plan(source, request, dtype, name or folder_name(dst))
     total = sum(f.stat().st_size for f in source.files)
     with new_folder(dst) as folder:
         counter = Counter(report, "checking", total)

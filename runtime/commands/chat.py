@@ -14,7 +14,7 @@ from .common import (
     check_settings,
     megabytes,
     model_options,
-    need_folder,
+    need_file,
     note,
     open_model,
     sampling_options,
@@ -79,7 +79,7 @@ class Talk:
         """
         from ..lock import SessionLock
 
-        need_folder(path)
+        need_file(path)
         same = self.file is not None and os.path.realpath(self.file) == os.path.realpath(path)
         lock = None if same else SessionLock(path).acquire()
         try:
@@ -139,7 +139,7 @@ def command(
     check_settings(stop, **sampling)
     lock = None
     if session_file is not None:
-        need_folder(session_file)
+        need_file(session_file)
         lock = SessionLock(session_file).acquire()
     talk = None
     try:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from .plain import console, lively
+
 if TYPE_CHECKING:
     from ..loading import Model
     from ..sampling import Sampling
@@ -66,7 +68,7 @@ def open_model(name: str | None, backend: str, device: str, dtype: str, threads:
     from ..loading import DEFAULT_MODEL, OFFLINE_MODEL, load
     from .progress_bar import drawn
 
-    asked, waiting = name or DEFAULT_MODEL, sys.stderr.isatty()
+    asked, waiting = name or DEFAULT_MODEL, lively()
     if waiting:
         click.echo(f"loading {asked} ...\r", nl=False, err=True)
     try:
@@ -101,6 +103,14 @@ def need_folder(path: Path) -> None:
     if not folder.is_dir():
         what = "is not a folder: choose another" if folder.exists() else "does not exist: create it first"
         raise WriteError(f"cannot write {path}: {folder} {what}")
+
+
+def need_file(path: Path) -> None:
+    """Refuse early, before a model is loaded, what a file cannot be written to: no folder, a device, a pipe, a folder. Raises WriteError."""
+    from ...models.atomic import check_file
+
+    need_folder(path)
+    check_file(path)
 
 
 def stdin_bytes() -> BinaryIO:
@@ -152,7 +162,7 @@ def write_out(text: str) -> None:
 
 def note(line: str) -> None:
     """A line on stderr, dim in a terminal, above a progress bar if one is drawn (click.echo would write into it)."""
-    print(click.style(line, dim=True) if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
+    print(click.style(line, dim=True) if lively() else line, file=sys.stderr, flush=True)
 
 
 def megabytes(count: int) -> str:
@@ -165,10 +175,9 @@ def megabytes(count: int) -> str:
 @contextmanager
 def reading_bar(total: int, title: str, show: bool) -> Iterator[Callable[[int, int], None]]:
     """A progress bar over the bytes of a file, on stderr when it is a terminal. The yielded function takes (bytes, tokens)."""
-    if not (show and sys.stderr.isatty()):
+    if not (show and lively()):
         yield lambda done, tokens: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -178,6 +187,6 @@ def reading_bar(total: int, title: str, show: bool) -> Iterator[Callable[[int, i
         TextColumn("{task.fields[tokens]} tokens"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=total, tokens=0)
         yield lambda done, tokens: progress.update(task, completed=done, tokens=tokens)
