@@ -10,10 +10,11 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..alone import alone
 from ..atomic import check_folder, write_error, write_file
 from ..errors import DownloadError, LM2Error, WriteError
 from ..home import downloads_folder, models_folder
@@ -115,24 +116,16 @@ def _check_target(target: Path) -> None:
 
 @contextmanager
 def _locked(name: str, report: Report) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
     folder = models_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        downloads_folder().mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".{name}.lock")
+    with ExitStack() as stack:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            report(Event(f"another lm2 pull of {name} is running; waiting for it", note=True))
-            lock.acquire()
-    except OSError as error:
-        raise write_error(folder, error, "nothing was fetched") from None
-    try:
+            folder.mkdir(parents=True, exist_ok=True)
+            downloads_folder().mkdir(parents=True, exist_ok=True)
+            waiting = Event(f"another lm2 pull of {name} is running; waiting for it", note=True)
+            stack.enter_context(alone(folder / f".{name}.lock", lambda: report(waiting)))
+        except OSError as error:
+            raise write_error(folder, error, "nothing was fetched") from None
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

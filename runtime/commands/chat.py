@@ -48,25 +48,40 @@ class Talk:
         return self._show(lambda interrupted: self.session.again(self.max_tokens, self.stop, interrupted))
 
     def _show(self, begin: Callable[[Callable[[], bool]], Iterator[str]]) -> bool:
-        """Raises KeyboardInterrupt only where the session is as it was: a second Ctrl-C before the answer began."""
-        shown, before = False, self.session.at
-        try:
-            with soft_interrupt() as interrupted:
-                for piece in begin(interrupted):
-                    write_out(piece)
-                    shown = True
-        except KeyboardInterrupt:
-            self.session.settle()
-            if self.session.at is before:
+        """Raises KeyboardInterrupt only where the session is as it was: a second Ctrl-C before the answer began. What was answered is kept and
+        saved first where nobody reads on (OSError) or the command is ended (Ended)."""
+        before = self.session.at
+        with soft_interrupt() as interrupted:
+            try:
+                self._write(begin(interrupted))
+            except KeyboardInterrupt:
+                self.session.settle()
+                if self.session.at is before:
+                    raise
+            except LM2Error:
                 raise
+            except OSError:
+                self.session.settle()
+                if self.session.at is not before:
+                    self.autosave()
+                raise
+            try:
+                write_out("\n")
+            finally:
+                self.autosave()
+            reply = self.session.reply
+            return not interrupted() and (reply is None or reply.finish != "interrupted")
+
+    def _write(self, pieces: Iterator[str]) -> None:
+        shown = False
+        try:
+            for piece in pieces:
+                write_out(piece)
+                shown = True
         except LM2Error:
             if shown:
                 write_out("\n")
             raise
-        write_out("\n")
-        self.autosave()
-        reply = self.session.reply
-        return reply is None or reply.finish != "interrupted"
 
     def autosave(self) -> None:
         if self.file is not None:

@@ -3,12 +3,13 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from ...models.errors import LM2Error
 from .plain import console, lively
 
 if TYPE_CHECKING:
@@ -122,22 +123,43 @@ def stdin_bytes() -> BinaryIO:
     return sys.stdin.buffer
 
 
+class Ended(SystemExit):
+    """SIGTERM or SIGHUP (the terminal was closed) ended the command, after what was under way was kept. Exit code 128 + the signal."""
+
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
 @contextmanager
 def soft_interrupt() -> Iterator[Callable[[], bool]]:
-    """Inside, a first Ctrl-C only sets the flag that the yielded function reads; a second one interrupts at once."""
-    pressed = False
+    """Inside, a first Ctrl-C only sets the flag that the yielded function reads; a second one interrupts at once.
+
+    SIGTERM and SIGHUP set it too, however often they come; when the block has ended, having kept what it made, Ended is raised.
+    """
+    pressed, ending = False, 0
 
     def handler(number: int, frame: Any) -> None:
-        nonlocal pressed
-        if pressed:
+        nonlocal pressed, ending
+        if number in ENDING:
+            ending = ending or number
+        elif pressed:
             raise KeyboardInterrupt
         pressed = True
 
-    previous = signal.signal(signal.SIGINT, handler)
+    ignored = [number for number in ENDING if signal.getsignal(number) == signal.SIG_IGN]  # nohup
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, *ENDING) if number not in ignored}
     try:
         yield lambda: pressed
+    except LM2Error as error:
+        if not ending:
+            raise
+        with suppress(OSError):
+            click.echo(f"lm2: {' '.join(str(error).split())}", err=True)
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, old in previous.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)
+        if ending:
+            raise Ended(128 + ending)
 
 
 CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd") | {ord("\r"): ""}
@@ -152,11 +174,8 @@ def write_out(text: str) -> None:
     """Write to stdout at once, replacing what its encoding does not have and, in a terminal, what is not for the eye."""
     if sys.stdout.isatty():
         text = visible(text)
-    try:
-        sys.stdout.write(text)
-    except UnicodeEncodeError:
-        encoding = sys.stdout.encoding or "ascii"
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    encoding = sys.stdout.encoding or "ascii"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...models.errors import PromptError
-from .common import megabytes
+from .common import megabytes, soft_interrupt
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -106,8 +106,9 @@ def _read(talk: "Talk", argument: str) -> None:
     if not argument:
         raise PromptError("/read needs a file: /read notes.txt")
     path = _path(argument)
-    tokens, whole = read_file(talk.session, path, chat=True, show=talk.terminal)
-    talk.autosave()
+    with soft_interrupt() as interrupted:
+        tokens, whole = read_file(talk.session, path, True, interrupted, show=talk.terminal)
+        talk.autosave()
     _say(talk, f"read {tokens} tokens of {path}{'' if whole else ', then stopped'} · {talk.status()}")
 
 
@@ -151,6 +152,8 @@ def _exit(talk: "Talk", argument: str) -> str:
 
 
 def _path(argument: str) -> Path:
+    if "\0" in argument:
+        raise PromptError("the name of a file has a NUL byte: give another name")
     return Path(argument).expanduser()
 
 
