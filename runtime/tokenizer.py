@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..models.errors import PromptError, TokenizerError
 from ..models.layout import TOKENIZER
+from ..models.textfile import EncodingError, without_mark
 from .pieces import read_decoder
 from .streaming import Detokenizer
 
@@ -36,7 +37,10 @@ class Tokenizer:
         Raises TokenizerError for anything that is not a tokenizer, or decodes in a way this version does not know.
         """
         self.sha256 = hashlib.sha256(data).hexdigest()
-        self._data = data
+        try:
+            self._data = data = without_mark(data)
+        except EncodingError as error:
+            raise TokenizerError(f"{name} {error}: save it as UTF-8, or restore the file") from None
         self._name = name
         self._library = self._open()
         self._plain: tokenizers.Tokenizer | None = None

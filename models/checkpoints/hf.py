@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import ConvertError, TensorFileError
 from ..tensorfile import ITEM_BYTES, Header, TensorInfo, read_header, read_tensor
+from ..textfile import EncodingError, decode, without_mark
 from .source import FLOATS, Source, SourceTensor, check_tokenizer, read_limited, read_object, rows_per_block
 
 INDEX = "model.safetensors.index.json"
@@ -132,7 +133,7 @@ def _tokenizer(folder: Path, config: dict[str, Any]) -> tuple[bytes | None, tupl
     data = read_limited(file)
     vocab = config.get("vocab_size")
     check_tokenizer(data, file, vocab if isinstance(vocab, int) else 0)
-    return data, ()
+    return without_mark(data), ()
 
 
 def _template(folder: Path) -> str | None:
@@ -140,9 +141,9 @@ def _template(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         try:
-            return read_limited(file, 1 << 20).decode("utf-8")
-        except UnicodeDecodeError:
-            raise ConvertError(f"{file} is not UTF-8 text: restore the file") from None
+            return decode(read_limited(file, 1 << 20))
+        except EncodingError as error:
+            raise ConvertError(f"{file} {error}: save it as UTF-8, or restore the file") from None
     file = folder / "tokenizer_config.json"
     if not file.is_file():
         return None

@@ -17,6 +17,7 @@ import numpy as np
 from ..config import CONFIG_BYTES_MAX, MemoryConfig, read_json
 from ..errors import ConvertError, ModelFileError
 from ..tensorfile import from_float32, to_float32
+from ..textfile import decode
 
 BLOCK_BYTES = 8 << 20
 TEXT_BYTES_MAX = 64 << 20
@@ -140,7 +141,7 @@ def check_tokenizer(data: bytes, path: Path, vocab_size: int) -> None:
     from tokenizers import Tokenizer
 
     try:
-        ids = Tokenizer.from_str(data.decode("utf-8")).get_vocab(with_added_tokens=True).values()
+        ids = Tokenizer.from_str(decode(data)).get_vocab(with_added_tokens=True).values()
     except Exception as error:  # the library raises bare Exception
         raise ConvertError(f"{path} is not a tokenizer.json this version can read ({error}): restore the file") from None
     largest = max(ids, default=0)

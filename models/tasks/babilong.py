@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import textfile
 from ..errors import LM2Error
 from . import babi
 from .recall import Conversation, Turn
@@ -122,9 +123,9 @@ def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > BOOK_BYTES_MAX:
             raise BabilongError(f"{path} has {path.stat().st_size} bytes, more than the {BOOK_BYTES_MAX} allowed: cut it")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BabilongError(f"{path} is not UTF-8 (byte {error.start}): convert it") from None
+        return textfile.read_text(path)
+    except textfile.EncodingError as error:
+        raise BabilongError(f"{path} {error}: save it as UTF-8") from None
     except OSError as error:
         raise BabilongError(f"cannot read {path}: {error.strerror or error}") from None
 

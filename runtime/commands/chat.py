@@ -221,9 +221,17 @@ def _pipe(talk: Talk) -> int:
 
 
 def _lines(source: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | None, int]]:
-    """Number, bytes and size (without the newline) of each line; a line over `limit` bytes is skipped without being held (bytes None)."""
+    """Number, bytes and size (without the newline) of each line; a line over `limit` bytes is skipped without being held (bytes None).
+
+    A byte-order mark before the first is no part of it. Raises PromptError where it is that of another encoding.
+    """
+    from ...models.textfile import MARK
+    from ..reading import unmarked
+
     number = 0
-    while raw := source.readline(limit + 1):
+    while raw := source.readline(limit + 1 + (0 if number else len(MARK))):
+        if not number and not (raw := unmarked(raw, "stdin")):
+            break  # nothing but a byte-order mark
         number, size, part = number + 1, len(raw), raw
         while size > limit and not part.endswith(b"\n") and (part := source.readline(1 << 16)):
             size += len(part)

@@ -10,6 +10,7 @@ from ...models.errors import TokenizerError
 from ...models.tasks import babi, babilong
 from ...models.tasks.recall import KINDS, ROOM_FOR_TEMPLATE, conversations
 from ...models.tasks.scoring import Floor, majority
+from ...models.textfile import read_text
 from .cells import Cell
 from .render import Renderer
 from .store import EvaluationError
@@ -116,7 +117,7 @@ def counter(file: Path | None) -> tuple[Callable[[str], int], str]:
     import tokenizers
 
     try:
-        library = tokenizers.Tokenizer.from_file(str(file))
+        library = tokenizers.Tokenizer.from_str(read_text(file))
     except BaseException as error:  # the library reports some files as a Rust panic, which is no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
