@@ -21,6 +21,7 @@ from ..models.config import LM2Config
 from ..models.errors import ConvertError
 from ..models.exported import CHECKED, DATA, KEY, MODEL, Export, file_digest
 from ..models.layout import CONFIG, GENERATION, TEMPLATE, TOKENIZER, ModelFolder, open_folder, tensor_shapes
+from ..models.oserrors import utf8_path
 from .cost import Cost, measure
 from .graph import Graph, Store
 from .linear import Weights
@@ -62,7 +63,7 @@ def export_model(
         onnx.save_model(model, out / MODEL)
         model.Clear()
         report(Event("checking", 0, None))
-        check_model(out / MODEL)
+        check_model(utf8_path(out) / MODEL)
         export = write_record(folder, out, options, step, tokenizer)
         cost = quantisation_cost(folder, out, dst, report) if options.precision == "int4" else None
     return {
@@ -92,7 +93,7 @@ def quantisation_cost(folder: ModelFolder, out: Path, dst: Path, report: Report)
         side.flush()
         onnx.save_model(model, Path(name) / MODEL)
         model.Clear()
-        cost = measure(folder.config, Path(name) / MODEL, out / MODEL)
+        cost = measure(folder.config, utf8_path(Path(name)) / MODEL, utf8_path(out) / MODEL)
     text = f"int4 against float32 over {cost.tokens} tokens: same likeliest token {cost.top1:.1%}, KL divergence {cost.kl:.3f} nats"
     report(Event(text, note=True))
     return cost
@@ -185,7 +186,7 @@ def write_record(folder: ModelFolder, out: Path, options: Options, step: Step, t
         files,
     )
     body = json.dumps(folder.config.to_dict() | {KEY: export.to_dict()}, indent=2, ensure_ascii=False) + "\n"
-    write_file(out / CONFIG, lambda f: f.write(body.encode()) and None)
+    write_file(out / CONFIG, lambda f: f.write(body.encode("utf-8", "backslashreplace")) and None)
     stamp = {name: [size, (out / name).stat().st_mtime_ns, digest] for name, (size, digest) in files.items()}
     write_file(out / CHECKED, lambda f: f.write(json.dumps(stamp).encode()) and None)
     return export

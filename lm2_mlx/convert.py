@@ -14,6 +14,7 @@ from ..models.checkpoints.warmstart import MemoryRequest
 from ..models.config import read_json
 from ..models.errors import ConvertError
 from ..models.layout import CONFIG, WEIGHTS
+from ..models.oserrors import shown
 from .quantize import quantize_folder
 from .repack import quantised_matrices, repack_gguf
 
@@ -38,7 +39,7 @@ def convert_mlx(
     quantize_folder and repack_gguf do), ConfigError, ModelFileError or WriteError; `dst` does not exist then.
     """
     check_new_folder(dst)
-    name = name or folder_name(dst)
+    name = shown(name) if name else folder_name(dst)
     if is_model(src):
         if request != MemoryRequest() or dtype != "auto" or config is not None:
             raise ConvertError(f"{src} is a model already: with --mlx only --bits, --group-size and --name can be given")

@@ -196,5 +196,5 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _put_json(path: Path, value: Any) -> None:
-    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
     write_file(path, lambda f: f.write(data) and None)

@@ -2,6 +2,9 @@
 
 import errno
 import os
+from pathlib import Path
+
+from .errors import LM2Error
 
 _REMEDY = {
     errno.ENOSPC: "the disk is full: free some space or choose another folder",
@@ -40,6 +43,18 @@ def shown(path: str | bytes | os.PathLike[str]) -> str:
         return os.fsencode(path).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # other lone surrogates
         return os.fspath(path).encode("utf-8", "backslashreplace").decode()  # type: ignore[union-attr]
+
+
+def utf8_path(folder: Path) -> Path:
+    """`folder` under a name that libraries open which take UTF-8 only: its own, or, for as long as the process, a number of its own.
+
+    Raises LM2Error naming the folder where the system has no such numbers.
+    """
+    if shown(folder) == str(folder):
+        return folder
+    if not os.path.isdir("/proc/self/fd"):
+        raise LM2Error(f"{shown(folder)}: the name is not UTF-8, which a library that opens it needs: rename it")
+    return Path(f"/proc/self/fd/{os.open(folder, os.O_RDONLY)}")
 
 
 def described(error: OSError) -> str:

@@ -10,6 +10,7 @@ from ..models.config import LM2Config, read_json
 from ..models.errors import ModelFileError, PromptError, TokenizerError
 from ..models.home import shipped_model
 from ..models.layout import GENERATION, TOKENIZER, open_folder
+from ..models.oserrors import shown
 from .backend import Backend, BackendOptions, open_backend
 from .sampling import Sampling
 from .template import ChatTemplate
@@ -34,7 +35,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        return self.config.name or self.path.name
+        return self.config.name or shown(self.path.name)
 
     @property
     def text(self) -> Tokenizer:

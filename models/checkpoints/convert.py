@@ -29,6 +29,7 @@ from ..layout import (
     tensor_shapes,
     write_fingerprint,
 )
+from ..oserrors import shown
 from ..tensorfile import ITEM_BYTES, TensorWriter
 from .adapter import Adapter, check_backbone, check_shapes, open_adapter
 from .gguf_file import open_gguf
@@ -71,11 +72,11 @@ def convert(
         raise ConvertError(f"--dtype {dtype!r} must be one of auto, {', '.join(CODES)}")
     check_new_folder(dst)
     source = open_source(src, config, request)
-    lm2, plan = _plan(source, request, dtype, name or folder_name(dst))
+    lm2, plan = _plan(source, request, dtype, shown(name) if name else folder_name(dst))
     total = sum(f.stat().st_size for f in source.files)
     with new_folder(dst) as folder:
         counter = Counter(report, "checking", total)
-        hashes = [{"file": f.name, "bytes": f.stat().st_size, "sha256": sha256(f, counter.add)} for f in source.files]
+        hashes = [{"file": shown(f.name), "bytes": f.stat().st_size, "sha256": sha256(f, counter.add)} for f in source.files]
         written = _write_weights(folder, plan, report)
         ends = {"bos_token_id": lm2.bos_token_id, "eos_token_id": list(lm2.eos_token_id)}
         settings = {**(generation or {}), **(source.generation or ends)}
@@ -86,7 +87,7 @@ def convert(
         notes = list(source.notes)
         origin = {"format": source.format, "files": hashes, "lm2_version": __version__, "seed": seed, "dtype": dtype}
         if request.adapter is not None:
-            origin["adapter"] = request.adapter.name
+            origin["adapter"] = shown(request.adapter.name)
         elif not source.memory:
             origin["memory_recipe"] = RECIPE
         files[SOURCE] = to_json({**origin, **source.detail, **(record or {}), "notes": notes})

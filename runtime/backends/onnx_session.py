@@ -14,7 +14,7 @@ import onnxruntime as ort
 from ...models.errors import BackendError, ModelFileError
 from ...models.exported import DATA, MODEL
 from ...models.layout import ModelFolder
-from ...models.oserrors import shown
+from ...models.oserrors import shown, utf8_path
 from .onnx_buffers import first_line
 
 PREFIX = "lm2."
@@ -53,7 +53,7 @@ def open_session(
     library = find_library(kind)
     if library is not None:
         try:
-            options.register_custom_ops_library(str(library))
+            options.register_custom_ops_library(str(utf8_path(library.parent) / library.name))
         except Exception as error:
             raise BackendError(
                 f"{library} does not load into ONNX Runtime {ort.__version__} ({first_line(error)}): build it again with `lm2 build-ops`"
@@ -103,12 +103,7 @@ def side_folder(path: Path) -> str:
         raise ModelFileError(
             f"{path / DATA} {what}, which ONNX Runtime does not read: copy the folder with what its links point to (cp -rL {path} COPY) and open the copy"
         )
-    where = str(data.parent)
-    if shown(where) == where:
-        return where
-    if not os.path.isdir("/proc/self/fd"):
-        raise ModelFileError(f"ONNX Runtime does not open {shown(where)}, whose name is not UTF-8: rename the folder")
-    return f"/proc/self/fd/{os.open(where, os.O_RDONLY)}"  # for good: the data may be read again
+    return str(utf8_path(data.parent))
 
 
 def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
