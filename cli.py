@@ -132,6 +132,7 @@ def _drop_output() -> None:
 
 def _one_line(error: Exception) -> str:
     from .models.errors import LM2Error
+    from .models.home import home
     from .models.oserrors import described, shown
 
     text = " ".join(str(error).split()) or type(error).__name__
@@ -140,6 +141,8 @@ def _one_line(error: Exception) -> str:
         if error.filename == "stdout":
             _drop_output()
             text = f"cannot write to {text}"
-    elif not isinstance(error, (LM2Error, click.ClickException)):
+    if isinstance(error, OSError) and "LM2_HOME" not in text and f"{home()}{os.sep}" in text:
+        text += " (LM2_HOME says where it lies)"
+    elif not isinstance(error, (OSError, LM2Error, click.ClickException)):
         text = f"unexpected {type(error).__name__}: {text} (run again with --debug and report it)"
     return " ".join(shown(text).split())

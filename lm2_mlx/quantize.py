@@ -54,14 +54,14 @@ def quantize_folder(
     if folder.quantization is not None:
         raise ConvertError(f"{src} is packed already ({folder.quantization.bits} bits): give the model it was made from")
     chosen: dict[str, tuple[int, int]] = {}
-    for name, shape in tensor_shapes(folder.config).items():
-        if not may_be_rounded(name):
+    for tensor, shape in tensor_shapes(folder.config).items():
+        if not may_be_rounded(tensor):
             continue
         if shape[1] % group_size:
             fits = ", ".join(str(g) for g in GROUPS if shape[1] % g == 0)
             remedy = f"use --group-size {fits}" if fits else "this model cannot be packed"
-            raise ConvertError(f"--group-size {group_size} does not divide the width {shape[1]} of tensor {name}: {remedy}")
-        chosen[name] = (MEMORY_BITS if ".memory." in name else bits, group_size)
+            raise ConvertError(f"--group-size {group_size} does not divide the width {shape[1]} of tensor {tensor}: {remedy}")
+        chosen[tensor] = (MEMORY_BITS if ".memory." in tensor else bits, group_size)
 
     def packed(name: str, values: np.ndarray) -> Packed:
         import mlx.core as mx

@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -63,11 +63,16 @@ def check_file(path: Path) -> Path:
     if not stat.S_ISREG(there.st_mode):
         kind = next((words for test, words in _KINDS if test(there.st_mode)), "no regular file")
         raise WriteError(f"cannot write {shown(path)}: it is {kind}, which stays as it is; choose the name of a file")
-    for fd in (1, 2):
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(fd), there):
-                raise WriteError(f"cannot write {shown(path)}: this command's own output goes there; choose another file")
+    if any(_is_stream(fd, there) for fd in (1, 2)):
+        raise WriteError(f"cannot write {shown(path)}: this command's own output goes there; choose another file")
     return Path(os.path.realpath(path))
+
+
+def _is_stream(fd: int, there: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), there)
+    except OSError:
+        return False
 
 
 def write_file(path: Path, fill: Callable[[BinaryIO], object], follow: bool = True) -> None:

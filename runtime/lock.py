@@ -17,7 +17,7 @@ from types import TracebackType
 from filelock import FileLock, SoftFileLock, Timeout
 
 from ..models.alone import NO_LOCKS
-from ..models.atomic import NAME_BYTES, check_file, write_error
+from ..models.atomic import check_file, write_error
 from ..models.oserrors import shown
 from .staterecord import SessionLockedError
 
@@ -81,9 +81,6 @@ class SessionLock:
         if not self._file.parent.is_dir():
             missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             raise write_error(self._file, missing, "the session was not opened")
-        if len(os.fsencode(self._held_file.name)) > NAME_BYTES:
-            long = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-            raise write_error(self._held_file, long, "the session was not opened")
         check_file(self._file)
 
     def _acquire_soft(self) -> None:
