@@ -83,6 +83,11 @@ def main() -> Any:
             raise
         _complain(_one_line(error))
         sys.exit(1)
+    finally:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError, AttributeError):
+            _drop_output()
 
 
 def _streams() -> None:
