@@ -246,7 +246,7 @@ def test_plain_terminals(tiny, tmp_path):
         commands = [
             ["convert", source, tmp_path / f"m{len(runs)}", "--memory-slots", "32"], ["nonsense"], ["info", tmp_path / "none"], ["--help"],
             ["eval", "lm2-tiny", "--task", "recall", "--samples", "1", "--distances", "1"],
-            ["parity", tiny, "--backends", "torch,mlx", "--chunks", "1", "--greedy", "0"],
+            ["parity", tiny, "--backends", "torch,torch:bfloat16", "--chunks", "1", "--greedy", "0"],
             ["generate", tiny, "-p", "x", "--context", text, "--max-tokens", "2", "--seed", "1"],
             ["chat", tiny, "--seed", "1", "--max-tokens", "3", "--verbose"],
         ]  # fmt: skip
