@@ -83,10 +83,12 @@ def command(
     asked = Asked(task, data, spans, _distances(distances), _words(only or ""), part, seed, system, chunk, counter)
     count = samples or (TEXTS if task == "perplexity" else SAMPLES)
     if out is not None:
-        from ...models.atomic import check_folder
+        from ...models.atomic import check_file, check_folder
 
         need_folder(out)
         out = check_folder(out)
+        for name in ("result.json", f"{task}.png"):
+            check_file(out / name)
     loaded = open_model(model, backend, device, dtype, threads)
     with soft_interrupt() as interrupted:
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,5 +24,5 @@ def console(stderr: bool = False) -> "Console":
 
     stream = sys.stderr if stderr else sys.stdout
     wide = stream.isatty()
-    how = {"force_terminal": False, "color_system": None, "no_color": True} if plain() else {}
+    how: dict[str, Any] = {"force_terminal": False, "color_system": None, "no_color": True} if plain() else {}
     return Console(stderr=stderr, highlight=False, soft_wrap=not wide, width=None if wide else 160, **how)

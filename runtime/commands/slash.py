@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ...models.errors import PromptError
+from ...models.errors import LM2Error, PromptError
+from ...models.oserrors import described
 from .common import megabytes, soft_interrupt
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ def run(talk: "Talk", line: str) -> str | None:
     name, _, argument = line.strip().partition(" ")
     if name not in COMMANDS:
         raise PromptError(f"there is no command {name}: /help lists them")
-    return COMMANDS[name][0](talk, argument.strip())
+    try:
+        return COMMANDS[name][0](talk, argument.strip())
+    except OSError as error:
+        if isinstance(error, LM2Error) or error.filename in (None, "stdout"):
+            raise
+        raise PromptError(described(error)) from None  # a path that the system refuses does not end the chat
 
 
 def _say(talk: "Talk", text: str) -> None:
@@ -154,7 +160,10 @@ def _exit(talk: "Talk", argument: str) -> str:
 def _path(argument: str) -> Path:
     if "\0" in argument:
         raise PromptError("the name of a file has a NUL byte: give another name")
-    return Path(argument).expanduser()
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError:
+        raise PromptError(f"{argument}: there is no such user; give the whole path") from None
 
 
 def _need_new(path: Path) -> None:

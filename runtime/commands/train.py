@@ -82,7 +82,7 @@ def command(
         raise BackendError("training needs PyTorch, which is not installed: pip install 'lm2[torch]'")
     import torch
 
-    from ...models.atomic import check_folder
+    from ...models.atomic import check_file, check_folder
     from ...models.checkpoints.warmstart import default_layers
     from ...models.training import jobs, together
     from ...models.training import run as loop
@@ -90,6 +90,7 @@ def command(
     from ...models.training.plan import stages as read_stages
 
     out = check_folder(out)
+    check_file(out / loop.STATE)
     plan = jobs.PLANS[task]
     plan = replace(
         plan, seed=seed, steps=steps or plan.steps, rate=rate or plan.rate, stages=read_stages(stages) if stages else plan.stages

@@ -281,6 +281,14 @@ def test_names_of_255_bytes(lm2, tiny, tmp_path):
     assert len(names(tmp_path)) == 2
 
 
+def test_a_bad_path_does_not_end_the_chat(lm2, tiny, tmp_path):
+    lines = [f"/{name} {path}" for name in ("save", "fork", "load", "read") for path in ("n" * 300, "~nobody-of-this-name/x", "a\0b")]
+    result = lm2("chat", tiny, *FEW, stdin="".join(line + "\n" for line in lines) + "hello\n")
+    said = [line for line in result.err.splitlines() if not line.startswith("seed")]
+    assert result.code == 1 and len(said) == len(lines) and result.out.strip(), result
+    assert not [line for line in said if "unexpected" in line or "Traceback" in line]
+
+
 # Any refusal of the system
 
 
