@@ -100,9 +100,12 @@ def _streams() -> None:
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
     if isinstance(sys.stdout, io.TextIOWrapper):
-        if sys.stdout is sys.__stdout__ and sys.stdout.fileno() == 1:
+        old = sys.stdout
+        if os.name == "posix" and old is sys.__stdout__ and old.fileno() == 1:
             raw = io.BufferedWriter(_Stdout(1, "wb", closefd=False))
-            sys.stdout = io.TextIOWrapper(raw, sys.stdout.encoding, sys.stdout.errors, line_buffering=sys.stdout.line_buffering)
+            sys.stdout = io.TextIOWrapper(
+                raw, old.encoding, old.errors, line_buffering=old.line_buffering, write_through=old.write_through
+            )
         if sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")
 

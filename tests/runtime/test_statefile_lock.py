@@ -214,3 +214,24 @@ def test_a_lock_file_that_is_none(path):
     os.mkfifo(path.with_name("chat.lm2s.lock"))
     with pytest.raises(WriteError, match="it is a pipe"):
         SessionLock(path).acquire()
+
+
+@POSIX
+@CODES
+def test_one_process_at_a_time_without_locks(tmp_path, monkeypatch, code):
+    """What a pull and an export into the cache wait with."""
+    import fcntl
+
+    from filelock import SoftFileLock, Timeout
+
+    from lm2.models.alone import alone
+
+    def flock(fd, operation):
+        raise OSError(code, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    waited = []
+    for _ in range(2):
+        with alone(tmp_path / "lock", lambda: waited.append(1)), pytest.raises(Timeout):
+            SoftFileLock(tmp_path / "lock.held").acquire(blocking=False)
+    assert not waited and not (tmp_path / "lock.held").exists()
