@@ -103,9 +103,7 @@ def _streams() -> None:
         old = sys.stdout
         if os.name == "posix" and old is sys.__stdout__ and old.fileno() == 1:
             raw = io.BufferedWriter(_Stdout(1, "wb", closefd=False))
-            sys.stdout = io.TextIOWrapper(
-                raw, old.encoding, old.errors, line_buffering=old.line_buffering, write_through=old.write_through
-            )
+            sys.stdout = io.TextIOWrapper(raw, old.encoding, old.errors, line_buffering=old.line_buffering, write_through=old.write_through)
         if sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")
 

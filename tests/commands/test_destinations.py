@@ -38,7 +38,9 @@ def names(folder):
 
 
 @POSIX
-@pytest.mark.parametrize("there", ["an empty folder", "a link to an empty folder", "a dangling link", "a trailing slash", ".", "lost+found"])
+@pytest.mark.parametrize(
+    "there", ["an empty folder", "a link to an empty folder", "a dangling link", "a trailing slash", ".", "lost+found"]
+)
 def test_destinations_that_work(lm2, src, tiny, tmp_path, monkeypatch, there):
     """For a conversion and for an export; what is there already stays the same folder (it may be a mount point, or another's working folder)."""
     for command in (("convert", src, "--memory-slots", "32"), ("export", tiny)):
@@ -71,7 +73,9 @@ def test_destinations_that_work(lm2, src, tiny, tmp_path, monkeypatch, there):
 
 
 @POSIX
-@pytest.mark.parametrize("there", ["a folder with something in it", "a link to one", "a file", "a link in a circle", "..", "below a file", "a long name"])
+@pytest.mark.parametrize(
+    "there", ["a folder with something in it", "a link to one", "a file", "a link in a circle", "..", "below a file", "a long name"]
+)
 def test_destinations_that_are_refused_before_any_work(lm2, src, tiny, tmp_path, monkeypatch, there):
     from lm2.models.checkpoints import convert as conversion
     from lm2.runtime import loading
