@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .encoding import EncodingError, read_text
 from .errors import ConfigError, ModelFileError
-from .textfile import EncodingError, read_text
 
 CELLS = ("gated", "released")
 INITS = ("zeros", "eye")

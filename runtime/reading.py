@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from ..models.encoding import EncodingError, without_mark
 from ..models.errors import PromptError
-from ..models.textfile import EncodingError, without_mark
 
 MESSAGE_BYTES_MAX = 1 << 20
 BLOCK_BYTES = 1 << 16

@@ -7,9 +7,9 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from ..models.config import read_json
+from ..models.encoding import EncodingError, read_text
 from ..models.errors import PromptError, TokenizerError
 from ..models.layout import CONFIG, TEMPLATE
-from ..models.textfile import EncodingError, read_text
 from .sandbox import CHARS_MAX, Refusal, Sandbox
 from .tokenizer import Tokenizer, check_text
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..models.encoding import EncodingError, without_mark
 from ..models.errors import PromptError, TokenizerError
 from ..models.layout import TOKENIZER
-from ..models.textfile import EncodingError, without_mark
 from .pieces import read_decoder
 from .streaming import Detokenizer
 

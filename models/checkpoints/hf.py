@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..encoding import EncodingError, decode, without_mark
 from ..errors import ConvertError, TensorFileError
 from ..tensorfile import ITEM_BYTES, Header, TensorInfo, read_header, read_tensor
-from ..textfile import EncodingError, decode, without_mark
 from .source import FLOATS, Source, SourceTensor, check_tokenizer, read_limited, read_object, rows_per_block
 
 INDEX = "model.safetensors.index.json"

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..config import CONFIG_BYTES_MAX, MemoryConfig, read_json
+from ..encoding import decode
 from ..errors import ConvertError, ModelFileError
 from ..tensorfile import from_float32, to_float32
-from ..textfile import decode
 
 BLOCK_BYTES = 8 << 20
 TEXT_BYTES_MAX = 64 << 20

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import LM2Error
-from ..textfile import EncodingError, read_text
 
 TASKS = tuple(f"qa{i}" for i in range(1, 11))
 PARTS = ("train", "validation")
@@ -101,11 +100,11 @@ def read(path: Path, task: str = "") -> tuple[Story, ...]:
         size = path.stat().st_size
         if size > FILE_BYTES_MAX:
             raise BabiError(f"{path} has {size} bytes, more than the {FILE_BYTES_MAX} allowed: it is no bAbI file")
-        text = read_text(path)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BabiError(f"{path} does not exist: give the path of a bAbI file") from None
-    except EncodingError as error:
-        raise BabiError(f"{path} {error}: save it as UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise BabiError(f"{path} is not UTF-8 (byte {error.start}): it is no bAbI file") from None
     except OSError as error:
         raise BabiError(f"cannot read {path}: {error.strerror or error}") from None
     stories = tuple(parse(text.splitlines(), task, str(path)))

@@ -6,7 +6,6 @@ Lengths are counted by a function that is passed in. Upstream counts with GPT-2'
 """
 
 import hashlib
-import os
 import random
 import re
 from bisect import bisect_right
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import textfile
 from ..errors import LM2Error
 from . import babi
 from .recall import Conversation, Turn
@@ -124,9 +122,9 @@ def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > BOOK_BYTES_MAX:
             raise BabilongError(f"{path} has {path.stat().st_size} bytes, more than the {BOOK_BYTES_MAX} allowed: cut it")
-        return textfile.read_text(path)
-    except textfile.EncodingError as error:
-        raise BabilongError(f"{path} {error}: save it as UTF-8") from None
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BabilongError(f"{path} is not UTF-8 (byte {error.start}): convert it") from None
     except OSError as error:
         raise BabilongError(f"cannot read {path}: {error.strerror or error}") from None
 
@@ -138,10 +136,10 @@ def book_part(names: Iterable[str], part: str, held_out: int = BOOKS_HELD_OUT_PE
     """
     if part not in babi.PARTS:
         raise ValueError(f"part {part!r} must be one of {', '.join(babi.PARTS)}")
-    order = sorted(set(names), key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    order = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
     if len(order) < 2:
         return tuple(order)
-    last = sum(hashlib.sha256(os.fsencode(name)).digest()[0] * 100 < held_out * 256 for name in order)
+    last = sum(hashlib.sha256(name.encode()).digest()[0] * 100 < held_out * 256 for name in order)
     last = min(max(last, 1), len(order) - 1)
     return tuple(sorted(order[:last] if part == "validation" else order[last:]))
 

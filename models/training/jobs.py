@@ -19,7 +19,6 @@ from ..config import LM2Config
 from ..layout import GENERATION, TEMPLATE, TOKENIZER, ModelFolder
 from ..lm2 import LM2
 from ..tasks.varied import Varied
-from ..textfile import read_text
 from ..weights import load_model, save_folder, slots_of
 from . import answers, facts, sources, start, together, vocabulary
 from .fact_task import FactTask
@@ -98,7 +97,7 @@ def _small(
             out.mkdir(parents=True, exist_ok=True)
             body = vocabulary.train(data).to_str().encode()
             write_file(file, lambda f: f.write(body))
-    tokenizer = Tokenizer.from_str(read_text(file))
+    tokenizer = Tokenizer.from_file(str(file))
     marks = {mark: tokenizer.token_to_id(mark) for mark in (END, USER, ASSISTANT)}
     for mark, number in marks.items():
         if number is None:
@@ -151,10 +150,10 @@ def chat(
     if begun is not None:
         start.take(model, begun, key)
     model = model.to(device)
-    tokenizer = Tokenizer.from_str(read_text(folder.path / TOKENIZER))
+    tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
     if not (folder.path / TEMPLATE).is_file():
         raise TrainError(f"{folder.path} has no {TEMPLATE}: --task chat needs a chat model, --task text does not")
-    turns = chat_turns(read_text(folder.path / TEMPLATE))
+    turns = chat_turns((folder.path / TEMPLATE).read_text(encoding="utf-8"))
     talks = _talks(model, tokenizer, turns, min(128, memory.chunk), data, plan.seed, say)
     task = TalkTask(model, talks, plan.seed, recompute=recompute)
     if fresh and begun is None:
@@ -196,13 +195,13 @@ def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: 
     model = load_model(folder, device)
     for name, p in model.named_parameters():
         p.requires_grad_(everything or ".memory." in name)
-    tokenizer = Tokenizer.from_str(read_text(folder.path / TOKENIZER))
+    tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
     task = TextTask(model, lambda t: tokenizer.encode(t, add_special_tokens=False).ids, sources.paragraphs(data), recompute=recompute)
 
     def write(path: Path, record: Mapping[str, Any]) -> None:
         template = folder.path / TEMPLATE
-        words = read_text(template) if template.exists() else None
-        _write_model(model, path, read_text(folder.path / TOKENIZER), words, record)
+        words = template.read_text(encoding="utf-8") if template.exists() else None
+        _write_model(model, path, (folder.path / TOKENIZER).read_text(encoding="utf-8"), words, record)
 
     return Job(task, write, "model")
 

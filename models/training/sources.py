@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ..tasks import babi, babilong
-from ..textfile import EncodingError, read_text
 from .plan import TrainError
 
 FILE_BYTES_MAX = 1 << 30
@@ -49,9 +48,9 @@ def lines(file: Path) -> list[str]:
     try:
         if file.stat().st_size > FILE_BYTES_MAX:
             raise TrainError(f"{file} has {file.stat().st_size} bytes, more than the {FILE_BYTES_MAX} allowed: split it")
-        return read_text(file).splitlines()
-    except EncodingError as error:
-        raise TrainError(f"{file} {error}: save it as UTF-8") from None
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise TrainError(f"{file} is not UTF-8 (byte {error.start}): convert it") from None
     except OSError as error:
         raise TrainError(f"cannot read {file}: {error.strerror or error}") from None
 

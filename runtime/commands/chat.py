@@ -225,7 +225,7 @@ def _lines(source: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | None, in
 
     A byte-order mark before the first is no part of it. Raises PromptError where it is that of another encoding.
     """
-    from ...models.textfile import MARK
+    from ...models.encoding import MARK
     from ..reading import unmarked
 
     number = 0

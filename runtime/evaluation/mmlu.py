@@ -5,7 +5,6 @@ Hendrycks et al., arXiv 2009.03300. The examples are in the memory only, never i
 """
 
 import csv
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ...models.tasks.scoring import majority
-from ...models.textfile import EncodingError, decode
 from .cells import Cell, Outcome
 from .store import EvaluationError
 from .streams import Ids, Reader, surprise
@@ -45,13 +43,12 @@ def read_choices(path: Path) -> tuple[Choice, ...]:
     """A subject's questions. Raises EvaluationError naming the file and the line."""
     out = []
     try:
-        for number, row in enumerate(csv.reader(io.StringIO(decode(path.read_bytes()), newline="")), 1):
-            if len(row) != 6 or row[5].strip() not in LETTERS:
-                raise EvaluationError(f"{path} line {number} must be a question, four answers and one of A, B, C, D")
-            out.append(Choice(row[0].strip(), (row[1].strip(), row[2].strip(), row[3].strip(), row[4].strip()), row[5].strip()))
-    except EncodingError as error:
-        raise EvaluationError(f"{path} {error}: save it as UTF-8") from None
-    except (OSError, csv.Error) as error:
+        with path.open(newline="", encoding="utf-8") as f:
+            for number, row in enumerate(csv.reader(f), 1):
+                if len(row) != 6 or row[5].strip() not in LETTERS:
+                    raise EvaluationError(f"{path} line {number} must be a question, four answers and one of A, B, C, D")
+                out.append(Choice(row[0].strip(), (row[1].strip(), row[2].strip(), row[3].strip(), row[4].strip()), row[5].strip()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EvaluationError(f"cannot read {path}: {error}") from None
     if not out:
         raise EvaluationError(f"{path} is empty: give MMLU's files")

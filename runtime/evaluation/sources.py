@@ -6,11 +6,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from ...models.encoding import read_text
 from ...models.errors import TokenizerError
 from ...models.tasks import babi, babilong
 from ...models.tasks.recall import KINDS, ROOM_FOR_TEMPLATE, conversations
 from ...models.tasks.scoring import Floor, majority
-from ...models.textfile import read_text
 from .cells import Cell
 from .render import Renderer
 from .store import EvaluationError

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...models.encoding import EncodingError, read_text
 from ...models.errors import PromptError
 from ...models.tasks.babilong import pieces, sentences
 from ...models.tasks.recall import Conversation, Turn
-from ...models.textfile import EncodingError, read_text
 from ..evaluation.render import Renderer
 from ..evaluation.sources import recall_cells
 from ..statefile import Moment, Record, read_session

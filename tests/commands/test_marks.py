@@ -8,7 +8,7 @@ import shutil
 import pytest
 import tiny_tokenizer
 
-from lm2.models.textfile import EncodingError, decode, read_text, without_mark
+from lm2.models.encoding import EncodingError, decode, read_text, without_mark
 
 FEW = ("--max-tokens", "3", "--seed", "1", "--threads", "1")
 MARK = codecs.BOM_UTF8
@@ -124,25 +124,3 @@ def test_other_encodings_are_named(lm2, tiny, tmp_path, name):
         model = shutil.copytree(tiny, tmp_path / file.replace(".", "-"))
         (model / file).write_bytes(in_other(name, (model / file).read_text()))
         lm2("chat", model, *FEW, stdin="x\n").fails(model / file, f"is {name}")
-
-
-def test_data_of_tasks(tmp_path):
-    """Books, bAbI, MMLU, JSON lines."""
-    from lm2.models.tasks import babi, babilong
-    from lm2.models.training import sources as training
-    from lm2.runtime.evaluation.mmlu import read_choices
-
-    def both(name, text, read):
-        results = []
-        for data in (text.encode(), MARK + text.encode()):
-            (tmp_path / name).write_bytes(data)
-            results.append(read(tmp_path / name))
-        assert results[0] == results[1] and results[0]
-        (tmp_path / name).write_bytes(in_other("UTF-16 (little-endian)", text))
-        with pytest.raises(Exception, match=r"is UTF-16 \(little-endian\), not UTF-8"):
-            read(tmp_path / name)
-
-    both("book.txt", "A long sentence about the sea.\n", babilong.read_text)
-    both("qa1_x.txt", "1 Mary went to the kitchen.\n2 Where is Mary?\tkitchen\t1\n", babi.read)
-    both("x_test.csv", '"Who?",a,b,c,d,A\n', read_choices)
-    both("x.jsonl", '{"text": "a"}\n', lambda file: list(training._records(file)))
