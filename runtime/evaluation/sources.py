@@ -6,7 +6,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from ...models.encoding import read_text
 from ...models.errors import TokenizerError
 from ...models.tasks import babi, babilong
 from ...models.tasks.recall import KINDS, ROOM_FOR_TEMPLATE, conversations
@@ -117,7 +116,7 @@ def counter(file: Path | None) -> tuple[Callable[[str], int], str]:
     import tokenizers
 
     try:
-        library = tokenizers.Tokenizer.from_str(read_text(file))
+        library = tokenizers.Tokenizer.from_file(str(file))
     except BaseException as error:  # the library reports some files as a Rust panic, which is no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
