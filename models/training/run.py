@@ -219,9 +219,9 @@ def _resume(
             if have.get(key) != want.get(key):
                 raise _other(file, key, have.get(key), want.get(key))
         if "origin" in record:
-            there, here = dict(record["origin"]), dict(origin)
-            data = there.pop("data", None), here.pop("data", None)
-            if (other := difference(there, here)) is not None:
+            began, here = dict(record["origin"]), dict(origin)
+            data = began.pop("data", None), here.pop("data", None)
+            if (other := difference(began, here)) is not None:
                 raise _other(file, *other)
             if data[0] != data[1]:
                 finished = int(record["step"]) >= plan.steps
