@@ -40,7 +40,7 @@ class Tokenizer:
         try:
             self._data = data = without_mark(data)
         except EncodingError as error:
-            raise TokenizerError(f"{name} {error}: save it as UTF-8, or restore the file") from None
+            raise TokenizerError(f"{name} is not a tokenizer.json this version can read (it {error}): save it as UTF-8, or restore the file") from None
         self._name = name
         self._library = self._open()
         self._plain: tokenizers.Tokenizer | None = None
