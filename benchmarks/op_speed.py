@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 
-from common import command, machine, table, versions
+from common import command, machine, require_close, table, versions
 
 UPDATES, BATCH = 30, 1
 SIZES = ((1, 576), (512, 576), (1, 2048), (512, 2048))
@@ -64,13 +64,19 @@ def bound(model, library, arrays, threads):
     first = arrays["old"].numpy()
     out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(first.shape, first.dtype)
     binding.bind_ortvalue_output(f"new{UPDATES - 1}", out)
-    return lambda: session.run_with_iobinding(binding)
+    def run():
+        session.run_with_iobinding(binding)
+        return out
+
+    return run
 
 
 def compare(kind, t, d, warm, library, threads, repeats):
     """Median seconds of one update: (standard operators, kernel). `warm` binds all updates' gates to three arrays."""
     import numpy as np
     import onnxruntime
+
+    from lm2.export.ops.reference import gated_memory_update
 
     rng = np.random.default_rng(0)
     model = chain(kind)
@@ -81,6 +87,11 @@ def compare(kind, t, d, warm, library, threads, repeats):
             made[key] = onnxruntime.OrtValue.ortvalue_from_numpy(rng.standard_normal((BATCH, t, d), dtype=np.float32).astype(kind))
     arrays = {i.name: made.get(i.name) or made[i.name[0]] for i in model.graph.input}
     runs = [bound(model, None, arrays, threads), bound(model, library, arrays, threads)]
+    want = arrays["old"].numpy()
+    for k in range(UPDATES):
+        want = gated_memory_update(*(arrays[f"{gate}{k}"].numpy() for gate in "ifz"), want)
+    for what, run in zip(("a chain of standard operators", "the kernel"), runs, strict=True):
+        require_close(f"{what} ({kind}, T={t}, d={d})", run().numpy(), want, 1e-5 if kind == "float32" else 5e-3)
     inner = max(1, 200_000 // (t * d * 8))
     times = ([], [])
     clock = time.thread_time if threads == 1 else time.perf_counter
