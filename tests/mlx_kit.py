@@ -1,10 +1,19 @@
 """Model folders, runs and tokens for the MLX tests. Models are made with PyTorch, the reference; runs use the backend contract only."""
 
+import platform
+
 import numpy as np
 import tiny
 
 from lm2.models.weights import random_model, save_folder
 from lm2.runtime.backend import BackendOptions, open_backend
+
+
+def fast():
+    """Whether MLX computes with more than its Linux wheel's plain BLAS, which is twenty times slower."""
+    from lm2.lm2_mlx.blas import preloaded
+
+    return platform.system() != "Linux" or preloaded()
 
 
 def folder(path, name, seed=3, **fields):

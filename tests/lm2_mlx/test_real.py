@@ -7,9 +7,6 @@ likeliest token where the two likeliest are more than rounding apart. What round
 unpacked numbers, over 512 positions on every machine.
 """
 
-import os
-import platform
-
 import mlx_kit
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ from lm2.runtime.tokenizer import Tokenizer
 
 pytest.importorskip("mlx.core")
 pytestmark = [pytest.mark.real, pytest.mark.slow]
-FAST = platform.system() != "Linux" or "blas" in os.environ.get("LD_PRELOAD", "")
+FAST = mlx_kit.fast()
 WHOLE = 128  # tokens a chunk
 LENGTH = WHOLE if FAST else 16
 CHAT = (
