@@ -46,7 +46,7 @@ def kinds(split: str) -> dict[str, Kind]:
     """The kinds of `train` or `heldout`. Raises CorpusError for another split, and for files that break their form."""
     if split not in values.SPLITS:
         raise CorpusError(f"split {split!r} must be one of {values.SPLITS}")
-    return read(sorted(FOLDER.glob(f"{split}_*.txt")))
+    return read(sorted(set(FOLDER.glob(f"{split}_*.txt")) - {FOLDER / "heldout_talks.txt"}))
 
 
 def draw(rng: random.Random, split: str, kind: str | None = None, loose: bool = True) -> Told:
