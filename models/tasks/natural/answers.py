@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
@@ -38,6 +39,7 @@ _UNITS = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=1 << 16)
 def normal(text: str) -> str:
     """A text in the form answers are compared in: lower case, digits for numbers, 24 times as h:mm, money as `NUMBER unit`, no marks."""
     text = unicodedata.normalize("NFC", text).lower().replace("’", "'").replace("‘", "'").replace("–", "-").replace("—", " - ")
@@ -84,7 +86,8 @@ def _dates(text: str) -> str:
     return text
 
 
-def forms(value: str) -> set[str]:
+@lru_cache(maxsize=1 << 16)
+def forms(value: str) -> frozenset[str]:
     """The value's forms that an answer may have, in normal form: a leading `the`, `a`, `my` or `our` may be left out, a time's dot is a colon."""
     plain = normal(value)
     found = {plain}
@@ -97,7 +100,7 @@ def forms(value: str) -> set[str]:
         found.add(hour[1])
     compact = re.sub(r"(?<=\w) ?- ?(?=\w)", " - ", plain)
     found.add(compact)
-    return {form for form in found if form}
+    return frozenset(form for form in found if form)
 
 
 def mentions(text: str, value: str) -> bool:
@@ -107,7 +110,7 @@ def mentions(text: str, value: str) -> bool:
 
 
 def _within(form: str, said: str) -> bool:
-    return bool(form) and re.search(rf"(?<![\w.:]){re.escape(form)}(?![\w:]|\.\d)", said) is not None
+    return form in said and re.search(rf"(?<![\w.:]){re.escape(form)}(?![\w:]|\.\d)", said) is not None
 
 
 def is_told(reply: str, value: str, accepted: tuple[str, ...] = (), others: tuple[str, ...] = ()) -> bool:

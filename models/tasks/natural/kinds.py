@@ -77,7 +77,7 @@ def fill_slots(rng: random.Random, kind: Kind, split: str) -> dict[str, str]:
     for _ in range(TRIES):
         filled = {slot: _value(rng, of, split) for slot, of in kind.slots.items()}
         filled["old"] = _value(rng, kind.slots["x"], split)
-        if len(set.union(*(forms(v) for v in filled.values()))) == sum(len(forms(v)) for v in filled.values()):
+        if len(frozenset().union(*(forms(v) for v in filled.values()))) == sum(len(forms(v)) for v in filled.values()):
             return filled
     raise CorpusError(f"kind {kind.name!r}: its slots have too few different values")
 
