@@ -170,6 +170,9 @@ def _checked(d: _Draft) -> Kind:
         told = sum(slot in names(s) for s in d.statements)
         if told < (STATEMENTS_MIN if slot == "x" else SECOND_MIN):
             raise refuse(f"{told} statements tell {{{slot}}}, fewer than {STATEMENTS_MIN if slot == 'x' else SECOND_MIN}")
+    unused = sorted(set(d.slots) - set().union(*(names(s) for s in d.statements)))
+    if unused:
+        raise refuse(f"no statement uses {{{unused[0]}}}: leave the slot out")
     if set(d.replies) - set(d.questions):
         raise refuse("an answer has no questions")
     for text in d.statements:

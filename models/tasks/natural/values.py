@@ -182,6 +182,14 @@ def _duration(rng: random.Random, split: str) -> str:
     return f"{number_words(n) if rng.random() < 0.6 and n < 100 else n} {unit}"
 
 
+def _span(rng: random.Random, split: str) -> str:
+    unit = rng.choice(("days", "weeks", "months"))
+    n = rng.randint(2, 30 if unit == "days" else 14)
+    if rng.random() < 0.15:
+        return f"{number_words(min(n, 11))} and a half {unit}"
+    return f"{number_words(n) if rng.random() < 0.6 else n} {unit}"
+
+
 def _code(rng: random.Random, split: str) -> str:
     return "".join(rng.choices("0123456789", k=rng.choice((4, 4, 5, 6))))
 
@@ -260,14 +268,14 @@ def _todo(rng: random.Random, split: str) -> str:
 
 
 def _length(rng: random.Random, split: str) -> str:
-    n = rng.randint(2, 95)
-    unit = rng.choice(("centimetres", "inches", "feet", "metres", "cm", "yards"))
+    unit = rng.choice(("centimetres", "inches", "feet", "metres", "cm"))
+    n = rng.randint(2, 12) if unit in ("feet", "metres") else rng.randint(12, 95)
     return f"{n}.{rng.randint(1, 9)} {unit}" if rng.random() < 0.25 else f"{number_words(n) if rng.random() < 0.3 else n} {unit}"
 
 
 def _weight(rng: random.Random, split: str) -> str:
-    n = rng.randint(2, 90)
-    unit = rng.choice(("kilos", "kg", "pounds", "lbs", "stone"))
+    n = rng.randint(2, 40)
+    unit = rng.choice(("kilos", "kg", "pounds", "lbs"))
     return f"{n}.{rng.randint(1, 9)} {unit}" if rng.random() < 0.3 else f"{number_words(n) if rng.random() < 0.3 else n} {unit}"
 
 
@@ -290,6 +298,11 @@ def _file(rng: random.Random, split: str) -> str:
     return f"{word}{rng.choice(('', '_final', '_v2', '_new', str(rng.randint(1, 99))))}.{rng.choice(('txt', 'xlsx', 'pdf', 'py', 'csv', 'md', 'docx', 'json'))}"
 
 
+def _source(rng: random.Random, split: str) -> str:
+    word = _syllables(rng, 1, 2) if rng.random() < 0.4 else rng.choice(pool("thing", split)).replace(" ", "_").replace("'", "")
+    return f"{word}{rng.choice(('', '_test', '_utils', '2', '_old'))}.{rng.choice(('py', 'rs', 'js', 'go', 'c', 'java', 'rb', 'cpp'))}"
+
+
 def _host(rng: random.Random, split: str) -> str:
     return f"{_syllables(rng, 1, 2)}{rng.choice(('', '-' + str(rng.randint(1, 20)), str(rng.randint(1, 9))))}"
 
@@ -306,9 +319,9 @@ _MAKERS: dict[str, Maker] = {
     "person": _name, "surname": _surname, "fullname": lambda rng, split: f"{_name(rng, split)} {_surname(rng, split)}",
     "invented": _invented, "petname": lambda rng, split: rng.choice(pool("pet", split)) if rng.random() < 0.6 else _name(rng, split),
     "town": _town, "street": _street, "address": lambda rng, split: f"{rng.randint(1, 240)} {_street(rng, split)}",
-    "time": _own(_time), "date": _own(_date), "duration": _own(_duration), "code": _own(_code), "ref": _own(_ref), "phone": _own(_phone),
+    "time": _own(_time), "date": _own(_date), "duration": _own(_duration), "span": _own(_span), "code": _own(_code), "ref": _own(_ref), "phone": _own(_phone),
     "plate": _own(_plate), "password": _own(_password), "version": _own(_version), "room": _own(_room), "title": _own(_title), "venue": _own(_venue),
     "model": _model, "medicine": _medicine, "product": _product, "object": _object, "spot": _spot, "shade": _shade, "todo": _todo,
     "length": _own(_length), "weight": _own(_weight), "amount": _own(_amount), "score": _own(_score), "club": _club, "file": _own(_file),
-    "host": _own(_host),
+    "host": _own(_host), "source": _own(_source),
 }  # fmt: skip
