@@ -35,7 +35,8 @@ _UNITS = {
     "kilos": "kg", "kilo": "kg", "kilograms": "kg", "kilogram": "kg", "lb": "pounds", "lbs": "pounds", "centimetres": "cm", "centimeters": "cm",
     "centimetre": "cm", "grams": "g", "gram": "g", "millilitres": "ml", "milliliters": "ml", "metres": "m", "meters": "m", "mins": "minutes",
     "hrs": "hours", "grey": "gray", "percent": "%", "minute": "minutes", "hour": "hours", "day": "days", "week": "weeks", "month": "months",
-    "year": "years",
+    "year": "years", "mondays": "monday", "tuesdays": "tuesday", "wednesdays": "wednesday", "thursdays": "thursday", "fridays": "friday",
+    "saturdays": "saturday", "sundays": "sunday",
 }  # fmt: skip
 
 
@@ -104,12 +105,31 @@ def forms(value: str) -> frozenset[str]:
 
 
 def mentions(text: str, value: str) -> bool:
-    """Whether the value stands in the text as whole words, in one of its equal forms: `17` for `seventeen`, `9:30` for `half past nine`."""
+    """Whether the value stands in the text as whole words, in one of its equal forms: `17` for `seventeen`, `9:30` for `half past nine`.
+
+    `17:30` is `half past five` too, but what is said to be in the morning is not what is said to be in the afternoon.
+    """
     said = normal(text)
-    return any(_within(form, said) for form in forms(value))
+    found = [form for form in forms(value) if _within(form, said)]
+    if found and ":" in normal(value):
+        mine, theirs = _half_of_day(value), _half_of_day(text)
+        return not (mine and theirs and mine != theirs)
+    return bool(found)
+
+
+def _half_of_day(text: str) -> str:
+    """`am` or `pm` where a text says one of them (13:00 to 23:59 and "in the evening" are pm), else nothing."""
+    text = text.lower()
+    halves = set()
+    if re.search(r"\d\s?a\.?m\b|\bin the morning\b", text):
+        halves.add("am")
+    if re.search(r"\d\s?p\.?m\b|\bin the (?:afternoon|evening)\b|\bat night\b|\b(?:1[3-9]|2[0-3])[.:][0-5]\d\b", text):
+        halves.add("pm")
+    return halves.pop() if len(halves) == 1 else ""
 
 
 def _within(form: str, said: str) -> bool:
+    said = said if ":00" in form else said.replace(":00", "")
     return form in said and re.search(rf"(?<![\w.:]){re.escape(form)}(?![\w:]|\.\d)", said) is not None
 
 

@@ -6,7 +6,7 @@ Several hundred kinds are for training (data/train_*.txt); kinds of other domain
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from . import values
@@ -14,10 +14,10 @@ from .answers import forms, mentions
 from .errors import CorpusError
 from .files import FOLDER
 from .reader import Kind, read, slots_of
+from .talk import ordinary
 
 LOOSE = 0.2  # of messages that are typed without capitals at the start or a stop at the end
 TRIES = 200
-VOWELS = tuple("aeio")
 _MARK = re.compile(r"\{(?:([aA]) )?([A-Za-z]+)\}")
 _AN = re.compile(r"(?:[aeio]|un(?!i)|ug|um|up|us(?!e|u)|hour|honest|heir|8|11\b|18\b)", re.IGNORECASE)
 _NOT_AN = re.compile(r"(?:eu|one\b|once)", re.IGNORECASE)
@@ -137,6 +137,38 @@ def _careless(text: str, spans: dict[str, tuple[int, int]]) -> str:
     if not re.match(r"I\b", text) and all(begin > 0 for begin, _ in spans.values()):
         text = text[0].lower() + text[1:]
     return text
+
+
+ASK_LEADS = (
+    "Remind me: ", "Quick question: ", "Hey, ", "Sorry, but ", "One thing: ", "Can you help me? ", "Do you remember? ", "I've forgotten. ", "So, ", "Ok, ",
+    "By the way, ", "Let me test you. ", "Hm. ", "Now then: ", "Before I go: ",
+)  # fmt: skip
+ASK_TAILS = (" I forgot.", " Do you remember?", " I told you before.", " It's gone right out of my head.", " Please.", " Thanks!", " I did tell you.")
+SAY_LEADS = (
+    "Morning! ", "Hi. ", "Oh, ", "Right, ", "Anyway. ", "Ok so, ", "Hello again. ", "Just so you know: ", "Listen, ", "Not important but ", "Hmm, ",
+    "Ha, ", "Well. ", "Before I forget: ", "By the way, ",
+)  # fmt: skip
+
+
+def ask(rng: random.Random, told: Told) -> str:
+    """One of the questions for a fact, sometimes with a word before or after it."""
+    question = rng.choice(told.questions)
+    roll = rng.random()
+    if roll < 0.15:
+        return rng.choice(ASK_LEADS) + question
+    if roll < 0.25:
+        return question + ("" if question[-1] in "?.!" else "?") + rng.choice(ASK_TAILS)
+    return question
+
+
+def chatty(rng: random.Random, told: Told, split: str) -> Told:
+    """The same fact with a word before it, or with an ordinary question after it (of the split, as a person would go on)."""
+    lead = rng.choice(SAY_LEADS) if rng.random() < 0.5 else ""
+    text = lead + told.text
+    if not lead or rng.random() < 0.5:
+        text += ("" if text[-1] in ".!?" else ".") + " " + rng.choice(ordinary(split))
+    begin, end = told.span
+    return replace(told, text=text, span=(begin + len(lead), end + len(lead)))
 
 
 def together(rng: random.Random, told: Sequence[Told]) -> str:
