@@ -76,12 +76,13 @@ def drawn(split, n=4000, seed=0):
 def closed(told, split):
     """Whether a fact's value is of a type that is not divided: a day, a month, a small number."""
     of = kinds.kinds(split)[told.kind].slots[told.key[1]]
-    return of in values.CLOSED or isinstance(of, str) and re.fullmatch(r"n\d+-\d+|plus\d+-\d+", of) is not None
+    return of in values.CLOSED or (isinstance(of, str) and re.fullmatch(r"n\d+-\d+|plus\d+-\d+", of) is not None)
 
 
 def test_values_are_divided():
     train, held = (
-        {normal(t.value) for t in drawn(split) if not closed(t, split) and not re.fullmatch(r"[\d.]+", normal(t.value))} for split in values.SPLITS
+        {normal(t.value) for t in drawn(split) if not closed(t, split) and not re.fullmatch(r"[\d.]+", normal(t.value))}
+        for split in values.SPLITS
     )  # small numbers are too few to be divided
     assert not train & held and len(train) > 1500 and len(held) > 500
     own = [
@@ -325,7 +326,9 @@ def test_question_from_description(description, question):
 
 
 def folder(tmp_path, record=None, schema=None, questions=None):
-    schema = {"Trains_1.to": "City where train is going to", "Homes_1.area": "City where the apartment is located"} if schema is None else schema
+    schema = (
+        {"Trains_1.to": "City where train is going to", "Homes_1.area": "City where the apartment is located"} if schema is None else schema
+    )
     record = record or {"id": "1", "services": ["Trains_1"], "turns": TURNS}
     (tmp_path / "x_schema.json").write_text(json.dumps(schema), encoding="utf-8")
     (tmp_path / "x_slots.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")

@@ -4,10 +4,15 @@ import re
 import unicodedata
 from functools import lru_cache
 
-_ONES = (
+
+def _w(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_ONES = _w(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+)
+_TENS = _w("twenty thirty forty fifty sixty seventy eighty ninety")
 
 
 def number_words(n: int) -> str:
@@ -29,7 +34,7 @@ _ORDINALS = {
     "twelfth": 12, "thirteenth": 13, "fourteenth": 14, "fifteenth": 15, "sixteenth": 16, "seventeenth": 17, "eighteenth": 18, "nineteenth": 19,
     "twentieth": 20, "thirtieth": 30,
 }  # fmt: skip
-_MONTHS = "january february march april may june july august september october november december".split()
+_MONTHS = _w("january february march april may june july august september october november december")
 _ORDINAL = re.compile(rf"\b(?:(20|30)[ -])?({'|'.join(_ORDINALS)})\b")
 _UNITS = {
     "kilos": "kg", "kilo": "kg", "kilograms": "kg", "kilogram": "kg", "lb": "pounds", "lbs": "pounds", "centimetres": "cm", "centimeters": "cm",
@@ -71,7 +76,9 @@ def _times(text: str) -> str:
     text = re.sub(r"\b(?:a )?quarter (?:past|after) (\d{1,2})\b", r"\1:15", text)
     text = re.sub(r"\b(?:a )?quarter (?:to|of|before|till) (\d{1,2})\b", lambda m: f"{(int(m[1]) - 2) % 12 + 1}:45", text)
     text = re.sub(r"\b(\d{1,2})(?: minutes)? (?:past|after) (\d{1,2})\b", lambda m: f"{m[2]}:{int(m[1]):02d}", text)
-    text = re.sub(r"\b(5|10|20|25)(?: minutes)? (?:to|before|till) (\d{1,2})\b", lambda m: f"{(int(m[2]) - 2) % 12 + 1}:{60 - int(m[1])}", text)
+    text = re.sub(
+        r"\b(5|10|20|25)(?: minutes)? (?:to|before|till) (\d{1,2})\b", lambda m: f"{(int(m[2]) - 2) % 12 + 1}:{60 - int(m[1])}", text
+    )
     text = re.sub(r"\b(\d{1,2}) o'clock\b", r"\1:00", text)
     text = re.sub(r"\b(\d{1,2})[.:](\d\d)\s?(a|p)\.?m\b\.?", r"\1:\2", text)
     text = re.sub(r"\b(\d{1,2})\s?(a|p)\.?m\b\.?", r"\1:00", text)

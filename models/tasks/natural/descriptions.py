@@ -10,7 +10,15 @@ _BARE = {
     "this", "that", "to", "origin", "my", "their", "its", "percentage", "humidity",
 }  # fmt: skip
 _PREPOSITION = r"(of|for|in|by|at|on|with)"
-_VERBS = {"has": "have", "serves": "serve", "offers": "offer", "allows": "allow", "belongs": "belong", "provides": "provide", "accepts": "accept"}
+_VERBS = {
+    "has": "have",
+    "serves": "serve",
+    "offers": "offer",
+    "allows": "allow",
+    "belongs": "belong",
+    "provides": "provide",
+    "accepts": "accept",
+}
 _YES_NO = re.compile(r"(?:Boolean (?:flag|value) )?(?:indicating |indicates )?(?:if|whether) (.+?)(?: or not)?", re.IGNORECASE)
 _BEGINS = re.compile(r"(\w+) (on|in|at|from|to) which (.+?) (\w+[^su])s(?: (.+))?")
 _PLACE = re.compile(r"(\w+(?: or \w+)?) where (.+?) (is|are|was|were) (.+)")

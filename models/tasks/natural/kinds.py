@@ -143,7 +143,15 @@ ASK_LEADS = (
     "Remind me: ", "Quick question: ", "Hey, ", "Sorry, but ", "One thing: ", "Can you help me? ", "Do you remember? ", "I've forgotten. ", "So, ", "Ok, ",
     "By the way, ", "Let me test you. ", "Hm. ", "Now then: ", "Before I go: ",
 )  # fmt: skip
-ASK_TAILS = (" I forgot.", " Do you remember?", " I told you before.", " It's gone right out of my head.", " Please.", " Thanks!", " I did tell you.")
+ASK_TAILS = (
+    " I forgot.",
+    " Do you remember?",
+    " I told you before.",
+    " It's gone right out of my head.",
+    " Please.",
+    " Thanks!",
+    " I did tell you.",
+)
 SAY_LEADS = (
     "Morning! ", "Hi. ", "Oh, ", "Right, ", "Anyway. ", "Ok so, ", "Hello again. ", "Just so you know: ", "Listen, ", "Not important but ", "Hmm, ",
     "Ha, ", "Well. ", "Before I forget: ", "By the way, ",

@@ -1,10 +1,10 @@
 """Kinds of fact as they are written down, and the checks on them. Knows the form of the files; draws nothing.
 
-    [hens] x: n3-60                     a kind, its slots and the types of their values (values.py, or `(this | that)`)
-    I keep {x} hens, believe it or not  a statement; {X} begins with a capital, {a x} has its article, {old} is the value before a correction
-    ~ make that {x} hens by the way     a correction, a message of its own, said after a statement with another value
-    ? How many hens do I keep?          a question for {x}; `?y ` for {y}. What it names ({name}) says which fact of the kind is meant
-    = You keep {x} hens.                the answer to it as a sentence; `=y ` for {y}
+[hens] x: n3-60                     a kind, its slots and the types of their values (values.py, or `(this | that)`)
+I keep {x} hens, believe it or not  a statement; {X} begins with a capital, {a x} has its article, {old} is the value before a correction
+~ make that {x} hens by the way     a correction, a message of its own, said after a statement with another value
+? How many hens do I keep?          a question for {x}; `?y ` for {y}. What it names ({name}) says which fact of the kind is meant
+= You keep {x} hens.                the answer to it as a sentence; `=y ` for {y}
 """
 
 import re
@@ -166,7 +166,9 @@ def _checked(d: _Draft) -> Kind:
         keys[slot] = frozenset(named[0])
         answer = d.replies.get(slot)
         if answer is None or slot not in names(answer) or names(answer) - {slot} - keys[slot]:
-            raise refuse(f"{{{slot}}} needs an answer `={'' if slot == 'x' else slot} ...` with it and with nothing the question does not name")
+            raise refuse(
+                f"{{{slot}}} needs an answer `={'' if slot == 'x' else slot} ...` with it and with nothing the question does not name"
+            )
         told = sum(slot in names(s) for s in d.statements)
         if told < (STATEMENTS_MIN if slot == "x" else SECOND_MIN):
             raise refuse(f"{told} statements tell {{{slot}}}, fewer than {STATEMENTS_MIN if slot == 'x' else SECOND_MIN}")
@@ -191,6 +193,4 @@ def _checked(d: _Draft) -> Kind:
             raise refuse(f"the correction {text!r} has no {{x}}")
     if len({s.lower() for s in d.statements}) < len(d.statements):
         raise refuse("a statement stands twice")
-    return Kind(
-        d.name, d.slots, tuple(d.statements), tuple(d.corrections), {s: tuple(q) for s, q in d.questions.items()}, d.replies, keys
-    )
+    return Kind(d.name, d.slots, tuple(d.statements), tuple(d.corrections), {s: tuple(q) for s, q in d.questions.items()}, d.replies, keys)

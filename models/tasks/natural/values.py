@@ -19,13 +19,18 @@ CLOSED = ("weekday", "month")
 HELD_OF = 5  # every so many-th word is held out
 TRIES = 1000
 
-_ORDINALS = (
+
+def _w(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_ORDINALS = _w(
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth seventeenth "
     "eighteenth nineteenth twentieth"
-).split()
-_STARTS = "b br c cl d dr f fl g gr h j k kr l m n p pr qu r s sh sk st t th tr v w y z".split()
-_VOWELS = "a e i o u a e i o ai ea oo ou".split()
-_ENDS = "l n r s t m x ck nd rn lt ss th sh v d".split()
+)
+_STARTS = _w("b br c cl d dr f fl g gr h j k kr l m n p pr qu r s sh sk st t th tr v w y z")
+_VOWELS = _w("a e i o u a e i o ai ea oo ou")
+_ENDS = _w("l n r s t m x ck nd rn lt ss th sh v d")
 _LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 _RANGED = re.compile(r"(n|money|cents|plus)(\d+)-(\d+)")
 
@@ -110,7 +115,7 @@ def _ranged(form: str, low: int, high: int, rng: random.Random) -> str:
         return rng.choice((f"£{text}", f"${text}", f"€{text}", f"{text} euros"))
     if n > 200:
         n -= n % 5
-    said = f"{n:,}" if n > 9999 or n > 999 and rng.random() < 0.5 else str(n)
+    said = f"{n:,}" if n > 9999 or (n > 999 and rng.random() < 0.5) else str(n)
     return rng.choice((f"${said}", f"£{said}", f"€{said}", f"{said} dollars", f"{said} pounds", f"{said} euros", f"{said} quid"))
 
 
@@ -211,7 +216,9 @@ def _plate(rng: random.Random, split: str) -> str:
 
 def _password(rng: random.Random, split: str) -> str:
     word = _syllables(rng, 2, 3) if rng.random() < 0.5 else rng.choice(pool("animal", split)).replace(" ", "")
-    return rng.choice((f"{word}{rng.randint(2, 99)}", f"{word}-{_syllables(rng, 1, 2)}", f"{word}_{rng.randint(100, 999)}", word.capitalize()))
+    return rng.choice(
+        (f"{word}{rng.randint(2, 99)}", f"{word}-{_syllables(rng, 1, 2)}", f"{word}_{rng.randint(100, 999)}", word.capitalize())
+    )
 
 
 def _version(rng: random.Random, split: str) -> str:
@@ -219,13 +226,17 @@ def _version(rng: random.Random, split: str) -> str:
 
 
 def _room(rng: random.Random, split: str) -> str:
-    return rng.choice((f"{rng.choice(_LETTERS)}{rng.randint(1, 40)}", str(rng.randint(101, 899)), f"{rng.randint(1, 9)}.{rng.randint(10, 40)}"))
+    return rng.choice(
+        (f"{rng.choice(_LETTERS)}{rng.randint(1, 40)}", str(rng.randint(101, 899)), f"{rng.randint(1, 9)}.{rng.randint(10, 40)}")
+    )
 
 
 def _title(rng: random.Random, split: str) -> str:
     noun, other = rng.choice(pool("titlenoun", split)), rng.choice(lists()["titlenoun"])
     first = rng.choice(lists()["titleword"])
-    return rng.choice((f"The {first} {noun}", f"{first} {noun}", f"The {noun} of {other}", f"The {noun}", f"{noun} and {other}", f"A {first} {noun}"))
+    return rng.choice(
+        (f"The {first} {noun}", f"{first} {noun}", f"The {noun} of {other}", f"The {noun}", f"{noun} and {other}", f"A {first} {noun}")
+    )
 
 
 def _venue(rng: random.Random, split: str) -> str:
@@ -290,7 +301,9 @@ def _score(rng: random.Random, split: str) -> str:
 
 
 def _club(rng: random.Random, split: str) -> str:
-    return f"{_town(rng, split)} {rng.choice(('Rovers', 'United', 'Athletic', 'Falcons', 'Town', 'Rangers', 'Wanderers', 'Otters', 'Comets'))}"
+    return (
+        f"{_town(rng, split)} {rng.choice(('Rovers', 'United', 'Athletic', 'Falcons', 'Town', 'Rangers', 'Wanderers', 'Otters', 'Comets'))}"
+    )
 
 
 def _file(rng: random.Random, split: str) -> str:
