@@ -284,6 +284,24 @@ def _length(rng: random.Random, split: str) -> str:
     return f"{n}.{rng.randint(1, 9)} {unit}" if rng.random() < 0.25 else f"{number_words(n) if rng.random() < 0.3 else n} {unit}"
 
 
+def _tall(rng: random.Random, split: str) -> str:
+    n = rng.randint(3, 14)
+    return f"{number_words(n) if rng.random() < 0.4 else n}{rng.choice(('', '', ' and a half'))} {rng.choice(('feet', 'metres'))}"
+
+
+def _height(rng: random.Random, split: str) -> str:
+    n = rng.randint(15, 160)
+    return f"{number_words(n) if n <= 99 and rng.random() < 0.3 else n} {rng.choice(('feet', 'metres', 'yards'))}"
+
+
+def _triptime(rng: random.Random, split: str) -> str:
+    if rng.random() < 0.6:
+        n = rng.randint(12, 95)
+        return f"{number_words(n) if rng.random() < 0.5 else n} minutes"
+    n = rng.randint(2, 15)
+    return f"{number_words(n) if rng.random() < 0.6 else n}{rng.choice(('', ' and a half'))} hours"
+
+
 def _weight(rng: random.Random, split: str) -> str:
     n = rng.randint(2, 40)
     unit = rng.choice(("kilos", "kg", "pounds", "lbs"))
@@ -332,7 +350,7 @@ _MAKERS: dict[str, Maker] = {
     "person": _name, "surname": _surname, "fullname": lambda rng, split: f"{_name(rng, split)} {_surname(rng, split)}",
     "invented": _invented, "petname": lambda rng, split: rng.choice(pool("pet", split)) if rng.random() < 0.6 else _name(rng, split),
     "town": _town, "street": _street, "address": lambda rng, split: f"{rng.randint(1, 240)} {_street(rng, split)}",
-    "time": _own(_time), "date": _own(_date), "duration": _own(_duration), "span": _own(_span), "code": _own(_code), "ref": _own(_ref), "phone": _own(_phone),
+    "time": _own(_time), "date": _own(_date), "duration": _own(_duration), "span": _own(_span), "tall": _own(_tall), "height": _own(_height), "triptime": _own(_triptime), "code": _own(_code), "ref": _own(_ref), "phone": _own(_phone),
     "plate": _own(_plate), "password": _own(_password), "version": _own(_version), "room": _own(_room), "title": _own(_title), "venue": _own(_venue),
     "model": _model, "medicine": _medicine, "product": _product, "object": _object, "spot": _spot, "shade": _shade, "todo": _todo,
     "length": _own(_length), "weight": _own(_weight), "amount": _own(_amount), "score": _own(_score), "club": _club, "file": _own(_file),
