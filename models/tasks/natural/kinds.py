@@ -64,7 +64,7 @@ def draw_all(rng: random.Random, split: str, kind: str | None = None, loose: boo
         said = rng.choice(chosen.statements)
         filled = fill_slots(rng, chosen, split)
         if chosen.corrections and rng.random() < 1 / (1 + len(chosen.statements)):
-            told = _corrected(rng, chosen, filled)
+            told = (corrected(rng, chosen, filled),)
         else:
             told = tell(rng, chosen, said, filled, loose)
         if all(not mentions(question, t.value) for t in told for question in t.questions):
@@ -94,11 +94,12 @@ def tell(rng: random.Random, kind: Kind, said: str, filled: dict[str, str], loos
     return tuple(_told(kind, slot, text, spans[slot], filled) for slot in kind.asked if slot in spans)
 
 
-def _corrected(rng: random.Random, kind: Kind, filled: dict[str, str]) -> tuple[Told, ...]:
+def corrected(rng: random.Random, kind: Kind, filled: dict[str, str]) -> Told:
+    """A fact told with `old`'s value and then corrected. The kind must have corrections."""
     plain = [s for s in kind.statements if "x" in slots_of(s) and "old" not in slots_of(s)]
     before, _ = rendered(rng.choice(plain), {**filled, "x": filled["old"]})
     text, spans = rendered(rng.choice(kind.corrections), filled)
-    return (_told(kind, "x", text, spans["x"], filled, before),)
+    return _told(kind, "x", text, spans["x"], filled, before)
 
 
 def _told(kind: Kind, slot: str, text: str, span: tuple[int, int], filled: dict[str, str], earlier: str | None = None) -> Told:
