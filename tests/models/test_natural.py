@@ -58,6 +58,15 @@ def test_no_question_names_its_value():
                     assert not any(mentions(q, t.value) for q in t.questions), t
 
 
+def test_no_value_lies_inside_another():
+    """`Kingdom` beside `Amber Kingdom`: an answer with the one would have the other."""
+    rng = random.Random(2)
+    for kind in (k for split in values.SPLITS for k in kinds.kinds(split).values() if k.slots["x"] in ("title", "venue", "object", "spot")):
+        for _ in range(20):
+            filled = kinds.fill_slots(rng, kind, "train")
+            assert not mentions(filled["old"], filled["x"]) and not mentions(filled["x"], filled["old"])
+
+
 def test_a_function_of_the_seed():
     def some(seed):
         rng = random.Random(seed)

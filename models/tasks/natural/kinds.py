@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from . import values
-from .answers import forms, mentions
+from .answers import mentions
 from .errors import CorpusError
 from .files import FOLDER
 from .reader import Kind, read, slots_of
@@ -73,11 +73,11 @@ def draw_all(rng: random.Random, split: str, kind: str | None = None, loose: boo
 
 
 def fill_slots(rng: random.Random, kind: Kind, split: str) -> dict[str, str]:
-    """A value for every slot and `old`, all different. Raises CorpusError where a type has too few."""
+    """A value for every slot and `old`, none inside another. Raises CorpusError where a type has too few."""
     for _ in range(TRIES):
         filled = {slot: _value(rng, of, split) for slot, of in kind.slots.items()}
         filled["old"] = _value(rng, kind.slots["x"], split)
-        if len(frozenset().union(*(forms(v) for v in filled.values()))) == sum(len(forms(v)) for v in filled.values()):
+        if not any(mentions(a, b) for i, a in enumerate(filled.values()) for j, b in enumerate(filled.values()) if i != j):
             return filled
     raise CorpusError(f"kind {kind.name!r}: its slots have too few different values")
 
