@@ -64,7 +64,7 @@ def draw_all(rng: random.Random, split: str, kind: str | None = None, loose: boo
         said = rng.choice(chosen.statements)
         filled = fill_slots(rng, chosen, split)
         if chosen.corrections and rng.random() < 1 / (1 + len(chosen.statements)):
-            told = (corrected(rng, chosen, filled),)
+            told: tuple[Told, ...] = (corrected(rng, chosen, filled),)
         else:
             told = tell(rng, chosen, said, filled, loose)
         if all(not mentions(question, t.value) for t in told for question in t.questions):
