@@ -171,6 +171,35 @@ class Session:
         self._keep(before)
         return count
 
+    @property
+    def head(self) -> tuple[int, ...]:
+        """The tokens every window of a conversation begins with: the system prompt, or the template's own preamble."""
+        return self._head()
+
+    def hear(self, content: str, answer: str) -> None:
+        """Take a turn that was answered elsewhere: message and answer as they are, nothing is chosen; fed when next needed. Raises PromptError for an empty message."""
+        if not content.strip():
+            raise PromptError("the message is empty: write something")
+        self.settle()
+        before = self.at
+        try:
+            first = self._turn_ids(content, first=True)
+            later = self._turn_ids(content, first=False) if self.at.filled else first
+            said = self.model.encode(answer, plain=True)
+            self.at = self.feeder.begin(self.at, first, later, self._head())
+            for n, token in enumerate(said):
+                if self.at.filled == self.feeder.size:
+                    self.at = self.feeder.room(self.at, first, said[:n], self._head())
+                self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
+            self.at = self.feeder.close(self.at, self.model.encode(self.dialogue.close()), self._head())
+        except BaseException:
+            self.at = before
+            raise
+        self.reply = None
+        self._remember("user", content)
+        self._remember("assistant", answer)
+        self._keep(before)
+
     def memory(self) -> MemoryState:
         """The memory as it stands, with everything up to the last turn's end in it."""
         self.settle()
