@@ -1,6 +1,6 @@
 """Opening an exported model in ONNX Runtime: device, threads, the operator library, and one clear line for what goes wrong.
 
-Knows ONNX Runtime's sessions; nothing of chunks. Never loads a library from a model's folder.
+Knows ONNX Runtime's sessions; nothing of windows. Never loads a library from a model's folder.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime as ort
 
 from ...models.errors import BackendError, ModelFileError
-from ...models.exported import MODEL
+from ...models.exported import FORMAT, MODEL, other_format
 from ...models.layout import ModelFolder
 from .onnx_buffers import first_line
 
@@ -92,6 +92,9 @@ def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
             raise ModelFileError(
                 f"{file} was exported with {key} {config[key]!r}, config.json says {mine[key]!r}: the files are not of one export"
             )
+    own = meta.get(f"{PREFIX}format", "")
+    if own != str(FORMAT):
+        raise ModelFileError(f"{file} has {PREFIX}format {own!r}, which {other_format(int(own) if own.isdecimal() else 0)}")
     names = {i.name for i in session.get_inputs()}
     if not isinstance(state, dict) or not set(state) <= names:
         raise ModelFileError(f"{file} does not have the state inputs it declares: export the model again")
