@@ -117,16 +117,21 @@ class OnnxBackend:
         new = 1 if past == 0 else 3 if at.written < window.written else 0
         first = 0 if all_logits else -1
         if self._one_by_one and b > 1 and t > 1 and past:
+            if new == 3:  # of all sequences at once, with a first token
+                (begun, window), more = self.extend(ids[:, :1], window, all_logits), ids[:, 1:]
+                logits, window = self.extend(more, window, all_logits)
+                return (np.concatenate((begun, logits), axis=1) if all_logits else logits), window
             parts = [buffers.run(ids[s : s + 1], new, at, first, self.config.vocab_size, sequence=s) for s in range(b)]
             logits = np.concatenate(parts)
         else:
             logits = buffers.run(ids, new, at, first, self.config.vocab_size)  # (b, t or 1, v)
-        buffers.written, buffers.folded, buffers.rows_of = window.written, window.folded, past + t
         return (logits if all_logits else logits[:, 0]), window._replace(length=past + t)
 
     def _at(self, window: OnnxWindow) -> At:
         """Where a call on `window` stands, its fold still to be done if the buffers do not have it. Raises BackendError for a window folded since."""
         buffers = window.buffers
+        if buffers.spoiled:
+            raise BackendError("a fold of this window failed half-way: begin a new window from its session")
         if buffers.written > window.written:
             raise BackendError(f"this window was folded since it had {window.folded} tokens in the memory: go on with what `fold` returned")
         return At(window.length, buffers.written, buffers.folded, window.carried)
@@ -161,10 +166,9 @@ class OnnxBackend:
             bank = buffers.bank_after(self._at(window), self.config.vocab_size)  # (b, l, n, d)
             return MemoryState(np.ascontiguousarray(bank.swapaxes(0, 1)), written)
         assert window.bank is not None  # nothing was folded: there is no memory, or its cell is released
-        if self._exact and buffers.rows_of != length:  # its rows depend on every token of the window
+        if self._exact and buffers.length != length:  # its rows depend on every token of the window
             tokens = np.ascontiguousarray(buffers.tensors["past_tokens"].numpy()[:, :length])
             buffers.run(tokens, 1, At(0, window.written), -1, self.config.vocab_size)
-            buffers.rows_of = length
         bank = window.bank.copy()
         if m.banks:
             bank[:, :, :length] = buffers.tensors["past_rows"].numpy()[:, :, :length].swapaxes(0, 1)  # (l, b, s, d)

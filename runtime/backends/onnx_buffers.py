@@ -13,6 +13,7 @@ from ...models.errors import BackendError
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 NUMBERS = ("past_length", "past_written", "past_folded", "new_chunk", "carry", "logits_from")
+ENDS = ("present_length", "present_written", "present_folded")
 Shape = tuple[int, ...]
 
 
@@ -47,9 +48,10 @@ class At(NamedTuple):
 
 
 class Buffers:
-    """The state of one window of `batch` sequences. `rows_of`: length of the window its rows were computed for (cell released).
+    """The state of one window of `batch` sequences.
 
-    written, folded: what the bank in these buffers holds; a window that says more was folded since, which the next call will do.
+    What it holds is read from the numbers that ONNX Runtime wrote with it (`length`, `written`, `folded`): a caller interrupted right after a call
+    cannot believe otherwise. A window that says it has more in the bank was folded since, which the next call will do.
     """
 
     def __init__(
@@ -64,12 +66,27 @@ class Buffers:
     ):
         self.session, self.device, self.index, self.state = session, device, index, state
         self.tensors = {name: Tensor(array, device, index) for name, array in arrays.items()}
-        self.written, self.folded, self.rows_of = written, folded, 0
         known = {i.name for i in session.get_inputs()}
         self.numbers = {name: np.zeros(1, np.int64) for name in NUMBERS if name in known}
-        self.ends = {name.replace("past_", "present_"): np.zeros(1, np.int64) for name in self.numbers if name.startswith("past_")}
+        self.ends = {name: np.array([n], np.int64) for name, n in zip(ENDS, (0, written, folded), strict=True) if past_of(name) in known}
+        self.spoiled = False  # a fold failed half-way
         self.spare: dict[str, Tensor] = {}
         self._all = self._bound(None)
+
+    @property
+    def length(self) -> int:
+        """Positions of the window after the last call."""
+        return int(self.ends["present_length"][0])
+
+    @property
+    def written(self) -> int:
+        """Tokens in the bank, ever."""
+        return int(self.ends["present_written"][0])
+
+    @property
+    def folded(self) -> int:
+        """Positions of the window that are in the bank."""
+        return int(self.ends["present_folded"][0]) if "present_folded" in self.ends else 0
 
     def run(self, ids: np.ndarray, new: int, at: At, first: int, vocabulary: int, sequence: int | None = None) -> np.ndarray:
         """One call: ids (b, t), `new` as new_chunk. Returns float32 logits of positions `first` .. of the call, (b, t or 1, v); -1 is the last."""
@@ -101,6 +118,7 @@ class Buffers:
         try:
             self.session.run_with_iobinding(binding)
         except Exception as error:
+            self.spoiled = int(self.numbers["new_chunk"][0]) == 3
             raise BackendError(f"ONNX Runtime {ort.__version__} could not run the model ({first_line(error)})") from None
         return logits
 
@@ -110,7 +128,10 @@ class Buffers:
         for name, array in self.numbers.items():
             binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
         for name, array in self.ends.items():
-            binding.bind_output(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+            if apart:
+                binding.bind_output(name, "cpu")
+            else:
+                binding.bind_output(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
         for name, tensor in (self.tensors | (self._spare() if apart else {})).items():
             address, shape = tensor.part(sequence)
             kind = tensor.dtype.type
@@ -131,6 +152,11 @@ class Buffers:
                     np.zeros((tensor.shape[0], k, 1 if isinstance(w, str) else w, e), tensor.dtype), self.device, self.index
                 )
         return self.spare
+
+
+def past_of(name: str) -> str:
+    """The input that output `name` is fed back as."""
+    return name.replace("present_", "past_", 1)
 
 
 def first_line(error: Exception) -> str:

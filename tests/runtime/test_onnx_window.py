@@ -140,6 +140,48 @@ def test_folds_and_rewinding(cells):
     assert_close("rewound among the carried", one, other, LOGITS)
 
 
+def test_interrupted_after_a_fold_was_done(cells, monkeypatch):
+    """Ctrl-C arrives when the call is over and nothing was returned: the fold is not done twice, whatever is fed next."""
+    _, b = cells("gated")
+    ids, state = tokens(1, 20), kit.written(b)
+
+    def after_a_fold():
+        return b.fold(b.extend(ids[:, :12], b.start(1, state, W))[1])
+
+    want, wanted = b.extend(ids[:, 12:], after_a_fold())
+    window = after_a_fold()
+    right = type(window.buffers)._call
+
+    def interrupted(self, *args):
+        right(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(window.buffers), "_call", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        b.extend(ids[:, :5], window)
+    monkeypatch.undo()
+    got, longer = b.extend(ids[:, 12:], window)
+    assert_close("logits", got, want, 1e-6)
+    assert_close("bank", b.commit(longer).bank, b.commit(wanted).bank, 1e-6)
+
+
+def test_a_fold_that_fails_is_not_gone_on_from(cells, monkeypatch):
+    """Nobody knows how much of it was done: the window says so from then on."""
+    _, b = cells("gated")
+    window = b.fold(b.extend(tokens(1, 12), b.start(1, None, W))[1])
+
+    class Broken:
+        def run_with_iobinding(self, binding):
+            raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as m, pytest.raises(BackendError, match="could not run the model"):
+        m.setattr(window.buffers, "session", Broken())
+        b.extend([1], window)
+    for call in (lambda: b.extend([1], window), lambda: b.commit(window), lambda: b.memory(window)):
+        with pytest.raises(BackendError, match="failed half-way"):
+            call()
+
+
 @pytest.mark.parametrize("form", ["default", "standard"])
 def test_a_window_of_any_size(cells, form):
     """The file's windows are as large as asked for, up to the model's positions; the numbers do not depend on it."""
