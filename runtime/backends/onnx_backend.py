@@ -37,6 +37,11 @@ class OnnxWindow(NamedTuple):
     folded: int = 0
     carried: int = 0
 
+    @property
+    def stale(self) -> bool:
+        """Whether its buffers were folded since, or a fold of them failed half-way: then only running the window again helps."""
+        return self.buffers.spoiled or self.buffers.written > self.written
+
 
 class OnnxBackend:
     """Runs an exported model. Deterministic for a given file, device, thread count and ONNX Runtime version."""
@@ -130,10 +135,9 @@ class OnnxBackend:
     def _at(self, window: OnnxWindow) -> At:
         """Where a call on `window` stands, its fold still to be done if the buffers do not have it. Raises BackendError for a window folded since."""
         buffers = window.buffers
-        if buffers.spoiled:
-            raise BackendError("a fold of this window failed half-way: begin a new window from its session")
-        if buffers.written > window.written:
-            raise BackendError(f"this window was folded since it had {window.folded} tokens in the memory: go on with what `fold` returned")
+        if window.stale:
+            how = "its last fold failed half-way" if buffers.spoiled else f"it was folded since it had {window.folded} tokens in the memory"
+            raise BackendError(f"this window cannot go on, {how}: run its tokens again in a new one")
         return At(window.length, buffers.written, buffers.folded, window.carried)
 
     def rewind(self, window: OnnxWindow, length: int) -> OnnxWindow:

@@ -88,7 +88,7 @@ def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
         )
     mine = folder.config.to_dict()
     for key in sorted(set(config) & set(mine) - {"name"}):
-        if config[key] != mine[key]:
+        if _decisive(key, config[key]) != _decisive(key, mine[key]):
             raise ModelFileError(
                 f"{file} was exported with {key} {config[key]!r}, config.json says {mine[key]!r}: the files are not of one export"
             )
@@ -98,3 +98,8 @@ def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
     names = {i.name for i in session.get_inputs()}
     if not isinstance(state, dict) or not set(state) <= names:
         raise ModelFileError(f"{file} does not have the state inputs it declares: export the model again")
+
+
+def _decisive(key: str, value: Any) -> Any:
+    """A config's value without what says only how sessions use the model."""
+    return {k: v for k, v in value.items() if k != "window"} if key == "memory" and isinstance(value, dict) else value

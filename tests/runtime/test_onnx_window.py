@@ -129,8 +129,9 @@ def test_folds_and_rewinding(cells):
     for back in (window, b.rewind(longer, 12)):
         again, _ = b.extend(ids[:, 12:20], back)
         assert_close("again", again, first, 1e-6)
+    assert before.stale and not (window.stale or longer.stale)
     for call in (lambda: b.extend([1], before), lambda: b.commit(before), lambda: b.fold(before)):
-        with pytest.raises(BackendError, match="was folded since it had 0 tokens in the memory"):
+        with pytest.raises(BackendError, match="was folded since it had 0 tokens in the memory: run its tokens again in a new one"):
             call()
     carried = b.start(1, b.commit(longer), W, 10)
     _, carried = b.extend(ids[:, :10], carried)
@@ -177,6 +178,7 @@ def test_a_fold_that_fails_is_not_gone_on_from(cells, monkeypatch):
     with monkeypatch.context() as m, pytest.raises(BackendError, match="could not run the model"):
         m.setattr(window.buffers, "session", Broken())
         b.extend([1], window)
+    assert window.stale
     for call in (lambda: b.extend([1], window), lambda: b.commit(window), lambda: b.memory(window)):
         with pytest.raises(BackendError, match="failed half-way"):
             call()
