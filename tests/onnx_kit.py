@@ -52,6 +52,7 @@ def rewritten(path, change):
     import json
 
     import onnx
+
     from lm2.models.exported import file_digest
 
     model = onnx.load(path / "model.onnx")

@@ -70,7 +70,7 @@ for turn in turns:
     else:  # the next window begins with the last turns, which are in the memory and not written again
         while said and (not gated or sum(map(len, said)) > window // 2):
             said.pop(0)
-        carried = sum(said, [])
+        carried = [token for turn in said for token in turn]
         if carried:
             feed(carried, BEGIN, len(carried))
         token = feed(ids, GO_ON if carried else BEGIN)

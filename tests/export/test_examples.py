@@ -8,7 +8,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
 import onnx_kit
 import pytest
 import tiny_model
@@ -63,7 +62,7 @@ def wanted(folder, turns):
         else:
             while said and (not gated or sum(map(len, said)) > size // 2):
                 said.pop(0)
-            carried = sum(said, [])
+            carried = [token for turn in said for token in turn]
             window = backend.start(1, window and backend.commit(window), size, len(carried))
             seen[0] += 1
             if carried:
