@@ -196,7 +196,8 @@ def estimated_bytes(config: LM2Config, options: Options) -> int:
     for name, shape in tensor_shapes(config).items():
         bits = options.bits_of(name.removesuffix(".weight")) if len(shape) == 2 else 0
         total += math.prod(shape) * ((bits + 0.5) / 8 if bits else 2 if options.half and ".memory." not in name else 4)
-    return int(total) + 4 * config.head_dim * config.max_position_embeddings  # the rotary tables
+    positions = config.memory.chunk if config.memory.cell == "released" else options.window or config.max_position_embeddings
+    return int(total) + 4 * config.head_dim * positions  # the rotary tables
 
 
 def _version() -> str:

@@ -71,7 +71,7 @@ def test_the_server_keeps_each_conversation(tmp_path, name):
 @pytest.mark.parametrize("name", ["gated", "gated-4T"])
 def test_windows_and_folds(tmp_path, name):
     """Turns with a fold before each, a window that is full and one that carries tokens over, as docs/onnx.md has them; the backend says the same."""
-    folder, backend, summary = repository(tmp_path, name, Options(window=40))
+    folder, backend, summary = repository(tmp_path, name, Options(window=40, plain=True))
     assert summary["triton"]["window"] == 40 and "2, 40, 8" in (folder / "config.pbtxt").read_text()
     server, rng = Server(folder), np.random.default_rng(4)
     state, start = None, True

@@ -360,3 +360,25 @@ def test_exports_of_an_earlier_version_are_refused(tmp_path, place):
     with pytest.raises(LM2Error, match=r"exported by an earlier lm2: export it again with `lm2 export MODEL DST`") as caught:
         onnx_kit.backend(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.real
+def test_smollm2(smollm2, tmp_path):
+    """fp32: the gates of the parity report over a window of 2,048 that carries 100 tokens and folds three times."""
+    from pathlib import Path
+
+    from compare import nmse, relative_l2
+
+    from lm2.runtime.tokenizer import Tokenizer
+
+    text = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    ids = np.array(Tokenizer.load(smollm2).encode(text))[:700]
+    export_model(smollm2, tmp_path / "x")
+    torch, b = kit.torch(smollm2), onnx_kit.backend(tmp_path / "x")
+    script = Script(ids[None, 200:], (150, 340, 341), 100)
+    (want, x), (got, y) = (
+        onnx_kit.windowed(side, side.commit(side.extend(ids[:300], side.start())[1]), script, 2048) for side in (torch, b)
+    )
+    assert_close("logits", got, want, 5e-4)
+    assert relative_l2(got, want) <= 1e-5 and (got.argmax(-1) == want.argmax(-1)).all()
+    assert nmse(b.to_host(b.commit(y)), torch.to_host(torch.commit(x))) <= 1e-10
