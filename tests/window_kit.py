@@ -1,5 +1,6 @@
 """An oracle for windows and folds: a whole window layer by layer, without caches, every token reading the bank of the last fold before it."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +17,7 @@ class Script:
     def segments(self):
         """(begin, end) of the tokens between two folds; the carried ones and those up to the first fold read the same bank."""
         marks = [0, *(f for f in self.folds if f > self.carried), self.ids.shape[1]]
-        return [(a, b) for a, b in zip(marks, marks[1:], strict=False) if b > a]
+        return [(a, b) for a, b in itertools.pairwise(marks) if b > a]
 
 
 @dataclass
@@ -77,3 +78,36 @@ def run(model, bank, written, script, window, split=None):
     if count != state.written:
         banks.append(last)
     return Result(torch.cat(out, dim=1), banks, count), state
+
+
+SCRIPTS = {
+    "one chunk": ((), 0, 16),
+    "a fold a turn": ((5, 6, 19, 33), 0, 40),
+    "full chunks": ((16, 32), 0, 48),
+    "carried, nothing new": ((), 24, 24),
+    "carried beyond a chunk": ((27, 30, 44), 20, 47),
+    "carried, folded late": ((36,), 20, 37),
+    "fold inside what is carried": ((7, 25), 10, 28),
+}
+"""Folds, carried tokens and length of a window of 48 positions, in models that fold after 16 tokens at the latest."""
+
+
+def on_backend(backend, state, script, window, split=None):
+    """The same through a backend's contract: logits (b, s, v) and the memory after each fold and after a commit, on the host."""
+    import numpy as np
+
+    at, out, banks, chunk = backend.start(script.ids.shape[0], state, window, script.carried), [], [], backend.config.memory.chunk
+    ids = script.ids.numpy()
+    for stop in sorted({*script.folds, ids.shape[1]}):
+        while at.length < stop:
+            if at.length >= script.carried and at.length - at.folded == chunk:
+                at = backend.fold(at)
+            room = script.carried - at.length if at.length < script.carried else at.folded + chunk - at.length
+            size = min(stop - at.length, room, split or stop)
+            logits, at = backend.extend(ids[:, at.length : at.length + size], at, all_logits=True)
+            out.append(logits)
+        if stop in script.folds and stop > at.folded:
+            at = backend.fold(at)
+            banks.append(backend.to_host(backend.memory(at)))
+    last = backend.commit(at)
+    return np.concatenate(out, axis=1), [*banks, backend.to_host(last)], last.written, at

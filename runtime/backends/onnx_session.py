@@ -10,8 +10,9 @@ from typing import Any
 
 import onnxruntime as ort
 
+from ...models import exported
 from ...models.errors import BackendError, ModelFileError
-from ...models.exported import FORMAT, MODEL, other_format
+from ...models.exported import MODEL
 from ...models.layout import ModelFolder
 from .onnx_buffers import first_line
 
@@ -93,8 +94,8 @@ def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
                 f"{file} was exported with {key} {config[key]!r}, config.json says {mine[key]!r}: the files are not of one export"
             )
     own = meta.get(f"{PREFIX}format", "")
-    if own != str(FORMAT):
-        raise ModelFileError(f"{file} has {PREFIX}format {own!r}, which {other_format(int(own) if own.isdecimal() else 0)}")
+    if own != str(exported.FORMAT):
+        raise ModelFileError(f"{file} has {PREFIX}format {own!r}, which {exported.other_format(int(own) if own.isdecimal() else 0)}")
     names = {i.name for i in session.get_inputs()}
     if not isinstance(state, dict) or not set(state) <= names:
         raise ModelFileError(f"{file} does not have the state inputs it declares: export the model again")

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 from compare import assert_close
-from window_kit import Script, run, whole
+from window_kit import SCRIPTS, Script, run, whole
 
 from lm2.models import decode
 from lm2.models.lm2 import LM2
@@ -29,17 +29,6 @@ def bank_of(model, batch=1, count=2):
     for c in range(count):
         _, bank = model(tokens(batch, chunk, 30 + c), bank, c * chunk)
     return bank, count * chunk
-
-
-SCRIPTS = {
-    "one chunk": ((), 0, 16),
-    "a fold a turn": ((5, 6, 19, 33), 0, 40),
-    "full chunks": ((16, 32), 0, 48),
-    "carried, nothing new": ((), 24, 24),
-    "carried beyond a chunk": ((27, 30, 44), 20, 47),
-    "carried, folded late": ((36,), 20, 37),
-    "fold inside what is carried": ((7, 25), 10, 28),
-}
 
 
 @torch.inference_mode()

@@ -346,13 +346,13 @@ def test_a_plain_folder_is_exported_once(tmp_path, monkeypatch):
     assert np.array_equal(b.extend(ids, b.start())[0], again.extend(ids, again.start())[0])
     (kept,) = (tmp_path / "home" / "onnx").glob("*-fp32-*/model.onnx")
     with monkeypatch.context() as earlier:
-        earlier.setattr("lm2.runtime.backends.onnx_cache.GRAPH", 4)
-        kept.parent.rename(kept.parent.with_name(kept.parent.name.rsplit("-", 1)[0] + "-4"))
+        earlier.setattr("lm2.runtime.backends.onnx_cache.GRAPH", 1)
+        kept.parent.rename(kept.parent.with_name(kept.parent.name.rsplit("-", 1)[0] + "-1"))
         open_backend("onnx", source, options)
     assert len(notes) == 1
     open_backend("onnx", source, options)  # what another version kept is left alone, and this one exports for itself
     assert len(notes) == 2
-    (kept,) = (tmp_path / "home" / "onnx").glob("*-fp32-5/model.onnx")
+    (kept,) = (tmp_path / "home" / "onnx").glob("*-fp32-[!1]*/model.onnx")
     kept.write_bytes(kept.read_bytes()[:-1])
     with pytest.raises(BackendError, match="remove .* and it is made again"):
         open_backend("onnx", source, options)

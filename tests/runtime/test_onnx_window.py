@@ -7,29 +7,16 @@ import pytest
 import tiny
 import torch
 from compare import assert_close
-from window_kit import Script, whole
+from onnx_window_kit import BANK, LOGITS, RTOL, W, memory_of, oracle, reference, script_of, state_of, tokens
+from window_kit import SCRIPTS, Script
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 from lm2.export.export import export_model  # noqa: E402
 from lm2.export.options import Options  # noqa: E402
-from lm2.models.errors import BackendError, ConvertError, LM2Error  # noqa: E402
-from lm2.models.layout import open_folder  # noqa: E402
-from lm2.models.weights import load_model  # noqa: E402
-from lm2.runtime.backend import MemoryState  # noqa: E402
+from lm2.models.errors import BackendError, ConvertError  # noqa: E402
 
-LOGITS, BANK, RTOL = 5e-5, 2e-5, 1e-4
-W = 48  # three chunks of 16
 GATED = [name for name in tiny.CELLS if name.startswith("gated")]
-SCRIPTS = {
-    "one chunk": ((), 0, 16),
-    "a fold a turn": ((5, 6, 19, 33), 0, 40),
-    "full chunks": ((16, 32), 0, 48),
-    "carried, nothing new": ((), 24, 24),
-    "carried beyond a chunk": ((27, 30, 44), 20, 47),
-    "carried, folded late": ((36,), 20, 37),
-    "fold inside what is carried": ((7, 25), 10, 28),
-}
 
 
 @pytest.fixture(scope="module")
@@ -40,33 +27,10 @@ def cells(tmp_path_factory):
     def get(name, form="default"):
         if (name, form) not in made:
             source, path = onnx_kit.exported(root / name, name, onnx_kit.FORMS[form])
-            made[name, form] = load_model(open_folder(source), torch.device("cpu"), torch.float64), onnx_kit.backend(path)
+            made[name, form] = reference(source), onnx_kit.backend(path)
         return made[name, form]
 
     return get
-
-
-def memory_of(model, batch=1, count=3, ahead=5):
-    """A bank (l, b, n, d) written in `count` chunks, exact in float32, and a pointer that is no multiple of a chunk."""
-    bank, chunk = model.initial_bank(batch), model.config.memory.chunk
-    with torch.inference_mode():
-        for c in range(count):
-            _, bank = model(torch.as_tensor(tokens(batch, chunk, 30 + c)), bank, c * chunk)
-    return bank.float().double(), count * chunk + ahead
-
-
-def tokens(batch, length, seed=5):
-    return np.random.default_rng(seed).integers(0, 61, (batch, length))  # (b, t)
-
-
-def script_of(what, batch=2):
-    folds, carried, length = SCRIPTS[what]
-    return Script(torch.as_tensor(tokens(batch, length)), folds, carried)
-
-
-def oracle(model, bank, written, script):
-    with torch.inference_mode():
-        return whole(model, bank, written, script)
 
 
 @pytest.mark.parametrize("what", SCRIPTS)
@@ -77,7 +41,7 @@ def test_a_window_is_what_it_is_defined_to_be(cells, name, form, what):
     model, b = cells(name, form)
     bank, written = memory_of(model, 2, 3 if "carried" in what else 0, 5 if "carried" in what else 0)
     script = script_of(what)
-    want, state = oracle(model, bank, written, script), MemoryState(bank.numpy().astype(np.float32), written)
+    want, state = oracle(model, bank, written, script), state_of(bank, written)
     for split in (None, 1, 3):
         got, window = onnx_kit.windowed(b, state, script, W, split)
         assert_close(f"logits split {split}", got, want.logits.numpy(), LOGITS, RTOL)
@@ -97,7 +61,7 @@ def test_memory_is_that_of_the_last_fold(cells, name):
     bank, written = memory_of(model)
     folds = (25, 33, 40)
     script = Script(torch.as_tensor(tokens(1, 44)), folds, 20)
-    want, state = oracle(model, bank, written, script), MemoryState(bank.numpy().astype(np.float32), written)
+    want, state = oracle(model, bank, written, script), state_of(bank, written)
     window = b.start(1, state, W, 20)
     known, at = (state.bank, written), 0
     for stop, made in zip((*folds, 44), want.banks, strict=True):
@@ -141,56 +105,13 @@ def test_folds_and_rewinding(cells):
     assert_close("rewound among the carried", one, other, LOGITS)
 
 
-def test_interrupted_after_a_fold_was_done(cells, monkeypatch):
-    """Ctrl-C arrives when the call is over and nothing was returned: the fold is not done twice, whatever is fed next."""
-    _, b = cells("gated")
-    ids, state = tokens(1, 20), kit.written(b)
-
-    def after_a_fold():
-        return b.fold(b.extend(ids[:, :12], b.start(1, state, W))[1])
-
-    want, wanted = b.extend(ids[:, 12:], after_a_fold())
-    window = after_a_fold()
-    right = type(window.buffers)._call
-
-    def interrupted(self, *args):
-        right(self, *args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(type(window.buffers), "_call", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        b.extend(ids[:, :5], window)
-    monkeypatch.undo()
-    got, longer = b.extend(ids[:, 12:], window)
-    assert_close("logits", got, want, 1e-6)
-    assert_close("bank", b.commit(longer).bank, b.commit(wanted).bank, 1e-6)
-
-
-def test_a_fold_that_fails_is_not_gone_on_from(cells, monkeypatch):
-    """Nobody knows how much of it was done: the window says so from then on."""
-    _, b = cells("gated")
-    window = b.fold(b.extend(tokens(1, 12), b.start(1, None, W))[1])
-
-    class Broken:
-        def run_with_iobinding(self, binding):
-            raise RuntimeError("out of memory")
-
-    with monkeypatch.context() as m, pytest.raises(BackendError, match="could not run the model"):
-        m.setattr(window.buffers, "session", Broken())
-        b.extend([1], window)
-    assert window.stale
-    for call in (lambda: b.extend([1], window), lambda: b.commit(window), lambda: b.memory(window)):
-        with pytest.raises(BackendError, match="failed half-way"):
-            call()
-
-
 @pytest.mark.parametrize("form", ["default", "standard"])
 def test_a_window_of_any_size(cells, form):
     """The file's windows are as large as asked for, up to the model's positions; the numbers do not depend on it."""
     model, b = cells("gated", form)
     script = script_of("a fold a turn")
     bank, written = memory_of(model, 2)
-    state, got = MemoryState(bank.numpy().astype(np.float32), written), []
+    state, got = state_of(bank, written), []
     for size in (40, 41, b.config.max_position_embeddings):
         got.append(onnx_kit.windowed(b, state, script, size)[0])
         assert_close(f"window {size}", got[-1], got[0], 1e-5)
@@ -281,85 +202,13 @@ def test_a_window_that_the_file_fixes(tmp_path):
 def test_lower_precisions(tmp_path, precision, gate):
     """The gates of whole chunks (test_onnx_backend.py) hold for folded windows."""
     source, path = onnx_kit.exported(tmp_path, "gated-4T", Options(precision))
-    model, b = load_model(open_folder(source), torch.device("cpu"), torch.float64), onnx_kit.backend(path)
+    model, b = reference(source), onnx_kit.backend(path)
     bank, written = memory_of(model, 2)
     for what in ("a fold a turn", "carried beyond a chunk"):
         script = script_of(what)
         want = oracle(model, bank, written, script).logits.numpy()
-        got, _ = onnx_kit.windowed(b, MemoryState(bank.numpy().astype(np.float32), written), script, W)
+        got, _ = onnx_kit.windowed(b, state_of(bank, written), script, W)
         assert np.linalg.norm(got - want) / np.linalg.norm(want) < gate
-
-
-FAULTS = ["carried tokens written twice", "pointer off by one", "stale reads after a fold", "fold ignored", "rows where positions are"]
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_wrong_window_is_noticed(tmp_path, fault, monkeypatch):
-    """Negative controls, in the graph or in the backend: each is a plausible mistake; none may pass the comparison with the oracle."""
-    from lm2.export import border, step
-    from lm2.runtime.backends import onnx_backend
-
-    if fault == "stale reads after a fold":
-        right = border.Border.reads
-
-        def reads(self, bank, past, kind, first, finished):
-            return right(self, bank, past, kind, first, self.graph.op("Mul", finished, self.graph.constant([0])))
-
-        monkeypatch.setattr(border.Border, "reads", reads)
-    elif fault == "rows where positions are":
-        monkeypatch.setattr(step.Step, "_kept", lambda self, w, place: step.write_at(self.graph, "past_writes", w, place.past, 2, place, 16))
-    source, path = onnx_kit.exported(tmp_path, "gated-4T")
-    model, b = load_model(open_folder(source), torch.device("cpu"), torch.float64), onnx_kit.backend(path)
-    bank, written = memory_of(model)
-    script = Script(torch.as_tensor(tokens(1, 40)), (25, 33), 20)
-    want, given, start = oracle(model, bank, written, script), script, written
-    if fault == "carried tokens written twice":
-        given = Script(script.ids, (16, 25, 33), 0)
-    elif fault == "pointer off by one":
-        start += 1
-    elif fault == "fold ignored":
-        monkeypatch.setattr(onnx_backend.OnnxBackend, "_at", lambda self, w: onnx_backend.At(w.length, w.written, w.folded, w.carried))
-    got, window = onnx_kit.windowed(b, MemoryState(bank.numpy().astype(np.float32), start), given, W, 8)
-    with pytest.raises(AssertionError):
-        assert_close("logits", got, want.logits.numpy(), LOGITS, RTOL)
-    if fault != "stale reads after a fold":  # its rows are those of what it read: near, and a matter of the logits
-        with pytest.raises(AssertionError):
-            assert_close("bank", b.commit(window).bank, want.banks[-1].numpy(), BANK, RTOL)
-
-
-def test_what_a_window_refuses(cells, tmp_path):
-    _, b = cells("gated")
-    most = b.config.max_position_embeddings
-    released = onnx_kit.backend(onnx_kit.exported(tmp_path, "released-causal")[1])
-    _, full = b.extend(tokens(1, 16), b.start(1, None, W))
-    for call, words in (
-        (lambda: b.start(1, None, most + 1), f"a window of {most + 1} tokens does not fit the model's {most} positions: choose another"),
-        (lambda: b.start(1, None, 0), "a window of 0 tokens"),
-        (lambda: b.start(1, None, W, W), "48 carried tokens do not fit in a window of 48"),
-        (lambda: released.start(1, None, W), "cell released has windows of its chunk, 32 tokens"),
-        (lambda: released.start(1, None, None, 3), "carries none over"),
-        (lambda: released.fold(released.start()), "cell released cannot fold"),
-        (lambda: b.extend([1], full), "17 tokens since the last fold do not fit in a chunk of 16: fold first"),
-        (lambda: b.extend([1] * 17, b.fold(full)), "17 tokens since the last fold"),
-        (lambda: b.extend([1], b.extend(tokens(1, 16), b.start(1, None, 16))[1]), r"16 \+ 1 tokens do not fit in a window of 16: commit"),
-    ):
-        with pytest.raises(BackendError, match=words):
-            call()
-
-
-@pytest.mark.parametrize("place", ["config.json", "model.onnx"])
-def test_exports_of_an_earlier_version_are_refused(tmp_path, place):
-    """By the record, or by the file's own word where the record was changed: one line with the remedy."""
-    _, path = onnx_kit.exported(tmp_path, "gated")
-    if place == "config.json":
-        text = (path / place).read_text()
-        assert '"format": 3' in text
-        (path / place).write_text(text.replace('"format": 3', '"format": 2'))
-    else:
-        onnx_kit.rewritten(path, lambda m: [setattr(p, "value", "2") for p in m.metadata_props if p.key == "lm2.format"])
-    with pytest.raises(LM2Error, match=r"exported by an earlier lm2: export it again with `lm2 export MODEL DST`") as caught:
-        onnx_kit.backend(path)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.real
