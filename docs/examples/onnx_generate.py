@@ -64,7 +64,7 @@ def feed(ids: list[int], new_chunk: int = GO_ON, carry: int = 0) -> int:
 
 said: list[list[int]] = []  # the window's turns
 for turn in turns:
-    ids = tokenizer.encode(f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n").ids
+    ids = tokenizer.encode(f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False).ids
     if gated and said and sum(map(len, said)) + len(ids) + 24 <= window:
         token = feed(ids, FOLD)
     else:  # the next window begins with the last turns, which are in the memory and not written again
