@@ -1,6 +1,6 @@
 """Opening an exported model in ONNX Runtime: device, threads, the operator library, and one clear line for what goes wrong.
 
-Knows ONNX Runtime's sessions; nothing of chunks. Never loads a library from a model's folder.
+Knows ONNX Runtime's sessions; nothing of windows. Never loads a library from a model's folder.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from ...models import exported
 from ...models.errors import BackendError, ModelFileError
 from ...models.exported import DATA, MODEL
 from ...models.layout import ModelFolder
@@ -121,10 +122,18 @@ def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
         )
     mine = folder.config.to_dict()
     for key in sorted(set(config) & set(mine) - {"name"}):
-        if config[key] != mine[key]:
+        if _decisive(key, config[key]) != _decisive(key, mine[key]):
             raise ModelFileError(
                 f"{file} was exported with {key} {config[key]!r}, config.json says {mine[key]!r}: the files are not of one export"
             )
+    own = meta.get(f"{PREFIX}format", "")
+    if own != str(exported.FORMAT):
+        raise ModelFileError(f"{file} has {PREFIX}format {own!r}, which {exported.other_format(int(own) if own.isdecimal() else 0)}")
     names = {i.name for i in session.get_inputs()}
     if not isinstance(state, dict) or not set(state) <= names:
         raise ModelFileError(f"{file} does not have the state inputs it declares: export the model again")
+
+
+def _decisive(key: str, value: Any) -> Any:
+    """A config's value without what says only how sessions use the model."""
+    return {k: v for k, v in value.items() if k != "window"} if key == "memory" and isinstance(value, dict) else value
