@@ -1,5 +1,6 @@
 """Sessions saved anywhere and continued on the other backend: the same greedy tokens, through folds and slides; and what must not pass that."""
 
+import itertools
 from dataclasses import replace
 
 import forge
@@ -39,7 +40,7 @@ def after_a_slide(session):
     slid = []
     session.notify = slid.append
     for _ in session.stream("two", 60):
-        if any("was full" in text or "in all" in text for text in slid) and (session.at.carried or session.model.config.memory.cell == "released"):
+        if any("was full" in text for text in slid) or (slid and session.model.config.memory.cell == "released"):
             break
     session.settle()
     assert session.at.memory.written
@@ -72,7 +73,13 @@ def many_turns(session):
         session.say("n" * i, 6) if i else session.read("r" * 90)
 
 
-SCENES = [between_folds, after_a_slide, at_the_slide, in_mid_answer, after_undo, many_turns]
+def two_turns(session):
+    """In one window, a fold between them that is not a whole chunk after the one before."""
+    session.say("a", 2)
+    session.say("b", 2)
+
+
+SCENES = [two_turns, between_folds, after_a_slide, at_the_slide, in_mid_answer, after_undo, many_turns]
 
 
 def begun(model, scene):
@@ -93,7 +100,7 @@ def go_on(session):
 def agree(session, path, model):
     """Whether the session in the file goes on as the one that stayed."""
     (mine, bank), (theirs, other) = go_on(session.fork()), go_on(Session.restore(model, path))
-    assert all(mine) and session.fork().at.filled
+    assert all(mine)
     print(f"same tokens {mine == theirs}; bank NMSE {nmse(other, bank):.2g} gate {BANK:g}")
     return mine == theirs and nmse(other, bank) <= BANK
 
@@ -111,8 +118,7 @@ def test_a_session_goes_on_anywhere(models, tmp_path, cell, scene):
 @pytest.mark.parametrize("fault", ["carried tokens written twice", "a slide loses the head", "pointer off by one", "a fold forgotten"])
 def test_a_wrong_restore_is_noticed(models, tmp_path, cell, fault, monkeypatch):
     """Each is a plausible mistake of the side that goes on; none may give the same tokens and the same memory."""
-    session, file = begun(models[cell, "torch"], after_a_slide), tmp_path / "s.lm2s"
-    session.say("short", 3)
+    session, file = begun(models[cell, "torch"], two_turns if fault == "a fold forgotten" else after_a_slide), tmp_path / "s.lm2s"
     session.save(file)
     target = models[cell, "mlx"]
     assert agree(session, file, target), "the control of the control"
@@ -121,8 +127,9 @@ def test_a_wrong_restore_is_noticed(models, tmp_path, cell, fault, monkeypatch):
         assert session.at.carried
         file.write_bytes(forge.with_content(file.read_bytes(), lambda c: c["window"].update(carried=0)))
     elif fault == "a fold forgotten":
-        assert len(session.at.folds) > 1
-        file.write_bytes(forge.with_content(file.read_bytes(), lambda c: c["window"].update(folds=c["window"]["folds"][1:])))
+        marks = (0, *session.at.folds)
+        turn = next(b for a, b in itertools.pairwise(marks) if b - a < tiny_model.FOLD and b < session.at.filled)  # others come back by themselves
+        file.write_bytes(forge.with_content(file.read_bytes(), lambda c: c["window"]["folds"].remove(turn)))
     elif fault == "a slide loses the head":
         right = Windows._next
         monkeypatch.setattr(Windows, "_next", lambda self, at, head, begin, starts: right(self, at, (), begin, starts))
