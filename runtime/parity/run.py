@@ -1,7 +1,7 @@
 """One comparison from beginning to end: feed, converse, judge. Knows which figures are judged; how they are printed is report.py's business."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..backend import Description
 from .explain import Explanation, explain
