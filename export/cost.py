@@ -4,7 +4,6 @@ Knows one chunk of one sequence. A full report is `lm2 parity`'s business.
 """
 
 import json
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,8 +60,3 @@ def _log_probabilities(file: Path, ids: np.ndarray) -> np.ndarray:
     logits = session.run(["logits"], feeds)[0][0].astype(np.float64)  # (t, v)
     logits -= logits.max(-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-
-def scratch(near: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder for the float32 graph, beside the destination: there is room for an export there."""
-    return tempfile.TemporaryDirectory(prefix=f".{near.name}.", dir=near.parent)

@@ -150,7 +150,7 @@ class Session:
                     if interrupted and interrupted():
                         break
                     block = ids[begin : begin + self.feeder.size]
-                    self.at = self.feeder.append(self.at, block)
+                    self.at = self.feeder.append(self.at, block, () if chat else self._beginning())
                     if self.at.filled >= self.feeder.size // 2:
                         self.at = self.feeder.flush(self.at)
                     count += len(block)
@@ -160,7 +160,7 @@ class Session:
                 if following is None:
                     break
                 ids = self.model.encode(following, plain=True)
-            self.at = self.feeder.flush(self.feeder.close(self.at, closing, self._head() if chat else ()))
+            self.at = self.feeder.flush(self.feeder.close(self.at, closing, self._head() if chat else self._beginning()))
         except BaseException:
             self.at = before
             raise
@@ -258,7 +258,7 @@ class Session:
         try:
             answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop, ignore_eos, continuing=True)
             ids = self.model.encode(prompt, add_special=self.at.seen == 0)
-            self.at = self.feeder.logits(self.feeder.append(self.at, ids))
+            self.at = self.feeder.logits(self.feeder.append(self.at, ids, self._beginning()))
         except BaseException:
             self.at = before
             raise
@@ -300,7 +300,7 @@ class Session:
                 if token is None:
                     break
                 if self.at.filled == self.feeder.size:
-                    self.at = self.feeder.room(self.at, prompt, answer.tokens, self._head() if prompt else ())
+                    self.at = self.feeder.room(self.at, prompt, answer.tokens, self._head() if prompt else self._beginning())
                 self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
                 if piece := answer.add(token):
                     yield piece
@@ -333,6 +333,11 @@ class Session:
                 )
             self._opening = ids
         return self._opening
+
+    def _beginning(self) -> tuple[int, ...]:
+        """What every window of a plain text begins with: the tokenizer's own mark (a BOS), where the text began with it."""
+        begin = tuple(self.model.encode("", add_special=True))
+        return begin if begin and (self.at.tokens + self.at.pending)[: len(begin)] == begin else ()
 
     def _remember(self, role: str, content: str) -> None:
         self.forgotten_turns += remember(self.transcript, role, content)
