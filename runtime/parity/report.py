@@ -134,7 +134,9 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "own_logits": _finite(pair.forced.own.figures()),
         "greedy": None if pair.greedy is None else _agreement(pair.greedy),
         "window": None if pair.forced.window is None else _window(pair.forced.window),
-        "conversation": None if held is None else {"window": held.window, "folds": held.folds, "slides": held.slides},
+        "conversation": None if held is None else {
+            "window": held.window, "folds": held.folds, "slides": held.slides, "bank": None if held.bank is None else [_number(v) for v in held.bank],
+        },
         "sessions": [
             {
                 "from": h.source, "to": h.target, "written": h.written, "position": h.position, "carried": h.carried, "folds": h.folds,

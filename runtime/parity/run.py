@@ -157,6 +157,8 @@ def session_checks(reference: Side, held: Conversation, gates: Gates) -> list[Ch
         Check("sessions", f"{name}, in a window of {held.window} tokens", count, 1, ">=", "n", note),
         _greedy_check("sessions", f"greedy tokens as on {reference.label}", held.agreement, gates),
     ]
+    if held.bank is not None:
+        checks.append(Check("sessions", "bank NMSE in the end", max_of(held.bank), gates.bank))
     for h in held.handovers:
         way = f"{h.source} to {h.target}"
         where = f"saved with {h.written} tokens in the memory, position {h.position} of the window ({h.carried} carried over, {h.folds} folds)"

@@ -61,13 +61,17 @@ class Handover:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What was held. window: positions; folds, slides: of the reference's session (cell released: chunks committed, none)."""
+    """What was held. window: positions; folds, slides: of the reference's session (cell released: chunks committed, none).
+
+    bank: NMSE of each bank in the end, of the two that stayed; None where their tokens are not the same.
+    """
 
     agreement: Agreement
     handovers: list[Handover]
     window: int
     folds: int
     slides: int
+    bank: list[float] | None = None
 
 
 def window_size(model: "Model") -> int:
@@ -147,7 +151,8 @@ def converse(reference: Side, other: Side, inputs: Inputs, tokens: int) -> Conve
                 for talking, file in ((first, files[0]), (second, files[1])):
                     talking.session.save(file)
         carried = [_carried(first, second, files[0], plan, saved), _carried(second, first, files[1], plan, saved)] if saved else []
-    return Conversation(_agreement(first, second.turns), carried, size, first.folds, first.slides)
+    agreement = _agreement(first, second.turns)
+    return Conversation(agreement, carried, size, first.folds, first.slides, _memories(agreement, first.session, second.session))
 
 
 def _carried(stayed: Talking, target: Talking, file: Path, plan: list[int], saved: int) -> Handover:
@@ -157,11 +162,14 @@ def _carried(stayed: Talking, target: Talking, file: Path, plan: list[int], save
     changed = int((there.view(np.uint32) != here.view(np.uint32)).sum())
     turns = stayed.turns[:saved] + [turn(moved, stayed.inputs, k, plan[k]) for k in range(saved, len(plan))]
     agreement = _agreement(stayed, turns, saved)
-    bank = None
-    if agreement.whole:
-        bank = bank_nmse(*(side.to_host(s.memory()) for side, s in ((stayed.side.model.backend, stayed.session), (target.side.model.backend, moved))))
+    bank = _memories(agreement, stayed.session, moved)
     place = at.memory.written, at.filled, at.carried, len(at.folds)
     return Handover(stayed.side.label, target.side.label, *place, changed, agreement, bank)
+
+
+def _memories(agreement: Agreement, *sessions: Session) -> list[float] | None:
+    """How far apart two memories are in the end, bank by bank; not compared where the tokens in them are others."""
+    return bank_nmse(*(s.model.backend.to_host(s.memory()) for s in sessions)) if agreement.whole else None
 
 
 def _agreement(stayed: Talking, turns: Turns, skip: int = 0) -> Agreement:

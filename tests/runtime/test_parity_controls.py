@@ -43,9 +43,9 @@ def test_a_wrong_mirror_fails_and_is_explained(tmp_path, monkeypatch, mutant, ce
 
 
 FOLDS = [
-    (parity_kit.stale_reads, "window.1.logits", {"window"}),
-    (parity_kit.forget_the_pointer, "window.2.layers.0.memory.bank", {"window"}),
-    (parity_kit.write_carried_tokens, None, {"window"}),
+    (parity_kit.stale_reads, "window.1.logits", {"window", "sessions"}),
+    (parity_kit.forget_the_pointer, "window.2.layers.0.memory.bank", {"window", "sessions"}),
+    (parity_kit.write_carried_tokens, None, {"window", "sessions"}),
     (parity_kit.pointer_off_by_one, None, {"one chunk", "window", "sessions"}),
 ]
 
