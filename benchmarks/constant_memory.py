@@ -52,7 +52,7 @@ def measure(model: str, tokens: int, backend: str) -> dict:
     kv = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
     return {
         "command": command(), "machine": machine(), "versions": versions("lm2", "torch", "mlx", "numpy"), "model": loaded.name,
-        "backend": backend, "tokens": read, "chunks": session.at.memory.chunks, "state_bytes": loaded.backend.describe().state_bytes,
+        "backend": backend, "tokens": read, "written": session.at.written, "state_bytes": loaded.backend.describe().state_bytes,
         "rss_at_1000": rss[first], "rss_at_end": rss[-1], "rss_ratio": rss[-1] / rss[first], "rss_gate": GROWTH_GATE,
         "seconds": sum(times), "tokens_per_second": read / sum(times),
         "first_tenth_ms": 1e3 * statistics.mean(per_token[:tenth]), "last_tenth_ms": 1e3 * statistics.mean(per_token[-tenth:]),
@@ -104,7 +104,7 @@ def main() -> int:
     (a.out / "constant_memory.json").write_text(json.dumps({k: v for k, v in r.items() if not isinstance(v, list)}, indent=1) + "\n")
     plot(r, a.out / "constant_memory.png")
     ok_rss, ok_time = abs(r["rss_ratio"] - 1) < GROWTH_GATE - 1, r["time_ratio"] <= SLOWDOWN_GATE
-    print(f"{r['tokens']} tokens in {r['seconds']:.0f} s ({r['tokens_per_second']:.0f}/s), {r['chunks']} chunks; {r['machine']}; {r['versions']}")
+    print(f"{r['tokens']} tokens in {r['seconds']:.0f} s ({r['tokens_per_second']:.0f}/s), {r['written']} written; {r['machine']}; {r['versions']}")
     print(f"resident after 1,000 tokens {r['rss_at_1000'] / 1e6:.1f} MB, at the end {r['rss_at_end'] / 1e6:.1f} MB: ratio {r['rss_ratio']:.4f} (gate {GROWTH_GATE}) {'PASS' if ok_rss else 'FAIL'}")
     print(f"first tenth {r['first_tenth_ms']:.3f} ms/token, last tenth {r['last_tenth_ms']:.3f}: ratio {r['time_ratio']:.3f} (gate {SLOWDOWN_GATE}) {'PASS' if ok_time else 'FAIL'}")
     return 0 if ok_rss and ok_time else 1

@@ -20,7 +20,7 @@ def _decode(bench, config, batch, beside=True):
     model = bench.model(config, torch.bfloat16)
     half = config.memory.chunk // 2
     with torch.inference_mode():
-        decoder = StaticDecoder(model, model.tables(), beside)
+        decoder = StaticDecoder(model, beside)
         chunk = decoder.start(bench.bank(model, batch), 1)
         ids = torch.randint(0, config.vocab_size, (batch, 3 if bench.toy else half), generator=bench.generator("cpu"))
         _, chunk = decoder.extend(ids, chunk, False)

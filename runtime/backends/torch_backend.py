@@ -44,9 +44,10 @@ class TorchBackend:
                     f"a memory of shape {list(state.bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}"
                 )
             try:
-                opened = (self._static or self.model).start(state.bank, state.written, window, carried)
+                self.model.check_window(self.config.memory.chunk if window is None else window, carried)
             except ValueError as error:
                 raise BackendError(f"{error}: choose another window") from None
+            opened = (self._static or self.model).start(state.bank, state.written, window, carried)
             if window is not None and window > len(self._tables[0]):
                 self._tables = self.model.tables(window)
             return opened

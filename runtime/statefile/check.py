@@ -188,6 +188,13 @@ def check_model(path: Path, meta: Meta, expected: Expected) -> None:
         )
 
 
+def tokens_max(expected: Expected | None, version: int) -> int:
+    """The most tokens a moment can have: a window's, in version 1 a chunk's."""
+    if expected is None:
+        return WINDOW_MAX
+    return expected.window if version > 1 else expected.chunk
+
+
 def bytes_max(expected: Expected | None) -> int:
     """The most bytes a session file can have: every part of it at its own limit."""
     if expected is None:
@@ -196,7 +203,7 @@ def bytes_max(expected: Expected | None) -> int:
     return 8 + HEADER_BYTES_MAX + banks + (1 + SNAPSHOTS_MAX) * 4 * expected.window + DOCUMENT_BYTES_MAX
 
 
-def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expected | None) -> None:
+def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expected | None, version: int) -> None:
     """Raise SessionShapeError or SessionTooLargeError for arrays of a wrong shape, before a byte of them is read."""
     shapes = {name: list(tensors[name].shape) for name in ARRAYS}
     bank, banks = shapes["memory.bank"], shapes["snapshots.banks"]
@@ -207,7 +214,7 @@ def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expect
     if len(banks) != 5 or banks[1:] != bank or banks[0] > BANKS_MAX:
         axes = ", ".join(str(n) for n in bank)
         raise SessionShapeError(f"{path}: snapshots.banks is {plain(banks)}, not [0 to {BANKS_MAX}, {axes}]: {DAMAGED}")
-    window = WINDOW_MAX if expected is None else expected.window
+    window = tokens_max(expected, version)
     for name, most in (("chunk.tokens", window), ("snapshots.tokens", SNAPSHOTS_MAX * window)):
         if len(shapes[name]) != 1 or shapes[name][0] > most:
             raise SessionShapeError(f"{path}: {name} is {plain(shapes[name])}, not [0 to {most}]: {DAMAGED}")

@@ -38,6 +38,7 @@ from .check import (
     header_digest,
     parse_meta,
     plain,
+    tokens_max,
 )
 from .record import (
     BANKS_MAX,
@@ -154,7 +155,7 @@ def _read(path: Path, f: BinaryIO, size: int, expected: Expected | None) -> Reco
         check_model(path, meta, expected)
     if size > bytes_max(expected):
         raise SessionTooLargeError(f"{path} has {size} bytes, this model's sessions have at most {bytes_max(expected)}: {DAMAGED}")
-    check_arrays(path, header.tensors, expected)
+    check_arrays(path, header.tensors, expected, version)
 
     digest = hashlib.sha256()
     arrays: dict[str, list[np.ndarray]] = {}
@@ -166,7 +167,7 @@ def _read(path: Path, f: BinaryIO, size: int, expected: Expected | None) -> Reco
         said, computed = plain(header.metadata["sha256"], 64)[:16], digest.hexdigest()[:16]
         raise SessionCorruptError(f"{path}: sha256 is {said}, its arrays' is {computed}: {DAMAGED}")
 
-    vocab, longest = (None, None) if expected is None else (expected.vocab_size, expected.window)
+    vocab = None if expected is None else expected.vocab_size
     unit = 1 if version > 1 or expected is None else expected.chunk  # version 1 counts chunks
     [bank], [tokens], banks, [ids] = (arrays[n] for n in ARRAYS if n != "session.json")
     check_finite(f"{path}: memory.bank", bank, DAMAGED)
@@ -177,7 +178,9 @@ def _read(path: Path, f: BinaryIO, size: int, expected: Expected | None) -> Reco
     content = parse_json(path, arrays["session.json"][0].tobytes(), version)
     window = content["window"]
     check_window(f"{path}: session.json: window", len(tokens), window["carried"], window["folds"], DAMAGED)
-    check_table(path, content["snapshots"], len(banks), len(ids), longest, version)
+    check_table(path, content["snapshots"], len(banks), len(ids), tokens_max(expected, version), version)
+    for where, count in (("", written), *((f": snapshot {i}", row[WRITTEN[version]]) for i, row in enumerate(content["snapshots"]))):
+        check_count(f"{path}{where}: tokens in the memory", count * unit, DAMAGED)
     return Record(
         now=Moment(bank, written * unit, tuple(tokens.tolist()), content["notes"], window["carried"], tuple(window["folds"])),
         snapshots=_snapshots(content["snapshots"], bank, banks, ids.tolist(), WRITTEN[version], unit),

@@ -102,6 +102,8 @@ def check_contents(path: Path, record: Record) -> None:
     turns = document["forgotten_turns"] + len(transcript)
     for name, at in (("now", record.now), *((f"snapshot {i}", s) for i, s in enumerate(record.snapshots))):
         _check_notes(f"{path}: {name} notes", at.notes, len(at.tokens), turns, "turn" if record.version == 1 else "starts")
+        if record.version > 1:
+            _check_fits(f"{path}: {name}", at, document["window"])
     need(record.now.notes["turns"] == turns, "now notes.turns", record.now.notes["turns"], f"{turns}, as many as the transcript counts")
 
 
@@ -118,10 +120,27 @@ def _check_notes(where: str, notes: Mapping[str, Any], tokens: int, turns: int, 
         raise SessionValueError(f"{where}.starts {plain(starts, 60)} must ascend from 0 to at most {tokens} (tokens): {DAMAGED}")
 
 
+def _check_fits(where: str, at: Moment, window: int) -> None:
+    """A window of so many positions holds the moment's tokens, and has room for one that was not carried over."""
+    if len(at.tokens) > window:
+        raise SessionValueError(f"{where} has {len(at.tokens)} tokens, its window {window} positions (document.window): {DAMAGED}")
+    if at.carried and at.carried >= window:
+        raise SessionValueError(f"{where}: carried {at.carried} must be less than its window of {window} positions: {DAMAGED}")
+
+
+def _check_cell(path: Path, record: Record, cell: str) -> None:
+    """What only one kind of memory can have. Raises SessionValueError."""
+    for name, at in (("now", record.now), *((f"snapshot {i}", s) for i, s in enumerate(record.snapshots))):
+        if cell == "released" and (at.carried or at.folds):
+            what = f"{path}: {name} has {at.carried} carried tokens and {len(at.folds)} folds, this model's cell (released) has neither"
+            raise SessionValueError(f"{what}: {DAMAGED}")
+
+
 def restore(model: "Model", path: Path) -> Kept:
     """Read a session file for `model`; cursors are at rest. All checks are done before anything is returned. Raises a SessionError."""
     record = read_session(path, expected(model))
     check_contents(path, record)
+    _check_cell(path, record, model.config.memory.cell)
     document = record.document
     memories: dict[int, MemoryState] = {}
 
@@ -140,7 +159,7 @@ def restore(model: "Model", path: Path) -> Kept:
         Sampling(**document["sampling"]),
         record.meta.seed,
         document["overlap"],
-        document["window"] if record.version > 1 else model.window,
+        document["window"] if record.version > 1 else max(model.window, model.config.memory.chunk),
         cursor(record.now),
         [cursor(s) for s in record.snapshots],
         [{"role": m["role"], "content": m["content"]} for m in document["transcript"]],

@@ -16,7 +16,6 @@ from .record import (
     JSON_DEPTH_MAX,
     SEED_MAX,
     SNAPSHOTS_MAX,
-    WINDOW_MAX,
     SessionFormatError,
     SessionTooLargeError,
     SessionValueError,
@@ -69,8 +68,8 @@ def parse_json(path: Path, raw: bytes, version: int) -> dict[str, Any]:
     return content
 
 
-def check_table(path: Path, table: Sequence[Any], banks: int, tokens: int, window: int | None, version: int) -> None:
-    """The table of snapshots against the arrays: `banks` stored banks, first used in their order; `tokens` ids in all.
+def check_table(path: Path, table: Sequence[Any], banks: int, tokens: int, window: int, version: int) -> None:
+    """The table of snapshots against the arrays: `banks` stored banks, first used in their order; `tokens` ids in all; `window`: of one row at most.
 
     Raises SessionFormatError, or SessionValueError for a number out of range.
     """
@@ -87,7 +86,7 @@ def check_table(path: Path, table: Sequence[Any], banks: int, tokens: int, windo
         if not isinstance(row["notes"], dict):
             raise SessionFormatError(f"{where}: notes must be a JSON object: {DAMAGED}")
         check_count(f"{where}: {written}", row[written], DAMAGED)
-        check_count(f"{where}: tokens", row["tokens"], DAMAGED, WINDOW_MAX if window is None else window)
+        check_count(f"{where}: tokens", row["tokens"], DAMAGED, window)
         if version > 1:
             check_window(where, row["tokens"], row["carried"], row["folds"], DAMAGED)
         if type(row["bank"]) is not int or not -1 <= row["bank"] <= min(used, banks - 1):
