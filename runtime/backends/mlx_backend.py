@@ -155,6 +155,7 @@ def open_model(path: Path, options: BackendOptions = BackendOptions(), progress:
     device = pick_device(options.device)
     cpu = device == mx.Device(mx.cpu)
     folder = open_folder(path, quantized=True)
+    folder = folder if options.memory else folder.without_memory()
     name = options.dtype
     if name == "auto":
         name = "float32" if cpu or folder.config.dtype not in DTYPES else folder.config.dtype

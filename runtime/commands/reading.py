@@ -13,9 +13,9 @@ BYTES_A_TOKEN = 4  # a first guess, for the bar only
 
 
 def read_file(session: "Session", path: Path, chat: bool, show: bool = True) -> tuple[int, bool]:
-    """Feed a text file through the memory, chunk by chunk, at constant memory. Returns (tokens, whether it was read to its end).
+    """Feed a text file through the window into the memory, at constant memory. Returns (tokens, whether it was read to its end).
 
-    Ctrl-C stops after the chunk in hand and keeps what was read. Raises PromptError naming the file.
+    Ctrl-C stops after the part in hand and keeps what was read. Raises PromptError naming the file.
     """
     from ..session.reading import read_blocks
 

@@ -15,7 +15,7 @@ from ...models.errors import PromptError
 from ..backend import MemoryState
 from ..session.cursor import Cursor
 from ..session.sampling import Sampling
-from .check import DAMAGED, check_count, plain
+from .check import DAMAGED, check_count, plain, positions
 from .file import Expected, Meta, Moment, Record, read_session, write_session
 from .record import SessionValueError
 
@@ -101,6 +101,9 @@ def check_contents(path: Path, record: Record) -> None:
         raise SessionValueError(f"{path}: document.sampling: {plain(error)}: {DAMAGED}") from None
     turns = document["forgotten_turns"] + len(transcript)
     for name, at in (("now", record.now), *((f"snapshot {i}", s) for i, s in enumerate(record.snapshots))):
+        if record.version > 1 and not (at.carried < document["window"] and len(at.tokens) <= document["window"]):
+            held = f"{len(at.tokens)} tokens, {at.carried} of them carried over"
+            raise SessionValueError(f"{path}: {name} has {held}, which do not fit in document.window {document['window']}: {DAMAGED}")
         _check_notes(f"{path}: {name} notes", at.notes, len(at.tokens), turns, "turn" if record.version == 1 else "starts")
     need(record.now.notes["turns"] == turns, "now notes.turns", record.now.notes["turns"], f"{turns}, as many as the transcript counts")
 
@@ -122,7 +125,9 @@ def restore(model: "Model", path: Path) -> Kept:
     """Read a session file for `model`; cursors are at rest. All checks are done before anything is returned. Raises a SessionError."""
     record = read_session(path, expected(model))
     check_contents(path, record)
-    document = record.document
+    document, most = record.document, model.config.max_position_embeddings
+    if record.version > 1 and document["window"] > most:
+        raise SessionValueError(f"{path}: its window of {document['window']} tokens is larger than {positions(most)}")
     memories: dict[int, MemoryState] = {}
 
     def cursor(m: Moment) -> Cursor:
