@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import tiny
+import tiny_model
 
 from lm2.models.tasks.recall import PEOPLE, ROOMS
 from lm2.runtime.backend import Description, MemoryState
@@ -93,6 +94,13 @@ class Clerk:
 
     def describe(self, window=None):
         return Description("clerk", "cpu", "float32", "none", {}, 1, 1)
+
+
+def whole_windows(tmp_path_factory):
+    """Cell -> a tiny model without end tokens whose chunk is a whole window."""
+    folder = tmp_path_factory.mktemp("whole")
+    made = {cell: tiny_model.make(folder / cell, cell, chunk=tiny_model.WINDOW) for cell in tiny_model.CELLS}
+    return {cell: replace(tiny_model.load_tiny(path), eos=frozenset()) for cell, path in made.items()}
 
 
 def clerk_model(forgets=False):

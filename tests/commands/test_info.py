@@ -16,7 +16,7 @@ def test_model(lm2, tiny):
     assert found["kind"] == "model" and found["name"] == "tiny" and found["path"] == str(tiny) and found["source"] is None
     assert (found["layers"], found["hidden_size"], found["vocab_size"]) == (2, 32, 259)
     assert (found["memory_cell"], found["memory_slots"], found["memory_chunk"], found["memory_layers"]) == ("gated", 72, 24, [0, 1])
-    assert found["state_bytes"] == 2 * 64 * 32 * 4 and found["weights_bytes"] == (tiny / "model.safetensors").stat().st_size
+    assert found["state_bytes"] == 2 * 72 * 32 * 4 and found["weights_bytes"] == (tiny / "model.safetensors").stat().st_size
     assert found["parameters"] > found["memory_parameters"] > 0
 
 
@@ -26,7 +26,7 @@ def test_model_for_people(lm2, tiny):
     lines = dict(line.split("  ", 1) for line in result.out.splitlines())
     assert result.code == 0 and lines["fingerprint"].strip() == found["fingerprint"], "whole, also in a pipe"
     assert not any(line != line.rstrip() or "None" in line for line in result.out.splitlines())
-    assert "16 KB (16,384 bytes)" in lines["state bytes"]
+    assert "18 KB (18,432 bytes)" in lines["state bytes"]
 
 
 def test_source_is_shown(lm2, tiny, tmp_path):

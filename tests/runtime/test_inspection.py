@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny_model
 from compare import assert_close
+from evaluation_kit import whole_windows
 
 from lm2.models.errors import BackendError, ModelFileError, PromptError
 from lm2.models.tasks.recall import Turn
@@ -26,9 +26,7 @@ from lm2.runtime.session.session import Session
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Chunks of a whole window, so that a question fits in one."""
-    made = {cell: tiny_model.make(tmp_path_factory.mktemp("model") / cell, cell, chunk=tiny_model.WINDOW) for cell in tiny_model.CELLS}
-    return {cell: replace(tiny_model.load_tiny(folder), eos=frozenset()) for cell, folder in made.items()}
+    return whole_windows(tmp_path_factory)
 
 
 @pytest.fixture
