@@ -53,7 +53,7 @@ def test_verbose_says_what_goes_into_the_memory_and_when_the_window_slides(talk)
     slid = [line for line in said if "window" in line]
     assert written[0] == 24 and totals == list(itertools.accumulate(written)) and len(said) == len(written) + len(slid)
     assert len(slid) == 1 and slid[0].endswith("tokens are carried over into a new one, what is older is in the memory alone")
-    bare = talk("one", "two", "three", args=["--verbose", "--no-memory"]).err.splitlines()[1:]
+    bare = talk("one", "two", "three", args=["--verbose", "--no-memory", "--window", "64"]).err.splitlines()[1:]
     assert len(bare) == 1 and bare[0].endswith("what is older is forgotten")
 
 
