@@ -84,11 +84,13 @@ def look_at_model(
 
 
 def look_at_session(path: Path) -> tuple[Look, Record]:
-    """A session file without its model. Raises a SessionError."""
+    """A session file without its model. Raises a SessionError, or PromptError for a session without a memory."""
     from ..statefile.keeping import check_contents
 
     record = read_session(path, None)
     check_contents(path, record)
+    if not len(record.now.bank):
+        raise PromptError(f"{path} was saved without a memory: there is nothing to look at")
     moments: list[Moment] = []
     for moment in (*record.snapshots, record.now):
         if not moments or moment.bank is not moments[-1].bank:
