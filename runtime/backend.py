@@ -143,13 +143,14 @@ def check_rewind(length: int, to: int, folded: int, carried: int) -> None:
 class BackendOptions:
     """What a user may ask of any backend. `device` auto|cpu|cuda|cuda:N|gpu, `dtype` auto|float32|bfloat16|float16, `threads` 0 = the library's own choice.
 
-    `report` hears of work that is done once, such as an export.
+    `report` hears of work that is done once, such as an export. `memory` False: the backbone alone.
     """
 
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
     report: Report = field(default=silent, compare=False)
+    memory: bool = True
 
 
 def installed(name: str) -> bool:

@@ -177,7 +177,7 @@ class Talker:
             heard.append((message, answer))
             if len(heard) <= len(what.turns):
                 ends.append(session.at.seen)
-            verbatim = session.at.seen - (session.at.filled - len(session.head))  # the oldest token that stands in the window
+            verbatim = session.at.seen - (session.at.filled - len(session.head()))  # the oldest token that stands in the window
             for turn, end in enumerate(ends):
                 if end <= verbatim:
                     gone.setdefault(turn, session.at.seen)

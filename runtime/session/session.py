@@ -66,7 +66,7 @@ class Session:
         self._open: Generator[str, None, None] | None = None
         self._opening: tuple[int, ...] | None = None
         if system:
-            self._head()
+            self.head()
 
     def say(self, content: str, max_tokens: int = MAX_TOKENS, stop: Iterable[str] = ()) -> str:
         """Answer one user message; the whole answer as text. See `stream`."""
@@ -141,9 +141,9 @@ class Session:
             held = iter(pieces)
             ids = self.model.encode(next(held, ""), add_special=not chat and self.at.seen == 0, plain=True)
             if chat:
-                self.at = self.feeder.before_document(self.at, len(opening) + len(ids) + len(closing), self._head())
+                self.at = self.feeder.before_document(self.at, len(opening) + len(ids) + len(closing), self.head())
                 opening, closing = self._document_ids()
-                self.at = self.at._replace(starts=(*self.at.starts, self.at.filled or len(self._head())))
+                self.at = self.at._replace(starts=(*self.at.starts, self.at.filled or len(self.head())))
             self.at = self.feeder.append(self.at, opening)
             while True:
                 for begin in range(0, len(ids), self.feeder.size):
@@ -160,7 +160,7 @@ class Session:
                 if following is None:
                     break
                 ids = self.model.encode(following, plain=True)
-            self.at = self.feeder.flush(self.feeder.close(self.at, closing, self._head() if chat else self._beginning()))
+            self.at = self.feeder.flush(self.feeder.close(self.at, closing, self.head() if chat else self._beginning()))
         except BaseException:
             self.at = before
             raise
@@ -170,11 +170,6 @@ class Session:
             self.reply = None
         self._keep(before)
         return count
-
-    @property
-    def head(self) -> tuple[int, ...]:
-        """The tokens every window of a conversation begins with: the system prompt, or the template's own preamble."""
-        return self._head()
 
     def hear(self, content: str, answer: str) -> None:
         """Take a turn that was answered elsewhere: message and answer as they are, nothing is chosen; fed when next needed. Raises PromptError for an empty message."""
@@ -186,12 +181,12 @@ class Session:
             first = self._turn_ids(content, first=True)
             later = self._turn_ids(content, first=False) if self.at.filled else first
             said = self.model.encode(answer, plain=True)
-            self.at = self.feeder.begin(self.at, first, later, self._head())
+            self.at = self.feeder.begin(self.at, first, later, self.head())
             for n, token in enumerate(said):
                 if self.at.filled == self.feeder.size:
-                    self.at = self.feeder.room(self.at, first, said[:n], self._head())
+                    self.at = self.feeder.room(self.at, first, said[:n], self.head())
                 self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
-            self.at = self.feeder.close(self.at, self.model.encode(self.dialogue.close()), self._head())
+            self.at = self.feeder.close(self.at, self.model.encode(self.dialogue.close()), self.head())
         except BaseException:
             self.at = before
             raise
@@ -205,6 +200,18 @@ class Session:
         self.settle()
         self.at = self.feeder.flush(self.at)
         return self.at.memory if self.at.window is None else self.model.backend.memory(self.at.window)
+
+    def head(self) -> tuple[int, ...]:
+        """Tokens that every window begins with: the system prompt, given or the template's own. Raises PromptError if they leave less than half of one."""
+        if self._opening is None:
+            ids = tuple(self.model.check_ids(encode_head(self.model.text, self.dialogue)))
+            size, most = self.feeder.size, self.model.config.max_position_embeddings
+            if len(ids) > size // 2:
+                larger = self.model.config.memory.cell != "released" and 2 * len(ids) <= most
+                remedy = f"take a window of at least {2 * len(ids)}, or shorten it" if larger else "shorten it"
+                raise PromptError(f"the system prompt has {len(ids)} tokens, more than half of the window of {size}: {remedy}")
+            self._opening = ids
+        return self._opening
 
     def undo(self) -> None:
         """Take back the last turn, across windows too. Raises PromptError when there is none left (at most 16 are kept)."""
@@ -259,11 +266,11 @@ class Session:
         before, started = self.at, time.perf_counter()
         try:
             answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop)
-            self._head()
+            self.head()
             first = self._turn_ids(content, first=True)
             later = self._turn_ids(content, first=False) if self.at.filled else first
             closing = self.model.encode(self.dialogue.close())
-            self.at = self.feeder.begin(self.at, first, later, self._head())
+            self.at = self.feeder.begin(self.at, first, later, self.head())
             self.at = self.feeder.logits(self.at)
         except BaseException:
             self.at = before
@@ -275,7 +282,7 @@ class Session:
             self.reply = Reply(
                 answer.text, content, len(later), tuple(answer.tokens), answer.finish, prefill, time.perf_counter() - started - prefill
             )
-            self.at = self.feeder.close(self.at, closing, self._head())
+            self.at = self.feeder.close(self.at, closing, self.head())
             self._remember("user", content)
             self._remember("assistant", answer.text)
             self._keep(before)
@@ -329,7 +336,7 @@ class Session:
                 if token is None:
                     break
                 if self.at.filled == self.feeder.size:
-                    self.at = self.feeder.room(self.at, prompt, answer.tokens, self._head() if prompt else self._beginning())
+                    self.at = self.feeder.room(self.at, prompt, answer.tokens, self.head() if prompt else self._beginning())
                 self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
                 if piece := answer.add(token):
                     yield piece
@@ -350,18 +357,6 @@ class Session:
     def _document_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         before, after = encode_document(self.model.text, self.dialogue, first=not self.at.filled)
         return tuple(self.model.check_ids(before)), tuple(self.model.check_ids(after))
-
-    def _head(self) -> tuple[int, ...]:
-        """What every window begins with. Raises PromptError if it leaves less than half of one."""
-        if self._opening is None:
-            ids = tuple(self.model.check_ids(encode_head(self.model.text, self.dialogue)))
-            room = self.feeder.size // 2
-            if len(ids) > room:
-                raise PromptError(
-                    f"the system prompt has {len(ids)} tokens: it must leave half of the window of {self.feeder.size} free (at most {room})"
-                )
-            self._opening = ids
-        return self._opening
 
     def _beginning(self) -> tuple[int, ...]:
         """What every window of a plain text begins with: the tokenizer's own mark (a BOS), where the text began with it."""
@@ -391,16 +386,18 @@ class Session:
         self.at, self.reply = past, None
 
     def _written(self, tokens: int, written: int) -> None:
-        self.notify(f"{tokens} tokens went into the memory ({written} in all)")
+        if self.model.remembers:
+            self.notify(f"{tokens} tokens went into the memory ({written} in all)")
 
     def _slid(self, carried: int) -> None:
-        self.notify(f"the window was full: its last {carried} tokens go on in a new one, what is older is in the memory alone")
+        older = "in the memory alone" if self.model.remembers else "forgotten"
+        self.notify(f"the window was full: {carried} tokens are carried over into a new one, what is older is {older}")
 
 
 def checked_window(model: "Model", window: int | None) -> int:
     """A session's window, in tokens. Raises PromptError naming the window asked for and what the model can have."""
     memory, most = model.config.memory, model.config.max_position_embeddings
-    if window is None:
+    if window is None or window == model.window:
         return model.window
     if memory.cell == "released" and window != memory.chunk:
         raise PromptError(f"--window {window}: cell released has windows of its chunk, {memory.chunk} tokens: leave --window out")

@@ -15,7 +15,7 @@ from ...models.errors import PromptError
 from ..backend import MemoryState
 from ..session.cursor import Cursor
 from ..session.sampling import Sampling
-from .check import DAMAGED, check_count, plain
+from .check import DAMAGED, check_count, plain, positions
 from .file import Expected, Meta, Moment, Record, read_session, write_session
 from .record import SessionValueError
 
@@ -141,7 +141,9 @@ def restore(model: "Model", path: Path) -> Kept:
     record = read_session(path, expected(model))
     check_contents(path, record)
     _check_cell(path, record, model.config.memory.cell)
-    document = record.document
+    document, most = record.document, model.config.max_position_embeddings
+    if record.version > 1 and document["window"] > most:
+        raise SessionValueError(f"{path}: its window of {document['window']} tokens is larger than {positions(most)}")
     memories: dict[int, MemoryState] = {}
 
     def cursor(m: Moment) -> Cursor:

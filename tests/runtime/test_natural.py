@@ -50,7 +50,7 @@ def test_hearing_nothing_is_refused(gated):
     session = Session(gated, seed=1)
     with pytest.raises(PromptError, match="the message is empty"):
         session.hear(" ", "yes")
-    assert not session.transcript and session.head == tuple(chatml([], answer=False))
+    assert not session.transcript and session.head() == tuple(chatml([], answer=False))
 
 
 # what is told
