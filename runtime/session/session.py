@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...models.errors import PromptError
-from ...models.text.dialogue import Dialogue
-from ...models.text.rendered import encode_document, encode_head, encode_turn
 from ..backend import MemoryState
 from ..statefile.keeping import Kept, restore, save, unusable
 from .answer import Answer, Reply
@@ -19,6 +17,7 @@ from .cursor import Cursor
 from .sampling import Sampling, new_seed
 from .transcript import last_exchange, remember, shortened
 from .windows import Windows
+from .wording import Wording
 
 if TYPE_CHECKING:
     from ..loading import Model
@@ -56,7 +55,7 @@ class Session:
         size = checked_window(model, window)
         rule = Chunks if model.config.memory.cell == "released" else Windows
         self.feeder = rule(model.backend, size, size // 8 if overlap is None else overlap, self._written, self._slid)
-        self.dialogue = Dialogue(model.template, system, model.end_of_turn)
+        self.wording = Wording(model, system, size)
         self.at = self.feeder.new()
         self.transcript: list[dict[str, str]] = []
         self.forgotten_turns = 0
@@ -64,9 +63,8 @@ class Session:
         self.reply: Reply | None = None
         self.created = ""
         self._open: Generator[str, None, None] | None = None
-        self._opening: tuple[int, ...] | None = None
         if system:
-            self.head()
+            self.wording.head()
 
     def say(self, content: str, max_tokens: int = MAX_TOKENS, stop: Iterable[str] = ()) -> str:
         """Answer one user message; the whole answer as text. See `stream`."""
@@ -135,22 +133,22 @@ class Session:
         self.settle()
         before = self.at
         pieces = [text] if isinstance(text, str) else text
-        opening, closing = ((), ()) if not chat else self._document_ids()
+        opening, closing = ((), ()) if not chat else self.wording.document(first=not self.at.filled)
         count = 0
         try:
             held = iter(pieces)
             ids = self.model.encode(next(held, ""), add_special=not chat and self.at.seen == 0, plain=True)
             if chat:
-                self.at = self.feeder.before_document(self.at, len(opening) + len(ids) + len(closing), self.head())
-                opening, closing = self._document_ids()
-                self.at = self.at._replace(starts=(*self.at.starts, self.at.filled or len(self.head())))
+                self.at = self.feeder.before_document(self.at, len(opening) + len(ids) + len(closing), self.wording.head())
+                opening, closing = self.wording.document(first=not self.at.filled)
+                self.at = self.at._replace(starts=(*self.at.starts, self.at.filled or len(self.wording.head())))
             self.at = self.feeder.append(self.at, opening)
             while True:
                 for begin in range(0, len(ids), self.feeder.size):
                     if interrupted and interrupted():
                         break
                     block = ids[begin : begin + self.feeder.size]
-                    self.at = self.feeder.append(self.at, block, () if chat else self._beginning())
+                    self.at = self.feeder.append(self.at, block, () if chat else self.wording.beginning(self.at.tokens + self.at.pending))
                     if self.at.filled >= self.feeder.size // 2:
                         self.at = self.feeder.flush(self.at)
                     count += len(block)
@@ -160,7 +158,7 @@ class Session:
                 if following is None:
                     break
                 ids = self.model.encode(following, plain=True)
-            self.at = self.feeder.flush(self.feeder.close(self.at, closing, self.head() if chat else self._beginning()))
+            self.at = self.feeder.flush(self.feeder.close(self.at, closing, self.wording.head() if chat else self.wording.beginning(self.at.tokens + self.at.pending)))
         except BaseException:
             self.at = before
             raise
@@ -178,15 +176,15 @@ class Session:
         self.settle()
         before = self.at
         try:
-            first = self._turn_ids(content, first=True)
-            later = self._turn_ids(content, first=False) if self.at.filled else first
+            first = self.wording.turn(content, first=True)
+            later = self.wording.turn(content, first=False) if self.at.filled else first
             said = self.model.encode(answer, plain=True)
-            self.at = self.feeder.begin(self.at, first, later, self.head())
+            self.at = self.feeder.begin(self.at, first, later, self.wording.head())
             for n, token in enumerate(said):
                 if self.at.filled == self.feeder.size:
-                    self.at = self.feeder.room(self.at, first, said[:n], self.head())
+                    self.at = self.feeder.room(self.at, first, said[:n], self.wording.head())
                 self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
-            self.at = self.feeder.close(self.at, self.model.encode(self.dialogue.close()), self.head())
+            self.at = self.feeder.close(self.at, self.wording.closing(), self.wording.head())
         except BaseException:
             self.at = before
             raise
@@ -194,6 +192,12 @@ class Session:
         self._remember("user", content)
         self._remember("assistant", answer)
         self._keep(before)
+
+    def ahead(self) -> None:
+        """Do what the next turn would wait for: leave a window that is nearly full, and read what goes on into the next. Changes nothing of what is said."""
+        self.settle()
+        if isinstance(self.feeder, Windows):
+            self.at = self.feeder.ahead(self.at, self.wording.head())
 
     def memory(self) -> MemoryState:
         """The memory as it stands, with everything up to the last turn's end in it."""
@@ -203,15 +207,7 @@ class Session:
 
     def head(self) -> tuple[int, ...]:
         """Tokens that every window begins with: the system prompt, given or the template's own. Raises PromptError if they leave less than half of one."""
-        if self._opening is None:
-            ids = tuple(self.model.check_ids(encode_head(self.model.text, self.dialogue)))
-            size, most = self.feeder.size, self.model.config.max_position_embeddings
-            if len(ids) > size // 2:
-                larger = self.model.config.memory.cell != "released" and 2 * len(ids) <= most
-                remedy = f"take a window of at least {2 * len(ids)}, or shorten it" if larger else "shorten it"
-                raise PromptError(f"the system prompt has {len(ids)} tokens, more than half of the window of {size}: {remedy}")
-            self._opening = ids
-        return self._opening
+        return self.wording.head()
 
     def undo(self) -> None:
         """Take back the last turn, across windows too. Raises PromptError when there is none left (at most 16 are kept)."""
@@ -266,11 +262,11 @@ class Session:
         before, started = self.at, time.perf_counter()
         try:
             answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop)
-            self.head()
-            first = self._turn_ids(content, first=True)
-            later = self._turn_ids(content, first=False) if self.at.filled else first
-            closing = self.model.encode(self.dialogue.close())
-            self.at = self.feeder.begin(self.at, first, later, self.head())
+            self.wording.head()
+            first = self.wording.turn(content, first=True)
+            later = self.wording.turn(content, first=False) if self.at.filled else first
+            closing = self.wording.closing()
+            self.at = self.feeder.begin(self.at, first, later, self.wording.head())
             self.at = self.feeder.logits(self.at)
         except BaseException:
             self.at = before
@@ -282,7 +278,7 @@ class Session:
             self.reply = Reply(
                 answer.text, content, len(later), tuple(answer.tokens), answer.finish, prefill, time.perf_counter() - started - prefill
             )
-            self.at = self.feeder.close(self.at, closing, self.head())
+            self.at = self.feeder.close(self.at, closing, self.wording.head())
             self._remember("user", content)
             self._remember("assistant", answer.text)
             self._keep(before)
@@ -294,7 +290,7 @@ class Session:
         try:
             answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop, ignore_eos, continuing=True)
             ids = self.model.encode(prompt, add_special=self.at.seen == 0)
-            self.at = self.feeder.logits(self.feeder.append(self.at, ids, self._beginning()))
+            self.at = self.feeder.logits(self.feeder.append(self.at, ids, self.wording.beginning(self.at.tokens + self.at.pending)))
         except BaseException:
             self.at = before
             raise
@@ -336,7 +332,7 @@ class Session:
                 if token is None:
                     break
                 if self.at.filled == self.feeder.size:
-                    self.at = self.feeder.room(self.at, prompt, answer.tokens, self.head() if prompt else self._beginning())
+                    self.at = self.feeder.room(self.at, prompt, answer.tokens, self.wording.head() if prompt else self.wording.beginning(self.at.tokens + self.at.pending))
                 self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
                 if piece := answer.add(token):
                     yield piece
@@ -349,19 +345,6 @@ class Session:
             raise
         finally:
             answer.end("error")
-
-    def _turn_ids(self, content: str, first: bool) -> tuple[int, ...]:
-        """A turn's tokens. Whatever the message spells, it cannot end the turn or begin another's."""
-        return tuple(self.model.check_ids(encode_turn(self.model.text, self.dialogue, content, first)))
-
-    def _document_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        before, after = encode_document(self.model.text, self.dialogue, first=not self.at.filled)
-        return tuple(self.model.check_ids(before)), tuple(self.model.check_ids(after))
-
-    def _beginning(self) -> tuple[int, ...]:
-        """What every window of a plain text begins with: the tokenizer's own mark (a BOS), where the text began with it."""
-        begin = tuple(self.model.encode("", add_special=True))
-        return begin if begin and (self.at.tokens + self.at.pending)[: len(begin)] == begin else ()
 
     def _remember(self, role: str, content: str) -> None:
         self.forgotten_turns += remember(self.transcript, role, content)

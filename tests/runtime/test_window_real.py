@@ -43,7 +43,7 @@ def test_answers_in_the_window_are_those_of_transformers(smollm2):
     for backend in ("torch", "mlx"):
         model = load(smollm2, backend, device="cpu", dtype="float32", memory=False)
         session = Session(model, sampling=Sampling(temperature=0.0), seed=0)
-        closing, chosen, messages = len(model.encode(session.dialogue.close())), {}, []
+        closing, chosen, messages = len(model.encode(session.wording.dialogue.close())), {}, []
         for town, year in TOWNS:
             message = STORY.format(town, year) * 3 + "What is this town called?"
             answer = session.say(message, 8)
