@@ -88,6 +88,10 @@ def check_contents(path: Path, record: Record) -> None:
     turns = document["forgotten_turns"] + len(transcript)
     for name, at in (("now", record.now), *((f"snapshot {i}", s) for i, s in enumerate(record.snapshots))):
         _check_notes(f"{path}: {name} notes", at.notes, len(at.tokens), turns)
+    for i, moment in enumerate(record.snapshots):
+        like = next(m for m in (record.now, *record.snapshots) if m.bank is moment.bank)
+        same = f"{like.chunks}, as where this bank stands first"
+        need(moment.chunks == like.chunks, f"snapshot {i} chunks", moment.chunks, same)
     need(record.now.notes["turns"] == turns, "now notes.turns", record.now.notes["turns"], f"{turns}, as many as the transcript counts")
 
 
