@@ -20,6 +20,8 @@ CONTENTS = ("both", "token")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ROPE_TYPES = ("default", "linear", "llama3")
 CONFIG_BYTES_MAX = 1 << 20
+LAYERS_MAX = 1 << 14  # every layer is named, one by one, before a weight is looked for
+SLOTS_MAX = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,9 @@ class LM2Config:
     def check(self) -> None:
         """Raise ConfigError for fields that contradict one another."""
         m = self.memory
+        for name, n, most in (("num_hidden_layers", self.num_hidden_layers, LAYERS_MAX), ("memory.slots", m.slots, SLOTS_MAX)):
+            if n > most:
+                raise ConfigError(f"{name} {n} must be at most {most}")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
         if self.head_dim % 2:

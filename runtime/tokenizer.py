@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..models.errors import PromptError, TokenizerError
 from ..models.layout import TOKENIZER
+from ..models.tokens import check_vocabulary, refusals
 from .pieces import read_decoder
 from .streaming import Detokenizer
 
@@ -82,7 +83,7 @@ class Tokenizer:
         begin = 0
         while begin < len(text):
             end = self._safe_cut(library, text, begin + BLOCK_CHARS)
-            ids += _ids(library, text[begin:end])
+            ids += self._ids(library, text[begin:end])
             begin = end
         return ids + list(self._after) if add_special else ids
 
@@ -113,19 +114,17 @@ class Tokenizer:
     def _open(self) -> "tokenizers.Tokenizer":
         import tokenizers
 
-        try:
+        def fail(said: str) -> TokenizerError:
+            return TokenizerError(
+                f"{self._name} is not a tokenizer.json this version can read ({said}): restore the file or convert the model again"
+            )
+
+        with refusals(fail):
             library = tokenizers.Tokenizer.from_buffer(self._data)
             library.no_truncation()
             library.no_padding()
+            check_vocabulary(self._data)
             return library
-        except BaseException as error:
-            # The library reports some malformed files as a Rust panic, which is no Exception.
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            said = " ".join(str(error).split())[:200]
-            raise TokenizerError(
-                f"{self._name} is not a tokenizer.json this version can read ({said}): restore the file or convert the model again"
-            ) from None
 
     def _spelled_out(self) -> "tokenizers.Tokenizer":
         """A second instance, made when first needed, that takes special tokens in a text for ordinary text."""
@@ -137,8 +136,8 @@ class Tokenizer:
 
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What the post-processor puts before and after a text."""
-        bare = self._library.encode("a", add_special_tokens=False).ids
-        full = self._library.encode("a", add_special_tokens=True).ids
+        bare = self._ids(self._library, "a")
+        full = self._ids(self._library, "a", add_special=True)
         for at in range(len(full) - len(bare) + 1):
             if full[at : at + len(bare)] == bare:
                 return tuple(full[:at]), tuple(full[at + len(bare) :])
@@ -153,10 +152,18 @@ class Tokenizer:
                 break
             cut = found.start()
             left, right = text[cut - _CONTEXT : cut], text[cut : cut + _CONTEXT]
-            if _ids(library, left + right) == _ids(library, left) + _ids(library, right):
+            if self._ids(library, left + right) == self._ids(library, left) + self._ids(library, right):
                 return cut
             at = cut + BLOCK_CHARS // 64
         return len(text)
+
+    def _ids(self, library: "tokenizers.Tokenizer", text: str, add_special: bool = False) -> list[int]:
+        def fail(said: str) -> TokenizerError:
+            return TokenizerError(f"{self._name} cannot encode {text[:20]!r} ({said}): restore the file or convert the model again")
+
+        with refusals(fail):
+            ids: list[int] = library.encode(text, add_special_tokens=add_special).ids
+            return ids
 
 
 def check_text(text: str, what: str = "the text") -> None:
@@ -168,8 +175,3 @@ def check_text(text: str, what: str = "the text") -> None:
             f"{what} has half of a surrogate pair (U+{ord(text[error.start]):04X}) at character {error.start}: remove it or decode "
             "the input as UTF-8"
         ) from None
-
-
-def _ids(library: "tokenizers.Tokenizer", text: str) -> list[int]:
-    ids: list[int] = library.encode(text, add_special_tokens=False).ids
-    return ids

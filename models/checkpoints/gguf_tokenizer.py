@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConvertError
+from ..tokens import refusals
 from .gguf_header import GGUFHeader, get
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -38,7 +39,7 @@ def tokenizer_json(header: GGUFHeader, path: Path) -> bytes | None:
         return None
     vocab, kinds = _vocabulary(header, path)
     model = get(header, path, "tokenizer.ggml.model", lambda x: isinstance(x, str), "a name")
-    try:
+    with refusals(lambda said: ConvertError(f"{path}: its tokenizer cannot be rebuilt ({said}): convert the model to GGUF again")):
         if model == "gpt2":
             tokenizer = _byte_level(header, path, vocab)
         elif model == "llama":
@@ -48,10 +49,6 @@ def tokenizer_json(header: GGUFHeader, path: Path) -> bytes | None:
         _add_special(tokenizer, vocab, kinds)
         _add_bos(tokenizer, header, path, list(vocab), model)
         return tokenizer.to_str(pretty=False).encode("utf-8")
-    except ConvertError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise ConvertError(f"{path}: its tokenizer cannot be rebuilt ({error}): convert the model to GGUF again") from None
 
 
 def end_of_turn_ids(header: GGUFHeader, path: Path, vocab_size: int) -> list[int]:

@@ -17,6 +17,7 @@ import numpy as np
 from ..config import CONFIG_BYTES_MAX, MemoryConfig, read_json
 from ..errors import ConvertError, ModelFileError
 from ..tensorfile import from_float32, to_float32
+from ..tokens import check_vocabulary, refusals
 
 BLOCK_BYTES = 8 << 20
 TEXT_BYTES_MAX = 64 << 20
@@ -139,10 +140,9 @@ def check_tokenizer(data: bytes, path: Path, vocab_size: int) -> None:
     """Raise ConvertError unless `data` is a tokenizer.json whose ids all lie below `vocab_size`."""
     from tokenizers import Tokenizer
 
-    try:
+    with refusals(lambda said: ConvertError(f"{path} is not a tokenizer.json this version can read ({said}): restore the file")):
         ids = Tokenizer.from_str(data.decode("utf-8")).get_vocab(with_added_tokens=True).values()
-    except Exception as error:  # the library raises bare Exception
-        raise ConvertError(f"{path} is not a tokenizer.json this version can read ({error}): restore the file") from None
+        check_vocabulary(data)
     largest = max(ids, default=0)
     if largest >= vocab_size:
         raise ConvertError(f"{path} has token id {largest}, vocab_size is {vocab_size}: tokenizer and weights are not of one model")
