@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .models.errors import LM2Error as LM2Error
     from .runtime.loading import Model as Model
     from .runtime.loading import load as load
-    from .runtime.sampling import Sampling as Sampling
-    from .runtime.session import Session as Session
+    from .runtime.session.sampling import Sampling as Sampling
+    from .runtime.session.session import Session as Session
 
 __version__ = "0.1.0"
 
@@ -27,8 +27,8 @@ _WHERE = {
     "LM2Error": "models.errors",
     "Model": "runtime.loading",
     "load": "runtime.loading",
-    "Sampling": "runtime.sampling",
-    "Session": "runtime.session",
+    "Sampling": "runtime.session.sampling",
+    "Session": "runtime.session.session",
 }
 __all__ = ["LM2Config", "LM2Error", "MemoryConfig", "Model", "Sampling", "Session", "load"]
 

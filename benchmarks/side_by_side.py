@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lm2.models.tasks.recall import conversations
 from lm2.runtime.loading import load
-from lm2.runtime.sampling import Sampling
-from lm2.runtime.session import Session
+from lm2.runtime.session.sampling import Sampling
+from lm2.runtime.session.session import Session
 
 QUESTIONS = (
     "What is the capital of France?", "Who wrote Romeo and Juliet?", "What is 7 plus 5?", "Name three primary colors.", "What is the boiling point of water?",

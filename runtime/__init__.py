@@ -1,1 +1,8 @@
-"""Sessions over a backend: chunking, memory state, sampling, text, state files and commands."""
+"""The runtime above the backends: models by name, sessions, their files, the commands.
+
+`formerly.py` keeps the module names of version 0.1 importable.
+"""
+
+from . import formerly
+
+formerly.install()

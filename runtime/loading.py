@@ -11,7 +11,7 @@ from ..models.errors import ModelFileError, PromptError, TokenizerError
 from ..models.home import shipped_model
 from ..models.layout import GENERATION, TOKENIZER, open_folder
 from .backend import Backend, BackendOptions, open_backend
-from .sampling import Sampling
+from .session.sampling import Sampling
 from .template import ChatTemplate
 from .tokenizer import Tokenizer
 

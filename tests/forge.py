@@ -10,7 +10,7 @@ import struct
 
 import numpy as np
 
-from lm2.runtime.statefile import Expected, Meta, Moment, Record
+from lm2.runtime.statefile.file import Expected, Meta, Moment, Record
 
 SHAPE = (2, 1, 4, 8)
 CHUNK = 6

@@ -8,8 +8,8 @@ from lm2.models import home
 from lm2.models.tasks.babilong import pieces
 from lm2.models.tasks.world import World, story
 from lm2.runtime.loading import load
-from lm2.runtime.sampling import Sampling
-from lm2.runtime.session import Session
+from lm2.runtime.session.sampling import Sampling
+from lm2.runtime.session.session import Session
 
 TASKS = ("qa1", "qa2", "qa3", "qa5")
 EACH = 12

@@ -5,8 +5,8 @@ import pytest
 from lm2.models import home
 from lm2.models.tasks.recall import conversations
 from lm2.runtime.loading import load
-from lm2.runtime.sampling import Sampling
-from lm2.runtime.session import Session
+from lm2.runtime.session.sampling import Sampling
+from lm2.runtime.session.session import Session
 
 SAMPLES = 48
 ELSEWHERE = 12  # of them, on each other backend

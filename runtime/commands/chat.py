@@ -24,8 +24,8 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..lock import SessionLock
-    from ..session import Session
+    from ..session.session import Session
+    from ..statefile.lock import SessionLock
 
 
 class Talk:
@@ -38,7 +38,7 @@ class Talk:
 
     def answer(self, text: str) -> bool:
         """One turn: streams the answer to stdout, then saves. False when it was interrupted."""
-        from ..reading import check_message
+        from ..session.reading import check_message
 
         check_message(text, "the message")
         return self._show(lambda interrupted: self.session.stream(text, self.max_tokens, self.stop, interrupted))
@@ -77,7 +77,7 @@ class Talk:
 
         Whatever fails, the chat stays where it was. Raises SessionLockedError, and what `ready` raises.
         """
-        from ..lock import SessionLock
+        from ..statefile.lock import SessionLock
 
         need_folder(path)
         same = self.file is not None and os.path.realpath(self.file) == os.path.realpath(path)
@@ -132,8 +132,8 @@ def command(
 
     In a terminal: type, or /help. Ctrl-C stops an answer, Ctrl-D leaves. In a pipe: one turn a line in, one answer a turn out.
     """
-    from ..lock import SessionLock
-    from ..session import Session
+    from ..session.session import Session
+    from ..statefile.lock import SessionLock
 
     terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     check_settings(stop, **sampling)
@@ -178,7 +178,7 @@ def command(
 
 def _pipe(talk: Talk) -> int:
     """One turn a line. A line that cannot be used is one line on stderr; the rest is still answered, and the exit code is 1."""
-    from ..reading import MESSAGE_BYTES_MAX, check_message
+    from ..session.reading import MESSAGE_BYTES_MAX, check_message
     from .slash import is_command, run
 
     failed, number = 0, 0

@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from ..loading import Model
-    from ..sampling import Sampling
+    from ..session.sampling import Sampling
 
 MAX_TOKENS = 512
 
@@ -86,7 +86,7 @@ def open_model(name: str | None, backend: str, device: str, dtype: str, threads:
 
 def check_settings(stop: tuple[str, ...], **sampling: Any) -> None:
     """Refuse bad sampling settings and stop strings early, before a model is loaded. Raises PromptError naming them."""
-    from ..sampling import Sampling
+    from ..session.sampling import Sampling
     from ..streaming import StopStrings
 
     adjusted(Sampling(), **sampling)

@@ -31,8 +31,8 @@ def command(
 
     MODEL is a model folder or a name such as smollm2. Text goes to stdout as it is made, everything else to stderr.
     """
-    from ..reading import check_message, read_message, read_message_file
-    from ..session import Session
+    from ..session.reading import check_message, read_message, read_message_file
+    from ..session.session import Session
 
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat: a plain prompt has no system message")

@@ -66,8 +66,8 @@ def session_facts(path: Path) -> dict[str, Any]:
     """Facts about a session file; everything in it is checked but the match with a model. Raises a SessionError."""
     import numpy as np
 
-    from ..keeping import check_contents
-    from ..statefile import read_session
+    from ..statefile.file import read_session
+    from ..statefile.keeping import check_contents
 
     record = read_session(path, None)
     check_contents(path, record)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .common import reading_bar, soft_interrupt
 
 if TYPE_CHECKING:
-    from ..session import Session
+    from ..session.session import Session
 
 BYTES_A_TOKEN = 4  # a first guess, for the bar only
 
@@ -17,7 +17,7 @@ def read_file(session: "Session", path: Path, chat: bool, show: bool = True) -> 
 
     Ctrl-C stops after the chunk in hand and keeps what was read. Raises PromptError naming the file.
     """
-    from ..reading import read_blocks
+    from ..session.reading import read_blocks
 
     total = path.stat().st_size if path.exists() else 0  # that it is not there is for read_blocks to say
     begun, ended, told = 0, 0, 0  # bytes before the block in hand and up to its end; tokens reported so far

@@ -10,7 +10,7 @@ from ...models.errors import PromptError
 from .common import megabytes
 
 if TYPE_CHECKING:
-    from ..session import Session
+    from ..session.session import Session
     from .chat import Talk
 
 
@@ -57,7 +57,7 @@ def _save(talk: "Talk", argument: str) -> None:
 
 
 def _load(talk: "Talk", argument: str) -> None:
-    from ..session import Session
+    from ..session.session import Session
 
     if not argument:
         raise PromptError("/load needs a file: /load chat.lm2s")

@@ -16,7 +16,7 @@ from ...models.tasks.babilong import pieces, sentences
 from ...models.tasks.recall import Conversation, Turn
 from ..evaluation.render import Renderer
 from ..evaluation.sources import recall_cells
-from ..statefile import Moment, Record, read_session
+from ..statefile.file import Moment, Record, read_session
 from .history import rms
 from .look import Look, Looker
 
@@ -85,7 +85,7 @@ def look_at_model(
 
 def look_at_session(path: Path) -> tuple[Look, Record]:
     """A session file without its model. Raises a SessionError."""
-    from ..keeping import check_contents
+    from ..statefile.keeping import check_contents
 
     record = read_session(path, None)
     check_contents(path, record)
@@ -111,7 +111,7 @@ def look_into_session(model: "Model", path: Path, question: str, longest: int) -
 
     Nothing is saved. Raises a SessionError, or what look_at_model raises.
     """
-    from ..keeping import expected
+    from ..statefile.keeping import expected
 
     look, _ = look_at_session(path)
     looker = Looker(model)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ..dialogue import PlainTemplate
+from ..session.dialogue import PlainTemplate
 from .talk import TALK
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..sampling import Sampling
-from ..session import Session
+from ..session.sampling import Sampling
+from ..session.session import Session
 from .inputs import Inputs
 from .measures import top_gap
 from .sides import Side

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from lm2.runtime import reading
-from lm2.runtime.reading import MESSAGE_BYTES_MAX
+from lm2.runtime.session import reading
+from lm2.runtime.session.reading import MESSAGE_BYTES_MAX
 
 FEW = ("--max-tokens", "3", "--seed", "1", "--threads", "1")
 

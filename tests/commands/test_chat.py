@@ -9,7 +9,7 @@ import pytest
 from command_line import shell, spawn, wait_for
 
 from lm2 import Session
-from lm2.runtime.statefile import read_session
+from lm2.runtime.statefile.file import read_session
 
 FEW = ("--max-tokens", "4", "--seed", "1", "--threads", "1")
 

@@ -101,7 +101,7 @@ def test_debug_shows_the_traceback(lm2, monkeypatch):
 
 
 def test_an_unexpected_error_is_one_line_too(lm2, tiny, monkeypatch):
-    from lm2.runtime import session
+    from lm2.runtime.session import session
 
     def broken(*args):
         raise ZeroDivisionError("over\nzero")

@@ -9,7 +9,7 @@ import time
 import pytest
 from command_line import spawn
 
-from lm2.runtime.statefile import read_session
+from lm2.runtime.statefile.file import read_session
 
 pty = pytest.importorskip("pty", reason="needs a POSIX terminal")
 PROMPT = ">>> "

@@ -7,7 +7,7 @@ import pytest
 
 from lm2.models.errors import PromptError
 from lm2.runtime.backend import MemoryState
-from lm2.runtime.cursor import Cursor, Feeder
+from lm2.runtime.session.cursor import Cursor, Feeder
 
 SIZE = 16
 

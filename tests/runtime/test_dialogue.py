@@ -5,7 +5,7 @@ import tiny_tokenizer
 
 from lm2 import Session
 from lm2.models.errors import PromptError, TokenizerError
-from lm2.runtime.dialogue import Dialogue, PlainTemplate
+from lm2.runtime.session.dialogue import Dialogue, PlainTemplate
 from lm2.runtime.template import ChatTemplate
 
 DEFAULT_SYSTEM = (

@@ -20,7 +20,7 @@ from lm2.runtime.evaluation.report import document, means, table
 from lm2.runtime.evaluation.run import run
 from lm2.runtime.evaluation.store import EvaluationError, Store
 from lm2.runtime.evaluation.streams import Reader, Stopped, Stream, streams_at_once
-from lm2.runtime.session import Session
+from lm2.runtime.session.session import Session
 
 
 def drawn(model, lengths, seed=0):
@@ -108,7 +108,7 @@ def test_a_question_reads_the_memory_and_writes_nothing(gated):
 
 def test_rendering_is_the_sessions(gated):
     """A question has the tokens of a session's first turn; a chunk has those a session commits for the same turns."""
-    from lm2.runtime.sampling import Sampling
+    from lm2.runtime.session.sampling import Sampling
 
     renderer = Renderer(gated, "Be kind.", answer=1)
     session = Session(gated, "Be kind.", Sampling(temperature=0.0), seed=0)

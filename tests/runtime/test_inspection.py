@@ -19,7 +19,7 @@ from lm2.runtime.inspection.page import page
 from lm2.runtime.inspection.picture import picture
 from lm2.runtime.inspection.pixels import EMPTY, RED, png
 from lm2.runtime.inspection.subject import built_in, look_at_model, look_at_session, look_into_session, read_turns
-from lm2.runtime.session import Session
+from lm2.runtime.session.session import Session
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm2.models.errors import PromptError
-from lm2.runtime.sampling import (
+from lm2.runtime.session.sampling import (
     LogitsError,
     Sampler,
     Sampling,
@@ -228,7 +228,7 @@ def test_restoring_by_seed_and_draws_goes_on_with_the_same_tokens():
 
 
 def test_the_highest_random_number_still_picks_a_token_with_weight(monkeypatch):
-    from lm2.runtime import sampling
+    from lm2.runtime.session import sampling
 
     logits = np.array([0.0, -2000.0, -np.inf], dtype=np.float32)
     for u, token in ((1 - 2.0**-53, 0), (0.0, 0)):

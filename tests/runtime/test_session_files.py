@@ -12,9 +12,9 @@ from oracle import check, standing
 
 from lm2 import Sampling, Session
 from lm2.models.errors import WriteError
-from lm2.runtime.keeping import check_contents, expected
-from lm2.runtime.statefile import read_session
-from lm2.runtime.staterecord import (
+from lm2.runtime.statefile.file import read_session
+from lm2.runtime.statefile.keeping import check_contents, expected
+from lm2.runtime.statefile.record import (
     SessionError,
     SessionModelError,
     SessionShapeError,
@@ -106,7 +106,7 @@ def test_a_restored_session_is_as_small(saved, gated, path):
 
 
 def test_forgotten_turns_come_back(gated, path, monkeypatch):
-    from lm2.runtime import transcript
+    from lm2.runtime.session import transcript
 
     monkeypatch.setattr(transcript, "TRANSCRIPT_CHARS", 400)
     session = Session(gated, seed=1)

@@ -11,8 +11,8 @@ from tiny_model import CHUNK
 
 from lm2 import Sampling, Session
 from lm2.models.errors import PromptError
-from lm2.runtime import session as session_module
-from lm2.runtime import transcript
+from lm2.runtime.session import session as session_module
+from lm2.runtime.session import transcript
 
 
 def place(session):

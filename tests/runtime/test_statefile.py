@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from lm2.models.errors import LM2Error
-from lm2.runtime import statecheck, staterecord
-from lm2.runtime.statefile import Moment, read_session, write_session
-from lm2.runtime.staterecord import (
+from lm2.runtime.statefile import check as statecheck
+from lm2.runtime.statefile import record as staterecord
+from lm2.runtime.statefile.file import Moment, read_session, write_session
+from lm2.runtime.statefile.record import (
     SessionCorruptError,
     SessionError,
     SessionFormatError,
@@ -374,7 +375,7 @@ def test_errors_have_one_base():
 def test_no_ml_library_and_no_pickle():
     """Session files need neither; both would show up as imported modules."""
     code = (
-        "import sys; before = set(sys.modules); import lm2.runtime.statefile, lm2.runtime.lock, lm2.models.tensorfile;"
+        "import sys; before = set(sys.modules); import lm2.runtime.statefile.file, lm2.runtime.statefile.lock, lm2.models.tensorfile;"
         "import inspect; from lm2.runtime import statefile, statecheck, statejson;"
         "text = ''.join(inspect.getsource(m) for m in (statefile, statecheck, statejson, lm2.models.tensorfile));"
         "assert not any(w in text for w in ('pickle', 'np.load', 'eval(', 'torch')), 'pickle or ML in the source';"

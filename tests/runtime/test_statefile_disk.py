@@ -16,8 +16,8 @@ import forge
 import pytest
 
 from lm2.models.errors import WriteError
-from lm2.runtime.statefile import read_session, write_session
-from lm2.runtime.staterecord import SessionReadError
+from lm2.runtime.statefile.file import read_session, write_session
+from lm2.runtime.statefile.record import SessionReadError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="uses signals and limits of POSIX")
 SHAPE = (4, 1, 64, 64)
@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 import forge
 from lm2.models.errors import WriteError
-from lm2.runtime.statefile import write_session
+from lm2.runtime.statefile.file import write_session
 path, shape = Path(sys.argv[1]), {SHAPE}
 record = forge.record(shape)
 def save(n):
@@ -195,8 +195,8 @@ def test_no_permission(open_folder):
     write_session(path, forge.record(SHAPE))
     before = path.read_bytes()
     code = """
-from lm2.runtime.statefile import read_session
-from lm2.runtime.lock import SessionLock
+from lm2.runtime.statefile.file import read_session
+from lm2.runtime.statefile.lock import SessionLock
 if os.getuid() == 0:
     os.setgid(65534); os.setuid(65534)
 for act in (lambda: save(1), lambda: SessionLock(path).acquire(), lambda: read_session(path, None)):

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lm2.runtime.statefile import Meta, Moment, Record, read_session, write_session
-from lm2.runtime.staterecord import SessionError
+from lm2.runtime.statefile.file import Meta, Moment, Record, read_session, write_session
+from lm2.runtime.statefile.record import SessionError
 
 SEED = 20250131
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)

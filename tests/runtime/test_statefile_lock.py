@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from lm2.models.errors import WriteError
-from lm2.runtime.lock import SessionLock
-from lm2.runtime.staterecord import SessionError, SessionLockedError
+from lm2.runtime.statefile.lock import SessionLock
+from lm2.runtime.statefile.record import SessionError, SessionLockedError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from lm2.runtime.lock import SessionLock
+from lm2.runtime.statefile.lock import SessionLock
 lock = SessionLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 time.sleep(60)
@@ -22,7 +22,7 @@ time.sleep(60)
 TRY = """
 import sys
 from pathlib import Path
-from lm2.runtime.lock import SessionLock
+from lm2.runtime.statefile.lock import SessionLock
 try:
     SessionLock(Path(sys.argv[1])).acquire()
     print("acquired")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..models.errors import PromptError
+from ...models.errors import PromptError
+from ..statefile.keeping import Kept, restore, save, unusable
 from .answer import Answer, Reply
 from .cursor import Cursor, Feeder
 from .dialogue import Dialogue
@@ -16,7 +17,7 @@ from .sampling import Sampling, new_seed
 from .transcript import last_exchange, remember, shortened
 
 if TYPE_CHECKING:
-    from .loading import Model
+    from ..loading import Model
 
 MAX_TOKENS = 512
 UNDO_TURNS = 16
@@ -183,17 +184,25 @@ class Session:
 
     def save(self, path: str | Path) -> int:
         """Write the session to a file, atomically; returns its bytes. Raises WriteError; the old file is then unchanged."""
-        from .keeping import save_session
-
         self.settle()
-        return save_session(self, Path(path))
+        kept = Kept(
+            self.system, self.sampling, self.seed, self.feeder.overlap, self.at,
+            self.snapshots, self.transcript, self.forgotten_turns, self.created,
+        )  # fmt: skip
+        written, self.created = save(self.model, kept, Path(path))
+        return written
 
     @classmethod
     def restore(cls, model: "Model", path: str | Path, notify: Callable[[str], None] | None = None) -> "Session":
         """Open a saved session on this model, whichever backend it was saved from. Raises a SessionError naming the file and the remedy."""
-        from .keeping import restore_session
-
-        return restore_session(model, Path(path), notify)
+        kept = restore(model, Path(path))
+        try:
+            session = cls(model, kept.system, kept.sampling, kept.seed, kept.overlap, notify)
+        except PromptError as error:
+            raise unusable(Path(path), error) from None
+        session.at, session.snapshots = kept.at, kept.snapshots
+        session.transcript, session.forgotten_turns, session.created = kept.transcript, kept.forgotten_turns, kept.created
+        return session
 
     def _only(self, generator: Generator[str, None, None]) -> Generator[str, None, None]:
         """Make `generator` the answer under way."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..models.errors import PromptError
+from ...models.errors import PromptError
 
 MESSAGE_BYTES_MAX = 1 << 20
 BLOCK_BYTES = 1 << 16

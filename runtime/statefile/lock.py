@@ -13,8 +13,8 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from ..models.atomic import write_error
-from .staterecord import SessionLockedError
+from ...models.atomic import write_error
+from .record import SessionLockedError
 
 
 class SessionLock:

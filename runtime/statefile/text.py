@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .statecheck import DAMAGED, check_count, plain
-from .staterecord import (
+from .check import DAMAGED, check_count, plain
+from .record import (
     CHUNK_MAX,
     COUNT_MAX,
     DOCUMENT_BYTES_MAX,

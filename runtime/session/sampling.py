@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models.errors import LM2Error, PromptError
+from ...models.errors import LM2Error, PromptError
 
 SEED_MAX = (1 << 64) - 1
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models.errors import LM2Error
+from ...models.errors import LM2Error
 
 FORMAT = "lm2-session"
 VERSION = 1

@@ -1,6 +1,6 @@
 """The checks on a session file, in one place for all backends; done before anything is given out.
 
-Knows what a right file looks like (its text is in statejson.py); opens none. Reading and writing use the same checks,
+Knows what a right file looks like (its text is in text.py); opens none. Reading and writing use the same checks,
 so what was saved can be opened again. Axes: l banks, n rows, d width, t tokens, T positions of a chunk, v vocabulary.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..models.errors import TensorFileError
-from ..models.tensorfile import Header, TensorInfo, build_header, parse_header
-from .staterecord import (
+from ...models.errors import TensorFileError
+from ...models.tensorfile import Header, TensorInfo, build_header, parse_header
+from .record import (
     BANKS_MAX,
     CHUNK_MAX,
     COUNT_MAX,

@@ -1,27 +1,40 @@
-"""Between a session and its file: which part of a Session goes where in a Record, and back.
+"""Between a session and its file: which part of a session goes where in a Record, and back.
 
 The unfinished chunk is kept as token ids and re-run when the session goes on: the file then opens on any backend. What every session
-file must be is statefile.py's business; here it is checked that the parts meant for a Session are ones a Session can have.
+file must be is file.py's business; here it is checked that the parts meant for a session are ones a session can have. Knows cursors, not Session.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..models.errors import PromptError
-from .backend import MemoryState
-from .cursor import Cursor
-from .sampling import Sampling
-from .session import Session
-from .statecheck import DAMAGED, check_count, plain
-from .statefile import Expected, Meta, Moment, Record, read_session, write_session
-from .staterecord import SessionValueError
+from ...models.errors import PromptError
+from ..backend import MemoryState
+from ..session.cursor import Cursor
+from ..session.sampling import Sampling
+from .check import DAMAGED, check_count, plain
+from .file import Expected, Meta, Moment, Record, read_session, write_session
+from .record import SessionValueError
 
 if TYPE_CHECKING:
-    from .loading import Model
+    from ..loading import Model
+
+
+class Kept(NamedTuple):
+    """What a file keeps of a session; the names are Session's own. created: ISO 8601, empty before the first save."""
+
+    system: str | None
+    sampling: Sampling
+    seed: int
+    overlap: int
+    at: Cursor
+    snapshots: list[Cursor]
+    transcript: list[dict[str, str]]
+    forgotten_turns: int
+    created: str
 
 
 def expected(model: "Model") -> Expected:
@@ -30,9 +43,8 @@ def expected(model: "Model") -> Expected:
     return Expected(model.fingerprint, model.name, sha, model.config.bank_shape(), model.config.memory.chunk, model.config.vocab_size)
 
 
-def save_session(session: Session, path: Path) -> int:
-    """Write `session` to `path`; bytes written."""
-    model = session.model
+def save(model: "Model", kept: Kept, path: Path) -> tuple[int, str]:
+    """Write what is kept to `path`, atomically; bytes written, and when the session was created. Raises WriteError or a SessionError."""
     wanted, about = expected(model), model.backend.describe()
     hosts: dict[int, np.ndarray] = {}
 
@@ -45,20 +57,18 @@ def save_session(session: Session, path: Path) -> int:
 
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     document: dict[str, Any] = {
-        "system": session.system,
-        "transcript": session.transcript,
-        "forgotten_turns": session.forgotten_turns,
-        "overlap": session.feeder.overlap,
-        "sampling": session.sampling.to_dict(),
+        "system": kept.system,
+        "transcript": kept.transcript,
+        "forgotten_turns": kept.forgotten_turns,
+        "overlap": kept.overlap,
+        "sampling": kept.sampling.to_dict(),
     }
     meta = Meta(
         wanted.fingerprint, wanted.model, wanted.tokenizer, about.backend, about.dtype,
-        session.at.seen, session.seed, session.at.draws, session.created or stamp, stamp,
+        kept.at.seen, kept.seed, kept.at.draws, kept.created or stamp, stamp,
     )  # fmt: skip
-    record = Record(moment(session.at), tuple(moment(s) for s in session.snapshots), document, meta)
-    written = write_session(path, record, wanted)
-    session.created = meta.created
-    return written
+    record = Record(moment(kept.at), tuple(moment(s) for s in kept.snapshots), document, meta)
+    return write_session(path, record, wanted), meta.created
 
 
 def check_contents(path: Path, record: Record) -> None:
@@ -103,15 +113,11 @@ def _check_notes(where: str, notes: Mapping[str, Any], tokens: int, turns: int) 
         check_count(f"{where}.{key}", notes[key], DAMAGED, *most)
 
 
-def restore_session(model: "Model", path: Path, notify: Callable[[str], None] | None = None) -> Session:
-    """Open a session file on `model`. All checks are done before anything is assigned."""
+def restore(model: "Model", path: Path) -> Kept:
+    """Read a session file for `model`; cursors are at rest. All checks are done before anything is returned. Raises a SessionError."""
     record = read_session(path, expected(model))
     check_contents(path, record)
     document = record.document
-    try:
-        session = Session(model, document["system"], Sampling(**document["sampling"]), record.meta.seed, document["overlap"], notify)
-    except PromptError as error:
-        raise SessionValueError(f"{path}: {plain(error)}: {DAMAGED}") from None
     memories: dict[int, MemoryState] = {}
 
     def cursor(m: Moment) -> Cursor:
@@ -120,9 +126,19 @@ def restore_session(model: "Model", path: Path, notify: Callable[[str], None] | 
         notes = m.notes
         return Cursor(memories[id(m.bank)], None, (), m.tokens, None, notes["turn"], notes["seen"], notes["draws"], notes["turns"])
 
-    session.at = cursor(record.now)
-    session.snapshots = [cursor(s) for s in record.snapshots]
-    session.transcript = [{"role": m["role"], "content": m["content"]} for m in document["transcript"]]
-    session.forgotten_turns = document["forgotten_turns"]
-    session.created = record.meta.created
-    return session
+    return Kept(
+        document["system"],
+        Sampling(**document["sampling"]),
+        record.meta.seed,
+        document["overlap"],
+        cursor(record.now),
+        [cursor(s) for s in record.snapshots],
+        [{"role": m["role"], "content": m["content"]} for m in document["transcript"]],
+        document["forgotten_turns"],
+        record.meta.created,
+    )
+
+
+def unusable(path: Path, error: PromptError) -> SessionValueError:
+    """The error of a file whose parts are right one by one and do not fit together."""
+    return SessionValueError(f"{path}: {plain(error)}: {DAMAGED}")

@@ -1,7 +1,7 @@
 """Session files (`.lm2s`): write a conversation's memory and place, and read them back, checked.
 
-Knows the container and the order of reading; what is right is in statecheck.py and statejson.py, what a file holds in
-staterecord.py, and the layout for other languages in docs/session-file.md. Knows no backend: banks are NumPy. Axes: l
+Knows the container and the order of reading; what is right is in check.py and text.py, what a file holds in
+record.py, and the layout for other languages in docs/session-file.md. Knows no backend: banks are NumPy. Axes: l
 banks, n rows, d width, t tokens.
 """
 
@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..models.atomic import write_file
-from ..models.errors import TensorFileError
-from ..models.tensorfile import TensorInfo, build_header, read_tensor
-from .statecheck import (
+from ...models.atomic import write_file
+from ...models.errors import TensorFileError
+from ...models.tensorfile import TensorInfo, build_header, read_tensor
+from .check import (
     ARRAYS,
     DAMAGED,
     FOREIGN,
@@ -37,8 +37,7 @@ from .statecheck import (
     parse_meta,
     plain,
 )
-from .statejson import build_json, check_table, parse_json
-from .staterecord import (
+from .record import (
     BANKS_MAX,
     CHUNK_MAX,
     FILE_BYTES_MAX,
@@ -59,6 +58,7 @@ from .staterecord import (
     SessionTruncatedError,
     SessionValueError,
 )
+from .text import build_json, check_table, parse_json
 
 __all__ = ["Expected", "Meta", "Moment", "Record", "read_session", "write_session"]
 

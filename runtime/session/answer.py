@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..streaming import Detokenizer, StopStrings
 from .sampling import Sampler, Sampling
-from .streaming import Detokenizer, StopStrings
 
 if TYPE_CHECKING:
-    from .loading import Model
+    from ..loading import Model
 
 
 @dataclass(frozen=True)

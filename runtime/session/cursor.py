@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..models.errors import PromptError
-from .backend import Backend, MemoryState
+from ...models.errors import PromptError
+from ..backend import Backend, MemoryState
 
 
 class Cursor(NamedTuple):

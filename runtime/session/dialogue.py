@@ -7,7 +7,7 @@ Knows templates, not tokens. A model without a template speaks plainly: `User: .
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..models.errors import TokenizerError
+from ...models.errors import TokenizerError
 
 MARK = "\u2060mark\u2060"
 _OPENING = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"})
