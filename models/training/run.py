@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -153,7 +153,35 @@ def _save(file: Path, task: Task, plan: Plan, half: bool, trainable: Named, opti
         "random": [version, list(numbers), gauss],
         "torch_random": torch.get_rng_state(),
     }
-    write_file(file, lambda f: torch.save(record, f))
+
+    def fill(f: BinaryIO) -> None:
+        steady = _Steady(f)
+        try:
+            torch.save(record, steady)
+        except RuntimeError:
+            if steady.error is not None:
+                raise steady.error from None
+            raise
+
+    write_file(file, fill)
+
+
+class _Steady:
+    """A file to write to that keeps the error of the file system: PyTorch's writer turns it into another one that says nothing of the disk."""
+
+    def __init__(self, f: BinaryIO):
+        self._f = f
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._f.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._f.flush()
 
 
 def _resume(file: Path, task: Task, plan: Plan, half: bool, trainable: Named, optimizer: Optimizer, rng: random.Random) -> int:

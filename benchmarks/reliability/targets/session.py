@@ -12,9 +12,8 @@ import tiny_model
 from mutate import mutate_bytes, mutate_json, mutate_tree, pick
 
 from lm2.models.errors import LM2Error
-from lm2.runtime.keeping import restore_session, save_session
-from lm2.runtime.statefile import Record, read_session, write_session
 from lm2.runtime.session import Session
+from lm2.runtime.statefile import Record, read_session, write_session
 
 from . import Target
 
@@ -26,7 +25,7 @@ def target(place: Path) -> Target:
     seeds = []
     for message in ("Hello", "My name is Ada. " * 4, "And now?"):
         session.say(message, max_tokens=20)
-        save_session(session, file)
+        session.save(file)
         seeds.append(file.read_bytes())
     write_session(file, forge.record())
     seeds.append(file.read_bytes())
@@ -42,11 +41,11 @@ def target(place: Path) -> Target:
         want = forge.with_text(data, _in_order)
         kit.need(again.read_bytes() == want, "saved again it is another file")
         try:
-            opened = restore_session(model, file)
+            opened = Session.restore(model, file)
         except LM2Error as error:
             kit.check_refusal(error, file)
             return ""
-        save_session(opened, again)
+        opened.save(again)
         back = read_session(again, None)
         old, new = [record.now, *record.snapshots], [back.now, *back.snapshots]
         kit.equal("moments", len(new), len(old))
