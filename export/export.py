@@ -86,12 +86,12 @@ def quantisation_cost(folder: ModelFolder, out: Path, dst: Path, report: Report)
     if importlib.util.find_spec("onnxruntime") is None:
         report(Event("int4: pip install 'lm2[onnx]' to see what it costs", note=True))
         return None
-    with scratch(dst) as name, open(folder.weights, "rb") as source, open(Path(name) / DATA, "wb") as side:
+    with scratch(dst) as place, open(folder.weights, "rb") as source, open(place / DATA, "wb") as side:
         _, model = build_model(folder, Weights(folder, source), Store(side, DATA), Options(plain=True))
         side.flush()
-        onnx.save_model(model, Path(name) / MODEL)
+        onnx.save_model(model, place / MODEL)
         model.Clear()
-        cost = measure(folder.config, Path(name) / MODEL, out / MODEL)
+        cost = measure(folder.config, place / MODEL, out / MODEL)
     text = f"int4 against float32 over {cost.tokens} tokens: same likeliest token {cost.top1:.1%}, KL divergence {cost.kl:.3f} nats"
     report(Event(text, note=True))
     return cost

@@ -102,6 +102,12 @@ def export(root: Path) -> Operation:
     return _new_folder("export", root, lambda place: lm2("export", model, place / "made", "--json"))
 
 
+def export_int4(root: Path) -> Operation:
+    """The same in 4 bits, with a float32 graph beside the destination for a while."""
+    model = tiny_model.make(root / "model", chunk=16)
+    return _new_folder("export-int4", root, lambda place: lm2("export", model, place / "made", "--precision", "int4", "--json"))
+
+
 def _new_folder(name: str, root: Path, run: Callable[[Path], int]) -> Operation:
     """An operation that makes the folder `made`, whole or not at all; what it makes is the same each time but for times and seconds."""
     from lm2.models.layout import open_folder
@@ -232,7 +238,7 @@ def build_ops(root: Path) -> Operation:
     return Operation("build-ops", ready, lambda place: lm2("build-ops", "--out", place / "ops.so", "--json"), whole, (".lm2-ops-",), "ops.so", True)
 
 
-OPERATIONS = {"save": save, "convert": convert, "export": export, "train": train, "pull": pull, "build-ops": build_ops}
+OPERATIONS = {"save": save, "convert": convert, "export": export, "export-int4": export_int4, "train": train, "pull": pull, "build-ops": build_ops}
 
 
 def quiet(action: Callable[[], int]) -> tuple[int, str]:
