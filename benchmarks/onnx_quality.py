@@ -60,7 +60,7 @@ def main():
     parser.add_argument("--models", default="off-int8,off-int4,genai-int8,genai-int4")
     parser.add_argument("--json", action="store_true")
     a = parser.parse_args()
-    from lm2.runtime.tokenizer import Tokenizer
+    from lm2.models.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(a.folder / "on")
     kinds = {name: np.array([list(tokenizer.encode(text))[: a.tokens]]) for name, text in texts()}

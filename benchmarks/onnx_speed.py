@@ -176,7 +176,7 @@ def main() -> int:
     found, skipped = plans(a.folder.absolute(), a.engines.split(","), a.precisions.split(","))
     if a.prepare:
         return 0
-    from lm2.runtime.tokenizer import Tokenizer
+    from lm2.models.text.tokenizer import Tokenizer
 
     prompt = list(Tokenizer.load(a.folder / "on").encode(long_text()[: 8 * a.prompt]))[: a.prompt]
     counts, results = [int(n) for n in a.threads.split(",")], []

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..models.config import LM2Config
 from ..models.layout import TOKENIZER
+from ..models.text.tokenizer import Tokenizer
 
 TOKENS = 256
 TEXT = """The harbour wakes before the town does. At four in the morning the first boats come in, their decks bright with ice and herring, and the
@@ -44,9 +45,7 @@ def _ids(config: LM2Config, tokenizer: Path) -> np.ndarray:
     count = min(TOKENS, config.memory.chunk)
     if not tokenizer.is_file():
         return np.random.default_rng(0).integers(0, config.vocab_size, (1, count))
-    from tokenizers import Tokenizer
-
-    ids = Tokenizer.from_file(str(tokenizer)).encode(TEXT, add_special_tokens=False).ids[:count]
+    ids = Tokenizer.load(tokenizer.parent).encode(TEXT, add_special=True)[:count]
     return np.array([[i for i in ids if i < config.vocab_size]], np.int64)
 
 

@@ -20,7 +20,7 @@ from ..models.checkpoints.progress import Event, Report, silent
 from ..models.config import LM2Config
 from ..models.errors import ConvertError
 from ..models.exported import CHECKED, DATA, KEY, MODEL, Export, file_digest
-from ..models.layout import CONFIG, GENERATION, TEMPLATE, TOKENIZER, ModelFolder, open_folder, tensor_shapes
+from ..models.layout import CONFIG, TEXT_FILES, TOKENIZER, ModelFolder, open_folder, tensor_shapes
 from .cost import Cost, measure, scratch
 from .graph import Graph, Store
 from .linear import Weights
@@ -169,7 +169,7 @@ def check_model(file: Path) -> None:
 
 def write_record(folder: ModelFolder, out: Path, options: Options, step: Step, tokenizer: str) -> Export:
     """Tokenizer, template, settings and config.json with the `onnx` block, beside the graph in `out`."""
-    for file in (TOKENIZER, TEMPLATE, GENERATION, "source.json"):
+    for file in (*TEXT_FILES, "source.json"):
         if (folder.path / file).is_file():
             shutil.copyfile(folder.path / file, out / file)
     files = {name: ((out / name).stat().st_size, file_digest(out / name)) for name in (MODEL, DATA) if (out / name).exists()}

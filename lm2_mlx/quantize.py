@@ -18,9 +18,7 @@ from ..models.atomic import new_folder, write_file
 from ..models.errors import ConvertError
 from ..models.layout import (
     CONFIG,
-    GENERATION,
-    TEMPLATE,
-    TOKENIZER,
+    TEXT_FILES,
     WEIGHTS,
     ModelFolder,
     combine_fingerprint,
@@ -125,7 +123,7 @@ def write_packed(
                 if progress:
                     progress(info.nbytes)
             writer.finish()
-        for file in (TOKENIZER, TEMPLATE, GENERATION):
+        for file in TEXT_FILES:
             if (folder.path / file).is_file():
                 shutil.copyfile(folder.path / file, out / file)
         _put_json(out / CONFIG, config.to_dict() | {KEY: quantization.to_dict()})

@@ -25,6 +25,8 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TEXT_FILES = (TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", TEMPLATE, GENERATION)
 FINGERPRINT = "fingerprint.json"
 
 # Memory tensors kept in float32 whatever the model's dtype: norms, gates, and what is written into the bank.

@@ -8,17 +8,22 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
-    "answer": "session.answer",
-    "cursor": "session.cursor",
-    "dialogue": "session.dialogue",
-    "keeping": "statefile.keeping",
-    "lock": "statefile.lock",
-    "reading": "session.reading",
-    "sampling": "session.sampling",
-    "statecheck": "statefile.check",
-    "statejson": "statefile.text",
-    "staterecord": "statefile.record",
-    "transcript": "session.transcript",
+    "answer": ".session.answer",
+    "cursor": ".session.cursor",
+    "dialogue": "..models.text.dialogue",
+    "keeping": ".statefile.keeping",
+    "lock": ".statefile.lock",
+    "pieces": "..models.text.pieces",
+    "reading": ".session.reading",
+    "sampling": ".session.sampling",
+    "sandbox": "..models.text.sandbox",
+    "statecheck": ".statefile.check",
+    "statejson": ".statefile.text",
+    "staterecord": ".statefile.record",
+    "streaming": "..models.text.streaming",
+    "template": "..models.text.template",
+    "tokenizer": "..models.text.tokenizer",
+    "transcript": ".session.transcript",
 }
 
 
@@ -30,7 +35,7 @@ class Formerly(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if package == __package__ and name in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(f".{MOVED[spec.name.rpartition('.')[2]]}", __package__)
+        module = importlib.import_module(MOVED[spec.name.rpartition(".")[2]], __package__)
         spec.loader_state = module.__spec__
         return module
 

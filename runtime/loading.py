@@ -10,10 +10,11 @@ from ..models.config import LM2Config, read_json
 from ..models.errors import ModelFileError, PromptError, TokenizerError
 from ..models.home import shipped_model
 from ..models.layout import GENERATION, TOKENIZER, open_folder
+from ..models.text.dialogue import PlainTemplate, Template
+from ..models.text.template import ChatTemplate
+from ..models.text.tokenizer import Tokenizer
 from .backend import Backend, BackendOptions, open_backend
 from .session.sampling import Sampling
-from .template import ChatTemplate
-from .tokenizer import Tokenizer
 
 DEFAULT_MODEL = "smollm2"
 OFFLINE_MODEL = "lm2-tiny"
@@ -21,14 +22,15 @@ OFFLINE_MODEL = "lm2-tiny"
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model. tokenizer and template are None when the folder has none. eos: ids that end an answer."""
+    """A loaded model. tokenizer is None when the folder has none, and template with it; a folder without a chat template has a plain one.
+    eos: ids that end an answer."""
 
     path: Path
     config: LM2Config
     fingerprint: str
     backend: Backend
     tokenizer: Tokenizer | None
-    template: ChatTemplate | None
+    template: Template | None
     sampling: Sampling
     eos: frozenset[int]
 
@@ -45,7 +47,10 @@ class Model:
 
     @property
     def end_of_turn(self) -> str:
-        """The text of the first end-of-sequence token, or nothing."""
+        """The text of the tokenizer's own end-of-sequence token, else of the first one, or nothing."""
+        own = self.tokenizer.named.names.get("eos_token") if self.tokenizer else None
+        if own:
+            return own
         return self.tokenizer.token(min(self.eos)) if self.tokenizer and self.eos else ""
 
     def encode(self, text: str, add_special: bool = False, plain: bool = False) -> list[int]:
@@ -99,9 +104,9 @@ def load(
         backend = "onnx"
     opened = open_backend(backend, path, BackendOptions(device, dtype, threads, report))
     tokenizer = Tokenizer.load(path) if (path / TOKENIZER).exists() else None
-    template = ChatTemplate.load(path, tokenizer) if tokenizer else None
+    template = (ChatTemplate.load(path, tokenizer) or PlainTemplate(tokenizer.begin)) if tokenizer else None
     sampling, ends = read_generation(path / GENERATION, folder.config.vocab_size)
-    eos = frozenset(folder.config.eos_token_id) | ends
+    eos = frozenset(folder.config.eos_token_id) | ends | (tokenizer.ends() if tokenizer else frozenset())
     return Model(path, opened.config, folder.fingerprint, opened, tokenizer, template, sampling, eos)
 
 

@@ -23,6 +23,7 @@ from ..layout import (
     GENERATION,
     TEMPLATE,
     TOKENIZER,
+    TOKENIZER_CONFIG,
     WEIGHTS,
     combine_fingerprint,
     stays_float32,
@@ -80,6 +81,7 @@ def convert(
         settings = {**(generation or {}), **(source.generation or ends)}
         settings = {key: value for key, value in settings.items() if value is not None}
         files = {CONFIG: to_json(lm2.to_dict()), GENERATION: to_json(settings), TOKENIZER: source.tokenizer}
+        files[TOKENIZER_CONFIG] = to_json(source.tokenizer_config) if source.tokenizer_config else None
         files[TEMPLATE] = source.template.encode("utf-8") if source.template else None
         seed = None if source.memory or request.adapter else request.seed
         notes = list(source.notes)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConvertError
-from ..tokens import refusals
+from ..text.library import refusals
 from .gguf_header import GGUFHeader, get
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6

@@ -1,4 +1,4 @@
-"""A Hugging Face Llama folder as a source: config, one or many safetensors files, tokenizer and chat template.
+"""A Hugging Face Llama folder as a source: config, one or many safetensors files; the files of text are hf_text.py's.
 
 Knows Hugging Face's file names and index; every weight file goes through the strict header check. Imports no ML
 library.
@@ -13,7 +13,8 @@ import numpy as np
 
 from ..errors import ConvertError, TensorFileError
 from ..tensorfile import ITEM_BYTES, Header, TensorInfo, read_header, read_tensor
-from .source import FLOATS, Source, SourceTensor, check_tokenizer, read_limited, read_object, rows_per_block
+from . import hf_text
+from .source import FLOATS, Source, SourceTensor, read_object, rows_per_block
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -55,17 +56,20 @@ def open_huggingface(folder: Path) -> Source:
     llama["eos_token_id"] = _ids((generation or {}).get("eos_token_id"), config.get("eos_token_id"))
     if llama.get("bos_token_id") is None:
         llama["bos_token_id"] = (generation or {}).get("bos_token_id")
-    tokenizer, notes = _tokenizer(folder, config)
+    template = hf_text.chat_template(folder)
+    text = hf_text.read(folder, llama, template)
+    llama |= text.ids
     return Source(
         format="huggingface",
         files=tuple(files),
         llama=llama,
         tensors=tensors,
-        tokenizer=tokenizer,
-        template=_template(folder),
+        tokenizer=text.tokenizer,
+        template=template,
+        tokenizer_config=text.config,
         generation=generation,
         detail={"architectures": config.get("architectures")},
-        notes=notes,
+        notes=text.notes,
     )
 
 
@@ -122,38 +126,3 @@ def _ids(*values: Any) -> list[Any]:
     """Token ids of several fields (a number, a list or nothing), each once, in order."""
     flat = [i for v in values if v is not None for i in (v if isinstance(v, list) else [v])]
     return list(dict.fromkeys(flat))
-
-
-def _tokenizer(folder: Path, config: dict[str, Any]) -> tuple[bytes | None, tuple[str, ...]]:
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        also = " (tokenizer.model alone is not read)" if (folder / "tokenizer.model").is_file() else ""
-        return None, (f"the source has no tokenizer.json{also}: the model takes token ids only",)
-    data = read_limited(file)
-    vocab = config.get("vocab_size")
-    check_tokenizer(data, file, vocab if isinstance(vocab, int) else 0)
-    return data, ()
-
-
-def _template(folder: Path) -> str | None:
-    """The chat template: its own file, else tokenizer_config.json's text, or the one called `default` of a list."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        try:
-            return read_limited(file, 1 << 20).decode("utf-8")
-        except UnicodeDecodeError:
-            raise ConvertError(f"{file} is not UTF-8 text: restore the file") from None
-    file = folder / "tokenizer_config.json"
-    if not file.is_file():
-        return None
-    value = read_object(file, 32 << 20).get("chat_template")
-    if isinstance(value, list):
-        named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
-        if "default" not in named:
-            raise ConvertError(
-                f"{file}: chat_template has {sorted(map(str, named))} but none called 'default': put the one to use in chat_template.jinja"
-            )
-        value = named["default"]
-    if value is not None and not isinstance(value, str):
-        raise ConvertError(f"{file}: chat_template must be text or a list of named texts, not {type(value).__name__}: restore the file")
-    return value or None

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..config import CONFIG_BYTES_MAX, MemoryConfig, read_json
-from ..errors import ConvertError, ModelFileError
+from ..errors import ConvertError, ModelFileError, TokenizerError
 from ..tensorfile import from_float32, to_float32
-from ..tokens import check_vocabulary, refusals
+from ..text.library import open_library
 
 BLOCK_BYTES = 8 << 20
 TEXT_BYTES_MAX = 64 << 20
@@ -42,7 +42,7 @@ class Source:
     format: huggingface, gguf or released. files: what it was read from, weights first. llama: Hugging Face Llama
     config fields.
     memory: the checkpoint's own memory (released) or None for a bare backbone. generation: generation_config.json or
-    None. detail: what is worth recording of the format. notes: sentences the user should read.
+    None. tokenizer_config: what becomes the folder's tokenizer_config.json, the names of tokens. detail: what is worth recording of the format. notes: sentences the user should read.
     """
 
     format: str
@@ -52,6 +52,7 @@ class Source:
     memory: MemoryConfig | None = None
     tokenizer: bytes | None = None
     template: str | None = None
+    tokenizer_config: Mapping[str, Any] | None = None
     generation: dict[str, Any] | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -138,12 +139,11 @@ def read_limited(path: Path, limit: int = TEXT_BYTES_MAX) -> bytes:
 
 def check_tokenizer(data: bytes, path: Path, vocab_size: int) -> None:
     """Raise ConvertError unless `data` is a tokenizer.json whose ids all lie below `vocab_size`."""
-    from tokenizers import Tokenizer
-
-    with refusals(lambda said: ConvertError(f"{path} is not a tokenizer.json this version can read ({said}): restore the file")):
-        ids = Tokenizer.from_str(data.decode("utf-8")).get_vocab(with_added_tokens=True).values()
-        check_vocabulary(data)
-    largest = max(ids, default=0)
+    try:
+        library = open_library(data, str(path), "restore the file")
+    except TokenizerError as error:
+        raise ConvertError(str(error)) from None
+    largest = max(library.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= vocab_size:
         raise ConvertError(f"{path} has token id {largest}, vocab_size is {vocab_size}: tokenizer and weights are not of one model")
 

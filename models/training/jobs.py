@@ -6,19 +6,22 @@ Knows the recipes (their plans are the defaults of the shipped models); the loop
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from ... import __version__
 from ..atomic import new_folder, write_file
 from ..checkpoints.adapter import backbone_key, open_adapter, save_adapter
 from ..config import LM2Config
-from ..layout import GENERATION, TEMPLATE, TOKENIZER, ModelFolder
+from ..layout import GENERATION, TEMPLATE, TEXT_FILES, TOKENIZER, ModelFolder
 from ..lm2 import LM2
 from ..tasks.varied import Varied
+from ..text.rendered import encode_rendered
+from ..text.template import ChatTemplate
+from ..text.tokenizer import Tokenizer
 from ..weights import load_model, save_folder, slots_of
 from . import answers, facts, sources, start, together, vocabulary
 from .fact_task import FactTask
@@ -65,7 +68,7 @@ def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool,
     task = StoryTask(model, stories, STORY_WEIGHTS[plan.task], plan.seed, recompute=recompute, bound=begun is not None)
 
     def write(folder: Path, record: Mapping[str, Any]) -> None:
-        _write_model(model, folder, tokenizer.to_str(), vocabulary.TEMPLATE, record)
+        _write_model(model, folder, {TOKENIZER: tokenizer.data, TEMPLATE: vocabulary.TEMPLATE.encode()}, record)
 
     return Job(task, write, "model")
 
@@ -79,10 +82,10 @@ def babilong(plan: Plan, data: Path | None, out: Path, device: str, begun: Model
             f"--task babilong trains cell gated with init zeros, this model has {memory.cell} with {memory.init}: begin from tiny"
         )
     fixed, book = _read(data, tuple(facts.WEIGHTS), True)
-    streams = facts.FactStreams(lambda text: tokenizer.encode(text).ids, model.config.memory.chunk, fixed, book)
+    streams = facts.FactStreams(tokenizer.encode, model.config.memory.chunk, fixed, book)
 
     def write(folder: Path, record: Mapping[str, Any]) -> None:
-        _write_model(model, folder, tokenizer.to_str(), vocabulary.TEMPLATE, record)
+        _write_model(model, folder, {TOKENIZER: tokenizer.data, TEMPLATE: vocabulary.TEMPLATE.encode()}, record)
 
     return Job(FactTask(model, streams, plan.seed), write, "model")
 
@@ -97,20 +100,20 @@ def _small(
             out.mkdir(parents=True, exist_ok=True)
             body = vocabulary.train(data).to_str().encode()
             write_file(file, lambda f: f.write(body))
-    tokenizer = Tokenizer.from_file(str(file))
-    marks = {mark: tokenizer.token_to_id(mark) for mark in (END, USER, ASSISTANT)}
+    tokenizer = Tokenizer.load(file.parent)
+    marks = {mark: tokenizer.id(mark) for mark in (END, USER, ASSISTANT)}
     for mark, number in marks.items():
         if number is None:
             remedy = "remove it, or give another --out" if begun is None else "give lm2-tiny, lm2-babi or a model made from them"
             raise TrainError(f"{file} has no token {mark}: it is not lm2-tiny's tokenizer: {remedy}")
     if begun is not None:
         return load_model(begun, device).train().requires_grad_(True), tokenizer
-    return start.fresh(shape(tokenizer.get_vocab_size(), marks[END] or 0), plan.seed).to(device), tokenizer
+    return start.fresh(shape(tokenizer.vocab_size, marks[END] or 0), plan.seed).to(device), tokenizer
 
 
 def _stories(tokenizer: Tokenizer, config: LM2Config, data: Path | None, task: str) -> Stories:
     fixed, book = _read(data, tuple(STORY_WEIGHTS[task]), False)
-    return Stories(lambda text: tokenizer.encode(text).ids, config.memory.chunk, fixed, book, STORY_WEIGHTS[task])
+    return Stories(tokenizer.encode, config.memory.chunk, fixed, book, STORY_WEIGHTS[task])
 
 
 def _read(data: Path | None, kinds: tuple[str, ...], books: bool) -> tuple[list[sources.Told], list[str]]:
@@ -150,10 +153,11 @@ def chat(
     if begun is not None:
         start.take(model, begun, key)
     model = model.to(device)
-    tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
-    if not (folder.path / TEMPLATE).is_file():
+    tokenizer = Tokenizer.load(folder.path)
+    template = ChatTemplate.load(folder.path, tokenizer)
+    if template is None:
         raise TrainError(f"{folder.path} has no {TEMPLATE}: --task chat needs a chat model, --task text does not")
-    turns = chat_turns((folder.path / TEMPLATE).read_text(encoding="utf-8"))
+    turns = chat_turns(template, name=str(folder.path / TEMPLATE))
     talks = _talks(model, tokenizer, turns, min(128, memory.chunk), data, plan.seed, say)
     task = TalkTask(model, talks, plan.seed, recompute=recompute)
     if fresh and begun is None:
@@ -173,21 +177,27 @@ def chat(
 def _talks(model: LM2, tokenizer: Tokenizer, turns: Turns, size: int, data: Path | None, seed: int, say: Say) -> Talks:
     """What conversations are made of, and what the backbone answers to questions that no memory helps with."""
 
-    def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False).ids
+    encode, plain = tokenizer.encode, partial(tokenizer.encode, plain=True)
 
-    names, words = vocabulary.words(tokenizer)
+    def rendered(render: Callable[[str], str], said: str) -> list[int]:
+        return encode(render(said)) if encode(said) == plain(said) else encode_rendered(tokenizer, render, (said,))
+
+    names, words = vocabulary.words(tokenizer.vocabulary())
     say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
     varied = Varied(names, words)
     say("asking the backbone what it answers without a memory ...")
     asked, untold = answers.questions(seed), answers.unknown(seed, varied)
     prompts = [encode(turns.head + turns.wrap("user", q) + turns.opening) for q in [*asked, *(q for _, q in untold)]]
-    said = [tokenizer.decode(ids).strip() or "." for ids in answers.answer(model, prompts, model.config.eos_token_id)]
+    ends = (*model.config.eos_token_id, *tokenizer.ends())
+    said = [tokenizer.decode(ids, skip_special=True).strip() or "." for ids in answers.answer(model, prompts, ends)]
     unknown = [(fact, q, a) for (fact, q), a in zip(untold, said[len(asked) :], strict=True)]
     own = list(zip(asked, said[: len(asked)], strict=True))
     talk = sources.dialogues(data) if data is not None else []
     books = sources.paragraphs(data) if data is not None else []
-    return Talks(encode, turns.head, turns.wrap, turns.opening, size, talk, books, varied, own, unknown)
+    begin = plain("", add_special=True)
+    return Talks(
+        encode, turns.head, turns.wrap, turns.opening, size, talk, books, varied, own, unknown, rendered=rendered, plain=plain, begin=begin
+    )
 
 
 def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool) -> Job:
@@ -195,13 +205,12 @@ def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: 
     model = load_model(folder, device)
     for name, p in model.named_parameters():
         p.requires_grad_(everything or ".memory." in name)
-    tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
-    task = TextTask(model, lambda t: tokenizer.encode(t, add_special_tokens=False).ids, sources.paragraphs(data), recompute=recompute)
+    encode = partial(Tokenizer.load(folder.path).encode, plain=True)
+    task = TextTask(model, encode, sources.paragraphs(data), recompute=recompute, begin=encode("", add_special=True))
 
     def write(path: Path, record: Mapping[str, Any]) -> None:
-        template = folder.path / TEMPLATE
-        words = template.read_text(encoding="utf-8") if template.exists() else None
-        _write_model(model, path, (folder.path / TOKENIZER).read_text(encoding="utf-8"), words, record)
+        texts = {name: (folder.path / name).read_bytes() for name in TEXT_FILES if (folder.path / name).is_file()}
+        _write_model(model, path, texts, record)
 
     return Job(task, write, "model")
 
@@ -223,21 +232,15 @@ def _norms(folder: ModelFolder) -> Callable[[str], np.ndarray]:
     return norms
 
 
-def _write_model(model: LM2, path: Path, tokenizer: str, template: str | None, record: Mapping[str, Any]) -> None:
+def _write_model(model: LM2, path: Path, texts: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
     model.config = replace(model.config, memory=replace(model.config.memory, trained=True))
     with new_folder(path) as folder:
-        _fill_model(model, folder, tokenizer, template, record)
+        _fill_model(model, folder, texts, record)
 
 
-def _fill_model(model: LM2, folder: Path, tokenizer: str, template: str | None, record: Mapping[str, Any]) -> None:
+def _fill_model(model: LM2, folder: Path, texts: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
     save_folder(model, folder, "float16")
     ends = {"eos_token_id": list(model.config.eos_token_id), "temperature": 0.0}
-    files = {
-        TOKENIZER: tokenizer,
-        TEMPLATE: template,
-        GENERATION: json.dumps(ends, indent=2),
-        "training.json": json.dumps(record, indent=2),
-    }
-    for name, text_ in files.items():
-        if text_ is not None:
-            (folder / name).write_text(text_, encoding="utf-8")
+    made = {GENERATION: json.dumps(ends, indent=2), "training.json": json.dumps(record, indent=2)}
+    for name, content in {**texts, **{name: text_.encode() for name, text_ in made.items()}}.items():
+        (folder / name).write_bytes(content)

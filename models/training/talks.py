@@ -23,6 +23,7 @@ IGNORED = -100
 UNKNOWN = 0.4  # of what no memory helps with: questions for facts nobody told
 ORDINARY_TOKENS = 40
 Encode = Callable[[str], list[int]]
+Rendered = Callable[[Callable[[str], str], str], list[int]]
 
 
 @dataclass
@@ -50,7 +51,8 @@ class Talks:
     """Draws pieces and questions. wrap(role, content): a message as the chat template puts it after others; opening: what an answer begins
     with; head: what begins every chunk. headed: whether questions begin with it too.
 
-    encode: ids of a text that may hold the template's marks. size: tokens of a piece, at most. others: dialogues, each a list of
+    encode: ids of a text that may hold the template's marks; rendered(render, said): of `render(said)`, in which `said` is only text; plain:
+    of a text that is only that. begin: ids that a plain text begins with. size: tokens of a piece, at most. others: dialogues, each a list of
     (role, content). books: plain paragraphs. varied: what facts are drawn from. answers: questions that need no memory, with the backbone's
     own answers. unknown: questions for facts, with what the backbone answers when nobody told it.
     """
@@ -67,15 +69,20 @@ class Talks:
         varied: Varied,
         answers: Sequence[tuple[str, str]] = (),
         unknown: Sequence[tuple[Told, str, str]] = (),
+        rendered: Rendered | None = None,
+        plain: Encode | None = None,
+        begin: Sequence[int] = (),
     ):
         self.encode, self.size, self.others, self.books = encode, size, others, books
         self.varied, self.answers, self.unknown = varied, answers, unknown
         self.wrap, self.opening = wrap, opening
-        self.head = encode(head)
+        self.rendered = rendered or (lambda render, said: encode(render(said)))
+        self.plain, self.begin = plain or encode, tuple(begin)
+        self.head_text, self.head = head, encode(head)
         self.headed = True
 
     def _turn(self, role: str, content: str) -> list[int]:
-        return self.encode(self.wrap(role, content))
+        return self.rendered(lambda said: self.wrap(role, said), content)
 
     def _talk(self, rng: random.Random) -> Iterator[tuple[str, str]]:
         """Endless turns without facts, from a dialogue or from the project's own small talk."""
@@ -96,7 +103,7 @@ class Talks:
         limit = rng.randint(self.size // 2, self.size)
         if not facts and self.books and rng.random() < 0.25:
             text = rng.choice(self.books)
-            ids = ([] if rng.random() < 0.5 else list(self.head)) + self.encode(text)
+            ids = ([] if rng.random() < 0.5 else list(self.head)) + self.plain(text)
             return Piece(ids[:limit], [1.0] * len(ids[:limit]))
         ids = list(self.head) if rng.random() < 0.85 else []
         quiet = [1.0] * len(ids)
@@ -130,10 +137,10 @@ class Talks:
 
     def passage(self, rng: random.Random, pieces: int, tokens: int) -> tuple[list[Piece], Asked]:
         """Full chunks of a book (or stories) in a row, and the `tokens` tokens that come next: nothing in them needs a memory."""
-        ids: list[int] = []
+        ids: list[int] = list(self.begin)
         at, wanted = rng.randrange(len(self.books)), pieces * self.size + tokens
         while len(ids) < wanted:
-            ids += self.encode(self.books[at % len(self.books)] + "\n")
+            ids += self.plain(self.books[at % len(self.books)] + "\n")
             at += 1
         cuts = [ids[i * self.size : (i + 1) * self.size] for i in range(pieces)]
         return [Piece(cut, [1.0] * len(cut)) for cut in cuts], _read_on(ids[pieces * self.size : wanted], 0)
@@ -163,22 +170,27 @@ class Talks:
             return self._asked(*rng.choice(self.answers), "", self.headed)
         if self.books and roll < 0.8:
             head = self.head if self.headed else []
-            body = self.encode(rng.choice(self.books))[: min(ORDINARY_TOKENS, self.size - len(head))]
+            body = self.plain(rng.choice(self.books))[: min(ORDINARY_TOKENS, self.size - len(head))]
             return _read_on([*head, *body], max(0, len(head) - 1))
         if self.others and rng.random() < 0.5:
             turns = rng.choice(self.others)
             pair = next(((a[1], b[1]) for a, b in pairwise(turns) if (a[0], b[0]) == ("user", "assistant")), None)
-            if pair and sum(len(self.encode(text)) for text in pair) <= ORDINARY_TOKENS:
+            if pair and sum(len(self.plain(text)) for text in pair) <= ORDINARY_TOKENS:
                 return self._asked(*pair, "", self.headed)
         return self._asked(*next(exchanges(rng, "train")), "", self.headed)
 
     def _asked(self, question: str, answer: str, value: str, headed: bool = True) -> Asked:
+        first = self.head_text if headed else ""
+        head = self.rendered(lambda said: first + self.wrap("user", said) + self.opening, question)
         opening, text = self.encode(self.opening), self.wrap("assistant", answer)
-        head = [*(self.head if headed else ()), *self._turn("user", question), *opening]
-        body = self.encode(text)[len(opening) :]
-        blank = text[len(text.rstrip()) :]  # what a template puts between turns is nobody's to say
-        if blank:
-            body = body[: -len(self.encode(blank))]
+        body = self._turn("assistant", answer)
+        if body[: len(opening)] == opening:
+            body = body[len(opening) :]
+        else:  # the opening's last token took a part of the answer with it
+            body = self.rendered(lambda said: self.wrap("assistant", said)[len(self.opening) :], answer)
+        blank = self.encode(text[len(text.rstrip()) :])  # what a template puts between turns is nobody's to say
+        if blank and body[-len(blank) :] == blank:
+            body = body[: -len(blank)]
         ids = [*head, *body][: self.size]
         targets = [IGNORED] * (len(head) - 1) + body + [IGNORED]
         weights = [0.0] * (len(head) - 1) + [1.0] * len(body) + [0.0]

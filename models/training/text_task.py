@@ -20,14 +20,15 @@ from .run import Terms
 
 
 class TextTask:
-    """paragraphs: texts in reading order; a stream begins at a drawn one and goes on through those after it."""
+    """paragraphs: texts in reading order; a stream begins at a drawn one and goes on through those after it. begin: ids that a text begins
+    with."""
 
     aids: torch.nn.Module | None = None
 
-    def __init__(self, model: LM2, encode: Callable[[str], list[int]], paragraphs: Sequence[str], recompute: bool = False):
+    def __init__(self, model: LM2, encode: Callable[[str], list[int]], paragraphs: Sequence[str], recompute: bool = False, begin: Sequence[int] = ()):
         if not paragraphs:
             raise TrainError("there is no text: --task text reads DATA/background/*.txt and DATA/tinystories/*.jsonl")
-        self.model, self.encode, self.paragraphs, self.recompute = model, encode, paragraphs, recompute
+        self.model, self.encode, self.paragraphs, self.recompute, self.begin = model, encode, paragraphs, recompute, tuple(begin)
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -37,7 +38,7 @@ class TextTask:
 
     def _stream(self, rng: random.Random, tokens: int) -> list[int]:
         at = rng.randrange(len(self.paragraphs))
-        ids: list[int] = []
+        ids: list[int] = list(self.begin)
         while len(ids) < tokens:
             ids += self.encode(self.paragraphs[at % len(self.paragraphs)] + "\n")
             at += 1

@@ -58,10 +58,10 @@ def _plain(lines: Iterable[str]) -> Iterator[str]:
         yield " ".join(re.sub(r"[\t\d]+", " ", line).split())
 
 
-def words(tokenizer: Tokenizer, seed: int = 0) -> tuple[list[str], list[str]]:
+def words(vocabulary: Iterable[str], seed: int = 0) -> tuple[list[str], list[str]]:
     """Capitalised words and small ones of a byte-level vocabulary, each list followed by a third as many that are made up: the beginning of one and a
     short token. Both empty for a vocabulary that marks blanks otherwise. A function of the vocabulary and the seed."""
-    tokens = sorted(tokenizer.get_vocab())
+    tokens = sorted(vocabulary)
     rng = random.Random(f"{seed} words")
     endings = [t for t in tokens if re.fullmatch(r"[a-z]{2,4}", t)] or [""]
     out = []

@@ -86,8 +86,8 @@ def open_model(name: str | None, backend: str, device: str, dtype: str, threads:
 
 def check_settings(stop: tuple[str, ...], **sampling: Any) -> None:
     """Refuse bad sampling settings and stop strings early, before a model is loaded. Raises PromptError naming them."""
+    from ...models.text.streaming import StopStrings
     from ..session.sampling import Sampling
-    from ..streaming import StopStrings
 
     adjusted(Sampling(), **sampling)
     StopStrings(stop)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ...models.errors import PromptError
 from ...models.tasks.recall import Conversation, Turn
-from ..session.dialogue import Dialogue
+from ...models.text.dialogue import Dialogue
 from .streams import Stream
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from ...models.errors import TokenizerError
 from ...models.tasks import babi, babilong
 from ...models.tasks.recall import KINDS, ROOM_FOR_TEMPLATE, conversations
 from ...models.tasks.scoring import Floor, majority
+from ...models.text.library import ids_of, open_library
+from ...models.text.tokenizer import read_tokenizer
 from .cells import Cell
 from .render import Renderer
 from .store import EvaluationError
@@ -113,19 +114,8 @@ def counter(file: Path | None) -> tuple[Callable[[str], int], str]:
     """What nominal lengths are counted with, and its name for the report: a tokenizer.json, or the estimate. Raises TokenizerError."""
     if file is None:
         return babilong.estimate, "an estimate of GPT-2's tokens (a word or a mark is one, long words more)"
-    import tokenizers
-
-    try:
-        library = tokenizers.Tokenizer.from_file(str(file))
-    except BaseException as error:  # the library reports some files as a Rust panic, which is no Exception
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
-        said = " ".join(str(error).split())[:200]
-        raise TokenizerError(
-            f"{file} is not a tokenizer.json this version can read ({said}): give GPT-2's, or leave --counter out"
-        ) from None
-    library.no_truncation()
-    return lambda text: len(library.encode(text, add_special_tokens=False).ids), f"the tokenizer {file.name}"
+    library = open_library(read_tokenizer(file), str(file), "give GPT-2's, or leave --counter out")
+    return lambda text: len(ids_of(library, text)), f"the tokenizer {file.name}"
 
 
 def digest(files: Iterable[Path]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ..session.dialogue import PlainTemplate
+from ...models.text.dialogue import PlainTemplate
 from .talk import TALK
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..streaming import Detokenizer, StopStrings
+from ...models.text.streaming import Detokenizer, StopStrings
 from .sampling import Sampler, Sampling
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...models.errors import PromptError
+from ...models.text.dialogue import Dialogue
+from ...models.text.rendered import encode_document, encode_head, encode_turn
 from ..statefile.keeping import Kept, restore, save, unusable
 from .answer import Answer, Reply
 from .cursor import Cursor, Feeder
-from .dialogue import Dialogue
 from .sampling import Sampling, new_seed
 from .transcript import last_exchange, remember, shortened
 
@@ -318,22 +319,18 @@ class Session:
             self.at = self.feeder.cut(self.at, self._head() if prompt else ())
 
     def _turn_ids(self, content: str, first: bool) -> tuple[int, ...]:
-        """A turn's tokens. Template and message are encoded together, as in training, unless the message spells a special token out:
-        then apart, so that it stays the user's text and cannot end the turn or begin another's."""
-        encode, plain = self.model.encode, self.model.encode(content, plain=True)
-        if encode(content) == plain:
-            return tuple(encode(self.dialogue.turn(content, first)))
-        before, after = self.dialogue.around(first)
-        return (*encode(before), *plain, *encode(after))
+        """A turn's tokens. Whatever the message spells, it cannot end the turn or begin another's."""
+        return tuple(self.model.check_ids(encode_turn(self.model.text, self.dialogue, content, first)))
 
     def _document_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        before, after = self.dialogue.document(first=not self.at.filled)
-        return tuple(self.model.encode(before)), tuple(self.model.encode(after))
+        before, after = encode_document(self.model.text, self.dialogue, first=not self.at.filled)
+        return tuple(self.model.check_ids(before)), tuple(self.model.check_ids(after))
 
     def _head(self) -> tuple[int, ...]:
         """What every chunk begins with. Raises PromptError if it leaves less than half of a chunk."""
         if self._opening is None:
-            ids, room = tuple(self.model.encode(self.dialogue.head())), self.feeder.size // 2
+            ids = tuple(self.model.check_ids(encode_head(self.model.text, self.dialogue)))
+            room = self.feeder.size // 2
             if len(ids) > room:
                 raise PromptError(
                     f"the system prompt has {len(ids)} tokens: it must leave half of the chunk of {self.feeder.size} free (at most {room})"

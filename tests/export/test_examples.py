@@ -16,7 +16,7 @@ import tiny_model
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from lm2.export.export import export_model
-from lm2.runtime.tokenizer import Tokenizer
+from lm2.models.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "docs" / "examples"

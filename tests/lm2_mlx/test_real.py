@@ -12,7 +12,7 @@ import pytest
 from compare import nmse, relative_l2
 
 from lm2.models.layout import open_folder
-from lm2.runtime.tokenizer import Tokenizer
+from lm2.models.text.tokenizer import Tokenizer
 
 pytest.importorskip("mlx.core")
 pytestmark = [pytest.mark.real, pytest.mark.slow]

@@ -5,8 +5,8 @@ import tiny_tokenizer
 
 from lm2 import Session
 from lm2.models.errors import PromptError, TokenizerError
-from lm2.runtime.session.dialogue import Dialogue, PlainTemplate
-from lm2.runtime.template import ChatTemplate
+from lm2.models.text.dialogue import Dialogue, PlainTemplate
+from lm2.models.text.template import ChatTemplate
 
 DEFAULT_SYSTEM = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are SmolLM.<|im_end|>\n' }}{% endif %}" + tiny_tokenizer.CHATML

@@ -377,7 +377,7 @@ print("".join(lm2.Session(model).say("hi", max_tokens=8)) is not None)
 def test_smollm2(smollm2, tmp_path):
     """fp32: the gates of the parity report over two chunks; int8: top-1 and KL. Both from the exported folder."""
     from lm2.export.export import export_model
-    from lm2.runtime.tokenizer import Tokenizer
+    from lm2.models.text.tokenizer import Tokenizer
 
     text = (Path(__file__).parent.parent.parent / "LICENSE").read_text()
     ids = np.array(Tokenizer.load(smollm2).encode(text))[:256].reshape(2, 1, 128)

@@ -40,8 +40,9 @@ def files(*rooms: str) -> list[Path]:
 
 @pytest.mark.parametrize("old", sorted(MOVED))
 def test_a_moved_name_is_the_same_module(old: str) -> None:
-    was, now = importlib.import_module(f"lm2.runtime.{old}"), importlib.import_module(f"lm2.runtime.{MOVED[old]}")
-    assert was is now and now.__spec__ is not None and now.__spec__.name == now.__name__ == f"lm2.runtime.{MOVED[old]}"
+    was, now = importlib.import_module(f"lm2.runtime.{old}"), importlib.import_module(MOVED[old], "lm2.runtime")
+    name = importlib.util.resolve_name(MOVED[old], "lm2.runtime")
+    assert was is now and now.__spec__ is not None and now.__spec__.name == now.__name__ == name
 
 
 def test_public_names_stay() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, VALID, build
 
 from lm2.models.errors import PromptError
-from lm2.runtime.streaming import Detokenizer, StopStrings
-from lm2.runtime.tokenizer import Tokenizer
+from lm2.models.text.streaming import Detokenizer, StopStrings
+from lm2.models.text.tokenizer import Tokenizer
 
 FAMILY = "\U0001f468‍\U0001f469‍\U0001f467"
 TRICKY = ("\U0001f389", FAMILY, "e\u0301", "北京", "नमस्ते", "\U0001f1e9\U0001f1ea", "\u2581", "\ufffd", "\ufeff", "\x00", " ", "a")

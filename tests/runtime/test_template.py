@@ -9,9 +9,9 @@ import pytest
 import tiny_tokenizer
 
 from lm2.models.errors import ModelFileError, PromptError, TokenizerError
-from lm2.runtime import sandbox
-from lm2.runtime.template import ChatTemplate
-from lm2.runtime.tokenizer import Tokenizer
+from lm2.models.text import sandbox
+from lm2.models.text.template import ChatTemplate
+from lm2.models.text.tokenizer import Tokenizer
 
 CHATML_SYSTEM = """{%- if messages[0].role != 'system' %}
     {{- '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' }}

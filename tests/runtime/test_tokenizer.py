@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, VALID, build
 
 from lm2.models.errors import PromptError, TokenizerError
-from lm2.runtime import tokenizer as module
-from lm2.runtime.tokenizer import Tokenizer
+from lm2.models.text import tokenizer as module
+from lm2.models.text.tokenizer import Tokenizer
 
 PROSE = "The gate opens at 7:45, don't be late. Élan vital naïve 北京 \U0001f389! x += 1\n\n\tdef f(x):\n  return   x\n"
 
@@ -171,8 +171,8 @@ def test_a_long_text_is_really_cut(monkeypatch):
     tok = Tokenizer(build("gpt2").to_str().encode())
     monkeypatch.setattr(module, "BLOCK_CHARS", 1 << 12)
     sizes = []
-    real = module._ids
-    monkeypatch.setattr(module, "_ids", lambda library, text: sizes.append(len(text)) or real(library, text))
+    real = module.ids_of
+    monkeypatch.setattr(module, "ids_of", lambda library, text: sizes.append(len(text)) or real(library, text))
     tok.encode("the gate opens " * 4000)
     assert max(sizes) < 5000 and sum(s > 4000 for s in sizes) >= 10
 

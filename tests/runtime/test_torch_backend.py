@@ -160,8 +160,8 @@ def test_smollm2_against_transformers(smollm2):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from lm2.models.layout import open_folder
+    from lm2.models.text.tokenizer import Tokenizer
     from lm2.models.weights import load_model, slots_of
-    from lm2.runtime.tokenizer import Tokenizer
 
     model = load_model(open_folder(smollm2))
     ours = {"memory", "model_type", "architectures", "dtype", "name", "rope_scaling", "rope_theta"}

@@ -8,7 +8,7 @@ import tiny_tokenizer
 from mutate import NUMBERS, mutate_bytes
 
 from lm2.models.errors import LM2Error
-from lm2.runtime.template import ChatTemplate
+from lm2.models.text.template import ChatTemplate
 
 from . import Target
 

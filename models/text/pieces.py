@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..models.errors import TokenizerError
+from ..errors import TokenizerError
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 

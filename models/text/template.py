@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
 
-from ..models.config import read_json
-from ..models.errors import PromptError, TokenizerError
-from ..models.layout import CONFIG, TEMPLATE
+from ..config import read_json
+from ..errors import PromptError, TokenizerError
+from ..layout import CONFIG, TEMPLATE
+from .characters import check_text
+from .named import ENDS
 from .sandbox import CHARS_MAX, Refusal, Sandbox
-from .tokenizer import Tokenizer, check_text
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
 
 TEMPLATE_BYTES_MAX = 1 << 20
 ROLES = ("system", "user", "assistant", "tool")
@@ -32,9 +36,9 @@ class ChatTemplate:
             raise TokenizerError(f"{name} cannot be compiled ({_line(error)}); {_REMEDY}") from None
 
     @classmethod
-    def load(cls, folder: Path, tokenizer: Tokenizer) -> "ChatTemplate | None":
-        """Read `folder/chat_template.jinja`; None if there is none. `bos_token` and `eos_token` are the tokens
-        config.json names.
+    def load(cls, folder: Path, tokenizer: "Tokenizer") -> "ChatTemplate | None":
+        """Read `folder/chat_template.jinja`; None if there is none. `bos_token`, `eos_token` and other names of tokens
+        are what tokenizer_config.json says; in a folder without it, what config.json's ids say.
 
         Raises TokenizerError (unreadable, over 1 MB, not UTF-8, not a template, a token the tokenizer does not have)
         or ModelFileError (config.json is no JSON), naming the file.
@@ -52,6 +56,13 @@ class ChatTemplate:
         except OSError as error:
             raise TokenizerError(f"cannot read {file}: {error.strerror or error}; check its permissions") from None
         return cls(source, _tokens(folder, tokenizer), str(file))
+
+    def literals(self) -> str:
+        """The texts that stand in the template, joined by NUL."""
+        tree = Sandbox().parse(self.source)
+        found = {node.data for node in tree.find_all(nodes.TemplateData)}
+        found |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+        return "\0".join(sorted(found))
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **extra: Any) -> str:
         """The text of a conversation; with add_generation_prompt, up to where the assistant's answer begins.
@@ -96,12 +107,16 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> int:
     return size
 
 
-def _tokens(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
-    """`bos_token` and `eos_token` by config.json's ids; of several ends the first. What it does not name stays undefined."""
+def _tokens(folder: Path, tokenizer: "Tokenizer") -> dict[str, str]:
+    """The tokens a template may name. Without a tokenizer_config.json, `bos_token` and `eos_token` by config.json's ids; of several ends the
+    first. What is not named stays undefined."""
     file = folder / CONFIG
-    config = read_json(file) if file.exists() else {}
-    found = {}
-    for name in ("bos_token", "eos_token"):
+    named = tokenizer.named
+    config = read_json(file) if file.exists() and not named.complete else {}
+    found = named.variables()
+    for name in ENDS:
+        if name in named.names:
+            continue
         ids = config.get(f"{name}_id") if isinstance(config, dict) else None
         first = next(iter(ids), None) if isinstance(ids, list) else ids
         if first is None:

@@ -7,7 +7,7 @@ import codecs
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..models.errors import PromptError
+from ..errors import PromptError
 
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
