@@ -1,6 +1,6 @@
 """The one place where a tokenizer.json is opened with the `tokenizers` library. Knows no model folder.
 
-Truncation and padding saved in the file are off: they belong to whoever saved them, and would cut texts without a word.
+Truncation, padding and dropout saved in the file are off: they belong to whoever saved them, and would cut texts, or split them by chance, without a word.
 """
 
 import json
@@ -24,6 +24,8 @@ def open_library(data: bytes, name: str, remedy: str = REMEDY) -> "tokenizers.To
         library = tokenizers.Tokenizer.from_buffer(data)
         library.no_truncation()
         library.no_padding()
+        if getattr(library.model, "dropout", None) is not None:
+            library.model.dropout = None  # chance, for training: a text has one set of ids
         _check_vocabulary(data)
         return library
 

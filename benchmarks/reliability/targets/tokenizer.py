@@ -36,6 +36,8 @@ def target(place: Path) -> Target:
         library = tokenizers.Tokenizer.from_buffer(data)
         library.no_truncation()
         library.no_padding()
+        if getattr(library.model, "dropout", None) is not None:
+            library.model.dropout = None
         for text, (bare, full, _), again in zip(SAID, ids, back, strict=True):
             kit.equal(f"ids of {text!r}", bare, library.encode(text, add_special_tokens=False).ids)
             around, begin = library.encode(text, add_special_tokens=True).ids, full[: len(full) - len(bare)]
