@@ -78,7 +78,7 @@ def calls(operation: Operation, place: Path) -> int:
 
 
 def kill(operation: Operation, kills: int, seed: int, place: Path) -> tuple[Counter[str], list[str]]:
-    """Kill `kills` runs. How often what was there, and what was wrong."""
+    """Kill runs until `kills` have been killed before they ended. How often what was there then, and what was wrong."""
     rng, counts, wrong = random.Random(f"{operation.name}/{seed}"), Counter[str](), []
     fresh(place, operation)
     run_whole(operation, place)
@@ -86,7 +86,9 @@ def kill(operation: Operation, kills: int, seed: int, place: Path) -> tuple[Coun
     seconds, events = run_whole(operation, place), calls(operation, place)
     counts["calls of a run"] = events
     fresh(place, operation)
-    for n in range(kills):
+    n = -1
+    while counts["killed"] < kills and len(wrong) < kills:
+        n += 1
         at = rng.randint(1, events) if n % 2 else None
         delay = rng.uniform(0, seconds)
         pid = child(operation, place, at)

@@ -21,12 +21,12 @@ def open_library(data: bytes, name: str, remedy: str = REMEDY) -> "tokenizers.To
     import tokenizers
 
     with refusals(lambda said: TokenizerError(f"{name} is not a tokenizer.json this version can read ({said}): {remedy}")):
+        _check_model(data)
         library = tokenizers.Tokenizer.from_buffer(data)
         library.no_truncation()
         library.no_padding()
         if getattr(library.model, "dropout", None) is not None:
             library.model.dropout = None  # chance, for training: a text has one set of ids
-        _check_vocabulary(data)
         return library
 
 
@@ -43,10 +43,17 @@ def refusals(fail: Callable[[str], LM2Error]) -> Iterator[None]:
         raise fail(" ".join(str(error).split())[:200] or type(error).__name__) from None
 
 
-def _check_vocabulary(data: bytes) -> None:
-    """Raise ValueError, naming both, when two tokens of the model's vocabulary share an id: the library decodes it to either, by chance."""
-    model = json.loads(data).get("model")
-    vocab = model.get("vocab") if isinstance(model, dict) else None
+def _check_model(data: bytes) -> None:
+    """Raise ValueError for a BPE whose pieces are marked inside a word: the library ends the process when a merge does not carry the mark; and,
+    naming both, when two tokens of the vocabulary share an id, which the library decodes to either, by chance."""
+    spec = json.loads(data)
+    model = spec.get("model") if isinstance(spec, dict) else None
+    if not isinstance(model, dict):
+        return
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise ValueError(f"model.{key} {model[key]!r} is not of a kind that Llama models use")
+    vocab = model.get("vocab")
     if not isinstance(vocab, dict) or len(set(vocab.values())) == len(vocab):
         return
     first: dict[int, str] = {}
