@@ -5,54 +5,24 @@ Unknown keys are ignored, wrong values are refused by name (ConfigError).
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, ModelFileError
+from .fields import choice, is_whole, positive, truth, whole
+from .rope import RopeConfig as RopeConfig
+from .rope import read_rope
 
 CELLS = ("gated", "released")
 INITS = ("zeros", "eye")
 POOLS = ("chunk", "causal")
 CONTENTS = ("both", "token")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-ROPE_TYPES = ("default", "linear", "llama3")
 CONFIG_BYTES_MAX = 1 << 20
 LAYERS_MAX = 1 << 14  # every layer is named, one by one, before a weight is looked for
 SLOTS_MAX = 1 << 24
-
-
-@dataclass(frozen=True)
-class RopeConfig:
-    """Rotary position embedding. `rope_type` llama3 needs the four factors of Llama 3.1; linear needs `factor`."""
-
-    theta: float = 10000.0
-    rope_type: str = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
-
-    def inverse_frequencies(self, head_dim: int) -> list[float]:
-        """Rotation per position of each pair of dimensions, head_dim / 2 numbers, in radians.
-
-        llama3: wavelengths above original/low_freq_factor are stretched by `factor`, those below original/high_freq_factor are kept,
-        those between are blended linearly in original/wavelength (Llama 3.1 release, `rope_scaling.rope_type = llama3`).
-        """
-        plain = [self.theta ** (-2.0 * i / head_dim) for i in range(head_dim // 2)]
-        if self.rope_type == "linear":
-            return [f / self.factor for f in plain]
-        if self.rope_type != "llama3":
-            return plain
-        scaled = []
-        for f in plain:
-            turns = self.original_max_position_embeddings * f / (2.0 * math.pi)
-            keep = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-            keep = min(1.0, max(0.0, keep))
-            scaled.append(keep * f + (1.0 - keep) * f / self.factor)
-        return scaled
 
 
 @dataclass(frozen=True)
@@ -166,26 +136,26 @@ class LM2Config:
         act = d.get("hidden_act", "silu")
         if act not in ("silu", "swish"):
             raise ConfigError(f"hidden_act {act!r} must be 'silu'")
-        hidden = _int(d, "hidden_size")
-        heads = _int(d, "num_attention_heads")
-        head_dim = _int(d, "head_dim", hidden // heads)
+        hidden = whole(d, "hidden_size")
+        heads = whole(d, "num_attention_heads")
+        head_dim = whole(d, "head_dim", hidden // heads)
         eos = d.get("eos_token_id")
         eos_ids = () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (eos,)
         config = cls(
-            vocab_size=_int(d, "vocab_size"),
+            vocab_size=whole(d, "vocab_size"),
             hidden_size=hidden,
-            intermediate_size=_int(d, "intermediate_size"),
-            num_hidden_layers=_int(d, "num_hidden_layers"),
+            intermediate_size=whole(d, "intermediate_size"),
+            num_hidden_layers=whole(d, "num_hidden_layers"),
             num_attention_heads=heads,
-            num_key_value_heads=_int(d, "num_key_value_heads", heads),
+            num_key_value_heads=whole(d, "num_key_value_heads", heads),
             head_dim=head_dim,
             memory=memory,
-            max_position_embeddings=_int(d, "max_position_embeddings", 2048),
-            rms_norm_eps=_float(d, "rms_norm_eps", 1e-6),
-            rope=_rope(d),
-            tie_word_embeddings=_bool(d, "tie_word_embeddings", False),
-            attention_bias=_bool(d, "attention_bias", False),
-            mlp_bias=_bool(d, "mlp_bias", False),
+            max_position_embeddings=whole(d, "max_position_embeddings", 2048),
+            rms_norm_eps=positive(d, "rms_norm_eps", 1e-6),
+            rope=read_rope(d),
+            tie_word_embeddings=truth(d, "tie_word_embeddings", False),
+            attention_bias=truth(d, "attention_bias", False),
+            mlp_bias=truth(d, "mlp_bias", False),
             bos_token_id=d.get("bos_token_id"),
             eos_token_id=eos_ids,
             dtype=str(d.get("dtype") or d.get("torch_dtype") or "float32"),
@@ -210,7 +180,7 @@ class LM2Config:
             )
         for name, ids in (("bos_token_id", (self.bos_token_id,)), ("eos_token_id", self.eos_token_id)):
             for i in ids:
-                if i is not None and (not _is_int(i) or not 0 <= i < self.vocab_size):
+                if i is not None and (not is_whole(i) or not 0 <= i < self.vocab_size):
                     raise ConfigError(f"{name} {i!r} must be a token id below vocab_size {self.vocab_size}")
         if m.chunk > self.max_position_embeddings:
             raise ConfigError(f"memory.chunk {m.chunk} must not exceed max_position_embeddings {self.max_position_embeddings}")
@@ -262,73 +232,10 @@ def read_json(file: Path, limit: int = CONFIG_BYTES_MAX) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFileError(f"{file} does not exist: give a model folder made by `lm2 convert` or `lm2 pull`") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of thousands of digits
         raise ModelFileError(f"{file} is not valid JSON ({error}): restore the file or convert the model again") from None
     except OSError as error:
         raise ModelFileError(f"cannot read {file}: {error.strerror or error}") from None
-
-
-def _is_int(x: Any) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool)
-
-
-def _int(d: Mapping[str, Any], key: str, default: int | None = None, where: str = "") -> int:
-    x = d.get(key)
-    x = default if x is None else x
-    if x is None:
-        raise ConfigError(f"{where}{key} is missing: it must be a positive whole number")
-    if not _is_int(x) or x < 1:
-        raise ConfigError(f"{where}{key} {x!r} must be a positive whole number")
-    return x
-
-
-def _float(d: Mapping[str, Any], key: str, default: float, where: str = "") -> float:
-    x = d.get(key, default)
-    if isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x) or x <= 0:
-        raise ConfigError(f"{where}{key} {x!r} must be a positive number")
-    return float(x)
-
-
-def _bool(d: Mapping[str, Any], key: str, default: bool, where: str = "") -> bool:
-    x = d.get(key, default)
-    if not isinstance(x, bool):
-        raise ConfigError(f"{where}{key} {x!r} must be true or false")
-    return x
-
-
-def _choice(d: Mapping[str, Any], key: str, default: str, allowed: tuple[str, ...], where: str = "") -> str:
-    x = d.get(key, default)
-    if x not in allowed:
-        raise ConfigError(f"{where}{key} {x!r} must be one of {', '.join(allowed)}")
-    return x
-
-
-def _rope(d: Mapping[str, Any]) -> RopeConfig:
-    new, old = d.get("rope_parameters") or {}, d.get("rope_scaling") or {}
-    for name, block in (("rope_parameters", new), ("rope_scaling", old)):
-        if not isinstance(block, Mapping):
-            raise ConfigError(f"{name} {block!r} must be an object")
-    thetas = [
-        (n, float(t))
-        for n, t in (("rope_parameters.rope_theta", new.get("rope_theta")), ("rope_theta", d.get("rope_theta")))
-        if t is not None
-    ]
-    if len(thetas) == 2 and thetas[0][1] != thetas[1][1]:
-        raise ConfigError(f"{thetas[0][0]} {thetas[0][1]} must equal {thetas[1][0]} {thetas[1][1]}")
-    where = "rope_parameters." if new else "rope_scaling."
-    block = dict(new or old)
-    block.setdefault("rope_type", block.get("type", "default"))
-    kind = _choice(block, "rope_type", "default", ROPE_TYPES, where)
-    theta = _float({"rope_theta": thetas[0][1]} if thetas else {}, "rope_theta", 10000.0)
-    if kind == "default":
-        return RopeConfig(theta)
-    factor = _float(block, "factor", 0.0, where)
-    if kind == "linear":
-        return RopeConfig(theta, kind, factor)
-    low, high = _float(block, "low_freq_factor", 0.0, where), _float(block, "high_freq_factor", 0.0, where)
-    if high <= low:
-        raise ConfigError(f"{where}high_freq_factor {high} must be above {where}low_freq_factor {low}")
-    return RopeConfig(theta, kind, factor, low, high, _int(block, "original_max_position_embeddings", None, where))
 
 
 def memory_from_dict(d: Any) -> MemoryConfig:
@@ -337,20 +244,20 @@ def memory_from_dict(d: Any) -> MemoryConfig:
         raise ConfigError(f"memory {d!r} must be an object")
     w = "memory."
     layers = d.get("layers", [])
-    if not isinstance(layers, (list, tuple)) or not all(_is_int(i) for i in layers):
+    if not isinstance(layers, (list, tuple)) or not all(is_whole(i) for i in layers):
         raise ConfigError(f"memory.layers {layers!r} must be a list of layer numbers")
-    slots = _int(d, "slots", None, w)
+    slots = whole(d, "slots", None, w)
     return MemoryConfig(
-        cell=_choice(d, "cell", "gated", CELLS, w),
+        cell=choice(d, "cell", "gated", CELLS, w),
         slots=slots,
-        chunk=_int(d, "chunk", slots, w),
+        chunk=whole(d, "chunk", slots, w),
         layers=tuple(layers),
-        heads=_int(d, "heads", None, w),
-        head_dim=_int(d, "head_dim", None, w),
-        init=_choice(d, "init", "zeros", INITS, w),
-        output_projection=_bool(d, "output_projection", False, w),
-        scale=_bool(d, "scale", False, w),
-        gate_pool=_choice(d, "gate_pool", "chunk", POOLS, w),
-        trained=_bool(d, "trained", False, w),
-        content=_choice(d, "content", "both", CONTENTS, w),
+        heads=whole(d, "heads", None, w),
+        head_dim=whole(d, "head_dim", None, w),
+        init=choice(d, "init", "zeros", INITS, w),
+        output_projection=truth(d, "output_projection", False, w),
+        scale=truth(d, "scale", False, w),
+        gate_pool=choice(d, "gate_pool", "chunk", POOLS, w),
+        trained=truth(d, "trained", False, w),
+        content=choice(d, "content", "both", CONTENTS, w),
     )

@@ -26,6 +26,10 @@ class TensorFileError(LM2Error):
     """A safetensors container breaks the format's own rules (header, offsets, sizes)."""
 
 
+class TensorDtypeError(TensorFileError):
+    """A safetensors header names a dtype that the format, as this version knows it, does not have."""
+
+
 class ConvertError(LM2Error):
     """A source checkpoint cannot be converted."""
 

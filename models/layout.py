@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import write_file
-from .config import LM2Config, read_config, read_json
+from .config import CONFIG_BYTES_MAX, LM2Config, read_config, read_json
 from .errors import ConfigError, ModelFileError, TensorFileError, WriteError
 from .exported import KEY as ONNX_KEY
 from .exported import MODEL, Export, check_files
@@ -28,6 +28,8 @@ GENERATION = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TEXT_FILES = (TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", TEMPLATE, GENERATION)
 FINGERPRINT = "fingerprint.json"
+# What is larger is not read, so it must not be written either.
+FILE_BYTES_MAX = {CONFIG: CONFIG_BYTES_MAX, GENERATION: CONFIG_BYTES_MAX, TEMPLATE: 1 << 20, TOKENIZER: 64 << 20, TOKENIZER_CONFIG: 32 << 20}
 
 # Memory tensors kept in float32 whatever the model's dtype: norms, gates, and what is written into the bank.
 FLOAT32_PARTS = ("norm", "gate", "content", "scale", "_bias", "memory.mlp")
@@ -152,7 +154,7 @@ def open_folder(path: Path, progress: Callable[[int], None] | None = None, quant
             )
         allowed = ("F32", "BF16", "F16", "F64") if dtype is None else (dtype,)
         if have.dtype not in allowed:
-            raise ModelFileError(f"{path / WEIGHTS}: tensor {name} has dtype {have.dtype}, expected {' or '.join(allowed)}")
+            raise ModelFileError(f"{path / WEIGHTS}: tensor {name} has dtype {have.dtype}, expected {' or '.join(allowed)}: convert the model again")
     for name in header.tensors:
         if name not in expected:
             raise ModelFileError(

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import TensorFileError
+from .errors import TensorDtypeError, TensorFileError
 
 ITEM_BYTES = {
     "F64": 8,
@@ -32,11 +32,15 @@ ITEM_BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
+# Dtypes of the format that nothing here computes with, in bits: read_header knows their sizes, so that what is wrong with such a file is its dtype.
+OTHER_BITS = {
+    "C64": 64, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
 NUMPY = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
-HEADER_BYTES_MAX = 32 << 20
+HEADER_BYTES_MAX = 100_000_000  # as the safetensors library has it
 COPY_BYTES = 8 << 20
 
 
@@ -66,7 +70,7 @@ class Header:
 
 
 def read_header(path: Path, header_max: int = HEADER_BYTES_MAX) -> Header:
-    """Read and check the header of a safetensors file.
+    """Read and check the header of a safetensors file. Any dtype of the format is taken: whoever reads values says which it can use.
 
     Raises TensorFileError, naming the file and both values, for: a missing or unreadable file, a header that is too long, cut, not JSON,
     a repeated or unknown entry, a dtype outside the format, a size that contradicts its shape, holes, overlaps, bytes missing or left over.
@@ -87,15 +91,16 @@ def read_header(path: Path, header_max: int = HEADER_BYTES_MAX) -> Header:
         raise TensorFileError(f"{path} does not exist") from None
     except OSError as error:
         raise TensorFileError(f"cannot read {path}: {error.strerror or error}") from None
-    header = parse_header(path, raw)
+    header = parse_header(path, raw, foreign=True)
     if header.file_bytes != size:
         what = "the file is cut off" if size < header.file_bytes else "bytes are left over"
         raise TensorFileError(f"{path}: the header describes {header.file_bytes} bytes, the file has {size} ({what})")
     return header
 
 
-def parse_header(path: Path, raw: bytes) -> Header:
-    """Check header bytes (without the length before them). `path` only names the file in errors.
+def parse_header(path: Path, raw: bytes, foreign: bool = False) -> Header:
+    """Check header bytes (without the length before them). `path` only names the file in errors. foreign: written by whatever program, so
+    null metadata, further fields of an entry and dtypes that are not computed with are taken, as the safetensors library takes them.
 
     The result's `file_bytes` is what the header describes; comparing it with the file is the caller's part. Raises TensorFileError.
     """
@@ -107,10 +112,12 @@ def parse_header(path: Path, raw: bytes) -> Header:
     if not isinstance(entries, dict):
         raise TensorFileError(f"{path}: header must be a JSON object")
     metadata = entries.pop("__metadata__", {})
+    if metadata is None and foreign:
+        metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise TensorFileError(f"{path}: __metadata__ must map names to strings")
     data = 8 + length
-    tensors = sorted((_entry(path, name, entry, data) for name, entry in entries.items()), key=lambda t: (t.begin, t.end))
+    tensors = sorted((_entry(path, name, entry, data, foreign) for name, entry in entries.items()), key=lambda t: (t.begin, t.end))
     at = data
     for t in tensors:
         if t.begin != at:
@@ -224,18 +231,20 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _entry(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
+def _entry(path: Path, name: str, entry: Any, data: int, foreign: bool) -> TensorInfo:
     where = f"{path}: tensor {name}"
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    fields = {"dtype", "shape", "data_offsets"}
+    if not isinstance(entry, dict) or not (fields <= set(entry) if foreign else fields == set(entry)):
         raise TensorFileError(f"{where}: its header entry must have dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise TensorFileError(f"{where}: dtype {dtype!r} must be one of {', '.join(ITEM_BYTES)}")
+    bits = {k: 8 * n for k, n in ITEM_BYTES.items()} | (OTHER_BITS if foreign else {})
+    if not isinstance(dtype, str) or dtype not in bits:
+        raise TensorDtypeError(f"{where}: dtype {dtype!r} must be one of {', '.join(bits)}")
     if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
         raise TensorFileError(f"{where}: shape {shape!r} must be a short list of sizes")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
         raise TensorFileError(f"{where}: data_offsets {offsets!r} must be two positions")
-    nbytes = math.prod(shape) * ITEM_BYTES[dtype]
-    if offsets[1] - offsets[0] != nbytes:
+    nbytes, rest = divmod(math.prod(shape) * bits[dtype], 8)
+    if rest or offsets[1] - offsets[0] != nbytes:
         raise TensorFileError(f"{where}: {dtype} {shape} needs {nbytes} bytes, its offsets hold {offsets[1] - offsets[0]}")
     return TensorInfo(name, dtype, tuple(shape), data + offsets[0], data + offsets[1])

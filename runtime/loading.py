@@ -8,6 +8,7 @@ from typing import Any
 from ..models.checkpoints.progress import Report, silent
 from ..models.config import LM2Config, read_json
 from ..models.errors import ModelFileError, PromptError, TokenizerError
+from ..models.generation import read_ends
 from ..models.home import shipped_model
 from ..models.layout import GENERATION, TOKENIZER, open_folder
 from ..models.text.dialogue import PlainTemplate, Template
@@ -72,18 +73,15 @@ def find_model(model: str | Path, report: Report = silent) -> Path:
     """The folder of a model given as a path, as the name of one that comes with the package (`lm2-tiny`), or as one from the
     catalogue, which is pulled once if it is not here.
 
+    Of a name and something called so in the working folder the name is meant, unless that is a model folder of lm2 (`catalog.is_name`).
     A path that is not there is returned as it is: opening it says so. Raises DownloadError when a model cannot be fetched.
     """
     from ..models.checkpoints import catalog
     from ..models.checkpoints.pull import pull
 
-    path = Path(model)
-    if path.exists() or not isinstance(model, str):
-        return path
-    shipped = shipped_model(model)
-    if shipped is not None or model not in catalog.CATALOG:
-        return shipped or path
-    return catalog.resolve(model) or pull(model, report=report)
+    if not isinstance(model, str) or not catalog.is_name(model):
+        return Path(model)
+    return shipped_model(model) or catalog.resolve(model) or pull(model, report=report)
 
 
 def load(
@@ -121,12 +119,6 @@ def read_generation(file: Path, vocab_size: int) -> tuple[Sampling, frozenset[in
     if not isinstance(settings, dict):
         raise ModelFileError(f"{file} must be a JSON object, not {type(settings).__name__}: correct the file or remove it")
     try:
-        sampling = Sampling.from_generation_config(settings)
+        return Sampling.from_generation_config(settings), read_ends(settings, vocab_size)
     except PromptError as error:
         raise ModelFileError(f"{file}: {str(error).removeprefix(f'{GENERATION}: ')}: correct the file or remove it") from None
-    ends = settings.get("eos_token_id")
-    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    for i in ids:
-        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < vocab_size:
-            raise ModelFileError(f"{file}: eos_token_id {i!r} must be a token id from 0 to {vocab_size - 1}: correct the file or remove it")
-    return sampling, frozenset(ids)

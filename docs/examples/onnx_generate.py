@@ -14,6 +14,8 @@ from tokenizers import Tokenizer
 folder, turns = sys.argv[1], sys.argv[2:] or ["My pet is a goldfish.", "It lives in a blue bowl.", "What is my pet?"]
 config = json.loads(Path(folder, "config.json").read_text())
 tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+tokenizer.no_truncation()  # what the file says of either is for batches of training texts
+tokenizer.no_padding()
 session = ort.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
 pairs = json.loads(session.get_modelmeta().custom_metadata_map["lm2.state"])  # past name -> present name
 
@@ -39,7 +41,7 @@ def step(ids: list[int], new_chunk: bool) -> int:
 
 
 for turn in turns:
-    ids = tokenizer.encode(f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n").ids
+    ids = tokenizer.encode(f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False).ids
     token, answer = step(ids, new_chunk=True), []
     while token not in config["eos_token_id"] and len(answer) < 24 and len(ids) + len(answer) < config["memory"]["chunk"]:
         answer.append(token)

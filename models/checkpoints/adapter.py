@@ -19,7 +19,7 @@ from ..config import LM2Config, MemoryConfig, memory_from_dict, read_json
 from ..errors import ConfigError, ConvertError, ModelFileError, TensorFileError
 from ..layout import memory_shapes
 from ..tensorfile import Header, TensorInfo, TensorWriter, from_float32, read_header, read_tensor
-from .source import SourceTensor, whole
+from .source import FLOATS, SourceTensor, whole
 
 RECORD, TENSORS = "adapter.json", "memory.safetensors"
 FORMAT = 1
@@ -113,6 +113,11 @@ def check_shapes(adapter: Adapter, config: LM2Config) -> None:
             raise ConvertError(
                 f"{adapter.path / TENSORS}: tensor {name} is {_shown(have.get(name))}, {RECORD} calls for {_shown(want.get(name))}: "
                 "get the adapter again"
+            )
+    for name, info in adapter.header.tensors.items():
+        if info.dtype not in FLOATS:
+            raise ConvertError(
+                f"{adapter.path / TENSORS}: tensor {name} has dtype {info.dtype}, expected one of {', '.join(FLOATS)}: get the adapter again"
             )
 
 

@@ -1,4 +1,4 @@
-"""The models `lm2 pull` knows: where each comes from and the sha256 of every file. Knows no network; `resolve` looks
+"""The models `lm2 pull` knows: where each comes from and the sha256 of every file. Knows no network; `resolve` and `is_name` look
 at the disk only."""
 
 from collections.abc import Mapping
@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DownloadError
-from ..home import models_folder, shipped_folder
+from ..config import read_json
+from ..errors import DownloadError, ModelFileError
+from ..home import models_folder, shipped_folder, shipped_model
 from ..layout import CONFIG, WEIGHTS
 from .adapter import RECORD
 
@@ -106,6 +107,22 @@ def entry(name: str) -> Entry:
             f"model {name!r} is not in the catalog: lm2 pull knows {', '.join(CATALOG)}; convert others with `lm2 convert SRC DST`"
         )
     return CATALOG[name]
+
+
+def is_name(model: str) -> bool:
+    """Whether `model` means a model by its name: one that comes with the package or one of the catalogue.
+
+    A file or folder of that name in the working folder does not hide it, unless it is a model folder of lm2; `./NAME` is always a path.
+    """
+    return (model in CATALOG or shipped_model(model) is not None) and not _is_model(Path(model))
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        config = read_json(folder / CONFIG)
+    except ModelFileError:
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "lm2"
 
 
 def resolve(name: str) -> Path | None:

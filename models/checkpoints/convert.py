@@ -6,6 +6,7 @@ warmstart.py. Peak memory is a few row blocks, not the model. The folder appears
 """
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,9 +18,11 @@ import numpy as np
 from ... import __version__
 from ..atomic import new_folder, write_file
 from ..config import LM2Config, MemoryConfig
-from ..errors import ConfigError, ConvertError
+from ..errors import ConfigError, ConvertError, PromptError
+from ..generation import read_ends, read_settings
 from ..layout import (
     CONFIG,
+    FILE_BYTES_MAX,
     GENERATION,
     TEMPLATE,
     TOKENIZER,
@@ -72,17 +75,12 @@ def convert(
         raise ConvertError(f"--dtype {dtype!r} must be one of auto, {', '.join(CODES)}")
     source = open_source(src, config, request)
     lm2, plan = _plan(source, request, dtype, name or dst.name)
+    files = _files(source, lm2, generation or {})
     total = sum(f.stat().st_size for f in source.files)
     with new_folder(dst) as folder:
         counter = Counter(report, "checking", total)
         hashes = [{"file": f.name, "bytes": f.stat().st_size, "sha256": sha256(f, counter.add)} for f in source.files]
         written = _write_weights(folder, plan, report)
-        ends = {"bos_token_id": lm2.bos_token_id, "eos_token_id": list(lm2.eos_token_id)}
-        settings = {**(generation or {}), **(source.generation or ends)}
-        settings = {key: value for key, value in settings.items() if value is not None}
-        files = {CONFIG: to_json(lm2.to_dict()), GENERATION: to_json(settings), TOKENIZER: source.tokenizer}
-        files[TOKENIZER_CONFIG] = to_json(source.tokenizer_config) if source.tokenizer_config else None
-        files[TEMPLATE] = source.template.encode("utf-8") if source.template else None
         seed = None if source.memory or request.adapter else request.seed
         notes = list(source.notes)
         origin = {"format": source.format, "files": hashes, "lm2_version": __version__, "seed": seed, "dtype": dtype}
@@ -92,8 +90,7 @@ def convert(
             origin["memory_recipe"] = RECIPE
         files[SOURCE] = to_json({**origin, **source.detail, **(record or {}), "notes": notes})
         for file, data in files.items():
-            if data is not None:
-                _put(folder / file, data)
+            _put(folder / file, data)
         digests, bytes_written = written
         shapes = {t.name: (code, t.shape) for t, code in plan}
         fingerprint = combine_fingerprint(lm2, digests, shapes)
@@ -156,7 +153,8 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         head, embedding = left.pop("lm_head.weight"), left.get("model.embed_tokens.weight")
         if embedding is None or not same(head, embedding):
             raise ConvertError(
-                f"{source.path}: tie_word_embeddings is true but lm_head.weight differs from model.embed_tokens.weight: set it to false"
+                f"{source.config_file}: tie_word_embeddings is true but lm_head.weight differs from model.embed_tokens.weight "
+                f"in {source.file_of(head)}: set it to false"
             )
     plan: Plan = []
     made: dict[str, SourceTensor] = {}
@@ -171,11 +169,11 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         tensor = made[tensor_name] if new else left.pop(tensor_name, None)
         if tensor is None:
             raise ConvertError(
-                f"{source.path} has no tensor {tensor_name}, its config calls for one of shape {list(shape)}: a file is missing"
+                f"{source.listing} has no tensor {tensor_name}, its config calls for one of shape {list(shape)}: a file is missing"
             )
         if tensor.shape != shape:
             raise ConvertError(
-                f"{source.path}: tensor {tensor_name} is {list(tensor.shape)}, its config calls for {list(shape)}: "
+                f"{source.file_of(tensor)}: tensor {tensor_name} is {list(tensor.shape)}, its config calls for {list(shape)}: "
                 "they are not of one model"
             )
         if new and adapter is not None and dtype == "auto":
@@ -184,7 +182,7 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         plan.append((tensor, _code(tensor, new, backbone_dtype, dtype)))
     for extra in left.values():
         raise ConvertError(
-            f"{source.path} has tensor {extra.name} {list(extra.shape)}, its config does not call for it: they are not of one model"
+            f"{source.file_of(extra)} has tensor {extra.name} {list(extra.shape)}, its config does not call for it: they are not of one model"
         )
     return config, plan
 
@@ -202,26 +200,58 @@ def _code(tensor: SourceTensor, new: bool, backbone_dtype: str, dtype: str) -> s
 def _config(source: Source, request: MemoryRequest, fields: Mapping[str, Any], adapter: Adapter | None) -> LM2Config:
     try:
         config = LM2Config.from_llama(fields, memory=source.memory or NO_MEMORY)
-        if adapter is not None:
-            config = replace(config, memory=adapter.memory)
-            check_backbone(adapter, config, source.tensors, source.path)
-            check_shapes(adapter, config)
-            return config
-        if source.memory is None:
-            c = config
-            memory = plan_memory(
-                request,
-                c.hidden_size,
-                c.num_hidden_layers,
-                c.num_attention_heads,
-                c.head_dim,
-                c.max_position_embeddings,
-            )
-            config = replace(config, memory=memory)
-            config.check()
-        return config
     except ConfigError as error:
-        raise ConfigError(f"{source.path}: {error}") from None
+        raise ConfigError(f"{source.config_file}: {error}") from None
+    if adapter is not None:
+        config = replace(config, memory=adapter.memory)
+        check_backbone(adapter, config, source.tensors, source.path)
+        check_shapes(adapter, config)
+        return config
+    if source.memory is not None:
+        return config
+    c = config
+    memory = plan_memory(request, c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.head_dim, c.max_position_embeddings)
+    try:
+        config = replace(config, memory=memory)
+        config.check()
+    except ConfigError as error:
+        # The config itself was right: what is wrong now was asked for.
+        raise ConfigError(re.sub(r"\bmemory\.(slots|chunk|layers)\b", r"--memory-\1", str(error))) from None
+    return config
+
+
+def _files(source: Source, config: LM2Config, generation: Mapping[str, Any]) -> dict[str, bytes]:
+    """What stands beside the weights, by file name. Raises ConvertError for what loading would refuse, before anything is written."""
+    settings = {**generation, **(source.generation or {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_id)})}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    beside = source.config_file.with_name(GENERATION) if source.generation else source.config_file
+    try:
+        read_ends(settings, config.vocab_size)
+        found = read_settings(settings)
+    except PromptError as error:
+        raise ConvertError(f"{beside}: {error}: correct the file or remove it") from None
+    if "top_k" in found:
+        settings["top_k"] = found["top_k"]
+    files = {CONFIG: to_json(config.to_dict()), GENERATION: to_json(settings)}
+    if source.tokenizer is not None:
+        files[TOKENIZER] = source.tokenizer
+    if source.tokenizer_config:
+        files[TOKENIZER_CONFIG] = to_json(source.tokenizer_config)
+    if source.template:
+        try:
+            files[TEMPLATE] = source.template.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ConvertError(
+                f"{source.config_file}: its chat template has half a surrogate pair at character {error.start}: restore it"
+            ) from None
+    for name, data in files.items():
+        if len(data) > FILE_BYTES_MAX[name]:
+            where = {GENERATION: beside}.get(name, source.config_file.parent if source.config else source.path)
+            raise ConvertError(
+                f"{where}: its {name} would have {len(data)} bytes, more than the {FILE_BYTES_MAX[name]} that are read again: "
+                "the model is not converted; give a source with a smaller one"
+            )
+    return files
 
 
 def _common_dtype(source: Source) -> str:

@@ -15,8 +15,10 @@ import numpy as np
 
 from ..errors import ConvertError
 from .gguf_header import GGUFHeader, GGUFTensor, block_sizes, get, read_gguf
+from .gguf_keys import check_keys
 from .gguf_rope import rope_fields
-from .gguf_tokenizer import end_of_turn_ids, tokenizer_json
+from .gguf_special import chat_template, end_of_turn_ids
+from .gguf_tokenizer import tokenizer_json
 from .source import Source, SourceTensor, rows_per_block
 
 EXACT = {"F32": ("F32", "<f4"), "F16": ("F16", "<f2"), "BF16": ("BF16", "<u2"), "F64": ("F64", "<f8")}
@@ -53,14 +55,13 @@ def open_gguf(path: Path) -> Source:
         tensors[name] = _source_tensor(path, tensor, name, heads, llama["head_dim"])
         kinds[tensor.kind] = kinds.get(tensor.kind, 0) + 1
     _check_supported(path, header.tensors)
-    template = header.metadata.get("tokenizer.chat_template")
     return Source(
         format="gguf",
         files=(path,),
         llama=llama,
         tensors=tensors,
         tokenizer=tokenizer_json(header, path),
-        template=template if isinstance(template, str) and template else None,
+        template=chat_template(header),
         detail={"gguf_types": kinds, "gguf_name": header.metadata.get("general.name")},
     )
 
@@ -71,12 +72,7 @@ def _llama_fields(header: GGUFHeader, path: Path) -> dict[str, Any]:
         raise ConvertError(f"{path}: architecture {architecture!r} is not supported: lm2 converts GGUF files of architecture 'llama'")
     if header.metadata.get("split.count", 1) not in (0, 1):
         raise ConvertError(f"{path} is one of {header.metadata['split.count']} parts: merge them first with `llama-gguf-split --merge`")
-    for key in ("llama.expert_count", "llama.attention.sliding_window", "llama.attention.q_lora_rank"):
-        if header.metadata.get(key):
-            raise ConvertError(f"{path}: {key} is {header.metadata[key]!r}: only plain Llama decoders can be converted")
-    for key in ("llama.logit_scale", "llama.embedding_scale", "llama.residual_scale", "llama.attention.scale"):
-        if header.metadata.get(key, 1.0) not in (0.0, 1.0):
-            raise ConvertError(f"{path}: {key} is {header.metadata[key]!r}: only plain Llama decoders can be converted")
+    check_keys(header, path)
 
     def count(key: str, default: int | None = None) -> int:
         return get(header, path, key, lambda x: type(x) is int and x > 0, "a positive whole number", default)

@@ -16,6 +16,7 @@ from ..config import RopeConfig
 from ..errors import ConvertError
 from .gguf_header import GGUFHeader, get
 
+FACTORS = ("llama.rope.scaling.factor", "llama.rope.scale_linear")
 TOLERANCE = 1e-4  # relative; the factors were computed and stored in float32
 
 
@@ -25,14 +26,16 @@ def rope_fields(header: GGUFHeader, path: Path, head_dim: int) -> dict[str, Any]
     number = "a positive number"
     base = get(header, path, "llama.rope.freq_base", _positive, number, 10000.0)
     theta = float(str(np.float32(base)))
-    kind = header.metadata.get("llama.rope.scaling.type", "none")
-    factor = header.metadata.get("llama.rope.scaling.factor", header.metadata.get("llama.rope.scale_linear", 1.0))
+    # llama.cpp's reading: a factor counts unless the type is none, by its older name too; 0 is no factor.
+    kind = header.metadata.get("llama.rope.scaling.type", "linear")
+    key = next((k for k in FACTORS if k in header.metadata), FACTORS[0])
+    factor = header.metadata.get(key, 1.0) or 1.0
     if kind not in ("none", "linear") or not _positive(factor):
         raise ConvertError(
-            f"{path}: llama.rope.scaling.type {kind!r} with factor {factor!r} is not supported: only linear and Llama 3.1 scaling are"
+            f"{path}: llama.rope.scaling.type {kind!r} with {key} {factor!r} is not supported: only linear and Llama 3.1 scaling are"
         )
     fields: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
-    scaled = factor != 1.0 and (kind == "linear" or "llama.rope.scale_linear" in header.metadata)
+    scaled = factor != 1.0 and kind == "linear"
     if scaled:
         fields |= {"rope_type": "linear", "factor": float(str(np.float32(factor)))}
     if "rope_freqs.weight" not in header.tensors:

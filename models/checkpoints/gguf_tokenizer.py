@@ -13,13 +13,14 @@ from typing import Any
 from ..errors import ConvertError
 from ..text.library import refusals
 from .gguf_header import GGUFHeader, get
+from .gguf_special import NORMAL, UNKNOWN, UNUSED, USER_DEFINED, special_tokens
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3_PATTERN = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}{{1,3}}|{REST}"
 QWEN2_PATTERN = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}|{REST}"
+Merges = list[tuple[str, str]]
 PRE = {
     "smollm": "smollm",
     "gpt-2": "gpt-2",
@@ -29,7 +30,6 @@ PRE = {
     "llama-bpe": "llama3",
     "qwen2": "qwen2",
 }
-END_TEXTS = ("<|eot_id|>", "<|im_end|>")
 
 
 def tokenizer_json(header: GGUFHeader, path: Path) -> bytes | None:
@@ -40,35 +40,18 @@ def tokenizer_json(header: GGUFHeader, path: Path) -> bytes | None:
     vocab, kinds = _vocabulary(header, path)
     model = get(header, path, "tokenizer.ggml.model", lambda x: isinstance(x, str), "a name")
     with refusals(lambda said: ConvertError(f"{path}: its tokenizer cannot be rebuilt ({said}): convert the model to GGUF again")):
-        if model == "gpt2":
-            tokenizer = _byte_level(header, path, vocab)
-        elif model == "llama":
-            tokenizer = _sentencepiece(header, path, vocab, kinds)
-        else:
+        if model not in ("gpt2", "llama"):
             raise ConvertError(f"{path}: tokenizer.ggml.model {model!r} is not supported: it must be gpt2 or llama")
-        _add_special(tokenizer, vocab, kinds)
+        merges = list(_merges(header, path, vocab) if model == "gpt2" else _merges_from_scores(header, path, vocab, kinds))
+        special = special_tokens(header, vocab, kinds, {left + right for left, right in merges})
+        # A special token is put together of nothing, or plain text could spell it.
+        hidden = {token for token, yes in special.items() if yes}
+        merges = [(left, right) for left, right in merges if not hidden & {left, right, left + right}]
+        build = _byte_level if model == "gpt2" else _sentencepiece
+        tokenizer = build(header, path, vocab, kinds, merges)
+        _add_special(tokenizer, special)
         _add_bos(tokenizer, header, path, list(vocab), model)
         return tokenizer.to_str(pretty=False).encode("utf-8")
-
-
-def end_of_turn_ids(header: GGUFHeader, path: Path, vocab_size: int) -> list[int]:
-    """Ids that end a reply: eos, end of turn, end of message, and well-known end tokens where an old file names no
-    end of turn."""
-    ids: list[int] = []
-    for key in ("eos_token_id", "eot_token_id", "eom_token_id", "bos_token_id"):
-        value = header.metadata.get(f"tokenizer.ggml.{key}")
-        if value is None:
-            continue
-        if type(value) is not int or not 0 <= value < vocab_size:
-            raise ConvertError(
-                f"{path}: tokenizer.ggml.{key} {value!r} must be a token id below {vocab_size}: convert the model to GGUF again"
-            )
-        if key != "bos_token_id":
-            ids.append(value)
-    if "tokenizer.ggml.eot_token_id" not in header.metadata:
-        tokens = header.metadata.get("tokenizer.ggml.tokens")
-        ids += [tokens.index(text) for text in END_TEXTS if isinstance(tokens, list) and text in tokens]
-    return list(dict.fromkeys(ids))
 
 
 def _vocabulary(header: GGUFHeader, path: Path) -> tuple[dict[str, int], list[int]]:
@@ -93,7 +76,7 @@ def _vocabulary(header: GGUFHeader, path: Path) -> tuple[dict[str, int], list[in
     return vocab, kinds
 
 
-def _byte_level(header: GGUFHeader, path: Path, vocab: dict[str, int]) -> Any:
+def _byte_level(header: GGUFHeader, path: Path, vocab: dict[str, int], kinds: list[int], merges: Merges) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     pre = header.metadata.get("tokenizer.ggml.pre")
@@ -103,7 +86,6 @@ def _byte_level(header: GGUFHeader, path: Path, vocab: dict[str, int]) -> Any:
             f"{path}: tokenizer.ggml.pre {said}: it must be one of {', '.join(PRE)}; convert the Hugging Face checkpoint instead"
         )
     form = PRE[pre]
-    merges = list(_merges(header, path, vocab))
     tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=form == "llama3"))
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -131,18 +113,12 @@ def _merges(header: GGUFHeader, path: Path, vocab: dict[str, int]) -> Iterator[t
         yield parts[0], parts[1]
 
 
-def _sentencepiece(header: GGUFHeader, path: Path, vocab: dict[str, int], kinds: list[int]) -> Any:
+def _sentencepiece(header: GGUFHeader, path: Path, vocab: dict[str, int], kinds: list[int], merges: Merges) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    def scores_fit(x: Any) -> bool:
-        return isinstance(x, list) and len(x) == len(vocab) and all(isinstance(s, float) for s in x)
-
-    scores = get(header, path, "tokenizer.ggml.scores", scores_fit, f"a list of {len(vocab)} numbers")
     unknown = header.metadata.get("tokenizer.ggml.unknown_token_id", kinds.index(UNKNOWN) if UNKNOWN in kinds else 0)
     if type(unknown) is not int or not 0 <= unknown < len(vocab):
         raise ConvertError(f"{path}: tokenizer.ggml.unknown_token_id {unknown!r} must be a token id below {len(vocab)}")
-    pieces = {t for t, i in vocab.items() if kinds[i] in (NORMAL, USER_DEFINED, UNUSED)}
-    merges = list(_merges_from_scores(vocab, pieces, scores))
     tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token=list(vocab)[unknown], fuse_unk=True, byte_fallback=True))
     prefix = get(header, path, "tokenizer.ggml.add_space_prefix", lambda x: isinstance(x, bool), "true or false", True)
     spaces = normalizers.Replace(" ", "\u2581")
@@ -152,21 +128,26 @@ def _sentencepiece(header: GGUFHeader, path: Path, vocab: dict[str, int], kinds:
     return tokenizer
 
 
-def _merges_from_scores(vocab: dict[str, int], pieces: set[str], scores: list[float]) -> Iterator[tuple[str, str]]:
+def _merges_from_scores(header: GGUFHeader, path: Path, vocab: dict[str, int], kinds: list[int]) -> Iterator[tuple[str, str]]:
     """SentencePiece joins the neighbours whose union scores highest: every way to split a piece is a merge, ranked by
     the piece's score."""
+
+    def scores_fit(x: Any) -> bool:
+        return isinstance(x, list) and len(x) == len(vocab) and all(isinstance(s, float) for s in x)
+
+    scores = get(header, path, "tokenizer.ggml.scores", scores_fit, f"a list of {len(vocab)} numbers")
+    pieces = {t for t, i in vocab.items() if kinds[i] in (NORMAL, USER_DEFINED, UNUSED)}
     for piece in sorted(pieces, key=lambda t: (-scores[vocab[t]], vocab[t])):
         for at in range(1, len(piece)):
             if piece[:at] in pieces and piece[at:] in pieces:
                 yield piece[:at], piece[at:]
 
 
-def _add_special(tokenizer: Any, vocab: dict[str, int], kinds: list[int]) -> None:
+def _add_special(tokenizer: Any, special: dict[str, bool]) -> None:
     from tokenizers import AddedToken
 
-    for token, i in vocab.items():
-        if kinds[i] in (CONTROL, UNKNOWN, USER_DEFINED):
-            tokenizer.add_tokens([AddedToken(token, normalized=False, special=kinds[i] != USER_DEFINED)])
+    for token, hidden in special.items():
+        tokenizer.add_tokens([AddedToken(token, normalized=False, special=hidden)])
 
 
 def _add_bos(tokenizer: Any, header: GGUFHeader, path: Path, tokens: list[str], model: str) -> None:

@@ -4,16 +4,19 @@ Knows Hugging Face's file names and index; every weight file goes through the st
 library.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import ConvertError, TensorFileError
+from ..errors import ConvertError, TensorDtypeError, TensorFileError
+from ..fields import is_whole
+from ..layout import GENERATION
 from ..tensorfile import ITEM_BYTES, Header, TensorInfo, read_header, read_tensor
 from . import hf_text
+from .llama_fields import check_fields
 from .source import FLOATS, Source, SourceTensor, read_object, rows_per_block
 
 INDEX = "model.safetensors.index.json"
@@ -29,14 +32,7 @@ def open_huggingface(folder: Path) -> Source:
         raise ConvertError(f"{folder} is an lm2 model already: use it as it is")
     if kind != "llama":
         raise ConvertError(f"{folder / 'config.json'}: model_type {kind!r} is not supported: lm2 converts models of type 'llama'")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method") if isinstance(config["quantization_config"], dict) else "?"
-        raise ConvertError(
-            f"{folder / 'config.json'}: quantization_config ({method}) is not supported: convert the unquantised checkpoint or a GGUF"
-        )
-    partial_rotary = (config.get("rope_parameters") or {}).get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if partial_rotary != 1.0:
-        raise ConvertError(f"{folder / 'config.json'}: partial_rotary_factor {partial_rotary!r} is not supported: it must be 1.0")
+    check_fields(config, folder / "config.json")
     files = _weight_files(folder)
     tensors: dict[str, SourceTensor] = {}
     for file, names in files.items():
@@ -51,7 +47,9 @@ def open_huggingface(folder: Path) -> Source:
                 raise ConvertError(f"{file}: tensor {name} contradicts {INDEX}: the files are not of one checkpoint; download them again")
             if not name.endswith("rotary_emb.inv_freq"):
                 tensors[name] = _source_tensor(file, info)
-    generation = read_object(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else None
+    generation = read_object(folder / GENERATION) if (folder / GENERATION).is_file() else None
+    for name, fields in (("config.json", config), (GENERATION, generation or {})):
+        _check_ids(folder / name, fields, config.get("vocab_size"))
     llama = dict(config)
     llama["eos_token_id"] = _ids((generation or {}).get("eos_token_id"), config.get("eos_token_id"))
     if llama.get("bos_token_id") is None:
@@ -62,6 +60,8 @@ def open_huggingface(folder: Path) -> Source:
     return Source(
         format="huggingface",
         files=tuple(files),
+        config=folder / "config.json",
+        index=folder / INDEX if (folder / INDEX).is_file() else None,
         llama=llama,
         tensors=tensors,
         tokenizer=text.tokenizer,
@@ -97,6 +97,8 @@ def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
 def _header(file: Path) -> Header:
     try:
         return read_header(file)
+    except TensorDtypeError as error:
+        raise ConvertError(f"{error}: convert the unquantised checkpoint") from None
     except TensorFileError as error:
         raise ConvertError(f"{error}: download the file again") from None
 
@@ -106,7 +108,7 @@ def _source_tensor(file: Path, info: TensorInfo) -> SourceTensor:
         raise ConvertError(
             f"{file}: tensor {info.name} has dtype {info.dtype}, expected one of {', '.join(FLOATS)}: convert the unquantised checkpoint"
         )
-    return SourceTensor(info.name, info.dtype, info.shape, partial(_blocks, file, info))
+    return SourceTensor(info.name, info.dtype, info.shape, partial(_blocks, file, info), file)
 
 
 def _blocks(file: Path, info: TensorInfo) -> Iterator[np.ndarray]:
@@ -125,4 +127,12 @@ def _blocks(file: Path, info: TensorInfo) -> Iterator[np.ndarray]:
 def _ids(*values: Any) -> list[Any]:
     """Token ids of several fields (a number, a list or nothing), each once, in order."""
     flat = [i for v in values if v is not None for i in (v if isinstance(v, list) else [v])]
-    return list(dict.fromkeys(flat))
+    return [i for n, i in enumerate(flat) if i not in flat[:n]]
+
+
+def _check_ids(file: Path, fields: Mapping[str, Any], vocab: Any) -> None:
+    """Raise ConvertError, naming the file the id stands in: after this the ids of two files become one list."""
+    for key in ("bos_token_id", "eos_token_id"):
+        for i in _ids(fields.get(key)):
+            if is_whole(vocab) and (not is_whole(i) or not 0 <= i < vocab):
+                raise ConvertError(f"{file}: {key} {i!r} must be a token id below vocab_size {vocab}: correct the file")

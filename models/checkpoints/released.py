@@ -13,8 +13,10 @@ import numpy as np
 
 from ..config import MemoryConfig
 from ..errors import ConvertError
+from .llama_fields import check_fields
 from .source import Source, SourceTensor, read_object, rows_per_block
 
+OWN_FIELDS = ".*mem.*|batch_size"
 MODULE = "mem_attn.memory_module."
 COPY = "mem_attn.self_attn."
 MEMORY_NAMES = {
@@ -40,6 +42,7 @@ def open_released(path: Path, config: Path | None, gate_pool: str) -> Source:
     if not file.is_file():
         raise ConvertError(f"{file} does not exist: a released checkpoint holds no config; give it with --config FILE")
     fields = read_object(file)
+    check_fields(fields, file, also=OWN_FIELDS)
     state = _load(path)
     tensors: dict[str, SourceTensor] = {}
     for key, value in state.items():
@@ -50,6 +53,7 @@ def open_released(path: Path, config: Path | None, gate_pool: str) -> Source:
     return Source(
         format="released",
         files=(path, file),
+        config=file,
         llama=llama,
         tensors=tensors,
         memory=_memory(fields, file, gate_pool),

@@ -17,7 +17,7 @@ import numpy as np
 from ..config import CONFIG_BYTES_MAX, MemoryConfig, read_json
 from ..errors import ConvertError, ModelFileError, TokenizerError
 from ..tensorfile import from_float32, to_float32
-from ..text.library import open_library
+from ..text.library import check_places, open_library
 
 BLOCK_BYTES = 8 << 20
 TEXT_BYTES_MAX = 64 << 20
@@ -27,12 +27,13 @@ FLOATS = ("F32", "BF16", "F16", "F64")
 @dataclass(frozen=True)
 class SourceTensor:
     """One tensor: its Hugging Face name, dtype code, shape, and `blocks`, which starts reading it as (rows, ...)
-    pieces of that dtype."""
+    pieces of that dtype. file: where it lies, if that is worth naming."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     blocks: Callable[[], Iterator[np.ndarray]]
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Source:
     """An opened checkpoint.
 
     format: huggingface, gguf or released. files: what it was read from, weights first. llama: Hugging Face Llama
-    config fields.
+    config fields. config: the file they are from, where that is not the weights' own. index: the file that lists the tensors of several.
     memory: the checkpoint's own memory (released) or None for a bare backbone. generation: generation_config.json or
     None. tokenizer_config: what becomes the folder's tokenizer_config.json, the names of tokens. detail: what is worth recording of the format. notes: sentences the user should read.
     """
@@ -56,11 +57,27 @@ class Source:
     generation: dict[str, Any] | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    config: Path | None = None
+    index: Path | None = None
 
     @property
     def path(self) -> Path:
         """The file, or the folder, that the weights came from."""
         return self.files[0]
+
+    @property
+    def config_file(self) -> Path:
+        """The file whose fields `llama` are."""
+        return self.config or self.path
+
+    @property
+    def listing(self) -> Path:
+        """The file that says which tensors there are."""
+        return self.index or self.path
+
+    def file_of(self, tensor: SourceTensor) -> Path:
+        """The file that a tensor lies in."""
+        return tensor.file or self.path
 
 
 def whole(tensor: SourceTensor) -> np.ndarray:
@@ -141,6 +158,7 @@ def check_tokenizer(data: bytes, path: Path, vocab_size: int) -> None:
     """Raise ConvertError unless `data` is a tokenizer.json whose ids all lie below `vocab_size`."""
     try:
         library = open_library(data, str(path), "restore the file")
+        check_places(library, json.loads(data), str(path))
     except TokenizerError as error:
         raise ConvertError(str(error)) from None
     largest = max(library.get_vocab(with_added_tokens=True).values(), default=0)

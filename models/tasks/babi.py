@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import textfile
 from ..errors import LM2Error
 
 TASKS = tuple(f"qa{i}" for i in range(1, 11))
@@ -96,18 +97,9 @@ def find(folder: Path, ending: str = "train") -> dict[str, Path]:
 def read(path: Path, task: str = "") -> tuple[Story, ...]:
     """Every story of a file. task: by the file's name unless given. Raises BabiError naming the file and the line."""
     task = task or task_of(path)
-    try:
-        size = path.stat().st_size
-        if size > FILE_BYTES_MAX:
-            raise BabiError(f"{path} has {size} bytes, more than the {FILE_BYTES_MAX} allowed: it is no bAbI file")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise BabiError(f"{path} does not exist: give the path of a bAbI file") from None
-    except UnicodeDecodeError as error:
-        raise BabiError(f"{path} is not UTF-8 (byte {error.start}): it is no bAbI file") from None
-    except OSError as error:
-        raise BabiError(f"cannot read {path}: {error.strerror or error}") from None
-    stories = tuple(parse(text.splitlines(), task, str(path)))
+    if not path.exists():
+        raise BabiError(f"{path} does not exist: give the path of a bAbI file")
+    stories = tuple(parse(textfile.lines(path, FILE_BYTES_MAX, BabiError), task, str(path)))
     if not stories:
         raise BabiError(f"{path} has no story: it is empty")
     return stories

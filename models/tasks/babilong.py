@@ -8,29 +8,36 @@ Lengths are counted by a function that is passed in. Upstream counts with GPT-2'
 import hashlib
 import random
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import textfile
 from ..errors import LM2Error
 from . import babi
 from .recall import Conversation, Turn
 
 PROMPT_TOKENS = 300
-SENTENCE_TOKENS_MIN = 10
+SENTENCE_TOKENS_MIN, SENTENCE_TOKENS_MAX = 10, 700  # what a nominal length of 1k leaves; the longest of 21 novels has 604
+PIECE_TOKENS = 100
 BOOK_BYTES_MAX = 64 << 20
 BOOKS_HELD_OUT_PERCENT = 20
+BOOK_ENDINGS = (".txt", ".md")
 OK = "Ok."
 
 _PIECE = re.compile(r"\w+|[^\w\s]")
 _BORDER = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]*[A-Z])")
 _TITLES = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Capt|Col|Sir|Rev|Esq|[A-Z])\.[\"'”’)]*$")
 _LENGTH = re.compile(r"(\d+)([kKmM]?)")
+_NO_BOOK = re.compile(r"qa\d+_|LICENSE|README|\.")
 
 
 class BabilongError(LM2Error):
     """A length or a book cannot be used. The message names it."""
+
+
+class NoBook(BabilongError):
+    """A folder has no book."""
 
 
 class Book(NamedTuple):
@@ -76,9 +83,9 @@ def parse_length(text: str) -> int:
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences of a text with one paragraph a line. Ends: . ! ? before a capital, but not after a title or an initial."""
+    """Sentences of a text, a paragraph a line or wrapped. Ends: . ! ? before a capital, but not after a title or an initial."""
     out = []
-    for paragraph in text.splitlines():
+    for paragraph in textfile.paragraphs(text):
         begin = 0
         paragraph = " ".join(paragraph.split())
         for border in _BORDER.finditer(paragraph):
@@ -93,8 +100,15 @@ def sentences(text: str) -> list[str]:
 
 
 def book(name: str, text: str, count_tokens: Callable[[str], int] = estimate) -> Book:
-    """A book of its text. Raises BabilongError when no sentence is long enough."""
-    counted = [(s, count_tokens(s)) for s in sentences(text)]
+    """A book of its text. A sentence of more than SENTENCE_TOKENS_MAX (there is no stop for pages) counts as several, of PIECE_TOKENS at most.
+
+    Raises BabilongError when no sentence is long enough.
+    """
+    counted = []
+    for sentence in sentences(text):
+        tokens = count_tokens(sentence)
+        parts = [sentence] if tokens <= SENTENCE_TOKENS_MAX else pieces([sentence], count_tokens, PIECE_TOKENS)[0]
+        counted += [(part, tokens if len(parts) == 1 else count_tokens(part)) for part in parts]
     kept = [(s, n) for s, n in counted if n >= SENTENCE_TOKENS_MIN]
     if not kept:
         raise BabilongError(f"{name} has no sentence of at least {SENTENCE_TOKENS_MIN} tokens: give a book in English")
@@ -102,31 +116,42 @@ def book(name: str, text: str, count_tokens: Callable[[str], int] = estimate) ->
 
 
 def read_books(folder: Path, count_tokens: Callable[[str], int] = estimate) -> tuple[Book, ...]:
-    """Every .txt of a folder that is not one of bAbI's, by name. Raises BabilongError naming the file or the folder."""
-    books = []
-    for path in book_files(folder):
-        books.append(book(path.stem, read_text(path), count_tokens))
-    return tuple(books)
+    """Every book of a folder, by name. Raises BabilongError naming the file or the folder."""
+    return tuple(book(name, read_text(path), count_tokens) for name, path in named_books(folder, False).items())
 
 
-def book_files(folder: Path) -> list[Path]:
-    """Book files of a folder, by name. Raises BabilongError when there is none."""
-    files = [p for p in sorted(folder.glob("*.txt")) if not re.match(r"qa\d+_|LICENSE|README", p.name)]
-    if not files:
-        raise BabilongError(f"{folder} has no book (*.txt): give the folder with the background texts")
-    return files
+def book_home(folder: Path) -> tuple[Path, bool]:
+    """Where the books of a data folder are, its subfolder `background` or `books`, or itself; and whether folders in it count too."""
+    inside = next((folder / name for name in ("background", "books") if (folder / name).is_dir()), None)
+    return (folder, False) if inside is None else (inside, True)
+
+
+def named_books(folder: Path, nested: bool) -> dict[str, Path]:
+    """Books (*.txt, *.md) of a folder, and with `nested` of those in it, by name: the path within it without its ending.
+
+    Raises NoBook when there is none, BabilongError for two of one name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*") if nested else folder.glob("*")):
+        if path.suffix.lower() not in BOOK_ENDINGS or no_book(path) or not path.is_file():
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise BabilongError(f"{path} and {found[name].name} are one name, {name}: rename one of them")
+        found[name] = path
+    if not found:
+        raise NoBook(f"{folder} has no book (*.txt, *.md): give the folder with the background texts")
+    return found
+
+
+def no_book(path: Path) -> bool:
+    """Whether a file's name says that it is none: bAbI's, a licence, a README, a hidden file."""
+    return _NO_BOOK.match(path.name) is not None
 
 
 def read_text(path: Path) -> str:
-    """A book's text. Raises BabilongError naming the file: too large, unreadable, not UTF-8."""
-    try:
-        if path.stat().st_size > BOOK_BYTES_MAX:
-            raise BabilongError(f"{path} has {path.stat().st_size} bytes, more than the {BOOK_BYTES_MAX} allowed: cut it")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BabilongError(f"{path} is not UTF-8 (byte {error.start}): convert it") from None
-    except OSError as error:
-        raise BabilongError(f"cannot read {path}: {error.strerror or error}") from None
+    """A book's text. Raises BabilongError naming the file: too large, unreadable, not UTF-8, a NUL byte."""
+    return textfile.read_text(path, BOOK_BYTES_MAX, BabilongError)
 
 
 def book_part(names: Iterable[str], part: str, held_out: int = BOOKS_HELD_OUT_PERCENT) -> tuple[str, ...]:
@@ -194,7 +219,8 @@ def sample(
 def pieces(sentences: Sequence[str], count_tokens: Callable[[str], int], room: int) -> tuple[list[str], list[int]]:
     """Sentences joined by blanks into texts of at most `room` tokens, and the text each sentence begins in.
 
-    A sentence of more than `room` is cut between words. Raises BabilongError for a word that does not fit.
+    A sentence of more than `room` is cut between words, a word of more than `room` between characters. Raises BabilongError for a
+    character that does not fit.
     """
     texts: list[str] = []
     where: list[int] = []
@@ -205,36 +231,61 @@ def pieces(sentences: Sequence[str], count_tokens: Callable[[str], int], room: i
             where.append(len(texts) - 1)
             continue
         where.append(len(texts))
-        words = sentence.split(" ")
-        while words:
-            counts = _Counted(words, count_tokens)
-            fit = bisect_right(range(1, len(words) + 1), room, key=counts)
-            if fit == 0:
-                raise BabilongError(f"the word {words[0][:40]!r} has more than the {room} tokens there is room for")
-            texts.append(" ".join(words[:fit]))
-            words = words[fit:]
+        texts += _cut(sentence, count_tokens, room)
     return texts, where
+
+
+def _cut(sentence: str, count_tokens: Callable[[str], int], room: int) -> Iterator[str]:
+    """A sentence in texts of at most `room` tokens. The end of a word that was cut begins a text with the words after it."""
+    words = sentence.split(" ")
+    at = 0
+    while at < len(words):
+        fit = _fitting(words, at, " ", count_tokens, room)
+        if fit:
+            yield " ".join(words[at : at + fit])
+            at += fit
+        else:
+            *parts, words[at] = _cut_word(words[at], count_tokens, room)
+            yield from parts
+
+
+def _cut_word(word: str, count_tokens: Callable[[str], int], room: int) -> list[str]:
+    parts, begin = [], 0
+    while begin < len(word):
+        n = _fitting(word, begin, "", count_tokens, room)
+        if n == 0:
+            raise BabilongError(
+                f"the character {word[begin]!r} has {count_tokens(word[begin])} tokens and there is room for {room}: use larger chunks"
+            )
+        parts.append(word[begin : begin + n])
+        begin += n
+    return parts
+
+
+def _fitting(parts: Sequence[str], begin: int, between: str, count_tokens: Callable[[str], int], room: int) -> int:
+    """How many of the parts from `begin` on fit, joined, into `room` tokens."""
+    return textfile.longest(len(parts) - begin, lambda n: count_tokens(between.join(parts[begin : begin + n])), room)
 
 
 def conversation(sample: Sample, count_tokens: Callable[[str], int], room: int) -> Conversation:
     """The sample as chunks to be committed, each one message of whole sentences with at most `room` tokens, answered `Ok.`, and the question.
 
-    count_tokens: of the model's own tokenizer. distance: chunks from the last deciding fact to the question.
+    count_tokens: of the model's own tokenizer. distance: chunks from the last deciding fact to the question. Raises BabilongError for a fact
+    of more than `room` tokens: cut in two it would be another.
     """
+    for i in sample.facts:
+        if (tokens := count_tokens(sample.sentences[i])) > room:
+            raise BabilongError(
+                f"the fact {_short(sample.sentences[i])} ({sample.task}) has {tokens} tokens, a chunk has room for {room}: use larger chunks"
+            )
     texts, where = pieces(sample.sentences, count_tokens, room)
     chunks = tuple((Turn("user", text), Turn("assistant", OK)) for text in texts)
     last = where[sample.support[-1]] if sample.support else len(texts) - 1
     return Conversation(chunks, sample.question, sample.answer, sample.labels, sample.task, len(texts) - last, f"{sample.answer}.")
 
 
-class _Counted:
-    """Tokens of the first n words."""
-
-    def __init__(self, words: Sequence[str], count_tokens: Callable[[str], int]):
-        self.words, self.count_tokens = words, count_tokens
-
-    def __call__(self, n: int) -> int:
-        return self.count_tokens(" ".join(self.words[:n]))
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "...")
 
 
 def _background(books: Sequence[Book], room: int, rng: random.Random) -> tuple[list[str], int]:

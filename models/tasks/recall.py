@@ -74,9 +74,15 @@ def _story(rng: random.Random, split: str, earlier: int, distance: int, count: C
         told = []
         for _ in range(rng.randint(1, 4)):
             told.append((rng.choice(movers), rng.choice(ROOMS)))
+        at = 0
         if c == earlier:
-            told.insert(rng.randint(0, len(told)), (asked, rng.choice(ROOMS)))
+            at = rng.randint(0, len(told))
+            told.insert(at, (asked, rng.choice(ROOMS)))
         lines = [f"{who} {rng.choice(MOVES)} the {where}." for who, where in told]
+        while len(lines) > 1 and sum(count(" " + line) for line in lines) > chunk - ROOM_FOR_TEMPLATE:
+            last = len(lines) - 1 if at < len(lines) - 1 else len(lines) - 2  # the asked fact stays
+            del told[last], lines[last]
+            at -= last < at
         room = next((where for who, where in reversed(told) if who == asked), room)
         chunks.append((Turn("user", _filled(rng, lines, plain, count, chunk - ROOM_FOR_TEMPLATE)), Turn("assistant", OK)))
     return Conversation(tuple(chunks), f"Where is {asked}?", room, ROOMS, "qa1", distance, f"{room}.")

@@ -1,7 +1,7 @@
 """Which tokens steer a conversation, so that a message must not be able to spell them. Knows a model folder's files and its template.
 
-Besides special tokens: what begins and ends a text, and added tokens that the chat template writes, whether or not tokenizer.json calls
-them special. Other added tokens (runs of blanks, words of a domain, `<think>` where no template writes it) are vocabulary.
+Besides special tokens: what begins and ends a text, and added tokens that the chat template writes or that stand in bars (`<|im_end|>`),
+whether or not tokenizer.json calls them special. Other added tokens (runs of blanks, words of a domain, `<think>` where no template writes it) are vocabulary.
 """
 
 import re
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 _MARKUP = re.compile(r"[<\[].+[>\]]")
+_BARS = re.compile(r"<[|\uff5c].+[|\uff5c]>")
 
 
 def control_ids(folder: Path, tokenizer: "Tokenizer") -> set[int]:
     """Control tokens of a model folder that may not be special. Raises TokenizerError for a template that is none."""
     found = set(_ends(folder, tokenizer))
     added = {i: t.content for i, t in tokenizer.added().items() if not t.special and not t.content.isspace()}
+    found |= {i for i, content in added.items() if _BARS.fullmatch(content)}
     template = ChatTemplate.load(folder, tokenizer)
     if template is None or not added:
         return found

@@ -1,12 +1,13 @@
 """The one place where a tokenizer.json is opened with the `tokenizers` library. Knows no model folder.
 
-Truncation, padding and dropout saved in the file are off: they belong to whoever saved them, and would cut texts, or split them by chance, without a word.
+Truncation, padding and dropout saved in the file are off: they belong to whoever saved them, and would cut texts, or split them by chance,
+without a word.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import LM2Error, TokenizerError
 
@@ -67,3 +68,11 @@ def ids_of(library: "tokenizers.Tokenizer", text: str) -> list[int]:
     """Ids of a text, without what a post-processor puts around it."""
     ids: list[int] = library.encode(text, add_special_tokens=False).ids
     return ids
+
+
+def check_places(library: "tokenizers.Tokenizer", spec: Mapping[str, Any], name: str) -> None:
+    """Raise TokenizerError if an added token of a tokenizer.json, `spec`, has another id than the library gave it: it numbers them itself."""
+    for token in spec.get("added_tokens") or ():
+        got = library.token_to_id(token["content"])
+        if got != token["id"]:
+            raise TokenizerError(f"{name}: added token {token['content']!r} has id {token['id']}, its place gives it {got}: restore the file")

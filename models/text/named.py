@@ -89,17 +89,18 @@ def apply(named: NamedTokens, library: "tokenizers.Tokenizer", tokenizer: str, u
             if name in STANDARD and name not in ENDS and name not in used:
                 continue
             raise TokenizerError(f"{where} is {text!r}, which {tokenizer} does not have: the two files are not of one model")
-        flags = {k: token[k] for k in _FLAGS if k in token}
-        own = listed.get(text) if not flags else None
-        if special:
-            library.add_special_tokens([own or AddedToken(text, **{"normalized": False, **flags, "special": True})])
-        elif own is None:
-            library.add_tokens([AddedToken(text, **flags)])
+        flags, own = {k: token[k] for k in _FLAGS if k in token}, listed.get(text)
+        flags = {"normalized": False, **flags} if special and not (own and not flags) else flags
+        want = dict.fromkeys(("single_word", "lstrip", "rstrip"), False) | flags if flags else {}
+        want |= {"special": True} if special else {}
+        if own is None or any(getattr(own, flag) != value for flag, value in want.items()):
+            made = AddedToken(text, **want) if flags or own is None else own
+            add = library.add_special_tokens if special else library.add_tokens
+            add([made])
+            listed = {t.content: t for t in library.get_added_tokens_decoder().values()}
         got = library.token_to_id(text)
         if number is not None and got != number:
             raise TokenizerError(f"{where} has id {number}, {tokenizer} gives {text!r} id {got}: the two files are not of one model")
-        if got is not None:
-            listed[text] = library.get_added_tokens_decoder()[got]
     return _state(library) != before
 
 

@@ -30,10 +30,12 @@ def encode_head(tokenizer: Tokenizer, dialogue: Dialogue) -> list[int]:
 
 def encode_document(tokenizer: Tokenizer, dialogue: Dialogue, first: bool) -> tuple[list[int], list[int]]:
     """Ids of what goes before and after a document (`dialogue.document`)."""
-    after = tokenizer.encode(dialogue.document(first)[1])
     if not dialogue.system:
-        return tokenizer.encode(dialogue.document(first)[0]), after
-    return encode_rendered(tokenizer, lambda system: dialogue.under(system).document(first)[0], (dialogue.system,)), after
+        before, after = dialogue.document(first)
+        return tokenizer.encode(before), tokenizer.encode(after)
+    sides = (lambda system: dialogue.under(system).document(first)[0], lambda system: dialogue.under(system).document(first)[1])
+    before_ids, after_ids = (encode_rendered(tokenizer, side, (dialogue.system,)) for side in sides)
+    return before_ids, after_ids
 
 
 def encode_rendered(tokenizer: Tokenizer, render: Render, said: Sequence[str]) -> list[int]:
@@ -52,7 +54,7 @@ def encode_rendered(tokenizer: Tokenizer, render: Render, said: Sequence[str]) -
         return ids
     parts = _parts(text, render, said, marks)
     if parts is not None:
-        apart = [i for part, own in parts for i in tokenizer.encode(part, plain=not own)]
+        apart = [i for at, (part, own) in enumerate(parts) for i in _part_ids(tokenizer, part, own, at == 0)]
         return ids if steering(ids) == steering(apart) else apart
     if all(_harmless(tokenizer, x) for x in said):
         return ids  # the template itself writes other marks for these texts
@@ -79,6 +81,13 @@ def _parts(text: str, render: Render, said: Sequence[str], marks: Sequence[str])
     if "".join(pieces) != text:
         return None
     return [(piece, at % 2 == 0) for at, piece in enumerate(pieces) if piece]
+
+
+def _part_ids(tokenizer: Tokenizer, text: str, own: bool, first: bool) -> list[int]:
+    """Ids of a part; of one in the middle without the blank that some tokenizers put before a text, where a line's end keeps it away."""
+    line = [] if first else tokenizer.encode("\n")
+    ids = tokenizer.encode("\n" + text, plain=not own) if line else []
+    return ids[len(line) :] if line and ids[: len(line)] == line else tokenizer.encode(text, plain=not own)
 
 
 def _harmless(tokenizer: Tokenizer, text: str) -> bool:

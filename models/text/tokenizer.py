@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PromptError, TokenizerError
 from ..layout import TEMPLATE, TOKENIZER
 from .characters import check_text
-from .library import ids_of, open_library, refusals
+from .library import check_places, ids_of, open_library, refusals
 from .named import NamedTokens, add_around, apply, read_named
 from .pieces import read_decoder
 from .streaming import Detokenizer
@@ -56,20 +56,22 @@ class Tokenizer:
         self._name, self._used, self._find_control = name, used, control
         self._library = self._open()
         spec = json.loads(data)
+        check_places(self._library, spec, name)
         try:
             self.pieces = read_decoder(spec.get("decoder"))
         except TokenizerError as error:
             raise TokenizerError(f"{name}: {error}; give a model with another tokenizer") from None
         with self._refusals("a"):
-            self._begin, self.begin = self._around()
+            self._begin, self._end, self.begin = self._around()
         added = self._library.get_added_tokens_decoder()
         self._added = frozenset(added)
         self._special = frozenset(i for i, token in added.items() if token.special)
         self._unknown = _unknown(spec["model"])
         self.vocab_size = 1 + max(self.vocabulary().values(), default=-1)
         """Highest id + 1. A model's own vocab_size may be larger (padded), never smaller."""
-        if max(self._begin, default=0) >= self.vocab_size:
-            raise TokenizerError(f"{name}: its post_processor puts id {max(self._begin)} before a text, its vocabulary ends at {self.vocab_size - 1}: restore the file")
+        if max(self._begin, default=-1) >= self.vocab_size:
+            put, most = max(self._begin), self.vocab_size - 1
+            raise TokenizerError(f"{name}: its post_processor puts id {put} before a text, its ids end at {most}: restore the file")
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -81,7 +83,9 @@ class Tokenizer:
         from .control import control_ids
 
         file, template = folder / TOKENIZER, folder / TEMPLATE
-        used = template.read_bytes().decode("utf-8", "replace") if template.is_file() else ""
+        used = ""
+        with suppress(OSError):  # what is wrong with it is the template's reader's to say
+            used = template.read_bytes().decode("utf-8", "replace")
         return cls(read_tokenizer(file), str(file), read_named(folder), used, lambda made: control_ids(folder, made))
 
     def encode(self, text: str, add_special: bool = False, plain: bool = False) -> list[int]:
@@ -144,9 +148,9 @@ class Tokenizer:
     @cached_property
     def control(self) -> frozenset[int]:
         """Ids that only a chat template or the runtime puts in, never a message: the special tokens but the one for what
-        is unknown, and those that `control` found."""
-        found = set(self._special) | set(self._find_control(self) if self._find_control else ())
-        return frozenset(i for i in found if self.token(i) != self._unknown)
+        is unknown and blanks, what the post-processor puts around a text, and those that `control` found."""
+        found = self._special.union(self._begin, self._end) | set(self._find_control(self) if self._find_control else ())
+        return frozenset(i for i in found if self.token(i) != self._unknown and not self.decode([i]).isspace())
 
     @cached_property
     def _plain(self) -> "tokenizers.Tokenizer":
@@ -164,7 +168,8 @@ class Tokenizer:
     @cached_property
     def _controls_spelled(self) -> "re.Pattern[str]":
         """Finds the texts of control tokens, the longest first."""
-        texts = {self.added()[i].content if i in self._added else self.decode([i]) for i in self.control}
+        added = self.added()
+        texts = {added[i].content if i in added else self.decode([i]) for i in self.control}
         return re.compile("|".join(map(re.escape, sorted(filter(None, texts), key=len, reverse=True))) or "(?!)")
 
     def _open(self) -> "tokenizers.Tokenizer":
@@ -185,7 +190,8 @@ class Tokenizer:
 
     def _refusals(self, text: str) -> AbstractContextManager[None]:
         """Around encoding: what the library raises then is the file's fault, found late."""
-        return refusals(lambda said: TokenizerError(f"{self._name} cannot encode {text[:20]!r} ({said}): restore the file or convert the model again"))
+        remedy = "restore the file or convert the model again"
+        return refusals(lambda said: TokenizerError(f"{self._name} cannot encode {text[:20]!r} ({said}): {remedy}"))
 
     def _spelled_out(self, text: str) -> list[int]:
         """Ids of a text in which nothing is a control token."""
@@ -199,23 +205,26 @@ class Tokenizer:
             raise PromptError(f"the text means the control token {found}, however it is spelled: leave that part out")
         return ids
 
-    def _around(self) -> tuple[tuple[int, ...], str]:
-        """What the post-processor puts before a text: ids, and the text that means them."""
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+        """What the post-processor puts before and after a text: ids, and the text that means those before."""
         library = self._library
-        begins: list[tuple[int, ...]] = []
+        ways: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         for text in ("a", "9 Z", "."):
             bare, full = ids_of(library, text), library.encode(text, add_special_tokens=True).ids
-            found = [tuple(full[:at]) for at in range(len(full) - len(bare) + 1) if full[at : at + len(bare)] == bare]
+            places = [at for at in range(len(full) - len(bare) + 1) if full[at : at + len(bare)] == bare]
+            found = [(tuple(full[:at]), tuple(full[at + len(bare) :])) for at in places]
             if not found:
                 raise TokenizerError(f"{self._name}: its post_processor changes a text's own tokens, which is not supported: use another model")
-            begins = [b for b in found if text == "a" or b in begins]  # one text may look like what stands around it
-        if not begins:
-            raise TokenizerError(f"{self._name}: its post_processor puts something else before each text, which is not supported: use another model")
-        begin = list(begins[0])
+            ways = [way for way in found if text == "a" or way in ways]  # one text may look like what stands around it
+        if not ways:
+            raise TokenizerError(
+                f"{self._name}: its post_processor puts something else around each text, which is not supported: use another model"
+            )
+        begin, end = ways[0]
         tokens = [str(library.id_to_token(i)) for i in begin]
-        if ids_of(library, "".join(tokens)) != begin:
+        if tuple(ids_of(library, "".join(tokens))) != begin:
             library.add_special_tokens(tokens)  # so that they can be spelled where a text begins
-        return tuple(begin), "".join(tokens)
+        return begin, end, "".join(tokens)
 
     def _safe_cut(self, library: "tokenizers.Tokenizer", text: str, target: int) -> int:
         """First place from `target` on where the text can be cut without changing ids: between words, and tried out around the cut."""

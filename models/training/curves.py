@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..atomic import write_file
+from .plan import TrainError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,15 +16,21 @@ TABLE, PICTURE = "curves.csv", "curves.png"
 
 
 class Curves:
-    """Rows of a run in `folder`. What an earlier process wrote up to step `begin` is kept, later rows are dropped."""
+    """Rows of a run in `folder`. What an earlier process wrote up to step `begin` is kept, later rows are dropped.
+
+    Raises TrainError when its table cannot be read.
+    """
 
     def __init__(self, folder: Path, begin: int):
         self._file = folder / TABLE
         self._picture = folder / PICTURE
         self._rows: list[dict[str, str]] = []
         if begin and self._file.is_file():
-            with open(self._file, encoding="utf-8", newline="") as f:
-                self._rows = [row for row in csv.DictReader(f) if row.get("step", "").isdigit() and int(row["step"]) <= begin]
+            try:
+                with open(self._file, encoding="utf-8", newline="") as f:
+                    self._rows = [row for row in csv.DictReader(f) if (row.get("step") or "").isdecimal() and int(row["step"]) <= begin]
+            except (OSError, UnicodeDecodeError, csv.Error) as error:
+                raise TrainError(f"cannot read {self._file} ({error}): remove it, the run goes on without its earlier rows") from None
 
     def add(self, step: int, figures: Mapping[str, float], shares: Mapping[str, float]) -> None:
         """One row: the step, figures, and the share of right answers by kind (columns `right KIND`)."""

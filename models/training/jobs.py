@@ -25,6 +25,8 @@ from ..text.tokenizer import Tokenizer
 from ..weights import load_model, save_folder, slots_of
 from . import answers, facts, sources, start, together, vocabulary
 from .fact_task import FactTask
+from .leftout import LeftOut
+from .origin import origin
 from .plan import Plan, TrainError, stages
 from .run import Task
 from .speech import ASSISTANT, END, USER
@@ -48,32 +50,40 @@ PLANS = {
     "chat": Plan("chat", 600, 6e-4, 0, stages("0.7:1-2x10,1:1-8x5!0.2"), warmup=30, flat=0.3, decay=0.01, quiet=0.3),
     "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
 }
+PASSAGES = 300, 1500, 41  # --task chat: paragraphs of a book, stories of a file, words of a paragraph at least
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A task ready to run, and how to write what it made: `write(folder, record)`, record being how it was trained."""
+    """A task ready to run, and how to write what it made: `write(folder, record)`, record being how it was trained. origin: what a run of it
+    begins from."""
 
     task: Task
     write: Callable[[Path, Mapping[str, Any]], None]
     result: str
+    origin: Mapping[str, str]
 
 
-def tiny(plan: Plan, data: Path | None, out: Path, device: str, recompute: bool, begun: ModelFolder | None = None) -> Job:
+def _silent(text: str) -> None: ...
+
+
+def tiny(
+    plan: Plan, data: Path | None, out: Path, device: str, recompute: bool, begun: ModelFolder | None = None, say: Say = _silent
+) -> Job:
     """lm2-tiny from nothing: its tokenizer (kept in `out` once trained), its weights, its stories; or from `begun`, at greater distances."""
     model, tokenizer = _small(plan, data, out, device, begun, start.tiny_config)
-    stories = _stories(tokenizer, model.config, data, plan.task)
+    stories = _stories(tokenizer, model.config, data, plan.task, say)
     stories.far = begun is not None
     task = StoryTask(model, stories, STORY_WEIGHTS[plan.task], plan.seed, recompute=recompute, bound=begun is not None)
 
     def write(folder: Path, record: Mapping[str, Any]) -> None:
         _write_model(model, folder, {TOKENIZER: tokenizer.data, TEMPLATE: vocabulary.TEMPLATE.encode()}, record)
 
-    return Job(task, write, "model")
+    return Job(task, write, "model", origin(model.config, begun, out, [stories.fixed, stories.book]))
 
 
-def babilong(plan: Plan, data: Path | None, out: Path, device: str, begun: ModelFolder | None = None) -> Job:
+def babilong(plan: Plan, data: Path | None, out: Path, device: str, begun: ModelFolder | None = None, say: Say = _silent) -> Job:
     """lm2-babi, for BABILong's tasks 1 to 5: from nothing, as `tiny` does it, or on from `begun`."""
     model, tokenizer = _small(plan, data, out, device, begun, start.babi_config)
     memory = model.config.memory
@@ -81,13 +91,13 @@ def babilong(plan: Plan, data: Path | None, out: Path, device: str, begun: Model
         raise TrainError(
             f"--task babilong trains cell gated with init zeros, this model has {memory.cell} with {memory.init}: begin from tiny"
         )
-    fixed, book = _read(data, tuple(facts.WEIGHTS), True)
+    fixed, book = _read(data, tuple(facts.WEIGHTS), True, say)
     streams = facts.FactStreams(tokenizer.encode, model.config.memory.chunk, fixed, book)
 
     def write(folder: Path, record: Mapping[str, Any]) -> None:
         _write_model(model, folder, {TOKENIZER: tokenizer.data, TEMPLATE: vocabulary.TEMPLATE.encode()}, record)
 
-    return Job(FactTask(model, streams, plan.seed), write, "model")
+    return Job(FactTask(model, streams, plan.seed), write, "model", origin(model.config, begun, out, [fixed, book]))
 
 
 def _small(
@@ -111,20 +121,26 @@ def _small(
     return start.fresh(shape(tokenizer.vocab_size, marks[END] or 0), plan.seed).to(device), tokenizer
 
 
-def _stories(tokenizer: Tokenizer, config: LM2Config, data: Path | None, task: str) -> Stories:
-    fixed, book = _read(data, tuple(STORY_WEIGHTS[task]), False)
+def _stories(tokenizer: Tokenizer, config: LM2Config, data: Path | None, task: str, say: Say) -> Stories:
+    fixed, book = _read(data, tuple(STORY_WEIGHTS[task]), False, say)
     return Stories(tokenizer.encode, config.memory.chunk, fixed, book, STORY_WEIGHTS[task])
 
 
-def _read(data: Path | None, kinds: tuple[str, ...], books: bool) -> tuple[list[sources.Told], list[str]]:
+def _read(data: Path | None, kinds: tuple[str, ...], books: bool, say: Say) -> tuple[list[sources.Told], list[str]]:
     """bAbI's stories and sentences of novels. books: they must be there."""
     fixed = sources.stories(data, kinds) if data is not None else []
-    book = sources.sentences(sources.books(data)) if data is not None else []
+    left = LeftOut()
+    book = sources.sentences(sources.books(data, left=left), left) if data is not None else []
     if "qa4" not in {kind for kind, _, _ in fixed} or (books and not book):
         raise TrainError(
-            f"{data or 'no --data'}: stories need bAbI's files in DATA/babi, and novels in DATA/background for --task babilong"
+            f"{data or 'no --data'}: stories need bAbI's files in DATA/babi, and novels in DATA/background for --task babilong{_but(left)}"
         )
+    say(f"{len(book):,} sentences of books{_but(left)}")
     return fixed, book
+
+
+def _but(left: LeftOut) -> str:
+    return f"; left out: {left}" if left else ""
 
 
 def chat(
@@ -171,7 +187,7 @@ def chat(
         tensors = {n: s.detach().float().cpu().numpy() for n, s in slots_of(model) if ".memory." in n}
         save_adapter(path, config, key, folder.config.name, tensors, record)
 
-    return Job(task, write, "adapter")
+    return Job(task, write, "adapter", origin(model.config, folder, folder.path, [talks.others, talks.books], adapter))
 
 
 def _talks(model: LM2, tokenizer: Tokenizer, turns: Turns, size: int, data: Path | None, seed: int, say: Say) -> Talks:
@@ -192,27 +208,34 @@ def _talks(model: LM2, tokenizer: Tokenizer, turns: Turns, size: int, data: Path
     said = [tokenizer.decode(ids, skip_special=True).strip() or "." for ids in answers.answer(model, prompts, ends)]
     unknown = [(fact, q, a) for (fact, q), a in zip(untold, said[len(asked) :], strict=True)]
     own = list(zip(asked, said[: len(asked)], strict=True))
-    talk = sources.dialogues(data) if data is not None else []
-    books = sources.paragraphs(data) if data is not None else []
+    left = LeftOut()
+    talk = sources.dialogues(data, left=left) if data is not None else []
+    books = sources.paragraphs(data, *PASSAGES, left) if data is not None else []
+    say(f"{len(talk):,} dialogues and {len(books):,} passages of books and stories{_but(left)}")
     begin = plain("", add_special=True)
     return Talks(
         encode, turns.head, turns.wrap, turns.opening, size, talk, books, varied, own, unknown, rendered=rendered, plain=plain, begin=begin
     )
 
 
-def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool) -> Job:
+def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool, say: Say = _silent) -> Job:
     """Next-token prediction over several chunks of books and other plain text: the memory alone, or all parameters."""
+    left = LeftOut()
+    read = sources.paragraphs(data, left=left)
+    if not read and left:
+        raise TrainError(f"{data} has no text to train on{_but(left)}")
+    say(f"{len(read):,} paragraphs and texts{_but(left)}")
     model = load_model(folder, device)
     for name, p in model.named_parameters():
         p.requires_grad_(everything or ".memory." in name)
     encode = partial(Tokenizer.load(folder.path).encode, plain=True)
-    task = TextTask(model, encode, sources.paragraphs(data), recompute=recompute, begin=encode("", add_special=True))
+    task = TextTask(model, encode, read, recompute=recompute, begin=encode("", add_special=True))
 
     def write(path: Path, record: Mapping[str, Any]) -> None:
         texts = {name: (folder.path / name).read_bytes() for name in TEXT_FILES if (folder.path / name).is_file()}
         _write_model(model, path, texts, record)
 
-    return Job(task, write, "model")
+    return Job(task, write, "model", origin(model.config, folder, folder.path, read))
 
 
 def record(plan: Plan, model: str, options: str = "") -> dict[str, Any]:

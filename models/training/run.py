@@ -9,10 +9,10 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import IO, Any, BinaryIO, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -23,11 +23,11 @@ from ..errors import ModelFileError
 from ..lm2 import LM2
 from . import together
 from .curves import Curves
+from .origin import difference
 from .plan import Plan, Stage, TrainError
 
 Named = list[tuple[str, torch.nn.Parameter]]
 STATE = "state.pt"
-STATE_BYTES_MAX = 4 << 30
 EVERY, SAVE_EVERY = 25, 250
 
 
@@ -63,12 +63,13 @@ def run(
     say: Callable[[str], None] = print,
     until: int | None = None,
     seconds: float = math.inf,
+    origin: Mapping[str, str] | None = None,
 ) -> bool:
     """Train to the plan's end, to step `until` or for about `seconds`, resuming what is in `out`. True when the plan's last step is done.
 
-    half: matrix products in bfloat16. Ctrl-C (and SIGTERM) ends after the step in progress, with a checkpoint; a kill loses the steps since the
+    half: matrix products in bfloat16. origin: what the run began from (origin.py); a checkpoint of another one is refused. Ctrl-C (and SIGTERM) ends after the step in progress, with a checkpoint; a kill loses the steps since the
     last one. In one process a resumed run ends in the same bits as one that was never stopped; of several, process 0 goes on with its draws
-    and the others draw anew. Raises TrainError when `out` holds a run of another plan or another model, ModelFileError when its
+    and the others draw anew. Raises TrainError when `out` holds a run of another plan, model or data, ModelFileError when its
     checkpoint cannot be read.
     """
     trainable = [(name, p) for name, p in task.model.named_parameters() if p.requires_grad]
@@ -84,7 +85,8 @@ def run(
     )
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"{plan.seed} {together.rank()}")
-    begin = _resume(out / STATE, task, plan, half, trainable, optimizer, rng)
+    run_of = dict(origin or {})
+    begin = _resume(out / STATE, task, plan, half, run_of, trainable, optimizer, rng, say)
     together.same([p for _, p in trainable])
     last = plan.steps if until is None else min(until, plan.steps)
     curves = Curves(out, begin) if together.rank() == 0 else None
@@ -126,7 +128,7 @@ def run(
                 say(_line(done, plan, stage, row, shares))
                 at, tokens, sums, hits, steps = now, 0, {}, {}, 0
             if (done % SAVE_EVERY == 0 or done == last or stopping.asked) and curves is not None:
-                _save(out / STATE, task, plan, half, trainable, optimizer, rng, done)
+                _save(out / STATE, task, plan, half, run_of, trainable, optimizer, rng, done)
                 curves.draw()
             if stopping.asked:
                 break
@@ -141,11 +143,22 @@ def _line(step: int, plan: Plan, stage: Stage, row: dict[str, float], shares: di
     return f"step {step}/{plan.steps} chunks {stage.least}-{stage.most} {figures} {row['tokens_per_s']:.0f} tokens/s  {right}"
 
 
-def _save(file: Path, task: Task, plan: Plan, half: bool, trainable: Named, optimizer: Optimizer, rng: random.Random, step: int) -> None:
+def _save(
+    file: Path,
+    task: Task,
+    plan: Plan,
+    half: bool,
+    origin: dict[str, str],
+    trainable: Named,
+    optimizer: Optimizer,
+    rng: random.Random,
+    step: int,
+) -> None:
     version, numbers, gauss = rng.getstate()
     record = {
         "plan": json.dumps(plan.to_dict(), sort_keys=True),
         "half": half,
+        "origin": origin,
         "step": step,
         "weights": {name: p.detach() for name, p in trainable},
         "optimizer": optimizer.state_dict(),
@@ -153,42 +166,51 @@ def _save(file: Path, task: Task, plan: Plan, half: bool, trainable: Named, opti
         "random": [version, list(numbers), gauss],
         "torch_random": torch.get_rng_state(),
     }
-
-    def fill(f: BinaryIO) -> None:
-        steady = _Steady(f)
-        try:
-            torch.save(record, steady)
-        except RuntimeError:
-            if steady.error is not None:
-                raise steady.error from None
-            raise
-
-    write_file(file, fill)
+    write_file(file, lambda f: _dump(record, f))
 
 
-class _Steady:
-    """A file to write to that keeps the error of the file system: PyTorch's writer turns it into another one that says nothing of the disk."""
+def _dump(record: dict[str, Any], f: BinaryIO) -> None:
+    """torch.save, which makes a RuntimeError of its own of a full disk: here the OSError comes through."""
+    kept = _Noting(f)
+    try:
+        torch.save(record, cast("IO[bytes]", kept))
+    except RuntimeError:
+        if kept.error is not None:
+            raise kept.error from None
+        raise
+
+
+class _Noting:
+    """A file that remembers why a write failed."""
 
     def __init__(self, f: BinaryIO):
-        self._f = f
+        self._file = f
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         try:
-            return self._f.write(data)
+            return self._file.write(data)
         except OSError as error:
-            self.error = error
+            self.error = self.error or error
             raise
 
     def flush(self) -> None:
-        self._f.flush()
+        self._file.flush()
 
 
-def _resume(file: Path, task: Task, plan: Plan, half: bool, trainable: Named, optimizer: Optimizer, rng: random.Random) -> int:
+def _resume(
+    file: Path,
+    task: Task,
+    plan: Plan,
+    half: bool,
+    origin: dict[str, str],
+    trainable: Named,
+    optimizer: Optimizer,
+    rng: random.Random,
+    say: Callable[[str], None],
+) -> int:
     if not file.exists():
         return 0
-    if file.stat().st_size > STATE_BYTES_MAX:
-        raise ModelFileError(f"{file} has {file.stat().st_size} bytes, more than the {STATE_BYTES_MAX} allowed: it is no training state")
     try:
         record = torch.load(file, map_location="cpu", weights_only=True)
         have = json.loads(record["plan"]) | {"half": record.get("half", half)}
@@ -196,6 +218,11 @@ def _resume(file: Path, task: Task, plan: Plan, half: bool, trainable: Named, op
         for key in sorted(set(have) | set(want)):
             if have.get(key) != want.get(key):
                 raise _other(file, key, have.get(key), want.get(key))
+        if "origin" in record:
+            if (other := difference(record["origin"], origin)) is not None:
+                raise _other(file, *other)
+        elif origin:
+            say(f"{file} was written before runs noted what they began from: going on with this model and this data")
         weights = record["weights"]
         shapes = {name: list(p.shape) for name, p in trainable}
         for name in sorted(set(weights) | set(shapes)):
@@ -215,6 +242,13 @@ def _resume(file: Path, task: Task, plan: Plan, half: bool, trainable: Named, op
         return int(record["step"])
     except TrainError:
         raise
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise ModelFileError(f"{file} cannot be read ({type(error).__name__}): remove it to begin again") from None
+        size = file.stat().st_size
+        raise ModelFileError(
+            f"{file} has {size} bytes, more than this machine's memory has left: close other programs or use another machine"
+        ) from None
     except Exception as error:
         raise ModelFileError(f"{file} cannot be read ({type(error).__name__}): remove it to begin again") from None
 

@@ -15,20 +15,24 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..lm2 import LM2
+from ..textfile import cut
 from .plan import Stage, TrainError
 from .run import Terms
 
+PIECE = 2000
+
 
 class TextTask:
-    """paragraphs: texts in reading order; a stream begins at a drawn one and goes on through those after it. begin: ids that a text begins
-    with."""
+    """paragraphs: texts in reading order; a stream begins at a drawn one and goes on through those after it. Of one with more than PIECE
+    characters it may begin at any piece: else no stream would reach what follows its first chunks. begin: ids that a text begins with."""
 
     aids: torch.nn.Module | None = None
 
     def __init__(self, model: LM2, encode: Callable[[str], list[int]], paragraphs: Sequence[str], recompute: bool = False, begin: Sequence[int] = ()):
         if not paragraphs:
-            raise TrainError("there is no text: --task text reads DATA/background/*.txt and DATA/tinystories/*.jsonl")
+            raise TrainError("there is no text: --task text reads .txt, .md, .jsonl and .json in DATA/background and DATA/tinystories")
         self.model, self.encode, self.paragraphs, self.recompute, self.begin = model, encode, paragraphs, recompute, tuple(begin)
+        self.pieces = [piece for text in paragraphs for piece in cut(text + "\n", PIECE)]
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -37,11 +41,13 @@ class TextTask:
         pass
 
     def _stream(self, rng: random.Random, tokens: int) -> list[int]:
-        at = rng.randrange(len(self.paragraphs))
+        first = at = rng.randrange(len(self.pieces))
         ids: list[int] = list(self.begin)
         while len(ids) < tokens:
-            ids += self.encode(self.paragraphs[at % len(self.paragraphs)] + "\n")
+            ids += self.encode(self.pieces[at % len(self.pieces)])
             at += 1
+            if len(ids) == len(self.begin) and at - first >= len(self.pieces):
+                raise TrainError("the tokenizer makes no token of any of the text: give text in a language it knows")
         return ids[:tokens]
 
     def step(self, stage: Stage, rng: random.Random) -> Terms:

@@ -14,8 +14,10 @@ from .common import megabytes
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(target: str, as_json: bool) -> None:
     """Show what TARGET is: a model folder, a name such as smollm2, or a session file (.lm2s). Checks it on the way."""
+    from ...models.checkpoints.catalog import is_name
+
     path = Path(target)
-    session = path.is_file() or (path.suffix == ".lm2s" and not path.exists())
+    session = not is_name(target) and (path.is_file() or (path.suffix == ".lm2s" and not path.exists()))
     facts = session_facts(path) if session else model_facts(target)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -35,10 +37,8 @@ def model_facts(target: str) -> dict[str, Any]:
     from ...models.layout import CONFIG, open_folder, tensor_shapes
 
     path = Path(target)
-    if not path.exists() and (shipped := shipped_model(target)) is not None:
-        path = shipped
-    if not path.exists() and target in catalog.CATALOG:
-        found = catalog.resolve(target)
+    if catalog.is_name(target):
+        found = shipped_model(target) or catalog.resolve(target)
         if found is None:
             raise ModelFileError(f"model {target} is not here yet: lm2 pull {target}")
         path = found

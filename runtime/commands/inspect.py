@@ -51,10 +51,12 @@ def command(
     if out.suffix not in (".html", ".png"):
         raise click.UsageError(f"--out {out} must end in .html or .png")
     need_folder(out)
+    from ...models.checkpoints.catalog import is_name
+
     path = Path(target)
     look = (
         _session(path, ask, session_model, answer_tokens, (device, dtype, threads), backend)
-        if path.is_file() or (path.suffix == ".lm2s" and not path.exists())
+        if not is_name(target) and (path.is_file() or (path.suffix == ".lm2s" and not path.exists()))
         else _model(target, ask, text, kind, distance, seed, system, chunk, answer_tokens, (device, dtype, threads), backend)
     )
     if out.suffix == ".html":

@@ -100,13 +100,13 @@ def command(
     fresh, options = not (out / loop.STATE).exists(), ""
     with together.joined(device):
         if task == "babilong":
-            job = jobs.babilong(plan, data, out, device, None if model == "tiny" else _open(model))
+            job = jobs.babilong(plan, data, out, device, None if model == "tiny" else _open(model), say)
         elif model == "tiny":
-            job = jobs.tiny(plan, data, out, device, recompute)
+            job = jobs.tiny(plan, data, out, device, recompute, None, say)
         else:
             folder = _open(model)
             if task == "distance":
-                job = jobs.tiny(plan, data, out, device, recompute, folder)
+                job = jobs.tiny(plan, data, out, device, recompute, folder, say)
             elif task == "chat":
                 layers = memory_layers or default_layers(folder.config.num_hidden_layers)
                 options = f" --memory-layers {','.join(map(str, layers))} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
@@ -114,11 +114,11 @@ def command(
             elif data is None:
                 raise TrainError("--task text needs --data")
             else:
-                job = jobs.text(plan, folder, data, all_parameters, device, recompute)
-        done = loop.run(job.task, plan, out, half, say, until, 60 * minutes if minutes else math.inf)
+                job = jobs.text(plan, folder, data, all_parameters, device, recompute, say)
+        done = loop.run(job.task, plan, out, half, say, until, 60 * minutes if minutes else math.inf, job.origin)
     if done and together.rank() == 0:
         target = out / job.result
-        if target.exists():
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             say(f"{target} is there already, and is left as it is")
             return
         job.write(target, jobs.record(plan, model, options + (" --half" if half else "") + (" --adapter FIRST" if adapter else "")))

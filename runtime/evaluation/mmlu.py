@@ -43,8 +43,10 @@ def read_choices(path: Path) -> tuple[Choice, ...]:
     """A subject's questions. Raises EvaluationError naming the file and the line."""
     out = []
     try:
-        with path.open(newline="", encoding="utf-8") as f:
+        with path.open(newline="", encoding="utf-8-sig") as f:
             for number, row in enumerate(csv.reader(f), 1):
+                if any("\0" in field for field in row):
+                    raise EvaluationError(f"{path} line {number} has a NUL byte: it is no text; remove it")
                 if len(row) != 6 or row[5].strip() not in LETTERS:
                     raise EvaluationError(f"{path} line {number} must be a question, four answers and one of A, B, C, D")
                 out.append(Choice(row[0].strip(), (row[1].strip(), row[2].strip(), row[3].strip(), row[4].strip()), row[5].strip()))
@@ -109,7 +111,7 @@ class LetterExaminer:
         """The likeliest letter, reading `bank`, (l, 1, n, d), or the never-written one. A question longer than a chunk begins in chunks before."""
         backend = self.reader.backend
         text = choice.text(False)
-        ids = self.model.encode(text, plain=True)
+        ids = self.model.encode(text, add_special=True, plain=True)
         endings = [self._ending(text, ids, letter) for letter in LETTERS]
         room = self.size - max(map(len, endings))
         begin = (len(ids) - 1) // room * room
@@ -130,14 +132,14 @@ class LetterExaminer:
 
     def _ending(self, text: str, ids: Sequence[int], letter: str) -> list[int]:
         """The letter's tokens after the question's, as one encodes both together where that keeps the question's."""
-        whole = self.model.encode(f"{text} {letter}", plain=True)
+        whole = self.model.encode(f"{text} {letter}", add_special=True, plain=True)
         return whole[len(ids) :] if whole[: len(ids)] == list(ids) else self.model.encode(f" {letter}", plain=True)
 
     def _chunks(self, parts: Sequence[str]) -> tuple[Ids, ...]:
         """Examples as chunks: as many whole ones in each as fit; one that is longer than a chunk is cut."""
         chunks: list[Ids] = []
         for part in parts:
-            ids = tuple(self.model.encode(part, plain=True))
+            ids = tuple(self.model.encode(part, add_special=not chunks, plain=True))
             if chunks and len(chunks[-1]) + len(ids) <= self.size:
                 chunks[-1] += ids
             else:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ...models.tasks.babilong import read_text
+from ...models.textfile import cut
 from .cells import Cell
 from .store import EvaluationError, Store
 from .streams import Ids, Reader, Stopped
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 LOGIT_BYTES = 400 << 20
 RESAMPLES = 2000
+LINE_MOST, PIECE = 1 << 15, 1000
 
 
 class Losses(NamedTuple):
@@ -52,15 +54,15 @@ class Figures(NamedTuple):
 def texts(files: Sequence[Path], model: "Model", chunks: int, seed: int) -> Iterator[tuple[Ids, ...]]:
     """Endless texts of `chunks` full chunks, each from a drawn paragraph of a drawn book on. Raises EvaluationError when no book is long enough."""
     size = model.config.memory.chunk
-    paragraphs = [read_text(file).splitlines() for file in files]
+    paragraphs = [_lines(read_text(file)) for file in files]
     number = 0
     while True:
         rng = random.Random(f"perplexity {chunks} {seed} {number}")
         for _ in range(100):
             book = rng.choice(paragraphs)
-            ids: list[int] = []
+            ids = list(model.encode("", add_special=True))
             for line in islice(book, rng.randrange(max(1, len(book))), None):
-                ids += model.encode(line + "\n", plain=True)
+                ids += model.encode(line, plain=True)
                 if len(ids) >= chunks * size:
                     break
             if len(ids) >= chunks * size:
@@ -69,6 +71,12 @@ def texts(files: Sequence[Path], model: "Model", chunks: int, seed: int) -> Iter
             raise EvaluationError(f"the books have no {chunks * size} tokens in a row: give longer ones, or shorter --lengths")
         yield tuple(tuple(ids[i * size : (i + 1) * size]) for i in range(chunks))
         number += 1
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a book with their ends, those of more than LINE_MOST characters in pieces: a book of one line has many beginnings."""
+    ended = [line + "\n" for line in text.removesuffix("\n").split("\n")] if text else []
+    return [part for line in ended for part in (cut(line, PIECE) if len(line) > LINE_MOST else [line])]
 
 
 def perplexity_cells(files: Sequence[Path], lengths: Sequence[tuple[int, str]], seed: int, model: "Model") -> list[Cell]:

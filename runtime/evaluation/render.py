@@ -1,11 +1,12 @@
 """Conversations of a task as token ids: chunks and questions rendered as a session would have them. Knows a model's template, no backend."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ...models.errors import PromptError
 from ...models.tasks.recall import Conversation, Turn
 from ...models.text.dialogue import Dialogue
+from ...models.text.rendered import encode_rendered
 from .streams import Stream
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Renderer:
             raise PromptError(f"a chunk of {self.size} tokens must have from 1 to {whole}, the model's chunk")
         self.answer = answer
         self.dialogue = Dialogue(model.template, system, model.end_of_turn)
-        self.head = len(model.encode(self.dialogue.head()))
+        self.head = len(self._encoded(lambda *said: self._under(said).head(), ()))
         if self.head > self.size // 2:
             raise PromptError(
                 f"what every chunk begins with has {self.head} tokens: it must leave half of {self.size} free: shorten --system"
@@ -47,17 +48,24 @@ class Renderer:
         return len(self._chunk((Turn("user", "a"), Turn("assistant", "Ok.")))) - self.count("a") + 2
 
     def stream(self, conversation: Conversation) -> Stream:
-        """The conversation's chunks, and its question asked after the last one."""
+        """The conversation's chunks, and its question asked after the last one. Raises PromptError for an answer no chunk has room for."""
         chunks = tuple(ids for turns in conversation.chunks for ids in self.chunks(turns))
-        return Stream(chunks, self.question(conversation.question))
+        question, answer = self.question(conversation.question), self.count(conversation.answer)
+        if len(question) + answer > self.model.config.memory.chunk:
+            raise PromptError(
+                f"a question of {len(question)} tokens and its answer {conversation.answer[:40]!r} of {answer} do not fit in a chunk of "
+                f"{self.model.config.memory.chunk}: no reply can be right; take a model with larger chunks"
+            )
+        return Stream(chunks, question)
 
     def question(self, text: str) -> tuple[int, ...]:
         """The user's message as the first of a chunk, up to where the answer begins. Raises PromptError when no answer would fit after it."""
-        ids = tuple(self.model.encode(self.dialogue.turn(text, first=True)))
+        ids = self._encoded(lambda *said: self._under(said[:-1]).turn(said[-1], first=True), (text,))
         whole = self.model.config.memory.chunk
         if len(ids) + self.answer > whole:
             raise PromptError(
-                f"a question of {len(ids)} tokens and {self.answer} for the answer do not fit in a chunk of {whole}: ask for shorter answers"
+                f"a question of {len(ids)} tokens and {self.answer} for the answer do not fit in a chunk of {whole}: "
+                + ("give a lower --answer-tokens" if len(ids) < whole else "take a model with larger chunks")
             )
         return ids
 
@@ -79,6 +87,20 @@ class Renderer:
         )
 
     def _chunk(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        base = [{"role": "system", "content": self.dialogue.system}] if self.dialogue.system else []
-        text = self.dialogue.template.render([*base, *({"role": t.role, "content": t.content} for t in turns)])
-        return tuple(self.model.encode(text))
+        roles = [*(["system"] if self.dialogue.system else []), *(t.role for t in turns)]
+
+        def render(*said: str) -> str:
+            return self.dialogue.template.render([{"role": role, "content": text} for role, text in zip(roles, said, strict=True)])
+
+        return self._encoded(render, [t.content for t in turns])
+
+    def _under(self, system: Sequence[str]) -> Dialogue:
+        return self.dialogue.under(system[0]) if system else self.dialogue
+
+    def _encoded(self, render: Callable[..., str], said: Sequence[str]) -> tuple[int, ...]:
+        """Ids of `render(*said)`, the system prompt first in `said` if there is one; what the texts spell is only text."""
+        encode = self.model.encode
+        said = [self.dialogue.system, *said] if self.dialogue.system else said
+        if all(encode(text) == encode(text, plain=True) for text in said):
+            return tuple(encode(render(*said)))
+        return tuple(self.model.check_ids(encode_rendered(self.model.text, render, said)))

@@ -84,13 +84,13 @@ class Library:
     """The books of a folder (its subfolder `background`, `books`, or its own), of one part: `test` and `validation` are the held-out names."""
 
     def __init__(self, folder: Path, part: str):
-        home = next((folder / name for name in ("background", "books") if (folder / name).is_dir()), folder)
-        names = {path.stem: path for path in babilong.book_files(home)}
-        held = babilong.book_part(names, "train" if part == "train" else "validation")
-        self.files = [names[name] for name in held]
+        found = babilong.named_books(*babilong.book_home(folder))
+        held = babilong.book_part(found, "train" if part == "train" else "validation")
+        self.names = {found[name]: name for name in held}
+        self.files = list(self.names)
 
     def books(self, count_tokens: Callable[[str], int]) -> tuple[babilong.Book, ...]:
-        return tuple(babilong.book(path.stem, babilong.read_text(path), count_tokens) for path in self.files)
+        return tuple(babilong.book(name, babilong.read_text(path), count_tokens) for path, name in self.names.items())
 
 
 def babilong_cells(

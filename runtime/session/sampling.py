@@ -5,15 +5,15 @@ temperature last, so their top-p and min-p see the untempered distribution, and 
 temperature 1 and one filter all agree.) Axes: v vocabulary, c candidates.
 """
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ...models.errors import LM2Error, PromptError
+from ...models.generation import check_setting, read_settings
 
 SEED_MAX = (1 << 64) - 1
 
@@ -41,12 +41,8 @@ class Sampling:
     repetition_window: int = 64
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, lambda x: x >= 0, "a number of at least 0 (0 takes the likeliest token)")
-        _whole("top_k", self.top_k, "a whole number of at least 0 (0 keeps all tokens)")
-        _number("top_p", self.top_p, _is_share, "a number from 0 to 1 (1 keeps all tokens)")
-        _number("min_p", self.min_p, _is_share, "a number from 0 to 1 (0 keeps all tokens)")
-        _number("repetition_penalty", self.repetition_penalty, _is_penalty, "a number from 0.01 to 100 (1 is off)")
-        _whole("repetition_window", self.repetition_window, "a whole number of at least 0 (0 is off)")
+        for name, value in asdict(self).items():
+            check_setting(name, value)
 
     @property
     def greedy(self) -> bool:
@@ -66,14 +62,8 @@ class Sampling:
         """
         if not isinstance(d, Mapping):
             raise PromptError(f"generation_config.json must be a JSON object, not {type(d).__name__}: restore it or remove it")
-        known = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-        fields = {k: d[k] for k in known if d.get(k) is not None}
-        if d.get("do_sample") is False:
-            fields["temperature"] = 0.0
-        if isinstance(fields.get("top_k"), int) and fields["top_k"] < 0:
-            fields["top_k"] = 0
         try:
-            return cls(**fields)
+            return cls(**read_settings(d))
         except PromptError as error:
             raise PromptError(f"generation_config.json: {error}") from None
 
@@ -208,19 +198,6 @@ def _largest(x: np.ndarray, count: int, falling: np.ndarray) -> np.ndarray:
     return keep
 
 
-def _number(name: str, x: Any, ok: Callable[[float], bool], what: str) -> None:
-    if isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x) or not ok(x):
-        raise PromptError(f"{name} {x!r} must be {what}")
-
-
 def _whole(name: str, x: Any, what: str, most: int | None = None) -> None:
     if isinstance(x, bool) or not isinstance(x, int) or x < 0 or (most is not None and x > most):
         raise PromptError(f"{name} {x!r} must be {what}")
-
-
-def _is_share(x: float) -> bool:
-    return 0 <= x <= 1
-
-
-def _is_penalty(x: float) -> bool:
-    return 0.01 <= x <= 100

@@ -33,8 +33,32 @@ def test_names(shipped, tmp_path):
     assert home.shipped_model("lm2-tiny") == shipped == find_model("lm2-tiny")
     for name in ("adapter", "nothing", "", ".", "..", "../weights/lm2-tiny"):
         assert home.shipped_model(name) is None
-    (tmp_path / "lm2-tiny").mkdir()
-    assert find_model("lm2-tiny").absolute() != shipped, "a folder of that name where one stands comes first"
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "other model"])
+def test_nothing_of_that_name_where_one_stands_hides_a_model(lm2, shipped, tmp_path, what):
+    here = tmp_path / "lm2-tiny"
+    here.touch() if what == "file" else here.mkdir()
+    if what == "other model":
+        (here / "config.json").write_text('{"model_type": "llama"}')
+    assert find_model("lm2-tiny") == shipped and find_model("./lm2-tiny").absolute() == here
+    assert f'"{shipped}"' in lm2("info", "lm2-tiny", "--json").out
+    assert lm2("chat", "lm2-tiny", *FEW, stdin="one\n").err == "seed 1\n"
+    assert lm2("info", "./lm2-tiny").code == 1, "with a slash it is a path"
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_nor_one_that_is_not_here_yet(lm2, shipped, tmp_path, what):
+    here = tmp_path / "smollm2"
+    here.touch() if what == "file" else here.mkdir()
+    assert lm2("info", "smollm2").err == "lm2: model smollm2 is not here yet: lm2 pull smollm2\n"
+    assert lm2("generate", "smollm2", "--prompt", "one", *FEW).err.endswith("lm2: no route to host\n")
+
+
+def test_a_model_folder_of_lm2_is_taken_before_a_name(lm2, shipped, tmp_path):
+    tiny_model.make(tmp_path / "lm2-tiny", ends=())
+    assert find_model("lm2-tiny").absolute() == tmp_path / "lm2-tiny"
+    assert '"path": "lm2-tiny"' in lm2("info", "lm2-tiny", "--json").out
 
 
 def test_info_and_chat_by_name(lm2, shipped):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -168,6 +169,59 @@ def test_text(lm2, data, chat_model, tmp_path, everything):
     assert any(".memory." not in name for name in changed) == everything
 
 
+@pytest.fixture(scope="module")
+def other_model(chat_model, tmp_path_factory):
+    """A llama of the same shape with other weights."""
+    from lm2.models.checkpoints.convert import convert
+
+    where = tmp_path_factory.mktemp("other")
+    hf = sources.save_hf(sources.llama(vocab=tiny_tokenizer.VOCAB, layers=4, max_position_embeddings=512, seed=9), where / "hf")
+    tiny_tokenizer.make(hf)
+    convert(hf, where / "model")
+    return where / "model"
+
+
+@pytest.mark.parametrize("task", ["text", "chat"])
+def test_a_run_goes_on_with_what_it_began_with(lm2, small, data, chat_model, other_model, tmp_path, task):
+    """Another backbone of the same shape, other data, another tokenizer, or a memory of another size: each is named, nothing is trained."""
+    text = ("--task", "text", "--steps", "4", "--stages", "1:1x1", *ONE)
+    args = {"text": text, "chat": CHAT}[task]
+    out = ("--out", tmp_path / "out")
+    assert lm2("train", chat_model[1], *args, "--data", data, *out, "--until", "1").code == 0
+    before = (tmp_path / "out" / "state.pt").read_bytes()
+    lm2("train", other_model, *args, "--data", data, *out).fails(tmp_path / "out" / "state.pt", "of a run with model '", "another --out")
+    more = shutil.copytree(data, tmp_path / "data")
+    for name in ("a", "b", "c"):
+        with open(more / "background" / f"{name}.txt", "a") as f:
+            f.write("One more line that nobody had read before the river came up to the door of the house where it stood. " * 4 + "\n")
+    lm2("train", chat_model[1], *args, "--data", more, *out).fails("of a run with data '")
+    same = shutil.copytree(chat_model[1], tmp_path / "model")
+    tokenizer = json.loads((same / "tokenizer.json").read_text())
+    (same / "tokenizer.json").write_text(json.dumps(tokenizer, indent=1))
+    lm2("train", same, *args, "--data", data, *out).fails("of a run with tokenizer '")
+    if task == "chat":
+        lm2("train", chat_model[1], *args, "--data", data, *out, "--memory-blocks", "3").fails("of a run with memory '", '"slots": 384')
+    assert (tmp_path / "out" / "state.pt").read_bytes() == before
+    moved = shutil.copytree(chat_model[1], tmp_path / "moved")
+    assert lm2("train", moved, *args, "--data", shutil.copytree(data, tmp_path / "moved data"), *out, "--until", "2").code == 0
+
+
+def test_what_is_left_out_of_the_text_is_one_line(lm2, chat_model, tmp_path):
+    for name, content in (("background/a.txt", "今天天气很好。" * 40), ("background/x.jpg", "x"), ("tinystories/t.jsonl", '{"text": "a\u2028b"}\n{}')):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    args = ("train", chat_model[1], "--task", "text", "--steps", "1", "--stages", "1:1x1", "--out", tmp_path / "out", *ONE)
+    (tmp_path / "out" / "model").mkdir(parents=True)
+    result = lm2(*args, "--data", tmp_path / "data")
+    assert (tmp_path / "out" / "model" / "config.json").exists(), "an empty folder is no result"
+    said = '2 paragraphs and texts; left out: 1 record without a "text" (t.jsonl); 1 file of another kind (x.jpg)'
+    assert result.code == 0 and said in result.out.split("\n"), result
+    (tmp_path / "data" / "tinystories" / "t.jsonl").write_text("{}\n{}")
+    (tmp_path / "data" / "background" / "a.txt").write_text("\n")
+    lm2(*args, "--data", tmp_path / "data").fails(tmp_path / "data", "no text to train on", "2 records without", "1 file without text (a.txt)")
+
+
 @pytest.mark.parametrize(
     ("args", "words", "code"),
     [
@@ -211,6 +265,13 @@ def test_a_model_without_a_template(lm2, tmp_path):
     folder = tiny_model.make(tmp_path / "m", chunk=128)
     (folder / "chat_template.jinja").unlink()
     lm2("train", folder, *CHAT, "--memory-layers", "1", "--out", tmp_path / "out").fails(folder, "needs a chat model")
+
+
+def test_a_template_whose_turns_are_not_the_conversation(lm2, small, tmp_path):
+    folder = tiny_model.make(tmp_path / "m", chunk=128)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ loop.index }}. {{ m.role }}: {{ m.content }}\n{% endfor %}")
+    said = ("puts a first turn in another way", "another template for --task chat")
+    lm2("train", folder, *CHAT, "--memory-layers", "1", "--out", tmp_path / "out").fails(folder / "chat_template.jinja", *said)
 
 
 def test_a_memory_learns():

@@ -86,3 +86,15 @@ def test_split_is_by_story_and_by_its_words_alone():
     assert twice == babi.split(stories[:50], "validation") * 2
     with pytest.raises(ValueError):
         babi.split(stories, "test")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_marks_and_line_ends_are_no_part_of_a_story(tmp_path, end):
+    path = tmp_path / "qa1_x_test.txt"
+    path.write_bytes(("\ufeff" + end.join(["1 Mary went\u2028 out\x0c.", "2 Where is Mary?\tgarden\t1", ""])).encode())
+    (story,) = babi.read(path)
+    assert [line.text for line in story.lines] == ["Mary went\u2028 out\x0c.", "Where is Mary?"]
+    for data, said in ((b"1 Mary\0 went.", "line 1 has a NUL byte"), ("1 A.".encode("utf-16"), "UTF-16"), (b"1 A.\n2 \xff", "byte 7")):
+        path.write_bytes(data)
+        with pytest.raises(babi.BabiError, match=f"qa1_x_test.txt.*{said}"):
+            babi.read(path)

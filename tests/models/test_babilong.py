@@ -1,7 +1,9 @@
 """BABILong's construction on a hand-made book and stories: order of facts, gaps, lengths, seeds, chunks."""
 
+import hashlib
 import itertools
 import random
+import textwrap
 
 import pytest
 
@@ -120,8 +122,110 @@ def test_chunks_hold_everything_once_and_fit(stories, books):
 def test_a_sentence_longer_than_a_chunk_is_cut_between_words():
     texts, where = babilong.pieces(["a b c d e", "f", "g h"], words, 3)
     assert (texts, where) == (["a b c", "d e f", "g h"], [0, 1, 2])
-    with pytest.raises(babilong.BabilongError, match="'long'"):
-        babilong.pieces(["long word"], len, 3)
+
+
+def utf8(text):
+    """Tokens of a tokenizer with one a byte, which merges nothing."""
+    return len(text.encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "in an undertone, " + "-".join(["important", "unimportant"] * 9) + " as if he were trying which word sounded best",
+        "https://example.org/" + "a/b?c=" * 90,
+        "她说今天天气很好，我们去公园散步，看见很多花。" * 9,
+        "\U0001f600" * 60 + " and \U0001f469\u200d\U0001f680" * 9,
+        "x" * 999,
+        "word " * 300 + "end",
+    ],
+)
+@pytest.mark.parametrize("count", [utf8, babilong.estimate, len])
+@pytest.mark.parametrize("room", [4, 20, 33])
+def test_a_word_longer_than_a_chunk_is_cut(text, count, room):
+    sentences = ["Before it.", text, "After it."]
+    room = max(room, max(map(count, ("Before", "After"))))
+    texts, where = babilong.pieces(sentences, count, room)
+    assert all(count(t) <= room for t in texts)
+    assert "".join(texts).replace(" ", "") == "".join(sentences).replace(" ", ""), "everything once, in order"
+    for sentence, at in zip(sentences, where, strict=True):
+        assert sentence[0] in texts[at]
+    full = [t for t in texts[:-1] if count(t) < room - 12]
+    assert len(full) <= 4 or count is not utf8, "chunks are filled"
+
+
+def test_a_character_that_does_not_fit_is_refused():
+    assert babilong.pieces(["long word"], len, 3) == (["lon", "g", "wor", "d"], [0])
+    with pytest.raises(babilong.BabilongError, match="'花' has 3 tokens and there is room for 2"):
+        babilong.pieces(["花"], utf8, 2)
+
+
+def test_cutting_counts_no_more_than_it_must():
+    """A book without a stop: tokens counted grow with its length, not with its square."""
+    costs = []
+    for size in (2000, 8000):
+        counted = []
+        babilong.pieces(["word " * size], lambda text: counted.append(len(text)) or words(text), 20)  # noqa: B023
+        babilong.pieces(["w" * 5 * size], lambda text: counted.append(len(text)) or len(text), 100)  # noqa: B023
+        costs.append(sum(counted))
+    assert costs[1] < 5 * costs[0] + 100000, costs
+
+
+def test_a_fact_longer_than_a_chunk_is_refused(stories, books):
+    sample = take(stories, books, 1000, 1)[0]
+    long = sample._replace(sentences=(*sample.sentences[: sample.facts[0]], "Mary " + "very " * 60 + "went.", *sample.sentences[sample.facts[0] + 1 :]))
+    with pytest.raises(babilong.BabilongError, match=r"the fact 'Mary very .*\.\.\.' \(qa1\) has 62 tokens, a chunk has room for 60"):
+        babilong.conversation(long, words, 60)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["word " * 9000, "w" * 60000, "今天天气很好，我们去公园散步" * 3000, "https://a.b/" * 5000],
+    ids=["no stop", "one word", "no blank", "addresses"],
+)
+def test_a_book_without_sentences_fills_the_length(stories, text):
+    made = (babilong.book("b", text),)
+    sample = next(babilong.samples(stories, made, 2000, 0))
+    assert 2000 - babilong.PROMPT_TOKENS - 100 <= sample.tokens <= 2000 - babilong.PROMPT_TOKENS
+    assert len(babilong.conversation(sample, utf8, 40).chunks) > 10
+
+
+def test_wrapped_books_have_whole_sentences():
+    made = [f"The keeper of lighthouse number {i} had never once left the island in all of its sixty long years." for i in range(60)]
+    wrapped = "\r\n".join(textwrap.wrap(" ".join(made[:30]), 72)) + "\r\n\r\n" + "\r\n".join(textwrap.wrap(" ".join(made[30:]), 72))
+    assert babilong.book("b", wrapped.replace("\r\n", "\n")).sentences == tuple(made)
+
+
+def test_books_in_folders_and_of_every_ending(tmp_path):
+    for name in ("b.TXT", "deep/er/c.txt", "d.md", "deep/b.txt", "README.md", "._b.txt"):
+        path = tmp_path / "books" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{WORDS}.")
+    assert list(babilong.named_books(*babilong.book_home(tmp_path))) == ["b", "d", "deep/b", "deep/er/c"]
+    (tmp_path / "books" / "b.txt").write_text(f"{WORDS}.")
+    with pytest.raises(babilong.BabilongError, match="one name, b: rename"):
+        babilong.named_books(*babilong.book_home(tmp_path))
+    path = tmp_path / "books" / "d.md"
+    for data, said in ((b"\xff", "not UTF-8"), (b"a\0", "NUL"), (b"", "no sentence")):
+        path.write_bytes(data)
+        with pytest.raises(babilong.BabilongError, match=said):
+            babilong.book("d.md", babilong.read_text(path))
+
+
+def test_streams_of_ordinary_books_are_what_they_always_were(stories):
+    """Published figures were measured on these samples and chunks: a digest of what the first version made of them."""
+    rng = random.Random(5)
+    text = "\n".join(
+        " ".join(" ".join(rng.choice(WORDS.split()) for _ in range(rng.randint(6, 90))).capitalize() + rng.choice(".!?") for _ in range(9))
+        for _ in range(120)
+    )
+    made = tuple(babilong.book(f"b{i}", text[i * 20000 :]) for i in range(2))
+    digest = hashlib.sha256()
+    for length in (0, 500, 1000, 4000):
+        for sample in itertools.islice(babilong.samples(stories, made, length, 0), 20):
+            for room in (20, 60, 400):
+                digest.update(repr(babilong.conversation(sample, babilong.estimate, room)).encode())
+    assert digest.hexdigest() == "ccc226bdbceefe53322d5f82f558c41db30128831ffb50af54e5f5ab6e1f7ab3"
 
 
 def test_books_are_held_out_by_name(tmp_path):

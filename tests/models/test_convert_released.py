@@ -104,6 +104,9 @@ CONFIGS = {
     "no slots": ({"memory_slots": None}, ConvertError, "memory_slots None must be a positive whole number"),
     "heads": ({"num_mem_heads": 5}, ConvertError, "memory_slots 32 must be a multiple of num_mem_heads 5"),
     "layers": ({"num_hidden_layers": 3}, ConvertError, "no tensor model.layers.2"),
+    "window": ({"sliding_window": 16}, ConvertError, r"config\.json: sliding_window 16 is not a plain Llama's"),
+    "rope": ({"rope_scaling": {"type": "linear", "factor": 2.0, "rope_theta": 5.0}}, ConfigError, r"config\.json: rope_scaling\.rope_theta 5\.0"),
+    "number": ({"rms_norm_eps": "1e-5"}, ConfigError, r"config\.json: rms_norm_eps '1e-5'"),
 }
 
 

@@ -152,6 +152,74 @@ def test_linear_scaling(tmp_path, model):
     assert open_folder(tmp_path / "dst").config.rope == RopeConfig(500.0, "linear", 2.5)
 
 
+@pytest.mark.parametrize(
+    ("keys", "rope"),
+    [
+        ({"llama.rope.scaling.factor": 2.5}, RopeConfig(500.0, "linear", 2.5)),
+        ({"llama.rope.scale_linear": 2.5}, RopeConfig(500.0, "linear", 2.5)),
+        ({"llama.rope.scaling.factor": 2.5, "llama.rope.scaling.type": "none"}, RopeConfig(500.0)),
+        ({"llama.rope.scale_linear": 2.5, "llama.rope.scaling.type": "none"}, RopeConfig(500.0)),
+        ({"llama.rope.scaling.factor": 0.0, "llama.rope.scaling.type": "linear"}, RopeConfig(500.0)),
+    ],
+)
+def test_a_scaling_factor_counts_as_llama_cpp_counts_it(tmp_path, model, keys, rope):
+    def write(w):
+        for key, value in keys.items():
+            w.add_string(key, value) if isinstance(value, str) else w.add_float32(key, value)
+
+    sources.write_gguf(tmp_path / "m.gguf", model, keys=write)
+    convert(tmp_path / "m.gguf", tmp_path / "dst")
+    assert open_folder(tmp_path / "dst").config.rope == rope
+
+
+STRANGE = {
+    "llama.rope.scaling.attn_factor": 1.5,
+    "llama.rope.scaling.yarn_ext_factor": 1.0,
+    "llama.rope.scaling.yarn_log_multiplier": 0.1,
+    "llama.rope.dimension_sections": [4, 4, 4, 4],
+    "llama.attention.clamp_kqv": 8.0,
+    "llama.attention.max_alibi_bias": 8.0,
+    "llama.attention.causal": False,
+    "llama.attention.scale": 0.5,
+    "llama.attention.temperature_scale": 0.1,
+    "llama.attention.sliding_window_pattern": [True, False, True],
+    "llama.attn_logit_softcapping": 50.0,
+    "llama.final_logit_softcapping": 30.0,
+    "llama.logit_scale": 0.25,
+    "llama.expert_used_count": 2,
+    "llama.use_parallel_residual": True,
+    "llama.of_tomorrow": "yes",
+}
+ORDINARY = {
+    "llama.expert_count": 0, "llama.expert_used_count": 0, "llama.logit_scale": 1.0, "llama.attention.causal": True, "llama.attention.sliding_window": 0,
+    "llama.rope.scaling.finetuned": True, "llama.rope.scaling.original_context_length": 64, "llama.vocab_size": 96, "llama.rope.dimension_count": 16,
+    "general.file_type": 1, "general.quantization_version": 2, "quantize.imatrix.file": "i.dat", "mine.note": 7, "tokenizer.ggml.padding_token_id": 3,
+}  # fmt: skip
+
+
+def put(keys):
+    def write(w):
+        for key, value in keys.items():
+            add = {bool: w.add_bool, int: w.add_uint32, float: w.add_float32, str: w.add_string, list: w.add_array}[type(value)]
+            add(key, value)
+
+    return write
+
+
+@pytest.mark.parametrize("key", STRANGE)
+def test_a_key_that_is_not_understood_is_refused_by_name(tmp_path, model, key):
+    sources.write_gguf(tmp_path / "m.gguf", model, keys=put({key: STRANGE[key]}))
+    with pytest.raises(ConvertError, match=rf"{key} is .*only plain Llama decoders"):
+        convert(tmp_path / "m.gguf", tmp_path / "dst")
+    assert not (tmp_path / "dst").exists()
+
+
+def test_keys_that_say_no_are_taken(tmp_path, model):
+    sources.write_gguf(tmp_path / "m.gguf", model, keys=put(ORDINARY))
+    convert(tmp_path / "m.gguf", tmp_path / "dst")
+    assert_close("logits", sources.backbone_logits(tmp_path / "dst", IDS), sources.logits(model, IDS), 0.0)
+
+
 def with_key(add, key, value):
     return lambda w: getattr(w, add)(key, value)
 

@@ -209,6 +209,112 @@ def test_end_tokens_of_older_files(tmp_path):
     assert json.loads((tmp_path / "dst" / "config.json").read_text())["eos_token_id"] == [2, 5, 6]
 
 
+def retyped(types=(), names=(), ids=(), template=None, merges=(), spm=False):
+    """Metadata with tokens of other types, names and roles: types and names by id, ids by key."""
+
+    def keys(w):
+        add_spm(w) if spm else sources.add_byte_level(w, original("smollm"), "smollm")
+        data = w.kv_data[-1]
+        for field, values, usual in (("tokens", dict(names), None), ("token_type", dict(types), 1)):
+            have = data[f"tokenizer.ggml.{field}"].value
+            have += [usual] * (max([*dict(names), -1]) + 1 - len(have))
+            for i, value in values.items():
+                have[i] = value
+        for key, i in dict(ids).items():
+            w.kv_data[-1].pop(f"tokenizer.ggml.{key}_token_id", None)
+            w.add_uint32(f"tokenizer.ggml.{key}_token_id", i)
+        for pair in merges:
+            data["tokenizer.ggml.merges"].value.append(pair)
+        if template is not None:
+            data.pop("tokenizer.chat_template", None)
+            w.add_chat_template(template)
+
+    return keys
+
+
+def eos(tmp_path):
+    return json.loads((tmp_path / "dst" / "config.json").read_text())["eos_token_id"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *((kind, "<|im_end|>") for kind in range(1, 6)),
+        *((1, name) for name in ("<|eot_id|>", "<end_of_turn>", "<|end|>", "<|end_of_turn|>")),
+    ],
+)
+def test_an_end_of_turn_is_one_token_whatever_its_type(tmp_path, kind, name):
+    """And ends a reply, though eos is another token, and is left out of what people read."""
+    got = rebuilt(tmp_path, retyped({2: kind}, {2: name}, {"eos": 0}, template="{{ messages[0]['content'] + '" + name + "' }}"), 338)
+    ids = got.encode(f"a{name}b").ids
+    assert ids.count(2) == 1 and len(ids) == 3 and got.decode(ids) == "ab"
+    assert eos(tmp_path) == [0, 2]
+    plain = Tokenizer.from_file(str(tmp_path / "dst" / "tokenizer.json"))
+    plain.encode_special_tokens = True
+    assert 2 not in plain.encode(f"a{name}b").ids
+
+
+@pytest.mark.parametrize("key", ["eos", "eot", "eom", "bos"])
+def test_a_token_that_the_metadata_names_is_one_token(tmp_path, key):
+    got = rebuilt(tmp_path, retyped({1: 1}, {1: "[STOP"}, {"eos": 2, key: 1}), 338)
+    assert got.encode("a[STOP").ids[-1] == 1 and (1 in eos(tmp_path)) == (key != "bos")
+
+
+@pytest.mark.parametrize("name", ["<|user|>", "<|im_start|>", "<start_of_turn>", "[INST]", "<<SYS>>", "</s>", "<｜User｜>"])
+def test_a_mark_that_the_template_spells_is_one_token(tmp_path, name):
+    got = rebuilt(tmp_path, retyped({1: 1}, {1: name}, {"bos": 0}, template=name + "{{ messages[0]['content'] }}<|im_end|>"), 338)
+    assert got.encode(f"a{name}b").ids[1:2] == [1] and eos(tmp_path) == [2]
+
+
+def test_words_are_no_marks(tmp_path):
+    """A template's words, and a line's end that eos names, stay vocabulary."""
+    want = original("smollm")
+    vocab = want.get_vocab(with_added_tokens=True)
+    by_id = {i: t for t, i in vocab.items()}
+    pairs = json.loads(want.to_str())["model"]["merges"]
+    product = vocab["".join(pairs[0])]
+    keys = retyped({}, {}, {"eos": vocab["Ċ"]}, template="the <b> " + by_id[product] + "{{ messages[0]['content'] }}\n")
+    got = rebuilt(tmp_path, keys, 338)
+    assert {t.content for t in got.get_added_tokens_decoder().values()} == set(sources.SPECIAL)
+    for text in ("the quick brown fox", "x <b> y\n\n", by_id[product].replace("Ġ", " ")):
+        assert got.encode(text).ids == want.encode(text).ids
+    assert eos(tmp_path)[0] == vocab["Ċ"]
+
+
+def test_a_bracketed_word_that_merges_make_stays_a_word(tmp_path):
+    """So does a bracketed text that the template does not write: nothing says that it is a mark."""
+    names = {338: "b>", 339: "<b>", 340: "<i>"}
+    got = rebuilt(tmp_path, retyped({}, names, {}, template="<b>{{ messages[0]['content'] }}", merges=["b >", "< b>"]), 341)
+    assert not {339, 340} & set(got.get_added_tokens_decoder())
+    for text in ("<b>", "<i>"):
+        assert got.encode(text).ids == original("smollm").encode(text).ids
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        ("{% for m in messages %}{{ m['role'] + m['content'] + '<|mine|>' }}{% endfor %}", True),
+        ("{% for m in messages %}{{ m.content | trim }}{% if not loop.last %}<|mine|>{% endif %}{% endfor %}", True),
+        ("{% for m in messages %}{{- m['content'].strip() ~ '\\n<|mine|>' }}{% endfor %}", True),
+        ("{% for m in messages %}<|mine|>{{ m['content'] }}{% endfor %}", False),
+        ("{% for m in messages %}{{ '<|mine|>' + m['content'] + '\\n' }}{% endfor %}", False),
+    ],
+)
+def test_what_the_template_writes_after_a_message_ends_a_reply(tmp_path, template, ends):
+    rebuilt(tmp_path, retyped({2: 1}, {2: "<|mine|>"}, {"eos": 0}, template=template), 338)
+    assert eos(tmp_path) == ([0, 2] if ends else [0])
+
+
+@pytest.mark.parametrize("kind", [1, 3, 4])
+def test_an_end_of_turn_in_a_sentencepiece_vocabulary(tmp_path, kind):
+    tokens = spm_vocab()[0]
+    last = len(tokens) - 1
+    keys = retyped({last: kind}, {last: "<end_of_turn>"}, {}, template="{{ messages[0]['content'] }}<end_of_turn>", spm=True)
+    got = rebuilt(tmp_path, keys, len(tokens))
+    assert got.encode("the<end_of_turn>").ids[-1] == last and eos(tmp_path) == [2, last]
+    assert got.encode("the quick").ids[1:] == spm_reference(" the quick")
+
+
 def spoil(change):
     def keys(w):
         sources.add_byte_level(w, original("smollm"), "smollm")

@@ -162,7 +162,7 @@ def test_released_cell_starts_silent(tmp_path, src):
 
 
 REFUSED = {
-    "slots": (MemoryRequest(slots=100, chunk=64), ConfigError, ("memory.slots 100 must equal memory.chunk 64 or a multiple")),
+    "slots": (MemoryRequest(slots=100, chunk=64), ConfigError, ("--memory-slots 100 must equal --memory-chunk 64 or a multiple")),
     "chunk": (MemoryRequest(chunk=256, slots=256), ConfigError, "memory.chunk 256 must not exceed max_position_embeddings 128"),
     "layer": (MemoryRequest(layers=(1, 4)), ConfigError, "memory.layers 4 must be a layer from 0 to 3"),
     "pool": (MemoryRequest(gate_pool="causal"), ConvertError, "--gate-pool causal is for --memory-cell released"),

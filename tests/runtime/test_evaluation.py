@@ -11,7 +11,7 @@ import tiny_tokenizer
 from compare import assert_close
 
 from lm2.models.errors import PromptError
-from lm2.models.tasks.recall import Conversation, Turn
+from lm2.models.tasks.recall import Conversation, Turn, conversations
 from lm2.runtime.backend import MemoryState
 from lm2.runtime.evaluation import sources
 from lm2.runtime.evaluation.cells import Cell, Examiner, Outcome, Result
@@ -295,3 +295,46 @@ def test_babilong_cells_of_a_folder(tmp_path, gated):
     with pytest.raises(EvaluationError, match="qa2"):
         sources.Facts(tmp_path, "auto", ("qa2",))
     assert sources.digest(facts.files.values()) != sources.digest(validation.files)
+
+
+def test_an_answer_or_a_question_longer_than_a_chunk_is_refused():
+    """No reply could be right, so there is no figure to give."""
+    renderer = Renderer(evaluation_kit.clerk_model(), answer=12)
+    said = Conversation((), "Where is Mary?", "kitchen", (), "qa1", 1, "kitchen.")
+    assert renderer.stream(said).question
+    with pytest.raises(PromptError, match=r"its answer 'far far .* of 90 do not fit in a chunk of 96: .* larger chunks"):
+        renderer.stream(said._replace(answer="far " * 90))
+    with pytest.raises(PromptError, match="larger chunks"):
+        renderer.stream(said._replace(question="far " * 96))
+    with pytest.raises(PromptError, match="lower --answer-tokens"):
+        Renderer(evaluation_kit.clerk_model(), answer=95).stream(said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\U0001f600" * 900, "今天天气很好我们去公园散步" * 200, "https://a.b/" * 300, "e\u0301" * 900, "-".join(["important"] * 300), "word " * 900],
+)
+def test_books_of_long_words_are_read_in_whole_chunks(gated, tmp_path, text):
+    """With a tokenizer of one token a byte and chunks of 64: nothing is refused, every chunk fits, and the facts are in it."""
+    (tmp_path / "qa1_x_test.txt").write_bytes(b"\xef\xbb\xbf1 Mary went out.\r\n2 Is Mary?\tkitchen\t1\r\n")
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "a.txt").write_text("\ufeff" + text, encoding="utf-8")
+    facts, library = sources.Facts(tmp_path, "test", ()), sources.Library(tmp_path, "test")
+    renderer = Renderer(gated, answer=1)
+    (cell,) = sources.babilong_cells(facts, library.books(renderer.count), ["1k"], 0, renderer, renderer.count)
+    for conversation in islice(cell.samples(), 2):
+        stream = renderer.stream(conversation)
+        assert len(stream.chunks) == len(conversation.chunks) and all(len(ids) <= 64 for ids in stream.chunks)
+        assert sum("Mary went out." in turns[0].content for turns in conversation.chunks) == 1
+        assert 500 < sum(renderer.count(turns[0].content) for turns in conversation.chunks) <= 700
+
+
+def test_recall_tells_as_many_facts_as_a_chunk_has_room_for():
+    """Chunks too small for all that was drawn get fewer facts, the asked one always; larger ones get what they always got."""
+    for room in (25, 30, 40, 200):
+        for conversation in islice(conversations("story", 0, "validation", 2, lambda text: len(text.split()) + 1, room), 40):
+            texts = [turns[0].content for turns in conversation.chunks]
+            assert all(len(text.split()) <= room for text in texts)
+            who = conversation.question.removeprefix("Where is ").removesuffix("?")
+            told = [s for text in texts for s in text.split(".") if s.strip().startswith(f"{who} ")]
+            assert told[-1].endswith(f"the {conversation.answer}") and f"{who} " in texts[-2] and f"{who} " not in texts[-1]

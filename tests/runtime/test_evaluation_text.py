@@ -2,6 +2,7 @@
 
 import csv
 import math
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -98,6 +99,20 @@ def test_texts_that_cannot_be(model, library):
         next(cell.samples())
 
 
+def test_a_book_of_one_line_has_many_beginnings(model, tmp_path):
+    """And lines end at line ends: U+2028 is a character of the text, the byte order mark is none."""
+    file = tmp_path / "one.txt"
+    file.write_text("\ufeff" + " ".join(f"word{i}" for i in range(6000)) + "\u2028end", encoding="utf-8")
+    (cell,) = perplexity_cells([file], [(128, "128")], 0, model)
+    drawn = list(islice(cell.samples(), 12))
+    assert len(set(drawn)) > 6
+    text = file.read_text(encoding="utf-8-sig")
+    assert all(model.text.decode([i for chunk in chunks for i in chunk]) in text for chunks in drawn)
+    file.write_text("a\u2028b\u2029c\x0cd\r\n" * 400, encoding="utf-8", newline="")
+    lines = set(model.text.decode([i for chunk in next(perplexity_cells([file], [(128, "128")], 0, model)[0].samples()) for i in chunk]).split("\n"))
+    assert "a\u2028b\u2029c\x0cd" in lines
+
+
 @pytest.fixture
 def questions(tmp_path):
     """Two subjects; the question of one is longer than a chunk."""
@@ -147,6 +162,16 @@ def test_a_stopped_subject_goes_on(gated, questions):
     examiner = LetterExaminer(gated, Reader(gated.backend.real, (), 1), 2)
     whole = [o for batch in examiner.outcomes(cells[0], 5) for o in batch]
     assert [o for batch in examiner.outcomes(cells[0], 5, 3) for o in batch] == whole[3:]
+
+
+def test_marks_and_line_ends_are_no_part_of_a_question(questions):
+    path = questions / "dev" / "logic_dev.csv"
+    path.write_bytes("\ufeffWhich\u2028one?,1,2,3,4,A\r\nAnd?,1,2,3,4,B\r\n".encode())
+    assert [c.question for c in read_choices(path)] == ["Which\u2028one?", "And?"]
+    for data, said in ((b"q\0,1,2,3,4,A\n", "NUL byte"), (b"\xff,1,2,3,4,A\n", "utf-8"), ("q,1,2,3,4,A".encode("utf-16"), "utf-8")):
+        path.write_bytes(data)
+        with pytest.raises(EvaluationError, match=f"logic_dev.csv.*{said}"):
+            read_choices(path)
 
 
 @pytest.mark.parametrize("row", ["only,five,fields,are,here", "q,a,b,c,d,E", ""])

@@ -151,6 +151,35 @@ def test_a_decoder_that_cannot_be_streamed_is_refused(decoder):
         Tokenizer(json.dumps(spec).encode())
 
 
+def test_added_tokens_whose_ids_are_not_their_places():
+    """The library numbers them itself and says nothing: another token would be read for each."""
+    spec = json.loads(tiny_tokenizer.library().to_str())
+    spec["added_tokens"][1]["id"] = 300
+    with pytest.raises(TokenizerError, match=r"added token '<\|im_start\|>' has id 300, its place gives it 25"):
+        Tokenizer(json.dumps(spec).encode())
+
+
+def begun(single, **spec):
+    """The tiny tokenizer with a post-processor."""
+    from tokenizers import processors
+
+    made = tiny_tokenizer.library()
+    names = [word for word in single.split() if word != "$A"]
+    made.post_processor = processors.TemplateProcessing(single=single, special_tokens=[(n, made.token_to_id(n)) for n in dict.fromkeys(names)])
+    return Tokenizer(made.to_str().encode())
+
+
+def test_what_stands_before_a_text_stands_once_and_nothing_behind_it():
+    start, end, bare = tiny_tokenizer.IM_START, tiny_tokenizer.IM_END, begun("<|im_start|> $A <|im_end|>")
+    assert bare.encode("hi", add_special=True) == [start, *b"hi"] and bare.begin == "<|im_start|>"
+    assert bare.encode("<|im_start|>hi", add_special=True) == [start, *b"hi"]
+    assert bare.encode("<|im_start|>", add_special=True, plain=True) == [start, *b"<|im_start|>"]
+    assert bare.encode("", add_special=True) == [start]
+    assert begun("$A <|im_end|>").encode("hi", add_special=True) == list(b"hi")
+    assert begun("<|endoftext|> <|im_start|> $A").encode("<|im_start|>a", add_special=True)[:2] == [tiny_tokenizer.ENDOFTEXT, start]
+    assert end not in bare.encode("a\nb", add_special=True)
+
+
 words = st.sampled_from(["the ", "gate", " ", "  ", "\n", "\n\n", "x.\n", "ab cd ", "7 ", "é ", "!?", "<|im_end|>", "don't ", "北 "])
 
 

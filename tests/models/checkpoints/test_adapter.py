@@ -103,6 +103,15 @@ def test_another_dtype_of_the_same_backbone(adapter, llamas, tmp_path):
         convert(rounded, tmp_path / "no", MemoryRequest(adapter=adapter))
 
 
+def test_a_dtype_that_is_not_computed_with(adapter, llamas, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(adapter / TENSORS)
+    name = min(tensors)
+    save_file(tensors | {name: tensors[name].to(__import__("torch").float8_e4m3fn)}, adapter / TENSORS)
+    refused(llamas[0], adapter, tmp_path / "out", name, "dtype F8_E4M3", "get the adapter again")
+
+
 def refused(llama, adapter, out, *words, kind=ConvertError):
     with pytest.raises(kind) as error:
         convert(llama, out, MemoryRequest(adapter=adapter))

@@ -1,8 +1,11 @@
 """The training loop: a run that was killed ends in the same bits as one that was not, another run's checkpoint is refused, Ctrl-C keeps what is done."""
 
 import csv
+import errno
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +18,8 @@ import training_kit
 from command_line import wait_for
 from training_kit import PLAN, Toy, weights
 
-from lm2.models.errors import ModelFileError
+from lm2.models import atomic
+from lm2.models.errors import ModelFileError, WriteError
 from lm2.models.training import run as loop
 from lm2.models.training.plan import TrainError
 
@@ -168,6 +172,71 @@ def test_another_precision_or_model_is_refused(tmp_path, whole):
         run(tmp_path, task=less)
 
 
+ORIGIN = {"model": "a" * 64, "memory": "{}", "tokenizer": "b" * 64, "data": "c" * 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "d" * 64}, "model 'aaaaaaaaaaaa', this one has 'dddddddddddd'"),
+        ({"data": "d" * 64, "model": "e" * 64}, "model 'aaaaaaaaaaaa'"),
+        ({"data": "d" * 64}, "data 'cccccccccccc', this one has 'dddddddddddd'"),
+        ({"tokenizer": "d" * 64}, "tokenizer 'bbbbbbbbbbbb'"),
+        ({"memory": '{"slots": 2}'}, "memory '{}', this one has '{\"slots\": 2}'"),
+        ({"adapter": "d" * 64}, "adapter None, this one has 'dddddddddddd'"),
+    ],
+)
+def test_another_origin_is_refused(tmp_path, change, words):
+    run(tmp_path, origin=ORIGIN, until=2)
+    before = (tmp_path / loop.STATE).read_bytes()
+    with pytest.raises(TrainError, match=re.escape(words)) as error:
+        run(tmp_path, origin=ORIGIN | change)
+    assert str(tmp_path / loop.STATE) in str(error.value) and "another --out" in str(error.value)
+    assert (tmp_path / loop.STATE).read_bytes() == before
+    assert run(tmp_path, origin=ORIGIN)[0]
+
+
+def test_a_checkpoint_without_an_origin_goes_on_and_says_so(tmp_path):
+    run(tmp_path, until=2)
+    record = state(tmp_path)
+    del record["origin"]
+    torch.save(record, tmp_path / loop.STATE)
+    said = []
+    torch.manual_seed(7)
+    loop.run(Toy(), PLAN, tmp_path, say=said.append, until=4, origin=ORIGIN)
+    assert str(tmp_path / loop.STATE) in said[0] and "going on with this model and this data" in said[0]
+    assert state(tmp_path)["origin"] == ORIGIN, "from now on it is noted"
+
+
+def test_a_checkpoint_of_any_size_is_read_again(tmp_path, whole, monkeypatch):
+    """What was written is not refused for its size: a model of 1.5 GB makes one of 4.4 GB. Here only the file's size is that of a large one."""
+    (tmp_path / loop.STATE).write_bytes((whole[0] / loop.STATE).read_bytes())
+    real = Path.stat
+
+    def stat(self, **options):
+        found = list(real(self, **options))
+        if self.name == loop.STATE:
+            found[6] = 1 << 40
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert (tmp_path / loop.STATE).stat().st_size == 1 << 40
+    assert run(tmp_path)[0]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_checkpoint_that_does_not_fit_is_not_called_damaged(tmp_path, whole, monkeypatch, error):
+    (tmp_path / loop.STATE).write_bytes((whole[0] / loop.STATE).read_bytes())
+
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(ModelFileError, match="more than this machine's memory has left") as raised:
+        run(tmp_path)
+    assert "remove" not in str(raised.value)
+
+
 @pytest.mark.parametrize("damage", [b"", b"no checkpoint", None, "short"])
 def test_a_damaged_checkpoint_is_named(tmp_path, whole, damage):
     good = (whole[0] / loop.STATE).read_bytes()
@@ -178,6 +247,57 @@ def test_a_damaged_checkpoint_is_named(tmp_path, whole, damage):
     with pytest.raises(ModelFileError, match="cannot be read .* remove it to begin again") as error:
         run(tmp_path)
     assert str(tmp_path / loop.STATE) in str(error.value)
+
+
+@pytest.mark.parametrize("room", [0, 1000, 20000])
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, whole, monkeypatch, room):
+    """It is one line that names the file; with room again the run ends in the same bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run(tmp_path, until=6)
+    before = (tmp_path / loop.STATE).read_bytes()
+    assert len(before) > 20000
+
+    class Full(io.FileIO):
+        def write(self, data):
+            if str(self.name).endswith(".state.pt.partial") and self.tell() + len(data) > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "open", Full, raising=False)
+        with pytest.raises(WriteError, match="state.pt: .*the previous file is unchanged; the disk is full"):
+            run(tmp_path)
+    assert (tmp_path / loop.STATE).read_bytes() == before
+    assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
+    assert run(tmp_path)[0]
+    torch.set_num_threads(threads)
+    same_bits(tmp_path, whole)
+
+
+def test_a_damaged_table_is_named(tmp_path, whole):
+    run(tmp_path, until=4)
+    for damage in (b"step,loss\n\xff,1\n", b"step,loss\n" + b"1" * 200000):
+        (tmp_path / "curves.csv").write_bytes(damage)
+        with pytest.raises(TrainError, match=r"curves.csv .*: remove it"):
+            run(tmp_path)
+    (tmp_path / "curves.csv").write_bytes(b"step,loss\n\n\xc2\xb2,1\n2,0.5\n3")
+    assert run(tmp_path)[0], "half a row and a step that is no number are dropped"
+
+
+def test_a_kill_between_the_table_and_the_checkpoint(tmp_path, whole):
+    """The table is ahead of the checkpoint: its later rows are written again, none twice."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run(tmp_path, until=6)
+    kept = (tmp_path / loop.STATE).read_bytes()
+    run(tmp_path, until=8)
+    (tmp_path / loop.STATE).write_bytes(kept)
+    (tmp_path / ".state.pt.partial").write_bytes(kept[:1000])
+    assert run(tmp_path)[0]
+    torch.set_num_threads(threads)
+    same_bits(tmp_path, whole)
+    assert not (tmp_path / ".state.pt.partial").exists()
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):
