@@ -159,7 +159,7 @@ class LM2Config:
             bos_token_id=d.get("bos_token_id"),
             eos_token_id=eos_ids,
             dtype=str(d.get("dtype") or d.get("torch_dtype") or "float32"),
-            name=str(d.get("name", "")),
+            name=_name(d.get("name", "")),
         )
         config.check()
         return config
@@ -229,13 +229,23 @@ def read_json(file: Path, limit: int = CONFIG_BYTES_MAX) -> Any:
         size = file.stat().st_size
         if size > limit:
             raise ModelFileError(f"{file} has {size} bytes, more than the {limit} allowed: it is not a config of this kind")
-        return json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if "\\u" in text:  # such an escape can spell half of a surrogate pair, which is no text and cannot be written again
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except FileNotFoundError:
         raise ModelFileError(f"{file} does not exist: give a model folder made by `lm2 convert` or `lm2 pull`") from None
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of thousands of digits
         raise ModelFileError(f"{file} is not valid JSON ({error}): restore the file or convert the model again") from None
     except OSError as error:
         raise ModelFileError(f"cannot read {file}: {error.strerror or error}") from None
+
+
+def _name(x: Any) -> str:
+    if not isinstance(x, str):
+        raise ConfigError(f"name {x!r} must be text")
+    return x
 
 
 def memory_from_dict(d: Any) -> MemoryConfig:

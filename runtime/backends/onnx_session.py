@@ -13,7 +13,7 @@ import onnxruntime as ort
 from ...models.errors import BackendError, ModelFileError
 from ...models.exported import MODEL
 from ...models.layout import ModelFolder
-from .onnx_buffers import first_line
+from .onnx_buffers import TYPES, first_line
 
 PREFIX = "lm2."
 QUIET = 4  # errors come as exceptions; ONNX Runtime's own log says the same in ten lines
@@ -79,7 +79,10 @@ def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
     file = folder.path / MODEL
     try:
         state, config = json.loads(meta[f"{PREFIX}state"]), json.loads(meta[f"{PREFIX}config"])
-    except (KeyError, ValueError):
+        trace = json.loads(meta.get(f"{PREFIX}trace", "{}"))
+        if not isinstance(config, dict):
+            raise ValueError
+    except (KeyError, ValueError, RecursionError):
         raise ModelFileError(f"{file} is not an LM2 export: make one with `lm2 export`") from None
     if meta.get(f"{PREFIX}fingerprint") != folder.fingerprint:
         own = str(meta.get(f"{PREFIX}fingerprint"))[:12]
@@ -92,6 +95,11 @@ def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
             raise ModelFileError(
                 f"{file} was exported with {key} {config[key]!r}, config.json says {mine[key]!r}: the files are not of one export"
             )
-    names = {i.name for i in session.get_inputs()}
-    if not isinstance(state, dict) or not set(state) <= names:
-        raise ModelFileError(f"{file} does not have the state inputs it declares: export the model again")
+    inputs, outputs = {i.name: i for i in session.get_inputs()}, {o.name for o in session.get_outputs()}
+    whole = isinstance(state, dict) and all(k in inputs and isinstance(v, str) and v in outputs for k, v in state.items())
+    if not whole or not isinstance(trace, dict):
+        raise ModelFileError(f"{file} does not have the state it declares: export the model again")
+    for name in state:
+        kind, sizes = inputs[name].type, list(inputs[name].shape[1:])
+        if kind not in TYPES or not all(isinstance(n, int) and n >= 0 for n in sizes):
+            raise ModelFileError(f"{file}: state {name} is {kind} of {sizes} after the batch, which no export has: export the model again")
