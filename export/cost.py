@@ -4,9 +4,6 @@ Knows one chunk of one sequence. A full report is `lm2 parity`'s business.
 """
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,16 +60,3 @@ def _log_probabilities(file: Path, ids: np.ndarray) -> np.ndarray:
     logits = session.run(["logits"], feeds)[0][0].astype(np.float64)  # (t, v)
     logits -= logits.max(-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-
-@contextmanager
-def scratch(near: Path) -> Iterator[Path]:
-    """A folder for the float32 graph, beside the destination: there is room for an export there. One fixed name per destination: what a killed
-    export left there is removed by the next."""
-    folder = near.with_name(f".{near.name}.scratch")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

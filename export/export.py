@@ -15,13 +15,14 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from ..models.atomic import new_folder, write_file
+from ..models.atomic import check_new_folder, folder_name, new_folder, scratch_folder, write_file
 from ..models.checkpoints.progress import Event, Report, silent
 from ..models.config import LM2Config
 from ..models.errors import ConvertError
 from ..models.exported import CHECKED, DATA, KEY, MODEL, Export, file_digest
 from ..models.layout import CONFIG, TEXT_FILES, TOKENIZER, ModelFolder, open_folder, tensor_shapes
-from .cost import Cost, measure, scratch
+from ..models.oserrors import utf8_path
+from .cost import Cost, measure
 from .graph import Graph, Store
 from .linear import Weights
 from .loud import widened
@@ -43,6 +44,7 @@ def export_model(
     bytes they go to a file beside the graph.
     """
     began = time.monotonic()
+    check_new_folder(dst)
     folder = open_folder(src)
     config = folder.config
     options.check()
@@ -61,11 +63,11 @@ def export_model(
         onnx.save_model(model, out / MODEL)
         model.Clear()
         report(Event("checking", 0, None))
-        check_model(out / MODEL)
+        check_model(utf8_path(out) / MODEL)
         export = write_record(folder, out, options, step, tokenizer)
         cost = quantisation_cost(folder, out, dst, report) if options.precision == "int4" else None
     return {
-        "name": config.name or dst.name,
+        "name": config.name or folder_name(dst),
         "path": str(dst),
         "precision": options.precision,
         "opset": options.opset,
@@ -86,12 +88,12 @@ def quantisation_cost(folder: ModelFolder, out: Path, dst: Path, report: Report)
     if importlib.util.find_spec("onnxruntime") is None:
         report(Event("int4: pip install 'lm2[onnx]' to see what it costs", note=True))
         return None
-    with scratch(dst) as place, open(folder.weights, "rb") as source, open(place / DATA, "wb") as side:
+    with scratch_folder(dst) as name, open(folder.weights, "rb") as source, open(Path(name) / DATA, "wb") as side:
         _, model = build_model(folder, Weights(folder, source), Store(side, DATA), Options(plain=True))
         side.flush()
-        onnx.save_model(model, place / MODEL)
+        onnx.save_model(model, Path(name) / MODEL)
         model.Clear()
-        cost = measure(folder.config, place / MODEL, out / MODEL)
+        cost = measure(folder.config, utf8_path(Path(name)) / MODEL, utf8_path(out) / MODEL)
     text = f"int4 against float32 over {cost.tokens} tokens: same likeliest token {cost.top1:.1%}, KL divergence {cost.kl:.3f} nats"
     report(Event(text, note=True))
     return cost
@@ -184,7 +186,7 @@ def write_record(folder: ModelFolder, out: Path, options: Options, step: Step, t
         files,
     )
     body = json.dumps(folder.config.to_dict() | {KEY: export.to_dict()}, indent=2, ensure_ascii=False) + "\n"
-    write_file(out / CONFIG, lambda f: f.write(body.encode()) and None)
+    write_file(out / CONFIG, lambda f: f.write(body.encode("utf-8", "backslashreplace")) and None)
     stamp = {name: [size, (out / name).stat().st_mtime_ns, digest] for name, (size, digest) in files.items()}
     write_file(out / CHECKED, lambda f: f.write(json.dumps(stamp).encode()) and None)
     return export

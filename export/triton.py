@@ -15,11 +15,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from ..models.atomic import new_folder
+from ..models.atomic import check_new_folder, new_folder
 from ..models.checkpoints.progress import Event, Report, silent
 from ..models.config import LM2Config
+from ..models.errors import ConvertError
 from ..models.exported import MODEL
 from ..models.layout import open_folder
+from ..models.oserrors import shown
 from .export import export_model
 from .ops.build import BuildError, build, suffix
 from .options import Options
@@ -42,6 +44,9 @@ def export_repository(
     `root`: the path at which the server will see `dst` (Triton takes the library's path as it is); `dst` itself if empty. Without a C compiler
     the repository has no library, which `report` hears of. Raises as `export_model` does.
     """
+    check_new_folder(dst)
+    if shown(where := root or str(dst.absolute())) != where:
+        raise ConvertError(f"{shown(where)} is not UTF-8, and Triton's configuration is: choose another folder, or give --triton-root")
     config = open_folder(src).config
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.name or src.name)
     with new_folder(dst) as out:

@@ -4,17 +4,17 @@ Knows which way a source takes: a model folder is rounded, a GGUF keeps its own 
 temporary folder beside the destination) and is then rounded. The plain model's fingerprint is what sessions are bound to in each case.
 """
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..models.atomic import write_error
+from ..models.atomic import check_new_folder, folder_name, scratch_folder
 from ..models.checkpoints.convert import convert
 from ..models.checkpoints.progress import Counter, Report, silent
 from ..models.checkpoints.warmstart import MemoryRequest
 from ..models.config import read_json
-from ..models.errors import ConvertError, WriteError
+from ..models.errors import ConvertError
 from ..models.layout import CONFIG, WEIGHTS
+from ..models.oserrors import shown
 from .quantize import quantize_folder
 from .repack import quantised_matrices, repack_gguf
 
@@ -38,8 +38,8 @@ def convert_mlx(
     Returns quantize_folder's summary with the notes of the conversion. Raises ConvertError (an option that does not go with the source, or as
     quantize_folder and repack_gguf do), ConfigError, ModelFileError or WriteError; `dst` does not exist then.
     """
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-        raise WriteError(f"{dst} exists already: choose another destination or remove it first")
+    check_new_folder(dst)
+    name = shown(name) if name else folder_name(dst)
     if is_model(src):
         if request != MemoryRequest() or dtype != "auto" or config is not None:
             raise ConvertError(f"{src} is a model already: with --mlx only --bits, --group-size and --name can be given")
@@ -53,13 +53,8 @@ def convert_mlx(
                     f"{option} {value} cannot be used with {src}: a GGUF keeps its own numbers; leave it out, or make a model folder first"
                 )
         quantised_matrices(src)
-    try:
-        dst.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}.")
-    except OSError as error:
-        raise write_error(dst, error, "nothing was written") from error
-    with beside as folder:
-        plain = Path(folder) / dst.name
+    with scratch_folder(dst) as folder:
+        plain = Path(folder) / "plain"
         notes = convert(src, plain, request, dtype=dtype, config=config, name=name, report=report)["notes"]
         counter = Counter(report, "packing", (plain / WEIGHTS).stat().st_size)
         if gguf:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models.atomic import new_folder, write_file
+from ..models.atomic import folder_name, new_folder, write_file
 from ..models.errors import ConvertError
 from ..models.layout import (
     CONFIG,
@@ -52,14 +52,14 @@ def quantize_folder(
     if folder.quantization is not None:
         raise ConvertError(f"{src} is packed already ({folder.quantization.bits} bits): give the model it was made from")
     chosen: dict[str, tuple[int, int]] = {}
-    for name, shape in tensor_shapes(folder.config).items():
-        if not may_be_rounded(name):
+    for tensor, shape in tensor_shapes(folder.config).items():
+        if not may_be_rounded(tensor):
             continue
         if shape[1] % group_size:
             fits = ", ".join(str(g) for g in GROUPS if shape[1] % g == 0)
             remedy = f"use --group-size {fits}" if fits else "this model cannot be packed"
-            raise ConvertError(f"--group-size {group_size} does not divide the width {shape[1]} of tensor {name}: {remedy}")
-        chosen[name] = (MEMORY_BITS if ".memory." in name else bits, group_size)
+            raise ConvertError(f"--group-size {group_size} does not divide the width {shape[1]} of tensor {tensor}: {remedy}")
+        chosen[tensor] = (MEMORY_BITS if ".memory." in tensor else bits, group_size)
 
     def packed(name: str, values: np.ndarray) -> Packed:
         import mlx.core as mx
@@ -90,7 +90,7 @@ def write_packed(
     usual = max(set(pairs), key=pairs.count)
     others = {tensor.removesuffix(".weight"): pair for tensor, pair in chosen.items() if pair != usual}
     dtype = "float16" if folder.config.dtype in ("float32", "float64") else folder.config.dtype  # what a GPU computes packed weights in
-    config = dataclasses.replace(folder.config, name=name or dst.name, dtype=dtype)
+    config = dataclasses.replace(folder.config, name=name or folder_name(dst), dtype=dtype)
     shapes = tensor_shapes(folder.config)
     scale_codes, symmetric = {}, set()
     for tensor, values in _each(folder, chosen):
@@ -194,5 +194,5 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _put_json(path: Path, value: Any) -> None:
-    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
     write_file(path, lambda f: f.write(data) and None)

@@ -14,6 +14,7 @@ from ..models.checkpoints.gguf_file import EXACT, open_gguf
 from ..models.checkpoints.gguf_header import GGUFTensor, read_gguf
 from ..models.errors import ConvertError
 from ..models.layout import ModelFolder, open_folder, tensor_shapes
+from ..models.oserrors import shown
 from ..models.quantized import may_be_packed
 from ..models.tensorfile import read_tensor, to_float32
 from .packing import GGUF_GROUP, REPACKABLE, Packed, from_gguf, two_valued
@@ -63,7 +64,7 @@ def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = No
         return p
 
     chosen = _chosen(folder, candidate, gguf, set(tensors))
-    return write_packed(folder, dst, chosen, packed, "repacked", progress, name, {"repacked_from": gguf.name})
+    return write_packed(folder, dst, chosen, packed, "repacked", progress, name, {"repacked_from": shown(gguf.name)})
 
 
 def _chosen(

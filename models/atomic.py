@@ -1,33 +1,36 @@
 """Writing files and folders so that a kill at any moment leaves either the old one or the new one, whole.
 
-Knows the file system only. The order is: temporary neighbour, flush, fsync, rename, fsync of the folder.
+Knows the file system only. The order is: temporary neighbour, flush, fsync, rename, fsync of the folder. Links are followed to what they point
+to; what is there and is no regular file (a device, a pipe, a folder) is never replaced.
 """
 
 import errno
+import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import WriteError
+from .oserrors import remedy, shown
 
-_REMEDY = {
-    errno.ENOSPC: "the disk is full: free some space or choose another folder",
-    errno.EDQUOT: "the disk quota is used up: free some space or choose another folder",
-    errno.EACCES: "no permission: choose a folder you may write to",
-    errno.EPERM: "no permission: choose a folder you may write to",
-    errno.EROFS: "the file system is read-only: choose another folder",
-    errno.ENOENT: "the folder does not exist: create it first",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
-}
+NAME_BYTES = 255
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 
 def write_error(path: Path, error: OSError, kept: str) -> WriteError:
     """A WriteError for `path` that says what happened, what was kept, and the remedy."""
-    remedy = _REMEDY.get(error.errno or 0, "check the path and try again")
-    return WriteError(f"cannot write {path}: {error.strerror or error}; {kept}; {remedy}")
+    what = "the folder does not exist: create it first" if error.errno == errno.ENOENT else remedy(error)
+    return WriteError(f"cannot write {shown(path)}: {error.strerror or error}; {kept}; {what}")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -44,21 +47,52 @@ def fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def write_file(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Write `path` atomically: `fill` gets a binary file to write into.
+def check_file(path: Path) -> Path:
+    """The regular file that writing `path` would make or replace, links followed.
 
-    Raises WriteError naming the path; the previous file, if any, is then unchanged.
+    Raises WriteError naming the path for anything that is there and must not be replaced: a folder, a device, a pipe, a socket, a link that goes
+    round in a circle, and the file that this process's own output goes to.
+    """
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return Path(os.path.realpath(path))
+    except OSError as error:
+        raise write_error(path, error, "nothing was written") from None
+    if not stat.S_ISREG(there.st_mode):
+        kind = next((words for test, words in _KINDS if test(there.st_mode)), "no regular file")
+        raise WriteError(f"cannot write {shown(path)}: it is {kind}, which stays as it is; choose the name of a file")
+    if any(_is_stream(fd, there) for fd in (1, 2)):
+        raise WriteError(f"cannot write {shown(path)}: this command's own output goes there; choose another file")
+    return Path(os.path.realpath(path))
+
+
+def _is_stream(fd: int, there: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), there)
+    except OSError:
+        return False
+
+
+def write_file(path: Path, fill: Callable[[BinaryIO], object], follow: bool = True) -> None:
+    """Write `path` atomically: `fill` gets a binary file to write into. A link is followed to the file it points to (or replaced: `follow`).
+
+    Raises WriteError naming the path, also for what `check_file` refuses; the previous file, if any, is then unchanged.
     The temporary has one fixed name per target, so a killed write leaves at most one stray, which the next write replaces.
     """
-    temporary = path.with_name(f".{path.name}.partial")
-    kept = "the previous file is unchanged" if path.exists() else "nothing was written"
+    target = check_file(path)
+    if not follow:
+        target = path
+    temporary = target.with_name(_partial(target.name))
+    kept = "the previous file is unchanged" if target.exists() else "nothing was written"
     try:
         try:
+            temporary.unlink(missing_ok=True)
             with open(temporary, "wb") as f:
                 fill(f)
                 f.flush()
                 os.fsync(f.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -66,7 +100,46 @@ def write_file(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         if isinstance(error, WriteError):
             raise
         raise write_error(path, error, kept) from error
-    fsync_folder(path.parent)
+    fsync_folder(target.parent)
+
+
+def check_new_folder(path: Path) -> Path:
+    """The folder that `new_folder(path)` would make or fill, links followed. Raises WriteError where it could not, before any work is done."""
+    target = check_folder(path)
+    if target.is_dir() and _strange(target):
+        raise WriteError(f"{shown(path)} exists already: choose another destination or remove it first")
+    return target
+
+
+def check_folder(path: Path) -> Path:
+    """The folder that `path` is or would become, links followed. Raises WriteError where nothing could be written into it."""
+    target = Path(os.path.realpath(path))
+    try:
+        if any(len(os.fsencode(part)) > NAME_BYTES for part in target.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        if os.path.lexists(target):
+            if target.is_symlink():  # realpath leaves a circle as it is
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            if not target.is_dir():
+                raise WriteError(f"{shown(path)} exists already: choose another destination or remove it first")
+            place = target
+        else:
+            place = next(p for p in target.parents if os.path.lexists(p))
+            if not place.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(place, os.W_OK | os.X_OK):
+            code = errno.EROFS if os.name == "posix" and os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(code, os.strerror(code))
+    except OSError as error:
+        if isinstance(error, WriteError):
+            raise
+        raise write_error(path, error, "nothing was written") from None
+    return target
+
+
+def folder_name(path: Path) -> str:
+    """What a new folder at `path` is called: its last part, that of the folder it leads to for `.` and `..`."""
+    return shown(path.name if path.name not in ("", "..") else Path(os.path.realpath(path)).name or "model")
 
 
 @contextmanager
@@ -74,13 +147,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Build a folder next to `path` and move it into place when the block ends well.
 
     Yields the temporary folder. On any error or a kill, `path` does not exist (a stray `.NAME.partial` is removed by the next run).
+    An empty folder that is there (`.`, a mount point, what a link leads to) is filled, not replaced: built inside it, then moved up entry by
+    entry, what makes it a model last; it is empty again after an error.
     Raises WriteError if `path` exists already and is not an empty folder, or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise WriteError(f"{path} exists already: choose another destination or remove it first")
-    temporary = path.with_name(f".{path.name}.partial")
+    target = check_new_folder(path)
+    inside = target.is_dir()
+    temporary = (target / _partial("lm2")) if inside else target.with_name(_partial(target.name))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not inside:
+            target.parent.mkdir(parents=True, exist_ok=True)
         if temporary.exists():
             shutil.rmtree(temporary)
         temporary.mkdir()
@@ -89,9 +165,10 @@ def new_folder(path: Path) -> Iterator[Path]:
             for entry in filter(Path.is_file, temporary.rglob("*")):
                 with open(entry, "rb") as f:
                     os.fsync(f.fileno())
-            if path.exists():
-                path.rmdir()
-            os.replace(temporary, path)
+            if inside:
+                _move_up(temporary, target)
+            else:
+                os.replace(temporary, target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -99,4 +176,55 @@ def new_folder(path: Path) -> Iterator[Path]:
         if isinstance(error, WriteError):
             raise
         raise write_error(path, error, "nothing was written") from error
-    fsync_folder(path.parent)
+    fsync_folder(target if inside else target.parent)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[str]:
+    """A folder for what is needed while `new_folder(path)` is made, on the same disk: beside it, or inside it where it is there already. One name
+    per destination, so that what a killed run left is removed by the next.
+
+    Raises WriteError where it cannot be made.
+    """
+    target = check_new_folder(path)
+    folder = (target / _partial("lm2.scratch")) if target.is_dir() else target.with_name(_partial(f"{target.name}.scratch"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    except OSError as error:
+        raise write_error(path, error, "nothing was written") from error
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_up(temporary: Path, target: Path) -> None:
+    """Move the entries of `temporary` into its parent, a config last: without it the folder is no model. All or none."""
+    moved: list[Path] = []
+    try:
+        for entry in sorted(temporary.iterdir(), key=lambda p: (p.name.startswith("config."), p.name)):
+            os.rename(entry, target / entry.name)
+            moved.append(target / entry.name)
+        temporary.rmdir()
+    except BaseException:
+        for entry in moved:
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        raise
+
+
+def _strange(folder: Path) -> bool:
+    """Whether a folder holds anything but what a killed run left in it, or a file system keeps in its own root."""
+    return any(entry.name != "lost+found" and not entry.name.startswith(_partial("lm2")) for entry in folder.iterdir())
+
+
+def _partial(name: str) -> str:
+    """The temporary's name for a file or folder of `name`; short where that would be too long for a file system."""
+    own = f".{name}.partial"
+    if len(os.fsencode(own)) <= NAME_BYTES or len(os.fsencode(name)) > NAME_BYTES:
+        return own
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.partial"

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .encoding import EncodingError, read_text
 from .errors import ConfigError, ModelFileError
 from .fields import choice, is_whole, positive, truth, whole
 from .rope import RopeConfig as RopeConfig
@@ -229,14 +230,16 @@ def read_json(file: Path, limit: int = CONFIG_BYTES_MAX) -> Any:
         size = file.stat().st_size
         if size > limit:
             raise ModelFileError(f"{file} has {size} bytes, more than the {limit} allowed: it is not a config of this kind")
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         value = json.loads(text)
         if "\\u" in text:  # such an escape can spell half of a surrogate pair, which is no text and cannot be written again
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
     except FileNotFoundError:
         raise ModelFileError(f"{file} does not exist: give a model folder made by `lm2 convert` or `lm2 pull`") from None
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of thousands of digits
+    except EncodingError as error:
+        raise ModelFileError(f"{file} {error}: save it as UTF-8, or restore the file") from None
+    except (ValueError, RecursionError) as error:  # not JSON, a number of thousands of digits
         raise ModelFileError(f"{file} is not valid JSON ({error}): restore the file or convert the model again") from None
     except OSError as error:
         raise ModelFileError(f"cannot read {file}: {error.strerror or error}") from None

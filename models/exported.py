@@ -114,7 +114,7 @@ def write_checked(path: Path, stamp: Mapping[str, list[Any]]) -> None:
     """Keep that the files were found whole; a folder that cannot be written is checked again next time."""
     body = json.dumps(stamp).encode()
     with suppress(WriteError):
-        write_file(path / CHECKED, lambda f: f.write(body))
+        write_file(path / CHECKED, lambda f: f.write(body), follow=False)  # a link's file may be another folder's
 
 
 def file_digest(file: Path, progress: Callable[[int], None] | None = None) -> str:

@@ -211,7 +211,7 @@ def write_fingerprint(path: Path, value: str) -> None:
     """Keep a computed fingerprint beside the weights, with what it is valid for: the weights' size and time, and the config's bytes."""
     record = {"fingerprint": value, **_stamp(path)}
     body = json.dumps(record, indent=1).encode()
-    write_file(path / FINGERPRINT, lambda f: f.write(body))
+    write_file(path / FINGERPRINT, lambda f: f.write(body), follow=False)  # a link's file may be another folder's
 
 
 def fingerprint(path: Path, config: LM2Config, header: Header, progress: Callable[[int], None] | None = None) -> str:

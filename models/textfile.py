@@ -9,16 +9,11 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
+from .encoding import OTHER_MARKS
 from .errors import LM2Error
 
 FILLED_MIN, WRAPPED_LINES_MIN = 0.7, 8
 WIDTHS = range(30, 121)  # columns a text may be wrapped at
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
 # Chinese, Japanese, Thai, Lao, Tibetan, Burmese, Khmer: written without blanks between words.
 _UNSPACED = re.compile(r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]")
 _STOP = re.compile(r"[.!?:;。！？：；][\"'”’)\]」』）]*$")
@@ -35,7 +30,7 @@ def lines(path: Path, most: int, error: type[LM2Error]) -> Iterator[str]:
             raise error(f"{path} has {size} bytes, more than the {most} allowed: split it")
         with open(path, "rb") as f:
             begin = f.read(4)
-        for mark, name in _MARKS:
+        for mark, name in OTHER_MARKS:
             if begin.startswith(mark):
                 raise error(f"{path} is not UTF-8 (it begins as {name}): convert it")
         with open(path, encoding="utf-8-sig", newline=None) as text:

@@ -11,6 +11,7 @@ from ..models.errors import ModelFileError, PromptError, TokenizerError
 from ..models.generation import read_ends
 from ..models.home import shipped_model
 from ..models.layout import GENERATION, TOKENIZER, open_folder
+from ..models.oserrors import shown
 from ..models.text.dialogue import PlainTemplate, Template
 from ..models.text.template import ChatTemplate
 from ..models.text.tokenizer import Tokenizer
@@ -37,7 +38,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        return self.config.name or self.path.name
+        return self.config.name or shown(self.path.name)
 
     @property
     def text(self) -> Tokenizer:

@@ -96,6 +96,20 @@ def convert(root: Path) -> Operation:
     return _new_folder("convert", root, lambda place: lm2("convert", hf, place / "made", "--json"))
 
 
+def convert_into(root: Path) -> Operation:
+    """The same into an empty folder that is there: its entries move in one by one, the config last."""
+    inner = convert(root)
+
+    def ready(place: Path) -> None:
+        inner.ready(place)
+        (place / "made").mkdir()
+
+    def whole(place: Path) -> str:
+        return inner.whole(place) if (place / "made" / "config.json").exists() else "none"
+
+    return Operation("convert-into", ready, inner.run, whole, (".lm2.", ".made."), "made")
+
+
 def export(root: Path) -> Operation:
     """A model folder into an ONNX folder."""
     model = tiny_model.make(root / "model", chunk=16)
@@ -238,7 +252,7 @@ def build_ops(root: Path) -> Operation:
     return Operation("build-ops", ready, lambda place: lm2("build-ops", "--out", place / "ops.so", "--json"), whole, (".lm2-ops-",), "ops.so", True)
 
 
-OPERATIONS = {"save": save, "convert": convert, "export": export, "export-int4": export_int4, "train": train, "pull": pull, "build-ops": build_ops}
+OPERATIONS = {"save": save, "convert": convert, "convert-into": convert_into, "export": export, "export-int4": export_int4, "train": train, "pull": pull, "build-ops": build_ops}
 
 
 def quiet(action: Callable[[], int]) -> tuple[int, str]:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ...models.atomic import fsync_folder, write_error
+from ...models.atomic import check_file, fsync_folder, write_error
 from ...models.errors import LM2Error
 from ...models.home import home
 
@@ -117,7 +117,7 @@ def _cached(cuda: bool) -> Path:
 
 def _run(target: Path, cuda: bool, must_load: bool) -> None:
     """Compile next to `target`, then move into place: two builders at once each make their own, and the last one stays."""
-    words = _words(cuda)
+    target, words = check_file(target), _words(cuda)
     try:
         if must_load:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ... import __version__
-from ..atomic import new_folder, write_file
+from ..atomic import check_new_folder, folder_name, new_folder, write_file
 from ..config import LM2Config, MemoryConfig
 from ..errors import ConfigError, ConvertError, PromptError
 from ..generation import read_ends, read_settings
@@ -33,6 +33,7 @@ from ..layout import (
     tensor_shapes,
     write_fingerprint,
 )
+from ..oserrors import shown
 from ..tensorfile import ITEM_BYTES, TensorWriter
 from .adapter import Adapter, check_backbone, check_shapes, open_adapter
 from .gguf_file import open_gguf
@@ -73,19 +74,20 @@ def convert(
     began = time.monotonic()
     if dtype != "auto" and dtype not in CODES:
         raise ConvertError(f"--dtype {dtype!r} must be one of auto, {', '.join(CODES)}")
+    check_new_folder(dst)
     source = open_source(src, config, request)
-    lm2, plan = _plan(source, request, dtype, name or dst.name)
+    lm2, plan = _plan(source, request, dtype, shown(name) if name else folder_name(dst))
     files = _files(source, lm2, generation or {})
     total = sum(f.stat().st_size for f in source.files)
     with new_folder(dst) as folder:
         counter = Counter(report, "checking", total)
-        hashes = [{"file": f.name, "bytes": f.stat().st_size, "sha256": sha256(f, counter.add)} for f in source.files]
+        hashes = [{"file": shown(f.name), "bytes": f.stat().st_size, "sha256": sha256(f, counter.add)} for f in source.files]
         written = _write_weights(folder, plan, report)
         seed = None if source.memory or request.adapter else request.seed
         notes = list(source.notes)
         origin = {"format": source.format, "files": hashes, "lm2_version": __version__, "seed": seed, "dtype": dtype}
         if request.adapter is not None:
-            origin["adapter"] = request.adapter.name
+            origin["adapter"] = shown(request.adapter.name)
         elif not source.memory:
             origin["memory_recipe"] = RECIPE
         files[SOURCE] = to_json({**origin, **source.detail, **(record or {}), "notes": notes})

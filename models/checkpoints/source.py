@@ -168,4 +168,5 @@ def check_tokenizer(data: bytes, path: Path, vocab_size: int) -> None:
 
 def to_json(value: Any) -> bytes:
     """Readable JSON bytes with a final newline."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # a lone surrogate, of a path, as JSON's own escape

@@ -6,6 +6,7 @@ Lengths are counted by a function that is passed in. Upstream counts with GPT-2'
 """
 
 import hashlib
+import os
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -161,10 +162,10 @@ def book_part(names: Iterable[str], part: str, held_out: int = BOOKS_HELD_OUT_PE
     """
     if part not in babi.PARTS:
         raise ValueError(f"part {part!r} must be one of {', '.join(babi.PARTS)}")
-    order = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
+    order = sorted(set(names), key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
     if len(order) < 2:
         return tuple(order)
-    last = sum(hashlib.sha256(name.encode()).digest()[0] * 100 < held_out * 256 for name in order)
+    last = sum(hashlib.sha256(os.fsencode(name)).digest()[0] * 100 < held_out * 256 for name in order)
     last = min(max(last, 1), len(order) - 1)
     return tuple(sorted(order[:last] if part == "validation" else order[last:]))
 

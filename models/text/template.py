@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 
 from ..config import read_json
+from ..encoding import EncodingError, read_text
 from ..errors import PromptError, TokenizerError
 from ..layout import CONFIG, TEMPLATE
 from .characters import check_text
@@ -50,9 +51,9 @@ class ChatTemplate:
             size = file.stat().st_size
             if size > TEMPLATE_BYTES_MAX:
                 raise TokenizerError(f"{file} has {size} bytes, more than the {TEMPLATE_BYTES_MAX} allowed; {_REMEDY}")
-            source = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise TokenizerError(f"{file} is not UTF-8 (byte {error.start}); {_REMEDY}") from None
+            source = read_text(file)
+        except EncodingError as error:
+            raise TokenizerError(f"{file} {error}; {_REMEDY}") from None
         except OSError as error:
             raise TokenizerError(f"cannot read {file}: {error.strerror or error}; check its permissions") from None
         return cls(source, _tokens(folder, tokenizer), str(file))

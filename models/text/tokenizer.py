@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..encoding import EncodingError, without_mark
 from ..errors import PromptError, TokenizerError
 from ..layout import TEMPLATE, TOKENIZER
 from .characters import check_text
@@ -51,7 +52,10 @@ class Tokenizer:
         does not have a named token.
         """
         self.sha256 = hashlib.sha256(data).hexdigest()
-        self.data = data
+        try:
+            self.data = data = without_mark(data)
+        except EncodingError as error:
+            raise TokenizerError(f"{name} {error}: save it as UTF-8, or restore the file") from None
         self.named = named or NamedTokens()
         self._name, self._used, self._find_control = name, used, control
         self._library = self._open()

@@ -69,7 +69,7 @@ def run(
 
     half: matrix products in bfloat16. origin: what the run began from (origin.py); a checkpoint of another one is refused. Ctrl-C (and SIGTERM) ends after the step in progress, with a checkpoint; a kill loses the steps since the
     last one. In one process a resumed run ends in the same bits as one that was never stopped; of several, process 0 goes on with its draws
-    and the others draw anew. Raises TrainError when `out` holds a run of another plan, model or data, ModelFileError when its
+    and the others draw anew. Raises TrainError when `out` holds a run of another plan or model (other data is said, not refused), ModelFileError when its
     checkpoint cannot be read.
     """
     trainable = [(name, p) for name, p in task.model.named_parameters() if p.requires_grad]
@@ -219,8 +219,14 @@ def _resume(
             if have.get(key) != want.get(key):
                 raise _other(file, key, have.get(key), want.get(key))
         if "origin" in record:
-            if (other := difference(record["origin"], origin)) is not None:
+            began, here = dict(record["origin"]), dict(origin)
+            data = began.pop("data", None), here.pop("data", None)
+            if (other := difference(began, here)) is not None:
                 raise _other(file, *other)
+            if data[0] != data[1]:
+                finished = int(record["step"]) >= plan.steps
+                how = "and is finished: give another --out to train on this" if finished else "its next steps are on this"
+                say(f"{file} is of a run that began with other data; {how}")
         elif origin:
             say(f"{file} was written before runs noted what they began from: going on with this model and this data")
         weights = record["weights"]

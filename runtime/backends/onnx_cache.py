@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+from ...models.alone import alone
 from ...models.checkpoints.progress import Event
 from ...models.errors import BackendError, LM2Error
 from ...models.home import home
@@ -42,13 +43,11 @@ def exported_folder(folder: ModelFolder, options: BackendOptions) -> ModelFolder
             raise BackendError(f"the export kept in the cache is damaged ({error}): remove {place} and it is made again") from None
     if importlib.util.find_spec("onnx") is None:
         raise BackendError(f"{folder.path} was not exported yet, and the onnx package is missing: pip install 'lm2[onnx]'")
-    from filelock import FileLock
-
     from ...export.export import export_model
     from ...export.options import Options
 
     place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.parent / f".{place.name}.lock"):
+    with alone(place.parent / f".{place.name}.lock"):
         if not place.exists():
             options.report(Event(f"exporting {folder.path.name} to ONNX ({precision}), once; kept in {place}", note=True))
             export_model(folder.path, place, Options(precision), options.report)

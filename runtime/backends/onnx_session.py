@@ -4,6 +4,7 @@ Knows ONNX Runtime's sessions; nothing of chunks. Never loads a library from a m
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import onnxruntime as ort
 
 from ...models.errors import BackendError, ModelFileError
-from ...models.exported import MODEL
+from ...models.exported import DATA, MODEL
 from ...models.layout import ModelFolder
+from ...models.oserrors import shown, utf8_path
 from .onnx_buffers import TYPES, first_line
 
 PREFIX = "lm2."
+SIDE_FILES = "session.model_external_initializers_file_folder_path"  # a graph in memory has no folder of its own
 QUIET = 4  # errors come as exceptions; ONNX Runtime's own log says the same in ten lines
 
 
@@ -50,15 +53,18 @@ def open_session(
     library = find_library(kind)
     if library is not None:
         try:
-            options.register_custom_ops_library(str(library))
+            options.register_custom_ops_library(str(utf8_path(library.parent) / library.name))
         except Exception as error:
             raise BackendError(
                 f"{library} does not load into ONNX Runtime {ort.__version__} ({first_line(error)}): build it again with `lm2 build-ops`"
             ) from None
-    settings: list[Any] = [(provider, {"device_id": index})] if kind == "cuda" else [provider]
     file = folder.path / MODEL
+    graph, side = source(folder)
+    if side is not None:
+        options.add_session_config_entry(SIDE_FILES, side)
+    settings: list[Any] = [(provider, {"device_id": index})] if kind == "cuda" else [provider]
     try:
-        session = ort.InferenceSession(str(file), options, providers=settings)
+        session = ort.InferenceSession(graph, options, providers=settings)
     except Exception as error:
         export = folder.export
         opset = f", opset {export.opset}" if export else ""
@@ -71,6 +77,33 @@ def open_session(
         )
     check_metadata(folder, session)
     return session, kind, index
+
+
+def source(folder: ModelFolder) -> tuple[str | bytes, str | None]:
+    """What to open: the graph's path, or its bytes where ONNX Runtime would not take that, with the folder that holds its data.
+
+    ONNX Runtime takes no path that is not UTF-8 and no data that is a link, or has a second hard link (it could be of another owner's). A link to
+    a file of the data's own name is followed here. Raises ModelFileError for one that cannot be.
+    """
+    path = folder.path
+    odd = shown(path.absolute()) != str(path.absolute())
+    if folder.export is None or DATA not in folder.export.files:
+        return ((path / MODEL).read_bytes() if odd else str(path / MODEL)), None
+    if not odd and not (path / MODEL).is_symlink() and not (path / DATA).is_symlink() and (path / DATA).stat().st_nlink == 1:
+        return str(path / MODEL), None
+    return (path / MODEL).read_bytes(), side_folder(path)
+
+
+def side_folder(path: Path) -> str:
+    """The folder that ONNX Runtime can read the data of `path`'s graph from, links followed. Raises ModelFileError."""
+    data = Path(os.path.realpath(path / DATA))
+    links = data.stat().st_nlink if data.exists() else 1
+    if data.name != DATA or links > 1:
+        what = f"is a link to {shown(data)}" if (path / DATA).is_symlink() else f"is one file under {links} names (hard links)"
+        raise ModelFileError(
+            f"{path / DATA} {what}, which ONNX Runtime does not read: copy the folder with what its links point to (cp -rL {path} COPY) and open the copy"
+        )
+    return str(utf8_path(data.parent))
 
 
 def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from ...models.exported import MODEL
+from ...models.exported import DATA, MODEL
+from .onnx_session import SIDE_FILES, side_folder
 
 LOGITS = "logits"
-SIDE_FILES = "session.model_external_initializers_file_folder_path"  # a graph in memory has no folder of its own
 
 
 def traced_values(metadata: dict[str, str]) -> dict[str, str]:
@@ -40,7 +40,8 @@ def run_traced(
 ) -> list[tuple[str, np.ndarray]]:
     """One call of the traced copy, opened as `session` was, with every input in `feeds`: names and float32 arrays, `logits` (b, t, v) last."""
     options = session.get_session_options()
-    options.add_session_config_entry(SIDE_FILES, str(folder.absolute()))
+    if (folder / DATA).exists():
+        options.add_session_config_entry(SIDE_FILES, side_folder(folder))
     traced = ort.InferenceSession(traced_graph(folder, list(values.values())), options, providers=session.get_providers())
     made = traced.run([*values.values(), LOGITS], feeds)
     metadata = session.get_modelmeta().custom_metadata_map

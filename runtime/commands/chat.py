@@ -14,7 +14,7 @@ from .common import (
     check_settings,
     megabytes,
     model_options,
-    need_folder,
+    need_file,
     note,
     open_model,
     sampling_options,
@@ -48,25 +48,40 @@ class Talk:
         return self._show(lambda interrupted: self.session.again(self.max_tokens, self.stop, interrupted))
 
     def _show(self, begin: Callable[[Callable[[], bool]], Iterator[str]]) -> bool:
-        """Raises KeyboardInterrupt only where the session is as it was: a second Ctrl-C before the answer began."""
-        shown, before = False, self.session.at
-        try:
-            with soft_interrupt() as interrupted:
-                for piece in begin(interrupted):
-                    write_out(piece)
-                    shown = True
-        except KeyboardInterrupt:
-            self.session.settle()
-            if self.session.at is before:
+        """Raises KeyboardInterrupt only where the session is as it was: a second Ctrl-C before the answer began. What was answered is kept and
+        saved first where nobody reads on (OSError) or the command is ended (Ended)."""
+        before = self.session.at
+        with soft_interrupt() as interrupted:
+            try:
+                self._write(begin(interrupted))
+            except KeyboardInterrupt:
+                self.session.settle()
+                if self.session.at is before:
+                    raise
+            except LM2Error:
                 raise
+            except OSError:
+                self.session.settle()
+                if self.session.at is not before:
+                    self.autosave()
+                raise
+            try:
+                write_out("\n")
+            finally:
+                self.autosave()
+            reply = self.session.reply
+            return not interrupted() and (reply is None or reply.finish != "interrupted")
+
+    def _write(self, pieces: Iterator[str]) -> None:
+        shown = False
+        try:
+            for piece in pieces:
+                write_out(piece)
+                shown = True
         except LM2Error:
             if shown:
                 write_out("\n")
             raise
-        write_out("\n")
-        self.autosave()
-        reply = self.session.reply
-        return reply is None or reply.finish != "interrupted"
 
     def autosave(self) -> None:
         if self.file is not None:
@@ -79,7 +94,7 @@ class Talk:
         """
         from ..statefile.lock import SessionLock
 
-        need_folder(path)
+        need_file(path)
         same = self.file is not None and os.path.realpath(self.file) == os.path.realpath(path)
         lock = None if same else SessionLock(path).acquire()
         try:
@@ -139,7 +154,7 @@ def command(
     check_settings(stop, **sampling)
     lock = None
     if session_file is not None:
-        need_folder(session_file)
+        need_file(session_file)
         lock = SessionLock(session_file).acquire()
     talk = None
     try:
@@ -206,9 +221,17 @@ def _pipe(talk: Talk) -> int:
 
 
 def _lines(source: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | None, int]]:
-    """Number, bytes and size (without the newline) of each line; a line over `limit` bytes is skipped without being held (bytes None)."""
+    """Number, bytes and size (without the newline) of each line; a line over `limit` bytes is skipped without being held (bytes None).
+
+    A byte-order mark before the first is no part of it. Raises PromptError where it is that of another encoding.
+    """
+    from ...models.encoding import MARK
+    from ..session.reading import unmarked
+
     number = 0
-    while raw := source.readline(limit + 1):
+    while raw := source.readline(limit + 1 + (0 if number else len(MARK))):
+        if not number and not (raw := unmarked(raw, "stdin")):
+            break  # nothing but a byte-order mark
         number, size, part = number + 1, len(raw), raw
         while size > limit and not part.endswith(b"\n") and (part := source.readline(1 << 16)):
             size += len(part)

@@ -3,11 +3,14 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+
+from ...models.errors import LM2Error
+from .plain import console, lively
 
 if TYPE_CHECKING:
     from ..loading import Model
@@ -66,7 +69,7 @@ def open_model(name: str | None, backend: str, device: str, dtype: str, threads:
     from ..loading import DEFAULT_MODEL, OFFLINE_MODEL, load
     from .progress_bar import drawn
 
-    asked, waiting = name or DEFAULT_MODEL, sys.stderr.isatty()
+    asked, waiting = name or DEFAULT_MODEL, lively()
     if waiting:
         click.echo(f"loading {asked} ...\r", nl=False, err=True)
     try:
@@ -103,6 +106,14 @@ def need_folder(path: Path) -> None:
         raise WriteError(f"cannot write {path}: {folder} {what}")
 
 
+def need_file(path: Path) -> None:
+    """Refuse early, before a model is loaded, what a file cannot be written to: no folder, a device, a pipe, a folder. Raises WriteError."""
+    from ...models.atomic import check_file
+
+    need_folder(path)
+    check_file(path)
+
+
 def stdin_bytes() -> BinaryIO:
     """Standard input as bytes. Raises PromptError where the caller closed it."""
     from ...models.errors import PromptError
@@ -112,22 +123,43 @@ def stdin_bytes() -> BinaryIO:
     return sys.stdin.buffer
 
 
+class Ended(SystemExit):
+    """SIGTERM or SIGHUP (the terminal was closed) ended the command, after what was under way was kept. Exit code 128 + the signal."""
+
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
 @contextmanager
 def soft_interrupt() -> Iterator[Callable[[], bool]]:
-    """Inside, a first Ctrl-C only sets the flag that the yielded function reads; a second one interrupts at once."""
-    pressed = False
+    """Inside, a first Ctrl-C only sets the flag that the yielded function reads; a second one interrupts at once.
+
+    SIGTERM and SIGHUP set it too, however often they come; when the block has ended, having kept what it made, Ended is raised.
+    """
+    pressed, ending = False, 0
 
     def handler(number: int, frame: Any) -> None:
-        nonlocal pressed
-        if pressed:
+        nonlocal pressed, ending
+        if number in ENDING:
+            ending = ending or number
+        elif pressed:
             raise KeyboardInterrupt
         pressed = True
 
-    previous = signal.signal(signal.SIGINT, handler)
+    ignored = [number for number in ENDING if signal.getsignal(number) == signal.SIG_IGN]  # nohup
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, *ENDING) if number not in ignored}
     try:
         yield lambda: pressed
+    except LM2Error as error:
+        if not ending:
+            raise
+        with suppress(OSError):
+            click.echo(f"lm2: {' '.join(str(error).split())}", err=True)
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, old in previous.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)
+        if ending:
+            raise Ended(128 + ending)
 
 
 CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd") | {ord("\r"): ""}
@@ -142,17 +174,14 @@ def write_out(text: str) -> None:
     """Write to stdout at once, replacing what its encoding does not have and, in a terminal, what is not for the eye."""
     if sys.stdout.isatty():
         text = visible(text)
-    try:
-        sys.stdout.write(text)
-    except UnicodeEncodeError:
-        encoding = sys.stdout.encoding or "ascii"
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    encoding = sys.stdout.encoding or "ascii"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
 
 
 def note(line: str) -> None:
     """A line on stderr, dim in a terminal, above a progress bar if one is drawn (click.echo would write into it)."""
-    print(click.style(line, dim=True) if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
+    print(click.style(line, dim=True) if lively() else line, file=sys.stderr, flush=True)
 
 
 def megabytes(count: int) -> str:
@@ -165,10 +194,9 @@ def megabytes(count: int) -> str:
 @contextmanager
 def reading_bar(total: int, title: str, show: bool) -> Iterator[Callable[[int, int], None]]:
     """A progress bar over the bytes of a file, on stderr when it is a terminal. The yielded function takes (bytes, tokens)."""
-    if not (show and sys.stderr.isatty()):
+    if not (show and lively()):
         yield lambda done, tokens: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -178,6 +206,6 @@ def reading_bar(total: int, title: str, show: bool) -> Iterator[Callable[[int, i
         TextColumn("{task.fields[tokens]} tokens"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=total, tokens=0)
         yield lambda done, tokens: progress.update(task, completed=done, tokens=tokens)

@@ -1,7 +1,6 @@
 """`lm2 eval`: what a model remembers, and what it answers without its memory, on the same samples in the same run."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +9,7 @@ import click
 
 from ...models.errors import BackendError
 from .common import model_options, need_folder, note, open_model, soft_interrupt
+from .plain import console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,8 +72,6 @@ def command(
 
     Every figure stands beside that of the same model without memory, and beside what always giving the commonest answer would score.
     """
-    from rich.console import Console
-
     from ..evaluation.plans import Asked, plan
     from ..evaluation.report import header
     from ..evaluation.store import Store, write_json
@@ -85,7 +83,12 @@ def command(
     asked = Asked(task, data, spans, _distances(distances), _words(only or ""), part, seed, system, chunk, counter)
     count = samples or (TEXTS if task == "perplexity" else SAMPLES)
     if out is not None:
+        from ...models.atomic import check_file, check_folder
+
         need_folder(out)
+        out = check_folder(out)
+        for name in ("result.json", f"{task}.png"):
+            check_file(out / name)
     loaded = open_model(model, backend, device, dtype, threads)
     with soft_interrupt() as interrupted:
 
@@ -105,10 +108,10 @@ def command(
     if as_json:
         click.echo(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
-        console.print("\n".join(header(loaded, planned.words)), markup=False)
-        console.print()
-        console.print(done.table)
+        out_console = console()
+        out_console.print("\n".join(header(loaded, planned.words)), markup=False)
+        out_console.print()
+        out_console.print(done.table)
     if not report["whole"]:
         if out is not None:
             note(f"stopped; the same command goes on from what is in {out}")

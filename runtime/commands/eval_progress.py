@@ -1,6 +1,5 @@
 """Shows how an evaluation goes on: a bar on a terminal's stderr, else one line a finished cell. Writes to stderr only."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evaluation.run import Watch
 from .common import note
+from .plain import console, lively
 
 if TYPE_CHECKING:
     from ..evaluation.cells import Cell, Result
@@ -16,29 +16,27 @@ if TYPE_CHECKING:
 @contextmanager
 def watching(title: str, cells: int) -> Iterator[Watch]:
     """A watch for a run of `cells` cells."""
-    if not sys.stderr.isatty():
+    if not lively():
         yield _Lines(title)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[right]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         yield _Bar(title, cells, progress)
 
 
 @contextmanager
 def counting(title: str, count: int) -> Iterator[Callable[["Cell", int], None]]:
     """A function that hears how many of `count` samples of a cell are done."""
-    if not sys.stderr.isatty():
+    if not lively():
         yield lambda cell, done: note(f"{_name(title, cell)}: {done} of {count}") if done == count else None
         return
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=console(stderr=True), transient=True) as progress:
         tasks: dict[str, Any] = {}
 
         def heard(cell: "Cell", done: int) -> None:

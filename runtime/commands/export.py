@@ -41,9 +41,11 @@ def command(
         raise click.UsageError("give a destination: either DST, or --triton DST")
     if triton_root and triton is None:
         raise click.UsageError(f"--triton-root {triton_root} needs --triton DST")
+    from ...models.atomic import check_new_folder
     from ..loading import find_model
     from .progress_bar import drawn
 
+    check_new_folder(triton or dst or Path())  # before a model is pulled
     with drawn(quiet=as_json) as report:
         source = find_model(model, report)
         try:

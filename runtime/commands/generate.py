@@ -59,7 +59,8 @@ def command(
     if context is not None:
         from .reading import read_file
 
-        read, whole = read_file(session, context, chat, show=not as_json)
+        with soft_interrupt() as interrupted:
+            read, whole = read_file(session, context, chat, interrupted, show=not as_json)
         if not whole:
             raise click.Abort
     with soft_interrupt() as interrupted:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import model_options, need_folder, note, open_model
+from .common import model_options, need_file, note, open_model
 
 if TYPE_CHECKING:
     from ..inspection.look import Look
@@ -50,7 +50,7 @@ def command(
     """
     if out.suffix not in (".html", ".png"):
         raise click.UsageError(f"--out {out} must end in .html or .png")
-    need_folder(out)
+    need_file(out)
     from ...models.checkpoints.catalog import is_name
 
     path = Path(target)

@@ -2,13 +2,13 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from .common import open_model
+from .plain import console, lively
 
 if TYPE_CHECKING:
     from ..loading import Model
@@ -71,16 +71,14 @@ def command(
     if as_json:
         click.echo(json.dumps(document(reference, pairs, settings), indent=2, allow_nan=False))
     else:
-        from rich.console import Console
-
-        console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
-        console.print("\n".join(header(reference, pairs, settings)), markup=False)
+        shown = console()
+        shown.print("\n".join(header(reference, pairs, settings)), markup=False)
         for pair in pairs:
-            console.print()
-            console.print(table(reference, pair))
+            shown.print()
+            shown.print(table(reference, pair))
             if pair.explanation is not None:
-                console.print("\n".join(explanation_lines(pair.label, pair.explanation)), markup=False)
-        console.print(f"\n{verdict(pairs)}", markup=False)
+                shown.print("\n".join(explanation_lines(pair.label, pair.explanation)), markup=False)
+        shown.print(f"\n{verdict(pairs)}", markup=False)
     return 0 if all(pair.passed for pair in pairs) else 1
 
 
@@ -88,7 +86,7 @@ def _progress(label: str) -> Callable[[str], None]:
     """Says on a terminal's stderr, in place, what is being measured."""
 
     def say(text: str) -> None:
-        if sys.stderr.isatty():
+        if lively():
             click.echo(f"\r\x1b[K{label}{': ' if text else ''}{text}", nl=False, err=True)
 
     return say

@@ -1,26 +1,24 @@
 """Draws a conversion's or a download's reports: a bar on a terminal, one line per note elsewhere. Writes to stderr
 only."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
 from ...models.checkpoints.progress import Event, Report
+from .plain import console, lively
 
 
 @contextmanager
 def drawn(quiet: bool = False) -> Iterator[Report]:
     """A report function that draws with rich when stderr is a terminal; otherwise (or when quiet) it prints notes
     only."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not lively():
         yield _notes
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -28,7 +26,7 @@ def drawn(quiet: bool = False) -> Iterator[Report]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(event: Event) -> None:

@@ -1,10 +1,10 @@
 """Reading a file into a session's memory with a progress bar: `/read FILE` and `--context FILE`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import reading_bar, soft_interrupt
+from .common import reading_bar
 
 if TYPE_CHECKING:
     from ..session.session import Session
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 BYTES_A_TOKEN = 4  # a first guess, for the bar only
 
 
-def read_file(session: "Session", path: Path, chat: bool, show: bool = True) -> tuple[int, bool]:
+def read_file(session: "Session", path: Path, chat: bool, interrupted: Callable[[], bool], show: bool = True) -> tuple[int, bool]:
     """Feed a text file through the memory, chunk by chunk, at constant memory. Returns (tokens, whether it was read to its end).
 
-    Ctrl-C stops after the chunk in hand and keeps what was read. Raises PromptError naming the file.
+    `interrupted` is asked before each chunk: what was read until then is kept. Raises PromptError naming the file.
     """
     from ..session.reading import read_blocks
 
@@ -28,7 +28,7 @@ def read_file(session: "Session", path: Path, chat: bool, show: bool = True) -> 
             begun, ended = ended, bytes_read
             yield block
 
-    with reading_bar(total, f"reading {path.name}", show) as bar, soft_interrupt() as interrupted:
+    with reading_bar(total, f"reading {path.name}", show) as bar:
 
         def progress(count: int) -> None:
             nonlocal begun, told

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ...models.errors import PromptError
-from .common import megabytes
+from ...models.errors import LM2Error, PromptError
+from ...models.oserrors import described
+from .common import megabytes, soft_interrupt
 
 if TYPE_CHECKING:
     from ..session.session import Session
@@ -27,7 +28,12 @@ def run(talk: "Talk", line: str) -> str | None:
     name, _, argument = line.strip().partition(" ")
     if name not in COMMANDS:
         raise PromptError(f"there is no command {name}: /help lists them")
-    return COMMANDS[name][0](talk, argument.strip())
+    try:
+        return COMMANDS[name][0](talk, argument.strip())
+    except OSError as error:
+        if isinstance(error, LM2Error) or error.filename in (None, "stdout"):
+            raise
+        raise PromptError(described(error)) from None  # a path that the system refuses does not end the chat
 
 
 def _say(talk: "Talk", text: str) -> None:
@@ -106,8 +112,9 @@ def _read(talk: "Talk", argument: str) -> None:
     if not argument:
         raise PromptError("/read needs a file: /read notes.txt")
     path = _path(argument)
-    tokens, whole = read_file(talk.session, path, chat=True, show=talk.terminal)
-    talk.autosave()
+    with soft_interrupt() as interrupted:
+        tokens, whole = read_file(talk.session, path, True, interrupted, show=talk.terminal)
+        talk.autosave()
     _say(talk, f"read {tokens} tokens of {path}{'' if whole else ', then stopped'} · {talk.status()}")
 
 
@@ -151,7 +158,12 @@ def _exit(talk: "Talk", argument: str) -> str:
 
 
 def _path(argument: str) -> Path:
-    return Path(argument).expanduser()
+    if "\0" in argument:
+        raise PromptError("the name of a file has a NUL byte: give another name")
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError:
+        raise PromptError(f"{argument}: there is no such user; give the whole path") from None
 
 
 def _need_new(path: Path) -> None:

@@ -7,6 +7,7 @@ import click
 
 from ...models.errors import LM2Error
 from .common import visible
+from .plain import plain
 from .slash import run
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ BLOCK = '"""'
 def converse(talk: "Talk") -> int:
     """Ask and answer until /exit or Ctrl-D. Returns the exit code."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (line editing and history for input())
+        if not plain():  # it moves the cursor and switches modes with escape codes
+            import readline  # noqa: F401  (line editing and history for input())
     _greet(talk)
     while True:
         try:

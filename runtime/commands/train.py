@@ -82,12 +82,15 @@ def command(
         raise BackendError("training needs PyTorch, which is not installed: pip install 'lm2[torch]'")
     import torch
 
+    from ...models.atomic import check_file, check_folder
     from ...models.checkpoints.warmstart import default_layers
     from ...models.training import jobs, together
     from ...models.training import run as loop
     from ...models.training.plan import TrainError
     from ...models.training.plan import stages as read_stages
 
+    out = check_folder(out)
+    check_file(out / loop.STATE)
     plan = jobs.PLANS[task]
     plan = replace(
         plan, seed=seed, steps=steps or plan.steps, rate=rate or plan.rate, stages=read_stages(stages) if stages else plan.stages

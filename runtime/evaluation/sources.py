@@ -122,5 +122,5 @@ def digest(files: Iterable[Path]) -> str:
     """sha256 over names and contents, so that a run is not taken up again on other data."""
     whole = hashlib.sha256()
     for path in sorted(files):
-        whole.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        whole.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()

@@ -56,7 +56,7 @@ class Store:
     def save(self, name: str, outcomes: Sequence[Any]) -> None:
         """Replace the answers of a cell."""
         lines = "".join(json.dumps(o._asdict(), ensure_ascii=False) + "\n" for o in outcomes)
-        write_file(self._file(name), lambda f: f.write(lines.encode()))
+        write_file(self._file(name), lambda f: f.write(lines.encode("utf-8", "backslashreplace")))
 
     def _file(self, name: str) -> Path:
         return self.folder / "answers" / (re.sub(r"[^\w-]", "_", name) + ".jsonl")
@@ -65,7 +65,7 @@ class Store:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically. Raises WriteError; ValueError for a number that is not finite."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_file(path, lambda f: f.write(text.encode()))
+    write_file(path, lambda f: f.write(text.encode("utf-8", "backslashreplace")))
 
 
 def _parse(file: Path, data: bytes) -> dict[str, Any]:

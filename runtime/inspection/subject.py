@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...models.encoding import EncodingError, read_text
 from ...models.errors import PromptError
 from ...models.tasks.babilong import pieces, sentences
 from ...models.tasks.recall import Conversation, Turn
@@ -40,9 +41,9 @@ def read_turns(path: Path, renderer: Renderer) -> list[tuple[Turn, ...]]:
     try:
         if path.stat().st_size > TEXT_BYTES_MAX:
             raise PromptError(f"{path} has {path.stat().st_size} bytes, more than the {TEXT_BYTES_MAX} allowed: give a part of it")
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path} is not UTF-8 (byte {error.start}): convert it") from None
+        text = read_text(path)
+    except EncodingError as error:
+        raise PromptError(f"{path} {error}: save it as UTF-8") from None
     except OSError as error:
         raise PromptError(f"cannot read {path}: {error.strerror or error}") from None
     if path.suffix == ".json":

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from ...models.encoding import EncodingError, without_mark
 from ...models.errors import PromptError
 
 MESSAGE_BYTES_MAX = 1 << 20
@@ -34,7 +35,15 @@ def read_message(f: BinaryIO, where: str) -> str:
     raw = f.read(MESSAGE_BYTES_MAX + 1)
     if len(raw) > MESSAGE_BYTES_MAX:
         raise PromptError(f"{where} has more than the {MESSAGE_BYTES_MAX} bytes of one message: read long texts with --context FILE")
-    return check_message(raw.decode("utf-8", "surrogateescape"), where)
+    return check_message(unmarked(raw, where).decode("utf-8", "surrogateescape"), where)
+
+
+def unmarked(raw: bytes, where: str) -> bytes:
+    """The beginning of a text without its byte-order mark. Raises PromptError naming `where` and an encoding that is not UTF-8."""
+    try:
+        return without_mark(raw)
+    except EncodingError as error:
+        raise PromptError(f"{where} {error}: save it as UTF-8") from None
 
 
 def read_message_file(path: Path) -> str:
@@ -67,17 +76,21 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _blocks(f: BinaryIO, where: str) -> Iterator[tuple[str, int]]:
     decoder = codecs.getincrementaldecoder("utf-8")()
-    held, done = "", 0
+    held, done, found = "", 0, False
     while True:
         raw = f.read(BLOCK_BYTES)
+        size = len(raw)
+        if done == 0:
+            raw = unmarked(raw, where)
+        begin = done + size - len(raw)
         if b"\0" in raw:
-            raise PromptError(f"{where} has a NUL byte at byte {done + raw.index(0) + 1}: it is not a text file")
+            raise PromptError(f"{where} has a NUL byte at byte {begin + raw.index(0) + 1}: it is not a text file")
         try:
-            held += decoder.decode(raw, final=not raw)
+            held += decoder.decode(raw, final=not size)
         except UnicodeDecodeError as error:
-            raise PromptError(f"{where} is not valid UTF-8 near byte {done + error.start + 1}: save it as UTF-8") from None
-        done += len(raw)
-        if not raw:
+            raise PromptError(f"{where} is not valid UTF-8 near byte {begin + error.start + 1}: save it as UTF-8") from None
+        done, found = done + size, found or bool(raw)
+        if not size:
             break
         cut = held.rfind("\n") + 1
         if cut == 0 and len(held) > BLOCK_BYTES:
@@ -85,7 +98,7 @@ def _blocks(f: BinaryIO, where: str) -> Iterator[tuple[str, int]]:
         if cut:
             yield held[:cut], done
             held = held[cut:]
-    if done == 0:
+    if not found:
         raise PromptError(f"{where} is empty: there is nothing to read")
     if held:
         yield held, done

@@ -1,19 +1,24 @@
-"""One session file, one owner: a lock that the operating system lets go of when its process ends, however it ends.
+"""One session file, one owner: a lock that ends with its process, however that ends.
 
 Knows nothing of what the file holds. The lock is on a neighbour, `PATH.lock`, because a save replaces the session
 file itself; the neighbour stays behind empty and harmless (removing it would let two processes each lock a file of
-their own).
+their own). The operating system lets go of it. Where the file system has no such locks, a second neighbour,
+`PATH.lock.held`, names its owner (process, start time, host and boot): one that this machine can see to have ended
+is taken over, any other is not.
 """
 
 import errno
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
-from ...models.atomic import write_error
+from ...models.alone import NO_LOCKS
+from ...models.atomic import check_file, write_error
+from ...models.oserrors import shown
 from .record import SessionLockedError
 
 
@@ -27,32 +32,33 @@ class SessionLock:
     def __init__(self, path: Path):
         self.path = Path(path)
         self._file = Path(os.path.realpath(path) + ".lock")
-        self._lock = FileLock(str(self._file), thread_local=False)
+        self._held_file = Path(f"{self._file}.held")
+        self._hard = FileLock(self._file, thread_local=False, fallback_to_soft=False)
+        self._soft = SoftFileLock(self._held_file, thread_local=False)
 
     @property
     def held(self) -> bool:
         """Whether this object holds the lock."""
-        return self._lock.is_locked
+        return self._hard.is_locked or self._soft.is_locked
 
     def acquire(self) -> "SessionLock":
         """Take the lock, or refuse at once. Taking it twice is the same as once."""
         if self.held:
             return self
-        if not self._file.parent.is_dir():  # the lock library would make the folder
-            missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            raise write_error(self._file, missing, "the session was not opened")
-        before = self._owner()
+        self._check()
         try:
-            self._lock.acquire(blocking=False)
+            try:
+                self._hard.acquire(blocking=False)
+            except OSError as error:
+                if isinstance(error, Timeout) or error.errno not in NO_LOCKS:
+                    raise
+                self._acquire_soft()
         except Timeout:
-            pid = self._owner()
-            if pid is None and before is not None:  # older lock libraries empty the file even when they are refused
-                pid = before
-                self._sign(before)
-            raise SessionLockedError(f"{self.path} is in use {_by(pid)}: close it there, or use another session file") from None
+            raise SessionLockedError(f"{self.path} is in use {_by(self._owner())}: close it there, or use another session file") from None
         except OSError as error:
             raise write_error(self._file, error, "the session was not opened") from error
-        self._sign(os.getpid())
+        with suppress(OSError):
+            self._file.write_text(f"{os.getpid()}\n", encoding="ascii")
         return self
 
     def release(self) -> None:
@@ -61,7 +67,8 @@ class SessionLock:
             return
         with suppress(OSError):
             os.truncate(self._file, 0)
-        self._lock.release()
+        self._hard.release()
+        self._soft.release()
 
     def __enter__(self) -> "SessionLock":
         return self.acquire()
@@ -69,9 +76,38 @@ class SessionLock:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
 
-    def _sign(self, pid: int) -> None:
-        with suppress(OSError):
-            self._file.write_text(f"{pid}\n", encoding="ascii")
+    def _check(self) -> None:
+        """Refuse a lock's file that cannot be one: the lock library would make a folder, and would wait for a pipe."""
+        if not self._file.parent.is_dir():
+            missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise write_error(self._file, missing, "the session was not opened")
+        check_file(self._file)
+
+    def _acquire_soft(self) -> None:
+        """Take the lock by a file's existence. Raises SessionLockedError."""
+        for _ in range(2):  # where names cannot be exchanged, the first try only removes an ended owner's file
+            with suppress(Timeout):
+                self._soft.acquire(blocking=False)
+                return
+        pid, host = self._record()
+        if pid is not None and host == socket.gethostname():
+            if _runs(pid):
+                raise SessionLockedError(f"{self.path} is in use {_by(pid)}: close it there, or use another session file")
+            who = f"process {pid}, which has ended"
+        else:
+            who = "a process that did not say which" if pid is None else f"process {pid} on {host}"
+        raise SessionLockedError(
+            f"{self.path} is held by {who}: close it there, or, when it has ended, remove {shown(self._held_file)}; or use another session file"
+        )
+
+    def _record(self) -> tuple[int | None, str]:
+        """The process and host that the file of a lock by existence names."""
+        try:
+            with open(self._held_file, "rb") as f:
+                pid, host = f.read(1024).decode().split("\n")[:2]
+            return int(pid), host.partition("?pidns-")[0]
+        except (OSError, ValueError):
+            return None, ""
 
     def _owner(self) -> int | None:
         try:
@@ -79,6 +115,18 @@ class SessionLock:
                 return int(f.read(20))
         except (OSError, ValueError):
             return None
+
+
+def _runs(pid: int) -> bool:
+    if os.name != "posix":  # there a signal of 0 is one
+        return True
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _by(pid: int | None) -> str:

@@ -1,6 +1,7 @@
 """An exported folder, its library or a session that does not fit it: one clear line that names the file and the remedy, exit code 1."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -161,3 +162,64 @@ def test_a_weight_that_is_no_number_any_more(lm2, exported):
     onnx.save(model, folder / "model.onnx")
     sealed(folder)
     lm2("generate", folder, *ASK).fails("are NaN", "check that the weights are finite")
+
+
+# Links, as in the hub's cache or a backup
+
+ANSWERS = pytest.mark.skipif(os.name != "posix", reason="makes links")
+
+
+@ANSWERS
+@pytest.mark.parametrize("what", ["every file", "the graph", "the data", "the folder"])
+def test_linked_files_answer(lm2, exported, tmp_path, what):
+    """A link to the file where it was exported is followed, and what it leads to is not written to."""
+    want = lm2("generate", exported["two"], *ASK)
+    assert want.code == 0
+    linked = tmp_path / "linked"
+    before = (exported["two"] / "checked.json").read_bytes()
+    if what == "the folder":
+        linked.symlink_to(exported["two"])
+    else:
+        linked.mkdir()
+        for file in exported["two"].iterdir():
+            if what == "every file" or file.name == {"the graph": "model.onnx", "the data": "model.onnx.data"}.get(what):
+                (linked / file.name).symlink_to(file)
+            else:
+                shutil.copy(file, linked)
+        (linked / "checked.json").unlink()
+        (linked / "checked.json").symlink_to(exported["two"] / "checked.json")
+        os.utime(linked / "model.onnx", (1, 1), follow_symlinks=True)
+    assert lm2("generate", linked, *ASK) == want
+    assert (exported["two"] / "checked.json").read_bytes() == before
+    traced = lm2("parity", linked, "--backends", f"onnx,onnx@{exported['two']}", "--chunks", "1", "--greedy", "0", "--explain")
+    assert traced.code == 0, traced
+
+
+@ANSWERS
+@pytest.mark.parametrize("how", ["a hard link", "a blob"])
+def test_linked_data_that_the_runtime_does_not_read(lm2, exported, tmp_path, how):
+    """The line says that it is a link and how to get a copy, and that works."""
+    folder = exported["two"]
+    data = folder / "model.onnx.data"
+    if how == "a hard link":
+        os.link(data, tmp_path / "second")
+    else:
+        for name in ("model.onnx", "model.onnx.data"):
+            shutil.move(folder / name, tmp_path / f"blob-{name.replace('.', '')}")
+            (folder / name).symlink_to(tmp_path / f"blob-{name.replace('.', '')}")
+    said = {"a hard link": "is one file under 2 names (hard links)", "a blob": f"is a link to {tmp_path / 'blob-modelonnxdata'}"}[how]
+    line = lm2("generate", folder, *ASK).fails(data, said, f"cp -rL {folder} COPY")
+    assert "--opset" not in line
+    subprocess.run(["cp", "-rL", folder, tmp_path / "copy"], check=True)
+    assert lm2("generate", tmp_path / "copy", *ASK).code == 0
+
+
+@ANSWERS
+def test_one_linked_file(lm2, exported, tmp_path):
+    """Without data beside it a graph may be any link."""
+    folder = exported["one"]
+    want = lm2("generate", folder, *ASK)
+    shutil.move(folder / "model.onnx", tmp_path / "blob")
+    (folder / "model.onnx").symlink_to(tmp_path / "blob")
+    os.link(tmp_path / "blob", tmp_path / "second")
+    assert want.code == 0 and lm2("generate", folder, *ASK) == want

@@ -1,12 +1,16 @@
 """`lm2 chat` in a real terminal: a pseudo-terminal, with everything typed as a person would."""
 
+import json
 import os
 import re
 import select
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
+import sources
 from command_line import spawn
 
 from lm2.runtime.statefile.file import read_session
@@ -171,3 +175,100 @@ def test_interrupts(terminal, tiny, tmp_path):
     assert f"going on with {file} (2 messages, " in greeting and t.wait("Ctrl-D leaves\n" + PROMPT).startswith("one\n")
     t.type("/bye\n")
     assert t.leave()[1] == 0
+
+
+def test_a_terminal_that_is_closed_in_mid_answer(terminal, tiny, tmp_path):
+    """The window is closed, or the connection ends: what was answered so far is in the session."""
+    file = tmp_path / "s.lm2s"
+    t = terminal("chat", tiny, "--session", file, "--seed", "5", "--max-tokens", "1000000", "--threads", "1")
+    t.wait(PROMPT)
+    t.type("one\n")
+    t.wait("one\n")
+    assert t.read()
+    os.close(t.keyboard)
+    assert t.process.wait(60) == 128 + signal.SIGHUP
+    said = read_session(file, None).document["transcript"]
+    assert [m["role"] for m in said] == ["user", "assistant"] and said[0]["content"] == "one" and said[1]["content"]
+
+
+# NO_COLOR, and terminals that can do nothing
+
+MANY = """
+import json, os, sys
+from lm2 import cli
+for number, (env, commands) in enumerate(json.loads(sys.argv[1])):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        os.environ.pop(name, None)
+    os.environ.update(env)
+    print(f"run {number}", flush=True)
+    for args in commands:
+        sys.argv = ["lm2", *args]
+        try: cli.main()
+        except SystemExit: pass
+"""
+
+
+def shown(runs, typed):
+    """What a terminal gets of several runs (environment, commands), byte for byte; `typed` lies ready for what reads it."""
+    keyboard, slave = pty.openpty()
+    code = [sys.executable, "-c", MANY, json.dumps(runs, default=str)]
+    process = subprocess.Popen(
+        code, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    os.close(slave)
+    os.write(keyboard, typed.encode())
+    data, end = b"", time.monotonic() + 120
+    while time.monotonic() < end:
+        if not select.select([keyboard], [], [], 1)[0]:
+            continue
+        try:
+            block = os.read(keyboard, 1 << 16)
+        except OSError:
+            break
+        data += block
+        if not block:
+            break
+    os.close(keyboard)
+    assert process.wait(60) == 0
+    return re.split(r"run \d\r\n", data.decode())[1:]
+
+
+PLAIN = ({"NO_COLOR": "1", "TERM": "xterm-256color"}, {"NO_COLOR": "0", "FORCE_COLOR": "1", "TERM": "xterm"}, {"TERM": "dumb"})
+
+
+def test_plain_terminals(tiny, tmp_path):
+    """No escape code and no line that is drawn over, whatever is shown; the last run, where NO_COLOR is empty, is the control."""
+    source = sources.save_hf(sources.llama(layers=2), tmp_path / "hf")
+    text = tmp_path / "text.txt"
+    text.write_text("A line of text.\n" * 60)
+    runs = []
+    for env in (*PLAIN, {"NO_COLOR": "", "TERM": "xterm-256color"}):
+        commands = [
+            ["convert", source, tmp_path / f"m{len(runs)}", "--memory-slots", "32"], ["nonsense"], ["info", tmp_path / "none"], ["--help"],
+            ["eval", "lm2-tiny", "--task", "recall", "--samples", "1", "--distances", "1"],
+            ["parity", tiny, "--backends", "torch,torch:bfloat16", "--chunks", "1", "--greedy", "0"],
+            ["generate", tiny, "-p", "x", "--context", text, "--max-tokens", "2", "--seed", "1"],
+            ["chat", tiny, "--seed", "1", "--max-tokens", "3", "--verbose"],
+        ]  # fmt: skip
+        runs.append((env, commands))
+    screens = shown(runs, f"hello\n/stats\n/read {text}\n/nope\n/exit\n" * len(runs))
+    assert len(screens) == len(runs)
+    for (env, _), screen in zip(runs, screens, strict=True):
+        assert "written to" in screen and "there is no command /nope" in screen and "tokens/s" in screen and "compared" in screen, screen
+        drawn = re.findall(r"\x1b|\x08|\r(?!\r*\n)", screen)
+        if env in PLAIN:
+            assert not drawn, (env, repr(screen))
+        else:
+            assert "\x1b" in drawn and "\r" in drawn
+
+
+def test_colors_in_a_pipe_are_for_people_only(lm2, tiny, monkeypatch):
+    """FORCE_COLOR colors tables, as asked; JSON has none, and nothing is drawn in place."""
+    ask = ("eval", "lm2-tiny", "--task", "recall", "--samples", "1", "--distances", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    result = lm2(*ask)
+    assert "\x1b[" in result.out and "\x1b" not in result.err and "\r" not in result.out + result.err
+    assert "\x1b" not in lm2(*ask, "--json").out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in lm2(*ask).out

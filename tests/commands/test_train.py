@@ -183,7 +183,7 @@ def other_model(chat_model, tmp_path_factory):
 
 @pytest.mark.parametrize("task", ["text", "chat"])
 def test_a_run_goes_on_with_what_it_began_with(lm2, small, data, chat_model, other_model, tmp_path, task):
-    """Another backbone of the same shape, other data, another tokenizer, or a memory of another size: each is named, nothing is trained."""
+    """Another backbone of the same shape, another tokenizer, or a memory of another size: each is named, nothing is trained. Other data is said."""
     text = ("--task", "text", "--steps", "4", "--stages", "1:1x1", *ONE)
     args = {"text": text, "chat": CHAT}[task]
     out = ("--out", tmp_path / "out")
@@ -194,7 +194,6 @@ def test_a_run_goes_on_with_what_it_began_with(lm2, small, data, chat_model, oth
     for name in ("a", "b", "c"):
         with open(more / "background" / f"{name}.txt", "a") as f:
             f.write("One more line that nobody had read before the river came up to the door of the house where it stood. " * 4 + "\n")
-    lm2("train", chat_model[1], *args, "--data", more, *out).fails("of a run with data '")
     same = shutil.copytree(chat_model[1], tmp_path / "model")
     tokenizer = json.loads((same / "tokenizer.json").read_text())
     (same / "tokenizer.json").write_text(json.dumps(tokenizer, indent=1))
@@ -203,7 +202,9 @@ def test_a_run_goes_on_with_what_it_began_with(lm2, small, data, chat_model, oth
         lm2("train", chat_model[1], *args, "--data", data, *out, "--memory-blocks", "3").fails("of a run with memory '", '"slots": 384')
     assert (tmp_path / "out" / "state.pt").read_bytes() == before
     moved = shutil.copytree(chat_model[1], tmp_path / "moved")
-    assert lm2("train", moved, *args, "--data", shutil.copytree(data, tmp_path / "moved data"), *out, "--until", "2").code == 0
+    gone_on = lm2("train", moved, *args, "--data", shutil.copytree(data, tmp_path / "moved data"), *out, "--until", "2")
+    assert gone_on.code == 0 and "other data" not in gone_on.out
+    assert "began with other data; its next steps are on this" in lm2("train", moved, *args, "--data", more, *out, "--until", "3").out
 
 
 def test_what_is_left_out_of_the_text_is_one_line(lm2, chat_model, tmp_path):
