@@ -106,7 +106,7 @@ def kill(operation: Operation, kills: int, seed: int, place: Path) -> tuple[Coun
             counts[f"then {found}"] += 1
             counts["with leftovers"] += bool(left)
             if found == "new" and not operation.keeps and operation.name != "train":
-                kit.equal("left beside a whole one", left, [])
+                kit.need(not left or operation.name == "convert-into", f"left beside a whole one: {left}")
             elif operation.name != "save" or n % 10 == 0:
                 run_whole(operation, place)
                 counts["run again"] += 1
