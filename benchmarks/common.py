@@ -45,3 +45,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def command() -> str:
     """The command line that produced what follows."""
     return "python " + " ".join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+
+
+def require_close(what: str, got: object, want: object, gate: float) -> None:
+    """Before a speed is reported: |got - want| / |want| over all numbers is at most `gate`. Else the benchmark ends here, with exit code 1."""
+    import numpy as np
+
+    a, b = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    off = float(np.linalg.norm(a - b) / np.linalg.norm(b)) if a.shape == b.shape else float("inf")
+    if not off <= gate:
+        sys.exit(f"no speed is reported: {what} is off by {off:.2g} of its size, the gate is {gate:g}")

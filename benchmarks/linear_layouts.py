@@ -9,7 +9,7 @@ import argparse
 import sys
 import time
 
-from common import command, machine, table, versions
+from common import command, machine, require_close, table, versions
 
 SHAPES = {"qkv": (960, 576), "o": (576, 576), "gate+up": (3072, 576), "down": (576, 1536), "head": (49152, 576)}
 BYTES = 400_000_000
@@ -47,7 +47,9 @@ def main() -> int:
                 if t > 1 and name == "head":
                     continue
                 x = torch.randn(t, inp)
-                cells = []
+                cells, want = [], x.double() @ plain[0].weight.double().T
+                for made in (F.linear(x, plain[0].weight), F.linear(x, columns[0]), packed[0](x)):
+                    require_close(f"a product of {t} rows by {name}", made, want, 1e-5)
                 for seconds in (
                     best_seconds(lambda p, x=x: F.linear(x, p.weight), plain),
                     best_seconds(lambda w, x=x: F.linear(x, w), columns),

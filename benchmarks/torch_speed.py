@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 
-from common import command, machine, table, versions
+from common import command, machine, require_close, table, versions
 
 PROMPTS, DECODE = (256, 500), 128
 
@@ -81,6 +81,10 @@ def main() -> int:
     draw = lambda n: rng.integers(0, model.config.vocab_size, n)  # noqa: E731
     _, chunk = backend.extend(draw(model.config.memory.chunk), backend.start(1))
     memory = backend.commit(chunk)
+    ids = draw(PROMPTS[0])
+    with torch.inference_mode():  # the never-written memory adds nothing: the backbone alone
+        theirs = llama(input_ids=torch.as_tensor(ids)[None]).logits.numpy()
+    require_close("the logits beside transformers'", backend.extend(ids, backend.start(1), True)[0], theirs, 1e-5)
     rows = []
     for prompt in PROMPTS:
         ids = draw(prompt)

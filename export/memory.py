@@ -19,9 +19,14 @@ LAYER_NORM_EPS = 1e-5
 
 
 def plain_update(g: Graph, i: str, f: str, z: str, old: str) -> str:
-    """sigmoid(i) tanh(z) + sigmoid(f) old, as standard operators."""
-    written = g.op("Mul", g.op("Sigmoid", i), g.op("Tanh", z))
-    return g.op("Add", written, g.op("Mul", g.op("Sigmoid", f), old))
+    """sigmoid(i) tanh(z) + sigmoid(f) old, float32, as standard operators."""
+    written = g.op("Mul", small_sigmoid(g, i), g.op("Tanh", z))
+    return g.op("Add", written, g.op("Mul", small_sigmoid(g, f), old))
+
+
+def small_sigmoid(g: Graph, x: str) -> str:
+    """1 / (1 + exp(-x)) of float32: right in its last digits for gates that hardly open, where ONNX Runtime's Sigmoid is off by 1e-7 and 0 from -18 on."""
+    return g.op("Reciprocal", g.op("Add", g.op("Exp", g.op("Neg", x)), g.constant(1.0, "float32")))
 
 
 class MemoryLayers:

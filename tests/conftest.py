@@ -2,12 +2,25 @@
 `real`."""
 
 import os
+import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 HOME = Path(__file__).parent.parent / ".cache" / "lm2-tests"
+
+
+def pytest_sessionstart(session):
+    """A BLAS that was preloaded by hand and computes wrongly fails tests of MLX in ways nobody would lay at its door: say so first."""
+    if not sys.platform.startswith("linux") or "blas" not in os.environ.get("LD_PRELOAD", "").lower() or find_spec("mlx") is None:
+        return
+    import blas
+
+    if found := blas.fault({}):
+        line = f"THE PRELOADED BLAS COMPUTES WRONGLY ({found}): tests of MLX will fail. LD_PRELOAD={os.environ['LD_PRELOAD']}"
+        session.config.pluginmanager.get_plugin("terminalreporter").write_line(line, red=True)
 
 
 @pytest.fixture(scope="session")

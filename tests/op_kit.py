@@ -93,11 +93,10 @@ def with_odd_values(rng, arrays, share=0.1):
         return [np.where(rng.random(a.shape) < share, rng.choice(odd, a.shape), a).astype(a.dtype) for a in arrays]
 
 
-def check(got, arrays, absolute=0.0):
+def check(got, arrays, ulp=5):
     """`got` is the update of `arrays`: NaN where the reference has NaN, the same infinities, else near in each element.
 
-    Float32: 5 ulp of |written| + |kept| (the kernel is within 4), plus `absolute` times 1 + |old|, for operators whose gates have a constant
-    error. Float16: that, rounded, so 2 units in the last place of the larger part. Where a gate is below 2^-126 it may count as 0, so an infinite or huge old row is judged with both.
+    Float32: `ulp` units of 2^-23 of |written| + |kept| (the kernel is within 4). Float16: that, rounded, so 2 units in the last place of the larger part. Where a gate is below 2^-126 it may count as 0, so an infinite or huge old row is judged with both.
     """
     from lm2.export.ops.reference import gated_memory_update
 
@@ -109,8 +108,7 @@ def check(got, arrays, absolute=0.0):
         flushed = (written + np.where(keep < 2.0**-125, 0.0, keep) * old).astype(want.dtype)
         size = np.abs(written) + np.abs(keep * old)
         info = np.finfo(want.dtype)
-        near = 5 * 2.0**-23 * size + 2.0**-124 if want.dtype == np.float32 else 2 * 2.0**-10 * size + 2.0**-23
-        near += absolute * (1 + np.where(np.isfinite(old), np.abs(old), 0.0))
+        near = ulp * 2.0**-23 * size + 2.0**-124 if want.dtype == np.float32 else 2 * 2.0**-10 * size + 2.0**-23
         good = np.zeros(want.shape, bool)
         for w in (want, flushed):
             wide, have = w.astype(np.float64), got.astype(np.float64)

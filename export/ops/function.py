@@ -12,8 +12,8 @@ from . import DOMAIN, INPUTS, NAME, OUTPUT, VERSION
 if TYPE_CHECKING:
     import onnx
 
-OPSETS = (13, 25)
-"""Lowest and highest ONNX opset the body is written for: Sigmoid, Tanh, Mul and Add keep their meaning between them."""
+OPSETS = (15, 25)
+"""Lowest and highest ONNX opset the body is written for: its operators keep their meaning between them, and 15 is the first with CastLike."""
 
 
 class OpsetError(LM2Error, ValueError):
@@ -31,15 +31,39 @@ def function(opset: int) -> "onnx.FunctionProto":
         raise OpsetError(f"{DOMAIN}::{NAME}: no function body for ONNX opset {opset}; export with an opset from {OPSETS[0]} to {OPSETS[1]}")
     i, f, z, old = INPUTS
     nodes = [
-        helper.make_node("Sigmoid", [i], ["input_gate"]),
-        helper.make_node("Sigmoid", [f], ["forget_gate"]),
-        helper.make_node("Tanh", [z], ["candidate"]),
+        helper.make_node("Constant", [], ["one"], value_float=1.0),
+        *_gate(i, "input_gate"),
+        *_gate(f, "forget_gate"),
+        _float32(z, "wide_candidate"),
+        helper.make_node("Tanh", ["wide_candidate"], ["candidate"]),
+        _float32(old, "wide_old"),
         helper.make_node("Mul", ["input_gate", "candidate"], ["written"]),
-        helper.make_node("Mul", ["forget_gate", old], ["kept"]),
-        helper.make_node("Add", ["written", "kept"], [OUTPUT]),
+        helper.make_node("Mul", ["forget_gate", "wide_old"], ["kept"]),
+        helper.make_node("Add", ["written", "kept"], ["wide_new"]),
+        helper.make_node("CastLike", ["wide_new", old], [OUTPUT]),
     ]
     text = "new = sigmoid(i) * tanh(z) + sigmoid(f) * old, elementwise: the gated memory update of LM2"
     return helper.make_function(DOMAIN, NAME, list(INPUTS), [OUTPUT], nodes, [helper.make_opsetid("", opset)], doc_string=text)
+
+
+def _gate(x: str, gate: str) -> "list[onnx.NodeProto]":
+    """1 / (1 + exp(-x)) in float32. Not Sigmoid: ONNX Runtime's is off by 1e-7 however small the gate, and 0 from -18 on."""
+    from onnx import helper
+
+    return [
+        _float32(x, f"{gate}_wide"),
+        helper.make_node("Neg", [f"{gate}_wide"], [f"{gate}_negative"]),
+        helper.make_node("Exp", [f"{gate}_negative"], [f"{gate}_exp"]),
+        helper.make_node("Add", [f"{gate}_exp", "one"], [f"{gate}_inverse"]),
+        helper.make_node("Reciprocal", [f"{gate}_inverse"], [gate]),
+    ]
+
+
+def _float32(x: str, wide: str) -> "onnx.NodeProto":
+    """What is computed is float32 for float16 too, and rounded once; for float32 runtimes drop the cast."""
+    from onnx import TensorProto, helper
+
+    return helper.make_node("Cast", [x], [wide], to=TensorProto.FLOAT)
 
 
 def node(i: str, f: str, z: str, old: str, new: str, name: str = "") -> "onnx.NodeProto":

@@ -225,8 +225,8 @@ def _resume(
                 raise _other(file, *other)
             if data[0] != data[1]:
                 finished = int(record["step"]) >= plan.steps
-                how = "and is finished: give another --out to train on this" if finished else "its next steps are on this"
-                say(f"{file} is of a run that began with other data; {how}")
+                how = " and is finished: give another --out to train on this" if finished else "; its next steps are on this"
+                say(f"{file} is of a run that began with other data{how}")
         elif origin:
             say(f"{file} was written before runs noted what they began from: going on with this model and this data")
         weights = record["weights"]

@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ...lm2_mlx.blas import REMEDY, preloaded, wrong_product
 from ...lm2_mlx.model import LM2, ChunkState, evaluate
 from ...lm2_mlx.trace import trace
 from ...lm2_mlx.weights import DTYPES, load_model
@@ -144,6 +145,8 @@ def open_model(path: Path, options: BackendOptions = BackendOptions(), progress:
     """
     device = pick_device(options.device)
     cpu = device == mx.Device(mx.cpu)
+    if cpu and preloaded() and (wrong := wrong_product(quick=True)):
+        raise BackendError(f"the BLAS preloaded for MLX computes wrongly on this processor ({wrong}): {REMEDY}")
     folder = open_folder(path, quantized=True)
     name = options.dtype
     if name == "auto":

@@ -148,12 +148,14 @@ def figures(cell: Cell, rows: Sequence[Losses], whole: bool, seed: int) -> Figur
     scored = rows[0].tokens
     later = slice(1, None)
     gain = (memory - reset)[:, later].sum(axis=1) / (scored * (memory.shape[1] - 1))  # (b,) nats a token
-    low = high = None
+    ratio, low, high = math.exp(gain.mean()), None, None
     if len(rows) > 1:
         drawn = np.random.default_rng(seed).integers(0, len(rows), (RESAMPLES, len(rows)))
-        low, high = (float(x) for x in np.exp(np.quantile(gain[drawn].mean(axis=1), [0.025, 0.975])))
+        ends = np.quantile(gain[drawn].mean(axis=1), [0.025, 0.975])
+        # Where all texts gain the same, the means of the resamples and of the texts differ by their rounding: an interval holds its estimate.
+        low, high = min(math.exp(ends[0]), ratio), max(math.exp(ends[1]), ratio)
     return Figures(
-        cell, tuple(rows), whole, _perplexity(memory[:, later], scored), _perplexity(reset[:, later], scored), math.exp(gain.mean()), low, high,
+        cell, tuple(rows), whole, _perplexity(memory[:, later], scored), _perplexity(reset[:, later], scored), ratio, low, high,
         tuple(float(x) for x in np.exp((memory - reset).mean(axis=0) / scored)),
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """A finished evaluation as a table for people and as JSON for programs (docs/evaluation.md). Measures nothing."""
 
+import math
 import platform
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -141,8 +142,10 @@ def _share(right: int, count: int) -> dict[str, Any]:
 def _figure(right: int, count: int) -> str:
     if not count:
         return ""
-    low, high = wilson(right, count)
-    return f"{100 * right / count:.1f} \\[{100 * low:.0f}-{100 * high:.0f}]"
+    low, high = (100 * end for end in wilson(right, count))
+    share = 100 * right / count
+    # Rounded to whole per cents an interval of many samples would leave its estimate out: 99.8 [100-100].
+    return f"{share:.1f} \\[{min(round(low), math.floor(share))}-{max(round(high), math.ceil(share))}]"
 
 
 def perplexity_table(found: Sequence[Figures]) -> "Table":

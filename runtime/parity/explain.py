@@ -15,7 +15,7 @@ import numpy as np
 from ..backend import Backend, MemoryState
 from .forced import first_state
 from .inputs import Fed, Inputs
-from .measures import relative_l2
+from .measures import SMALL, relative_l2
 
 CHUNKS_MAX = 4
 _PARTS = {
@@ -142,7 +142,7 @@ def _compare(c: int, mine: list[tuple[str, np.ndarray]], theirs: list[tuple[str,
 
 def _difference(c: int, name: str, mine: np.ndarray, theirs: np.ndarray, gate: float, axis: int) -> Difference:
     """`axis` is the one that positions or rows run along."""
-    distance = relative_l2(mine, theirs)
+    distance = relative_l2(mine, theirs, SMALL)
     if mine.shape != theirs.shape:
         return Difference(c, name, float("inf"), float("inf"), 0, False)
     if not mine.size:

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+SMALL = 1e-3
+"""Root mean square below which a bank, or what a layer makes of it, counts as this large when a difference is divided by it. The norm that reads a bank adds
+1e-6 to its mean square, so a smaller bank is not blown up on its way into the model: a difference in it weighs as much as in one of this size. Gates that
+hardly open leave banks of 1e-10, where the difference of two roundings, or of two libraries' exp, is as large as the bank."""
 CLEAR_GAP = 1e-3  # the two largest logits further apart than this: rounding must not exchange them
 _ROWS = 64  # positions worked on at a time: bounds the float64 copies
 _BINS = 1 << 16
@@ -137,14 +141,15 @@ def relative(difference: float, reference: float) -> float:
     return difference / reference
 
 
-def relative_l2(reference: np.ndarray, other: np.ndarray) -> float:
-    """|other - reference| / |reference| in float64. Infinite for shapes that differ."""
+def relative_l2(reference: np.ndarray, other: np.ndarray, small: float = 0.0) -> float:
+    """|other - reference| / |reference| in float64; a reference whose root mean square is below `small` counts as if it were that. Infinite for shapes that
+    differ, and where only the reference is 0 and `small` too."""
     if reference.shape != other.shape:
         return float("inf")
     a, b = reference.astype(np.float64), other.astype(np.float64)
-    return relative(float(np.square(b - a).sum()), float(np.square(a).sum())) ** 0.5
+    return relative(float(np.square(b - a).sum()), max(float(np.square(a).sum()), a.size * small**2)) ** 0.5
 
 
 def bank_nmse(reference: np.ndarray, other: np.ndarray) -> list[float]:
-    """Normalised mean square error of each bank of a state (l, b, n, d): |other - reference|^2 / |reference|^2."""
-    return [relative_l2(a, b) ** 2 for a, b in zip(reference, other, strict=True)]
+    """Normalised mean square error of each bank of a state (l, b, n, d): |other - reference|^2 / |reference|^2, a bank below SMALL as if it were SMALL."""
+    return [relative_l2(a, b, SMALL) ** 2 for a, b in zip(reference, other, strict=True)]

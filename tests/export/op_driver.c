@@ -70,6 +70,7 @@ static void allocate(struct OrtValue *v) {
     v->raw = malloc(bytes + shift); /* ends where the data ends */
     if (v->raw == NULL) fail("no memory");
     v->data = v->raw + shift;
+    memset(v->raw, 0xff, bytes + shift); /* NaN of every type: what a kernel leaves out is not what the block held before */
 }
 
 static OrtStatus *create_status(OrtErrorCode code, const char *message) {
@@ -184,6 +185,7 @@ static void compare(struct OrtValue *const in[4], const struct OrtValue *out) {
 static void levels(struct OrtValue *const in[4], struct OrtValue *out) {
     const size_t n = count(&out->info);
     const void *a[4] = {in[0]->data, in[1]->data, in[2]->data, in[3]->data};
+    memset(out->data, 0xff, n * width(out->info.type));
     if (out->info.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
         floats_base(a[0], a[1], a[2], a[3], out->data, n);
     } else {
@@ -192,6 +194,7 @@ static void levels(struct OrtValue *const in[4], struct OrtValue *out) {
     compare(in, out);
 #if X86_LEVELS
     if (level() < 1) return;
+    memset(out->data, 0xff, n * width(out->info.type));
     if (out->info.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
         floats_avx2(a[0], a[1], a[2], a[3], out->data, n);
     } else {

@@ -68,6 +68,15 @@ def test_the_driver_sees_a_round_that_is_too_short(tmp_path):
     assert code == 1 and "FAILED: value" in err
 
 
+def test_the_driver_sees_a_last_element_that_is_not_written(tmp_path):
+    """Negative control of the poisoned outputs: a level that leaves out an element would find there what the level
+    before it wrote, which is right."""
+    right = "ATTRIBUTE static void floats_##NAME(FLOAT_ARGUMENTS) { floats(i, f, z, old, out, n, FUSED); }"
+    ops = altered(tmp_path, right, right.replace("out, n, FUSED", "out, n - (n > 1 && FUSED != BASE_FUSED), FUSED"))
+    code, _, err = drive(tmp_path, ("-O3",), "fuzz", "2", "2000", ops=ops)
+    assert code == 1 and "FAILED: value" in err
+
+
 def test_an_onnxruntime_without_the_api_version_is_told_so(tmp_path):
     code, out, err = drive(tmp_path, ("-O1",), "old")
     assert (code, err) == (0, "")

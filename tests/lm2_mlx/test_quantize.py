@@ -16,7 +16,6 @@ from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.warmstart import MemoryRequest
 from lm2.models.errors import ConfigError, ConvertError, ModelFileError
 from lm2.models.layout import open_folder
-from lm2.models.tensorfile import read_tensor, to_float32
 
 mx = pytest.importorskip("mlx.core")
 from lm2.lm2_mlx.convert import convert_mlx  # noqa: E402
@@ -26,25 +25,6 @@ from lm2.lm2_mlx.repack import repack_gguf  # noqa: E402
 
 KINDS = ("Q4_0", "Q4_1", "Q8_0")
 REQUEST = MemoryRequest(layers=(1, 2), slots=32)
-
-
-def tensors(path):
-    """Every tensor of a folder, packed ones by MLX's own dequantisation, in float32."""
-    folder = open_folder(path, quantized=True)
-    out = {}
-    with open(folder.weights, "rb") as f:
-        raw = {n: read_tensor(f, t) for n, t in folder.header.tensors.items()}
-    for name, info in folder.header.tensors.items():
-        base = name.rsplit(".", 1)[0]
-        if info.dtype == "U32":
-            bits, group = folder.quantization.of(base)
-            scales = raw[f"{base}.scales"].astype(np.float32)
-            biases = -(2.0 ** (bits - 1)) * scales if base in folder.quantization.symmetric else raw[f"{base}.biases"].astype(np.float32)
-            scales, biases = mx.array(scales), mx.array(biases.astype(np.float32))
-            out[name] = np.array(mx.dequantize(mx.array(raw[name]), scales, biases, group_size=group, bits=bits))
-        elif not name.endswith((".scales", ".biases")):
-            out[name] = to_float32(raw[name], info.dtype)
-    return out
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -101,7 +81,7 @@ def test_a_gguf_is_repacked_unrounded(tmp_path, kind):
     sources.write_gguf(tmp_path / "m.gguf", sources.llama(tied=False), kind)
     convert(tmp_path / "m.gguf", tmp_path / "plain", REQUEST)
     summary = convert_mlx(tmp_path / "m.gguf", tmp_path / "packed", REQUEST)
-    plain, packed = tensors(tmp_path / "plain"), tensors(tmp_path / "packed")
+    plain, packed = mlx_kit.tensors(tmp_path / "plain"), mlx_kit.tensors(tmp_path / "packed")
     assert plain.keys() == packed.keys()
     for name in plain:
         assert np.array_equal(plain[name], packed[name]), name
@@ -147,7 +127,7 @@ def test_a_trained_memory_is_not_repacked(tmp_path):
     save_file(weights, tmp_path / "plain" / "model.safetensors")
     summary = repack_gguf(tmp_path / "m.gguf", tmp_path / "plain", tmp_path / "packed")
     assert {"tensors": "memory.q_proj.weight", "count": 1, "why": "not one of the GGUF's own matrices"} in summary["skipped"]
-    plain, packed = tensors(tmp_path / "plain"), tensors(tmp_path / "packed")
+    plain, packed = mlx_kit.tensors(tmp_path / "plain"), mlx_kit.tensors(tmp_path / "packed")
     assert all(np.array_equal(plain[name], packed[name]) for name in plain)
 
 
@@ -165,7 +145,7 @@ def test_rounding(tmp_path, bits, group, kl, top1):
     print(f"{bits} bits group {group}: KL {divergence:.2g} gate {kl:g}; top-1 {agreement:.1%} gate {top1:.0%}")
     assert 0 < divergence <= kl and agreement >= top1
     shutil.copytree(src, tmp_path / "own")
-    _overwrite(tmp_path / "own", tensors(tmp_path / "q"))
+    _overwrite(tmp_path / "own", mlx_kit.tensors(tmp_path / "q"))
     own = mlx_kit.mlx(tmp_path / "own")
     assert_close("its own dequantised weights", got, mlx_kit.run(own, ids, mlx_kit.written(own, 8))[0], 1e-3)
 

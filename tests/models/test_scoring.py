@@ -76,3 +76,12 @@ def test_wilson_against_its_equation():
     assert wilson(20, 20)[1] == 1.0 and wilson(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError):
         wilson(3, 2)
+
+
+def test_an_interval_holds_its_share():
+    """To the last bit, since programs compare; also for shares next to 0 and 1 of many samples."""
+    for count in (1, 2, 3, 7, 60, 999, 10**6, 10**12):
+        for right in {0, 1, 2, count // 3, count // 2, count - 2, count - 1, count}:
+            if 0 <= right <= count:
+                low, high = wilson(right, count)
+                assert 0 <= low <= right / count <= high <= 1, (right, count)

@@ -16,7 +16,7 @@ from lm2.runtime.backend import MemoryState
 from lm2.runtime.evaluation import sources
 from lm2.runtime.evaluation.cells import Cell, Examiner, Outcome, Result
 from lm2.runtime.evaluation.render import Renderer
-from lm2.runtime.evaluation.report import document, means, table
+from lm2.runtime.evaluation.report import _figure, document, means, table
 from lm2.runtime.evaluation.run import run
 from lm2.runtime.evaluation.store import EvaluationError, Store
 from lm2.runtime.evaluation.streams import Reader, Stopped, Stream, streams_at_once
@@ -227,6 +227,14 @@ def test_answers_of_other_settings_or_damaged_ones_are_refused(tmp_path):
 
 def outcome(number, right, control=False, answer="garden"):
     return Outcome(number, "qa1", 1, 1, 10, "Where?", answer, "x", right, "y", control)
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "words"),
+    [(9, 10, "90.0 \\[60-98]"), (998, 1000, "99.8 \\[99-100]"), (9979, 10000, "99.8 \\[99-100]"), (21, 10000, "0.2 \\[0-1]"), (1000, 1000, "100.0 \\[100-100]"), (0, 0, "")],
+)
+def test_a_printed_interval_holds_what_is_printed_before_it(right, count, words):
+    assert _figure(right, count) == words
 
 
 def test_table_and_json_have_every_figure():

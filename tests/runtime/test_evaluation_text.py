@@ -74,6 +74,18 @@ def test_figures():
     assert perplexity_table([f, figures(cell, rows[:1], False, 0)]).row_count == 2
 
 
+def test_an_interval_holds_its_estimate():
+    """Also where all texts gain the same and the resamples' means, added up in another order, are a rounding away."""
+    cell = Cell("text", 4000, "4k", None, lambda: ())
+    rng = np.random.default_rng(3)
+    for count in range(2, 30):
+        same = [Losses(i, 63, [1.0, *rng.random(3)], [1.0, *rng.random(3)]) for i in range(1)] * count
+        near = [Losses(i, 63, [1.0, 20.0 + 1e-13 * x], [1.0, 20.7]) for i, x in enumerate(rng.random(count))]
+        for rows in (same, near):
+            f = figures(cell, rows, True, 0)
+            assert f.low <= f.ratio <= f.high and f.high - f.low < 1e-9
+
+
 def test_a_stopped_measurement_goes_on(model, library, tmp_path):
     backend, left = model.backend.real, [9]
 

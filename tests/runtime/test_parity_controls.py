@@ -40,6 +40,19 @@ def test_a_wrong_mirror_fails_and_is_explained(tmp_path, monkeypatch, mutant, ce
     assert f"chunk {chunk + 1}, {first.words}" in pair.explanation.sentence
 
 
+@pytest.mark.parametrize("mutant", [parity_kit.swap_gates, parity_kit.shift_rows, parity_kit.drop_output_gate])
+def test_a_trained_model_with_a_bank_of_nearly_nothing_still_fails(monkeypatch, mutant):
+    """lm2-tiny's second bank holds numbers of 1e-10, which count as 1e-3: what is wrong shows in the first."""
+    from lm2.runtime.loading import find_model
+
+    path = find_model("lm2-tiny")
+    settings = Settings(chunks=3, greedy=0)
+    right = compare(*parity_kit.sides(path), settings)
+    assert right.passed, [c for c in right.checks if c.passed is False]
+    mutant(monkeypatch)
+    assert not compare(*parity_kit.sides(path), settings).passed
+
+
 def test_wrong_greedy_tokens_and_sessions_fail(tmp_path, monkeypatch):
     """The conversation alone tells a wrong mirror too, and so does a session that moves to it."""
     path = parity_kit.folder(tmp_path / "m")

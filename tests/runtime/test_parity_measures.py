@@ -8,7 +8,7 @@ import pytest
 from lm2.runtime.backend import Description
 from lm2.runtime.parity.gates import GATES, Check, precision
 from lm2.runtime.parity.inputs import SIZES, split
-from lm2.runtime.parity.measures import LogitStats, bank_nmse, relative_l2, top_gap
+from lm2.runtime.parity.measures import SMALL, LogitStats, bank_nmse, relative_l2, top_gap
 
 
 def logits(rows=200, vocab=50, noise=1e-3, seed=0):
@@ -93,9 +93,20 @@ def test_banks():
     b[1] *= 1.5
     a[2] = b[2] = 0
     assert bank_nmse(a, b) == pytest.approx([0, 0.25, 0])
-    b[2, 0, 0, 0] = 1e-9
-    assert bank_nmse(a, b)[2] == math.inf, "something where there was nothing"
-    assert relative_l2(a, a[:, :, :2]) == math.inf
+    b[2, 0, 0, 0] = 1e-6
+    assert bank_nmse(a, b)[2] > GATES["float32"].bank, "something where there was nothing"
+    assert relative_l2(a[2], b[2]) == math.inf and relative_l2(a, a[:, :, :2]) == math.inf
+
+
+@pytest.mark.parametrize(("size", "off", "passes"), [(1.0, 1e-6, True), (1.0, 1e-4, False), (1e-5, 1e-4, True), (1e-5, 1e-2, False), (1e-10, 4.0, True)])
+def test_a_bank_below_what_its_norm_hears_is_measured_against_that(size, off, passes):
+    """The norm that reads a bank adds 1e-6 to its mean square. A wrong bank of 1e-5 still fails; one of 1e-10 reaches nothing, right or wrong."""
+    a = size * np.random.default_rng(2).normal(size=(1, 1, 8, 16)).astype(np.float32)
+    b = a * np.float32(1 + off)
+    (value,) = bank_nmse(a, b)
+    assert (value <= GATES["float32"].bank) is passes
+    heard = [x / np.sqrt(np.square(x, dtype=np.float64).mean() + SMALL**2) for x in (a, b)]
+    assert np.sqrt(np.square(heard[1] - heard[0]).mean()) <= 2e-5 or not passes, "what passes is as near in what the model hears"
 
 
 def side(dtype="float32", quantization="none"):

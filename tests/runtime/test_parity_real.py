@@ -3,10 +3,9 @@
 Without OpenBLAS preloaded MLX is twenty times slower on Linux: then eight tokens a chunk, and no conversation.
 """
 
-import ctypes
-import platform
 import warnings
 
+import mlx_kit
 import parity_kit
 import pytest
 
@@ -16,15 +15,10 @@ pytest.importorskip("mlx.core")
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
-def fast():
-    """Whether MLX computes with more than its Linux wheel's reference BLAS."""
-    return platform.system() != "Linux" or hasattr(ctypes.CDLL(None), "openblas_set_num_threads")
-
-
 def test_smollm2(smollm2):
-    if not fast():
+    if not mlx_kit.fast():
         warnings.warn("PARITY ON THE REAL MODEL RAN WITHOUT ITS CONVERSATION: preload OpenBLAS (docs/mlx.md)", stacklevel=1)
-    settings = Settings(chunks=4, tokens=64, greedy=24) if fast() else Settings(chunks=4, tokens=8, greedy=0)
+    settings = Settings(chunks=4, tokens=64, greedy=24) if mlx_kit.fast() else Settings(chunks=4, tokens=8, greedy=0)
     pair = compare(*parity_kit.sides(smollm2), settings)
     for c in pair.checks:
         print(f"{c.section:10} {c.name:60} {c.value:10.3g} {'' if c.gate is None else f'{c.relation} {c.gate:g}':10} {c.passed} {c.note}")

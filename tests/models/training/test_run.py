@@ -180,7 +180,6 @@ ORIGIN = {"model": "a" * 64, "memory": "{}", "tokenizer": "b" * 64, "data": "c" 
     [
         ({"model": "d" * 64}, "model 'aaaaaaaaaaaa', this one has 'dddddddddddd'"),
         ({"data": "d" * 64, "model": "e" * 64}, "model 'aaaaaaaaaaaa'"),
-        ({"data": "d" * 64}, "data 'cccccccccccc', this one has 'dddddddddddd'"),
         ({"tokenizer": "d" * 64}, "tokenizer 'bbbbbbbbbbbb'"),
         ({"memory": '{"slots": 2}'}, "memory '{}', this one has '{\"slots\": 2}'"),
         ({"adapter": "d" * 64}, "adapter None, this one has 'dddddddddddd'"),
@@ -194,6 +193,18 @@ def test_another_origin_is_refused(tmp_path, change, words):
     assert str(tmp_path / loop.STATE) in str(error.value) and "another --out" in str(error.value)
     assert (tmp_path / loop.STATE).read_bytes() == before
     assert run(tmp_path, origin=ORIGIN)[0]
+
+
+def test_other_data_is_said(tmp_path):
+    """It goes on, and a finished run says that it is finished."""
+    run(tmp_path, origin=ORIGIN, until=2)
+    said = []
+    torch.manual_seed(7)
+    assert loop.run(Toy(), PLAN, tmp_path, say=said.append, origin=ORIGIN | {"data": "d" * 64})
+    assert "began with other data; its next steps are on this" in said[0]
+    loop.run(Toy(), PLAN, tmp_path, say=said.append, origin=ORIGIN)
+    assert any("began with other data and is finished: give another --out to train on this" in line for line in said)
+
 
 
 def test_a_checkpoint_without_an_origin_goes_on_and_says_so(tmp_path):

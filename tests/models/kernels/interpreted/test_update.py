@@ -53,6 +53,18 @@ def test_the_gradient_of_a_shared_gate_is_summed():
     kit.assert_close("f", f.grad, (old * 0.25).sum((0, 1)), 1e-12)
 
 
+def test_a_kernel_that_forgets_its_last_sequence_is_seen(monkeypatch):
+    """Negative control of the poison: the memory was the right result's a moment ago, so unpoisoned it could hold the right numbers."""
+    args = kit.update_args((3, 5, 37), torch.float32)
+    want = update(*args).clone()
+    right = update_triton.forward
+    monkeypatch.setattr(update_triton, "forward", lambda *args: right(*(x[:-1] for x in args)))
+    got = update(*args)
+    assert got[-1].isnan().all() and torch.equal(got[:-1], want[:-1])
+    with pytest.raises(AssertionError, match="not finite"):
+        kit.close("new", got, plain(*kit.exact(args)))
+
+
 @pytest.mark.parametrize("dtype", kit.DTYPES, ids=str)
 def test_every_element_of_a_poisoned_output_is_written_and_none_beyond(dtype):
     args = kit.update_args((3, 5, 37), dtype)

@@ -1,0 +1,57 @@
+"""Fresh buffers of the backends, full of NaN instead of zeros or of whatever lay there: what a step forgets to write, or reads before it was written, shows."""
+
+
+class NaNs:
+    """NumPy, but for `empty`: as if the memory had last held NaN."""
+
+    def __getattr__(self, name):
+        import numpy
+
+        return getattr(numpy, name)
+
+    def empty(self, shape, dtype=float):
+        import numpy
+
+        return numpy.full(shape, numpy.nan, dtype) if numpy.issubdtype(dtype, numpy.floating) else numpy.empty(shape, dtype)
+
+
+def mlx(monkeypatch):
+    """A chunk of the MLX mirror begins with buffers of NaN."""
+    import mlx.core as mx
+
+    from lm2.lm2_mlx.model import LM2
+
+    right = LM2.start
+
+    def start(self, bank, chunks=0):
+        chunk = right(self, bank, chunks)
+        arrays = chunk.buffers.arrays
+        for name, value in arrays.items():
+            arrays[name] = mx.full(value.shape, float("nan"), value.dtype)
+        mx.eval(list(arrays.values()))
+        return chunk
+
+    monkeypatch.setattr(LM2, "start", start)
+
+
+def onnx(monkeypatch):
+    """Logits of ONNX Runtime go to memory of NaN."""
+    from lm2.runtime.backends import onnx_buffers
+
+    monkeypatch.setattr(onnx_buffers, "np", NaNs())
+
+
+def onnx_state(monkeypatch):
+    """A chunk in ONNX Runtime begins with a state of NaN, but for the bank."""
+    import numpy
+
+    from lm2.runtime.backends.onnx_backend import OnnxBackend
+
+    right = OnnxBackend._begun
+
+    def begun(self, batch, state):
+        arrays = right(self, batch, state)
+        fresh = {n: numpy.full(a.shape, numpy.nan, a.dtype) for n, a in arrays.items() if n != "past_bank" and a.dtype.kind == "f"}
+        return arrays | fresh
+
+    monkeypatch.setattr(OnnxBackend, "_begun", begun)
