@@ -246,6 +246,7 @@ def read_json(file: Path, limit: int = CONFIG_BYTES_MAX) -> Any:
 
 
 def _name(x: Any) -> str:
+    x = "" if x is None else x
     if not isinstance(x, str):
         raise ConfigError(f"name {x!r} must be text")
     return x

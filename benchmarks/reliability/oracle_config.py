@@ -124,7 +124,7 @@ def lm2(d: Any) -> dict[str, Any]:
     if isinstance(d, dict):
         choice(d, "model_type", "lm2", ("lm2",))
         choice({"k": d.get("dtype") or d.get("torch_dtype") or "float32"}, "k", None, ("float32", "bfloat16", "float16", "float64"))
-        choice({"k": type(d.get("name", "")).__name__}, "k", None, ("str",))
+        choice({"k": type("" if d.get("name") is None else d["name"]).__name__}, "k", None, ("str",))
     out = llama(d)
     m = out["memory"] = memory(d.get("memory"))
     out["eos_token_id"] = ids(d.get("eos_token_id"), out["vocab_size"], True)

@@ -29,7 +29,7 @@ def target(place: Path) -> Target:
             config = read_config(file)
         except LM2Error as error:
             return kit.check_refusal(error, file) + f": {error}"
-        d = json.loads(data.decode("utf-8"))
+        d = json.loads(data.decode("utf-8-sig"))
         try:
             want = oracle_config.lm2(d)
         except oracle_config.Bad as bad:

@@ -8,7 +8,7 @@ import numpy as np
 from mutate import mutate_tensors
 
 from lm2.models.errors import LM2Error
-from lm2.models.tensorfile import read_header, read_tensor
+from lm2.models.tensorfile import NUMPY, read_header, read_tensor
 
 from . import Target
 
@@ -42,6 +42,8 @@ def target(place: Path) -> Target:
                 entry = entries[name]
                 kit.equal(f"shape of {name}", list(info.shape), list(entry["shape"]))
                 kit.equal(f"dtype of {name}", info.dtype, entry["dtype"])
+                if info.dtype not in NUMPY and info.dtype != "BF16":
+                    continue  # a dtype of the format that nothing here computes with: whoever opens the file refuses it by name
                 kit.need(read_tensor(f, info).tobytes() == bytes(entry["data"]), f"values of {name}")
         with library.safe_open(file, "np") as opened:
             kit.equal("metadata", header.metadata, opened.metadata() or {})
