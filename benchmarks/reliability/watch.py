@@ -1,5 +1,6 @@
 """Runs numbered inputs in a process that may die: crashes, hangs, memory and errors nobody meant are counted and kept. Knows no format."""
 
+import faulthandler
 import json
 import mmap
 import os
@@ -86,6 +87,7 @@ def _listen(child: int, reading: int, shared: mmap.mmap) -> tuple[str, str]:
 
 
 def _work(shared: mmap.mmap, writing: int, at: int, end: int, one: Callable[[int], bool]) -> None:
+    faulthandler.disable()
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

@@ -33,7 +33,7 @@ def target(place: Path) -> Target:
             back = [own.decode(bare) for bare, _, _ in ids]
         except LM2Error as error:
             return kit.check_refusal(error) + f": {error}"
-        library = tokenizers.Tokenizer.from_buffer(data)
+        library = tokenizers.Tokenizer.from_buffer(data.removeprefix(b"\xef\xbb\xbf"))
         library.no_truncation()
         library.no_padding()
         if getattr(library.model, "dropout", None) is not None:
