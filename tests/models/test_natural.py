@@ -363,6 +363,16 @@ def test_dialogues_are_read(tmp_path):
     assert dialogue.split == "heldout" and dialogue.values[0].questions == ("Which city is the train going to?",)
 
 
+def test_a_line_ends_at_a_line_end_only(tmp_path):
+    """U+2028 is a character of a message, wherever str.splitlines would cut it; a byte-order mark is none."""
+    home = folder(tmp_path)
+    turns = [{"role": "user", "content": "To Ghent\u2028please", "slots": [["Trains_1.to", 3, 8]]}]
+    text = json.dumps({"id": "3", "services": ["Trains_1"], "turns": turns}, ensure_ascii=False)
+    (home / "x_slots.jsonl").write_text("\ufeff" + text + "\r\n", encoding="utf-8")
+    (dialogue,) = dialogues(home)
+    assert dialogue.turns[0][1] == "To Ghent\u2028please" and dialogue.values[0].text == "Ghent"
+
+
 def test_whole_services_are_held_out(tmp_path):
     schema = read_schema(folder(tmp_path))
     assert len(schema.held_out) >= 5 and not {slot for slot in schema.questions if slot.split(".")[0] in schema.held_out}

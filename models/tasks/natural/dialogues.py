@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...textfile import lines, read_text
 from .answers import mentions
 from .descriptions import question_from_description
 from .errors import CorpusError
@@ -69,7 +70,7 @@ def dialogues(folder: Path) -> Iterator[Dialogue]:
     schema = read_schema(home)
     seen: dict[str, str] = {}
     for file in files:
-        for number, line in enumerate(_text(file).splitlines(), 1):
+        for number, line in enumerate(lines(file, FILE_BYTES_MAX, CorpusError), 1):
             if line.strip():
                 where = f"{file} line {number}"
                 dialogue = _dialogue(_object(line, where), schema, where)
@@ -92,7 +93,7 @@ def read_schema(home: Path) -> Schema:
     files = sorted(home.glob("*schema.json"))
     if len(files) != 1:
         raise CorpusError(f"{home} has {len(files)} files *schema.json, and needs one: what each slot means")
-    descriptions = _object(_text(files[0]), str(files[0]))
+    descriptions = _object(read_text(files[0], FILE_BYTES_MAX, CorpusError), str(files[0]))
     for slot, text in descriptions.items():
         if slot.count(".") != 1 or not all(slot.split(".")) or not isinstance(text, str) or not text.strip():
             raise CorpusError(f"{files[0]}: {slot!r} must be `service.slot` with a description, not {text!r}")
@@ -110,7 +111,7 @@ def read_schema(home: Path) -> Schema:
 
 
 def _questions(file: Path) -> tuple[set[str], dict[str, tuple[str, ...]]]:
-    found = _object(_text(file), str(file))
+    found = _object(read_text(file, FILE_BYTES_MAX, CorpusError), str(file))
     held_out: Any = []
     if "questions" in found:
         unknown = sorted(set(found) - {"held_out", "questions"})
@@ -168,17 +169,6 @@ def _value(mark: Any, turn: int, content: str, schema: Schema, at: str) -> Value
         raise CorpusError(f"{at}: {slot} is at {begin} to {end} of a content of {len(content)} characters")
     text = content[begin:end]
     return Value(turn, begin, end, text, slot, tuple(q for q in schema.asked(slot) if not mentions(q, text)))
-
-
-def _text(file: Path) -> str:
-    try:
-        if file.stat().st_size > FILE_BYTES_MAX:
-            raise CorpusError(f"{file} has {file.stat().st_size} bytes, more than the {FILE_BYTES_MAX} allowed: split it")
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{file} is not UTF-8 (byte {error.start}): convert it") from None
-    except OSError as error:
-        raise CorpusError(f"cannot read {file}: {error.strerror or error}") from None
 
 
 def _object(text: str, where: str) -> dict[str, Any]:
