@@ -104,6 +104,10 @@ def check_contents(path: Path, record: Record) -> None:
         _check_notes(f"{path}: {name} notes", at.notes, len(at.tokens), turns, "turn" if record.version == 1 else "starts")
         if record.version > 1:
             _check_fits(f"{path}: {name}", at, document["window"])
+    for i, moment in enumerate(record.snapshots):
+        like = next(m for m in (record.now, *record.snapshots) if m.bank is moment.bank)
+        same = f"{like.written}, as where this bank stands first"
+        need(moment.written == like.written, f"snapshot {i} written", moment.written, same)
     need(record.now.notes["turns"] == turns, "now notes.turns", record.now.notes["turns"], f"{turns}, as many as the transcript counts")
 
 
