@@ -60,6 +60,7 @@ from .record import (
     SessionTooLargeError,
     SessionTruncatedError,
     SessionValueError,
+    SessionVersionError,
 )
 from .text import build_json, check_table, parse_json
 
@@ -204,6 +205,9 @@ def _snapshots(
 
 def _check_record(path: Path, record: Record, expected: Expected | None) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Refuse a record that could not be read back. Returns the banks to store, in order of first use, and the table."""
+    if record.version != VERSION:
+        what = f"{path}: a record of version {record.version} counts chunks and is not written as version {VERSION}"
+        raise SessionVersionError(f"{what} (open it in a session, and save that): {UNSAVED}")
     check_meta(f"{path}: meta ", record.meta, UNSAVED)
     if len(record.snapshots) > SNAPSHOTS_MAX:
         have = len(record.snapshots)
