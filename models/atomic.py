@@ -6,10 +6,10 @@ to; what is there and is no regular file (a device, a pipe, a folder) is never r
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,7 @@ from .errors import WriteError
 from .oserrors import remedy, shown
 
 NAME_BYTES = 255
+MOVING = ".lm2.partial-moving"  # names on their way into a folder that was there
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISCHR, "a device"),
@@ -158,6 +159,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         if not inside:
             target.parent.mkdir(parents=True, exist_ok=True)
+        if inside:
+            for name in _moved(target):
+                _remove(target / name)
         if temporary.exists():
             shutil.rmtree(temporary)
         temporary.mkdir()
@@ -180,41 +184,67 @@ def new_folder(path: Path) -> Iterator[Path]:
     fsync_folder(target if inside else target.parent)
 
 
-def scratch_folder(path: Path) -> "tempfile.TemporaryDirectory[str]":
-    """A folder for what is needed while `new_folder(path)` is made, on the same disk: beside it, or inside it where it is there already.
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[str]:
+    """A folder for what is needed while `new_folder(path)` is made, on the same disk: beside it, or inside it where it is there already. One name
+    per destination, so that what a killed run left is removed by the next.
 
     Raises WriteError where it cannot be made.
     """
     target = check_new_folder(path)
+    folder = (target / f"{_partial('lm2')}-scratch") if target.is_dir() else target.with_name(_partial(f"{target.name}.scratch"))
     try:
-        if target.is_dir():
-            return tempfile.TemporaryDirectory(prefix=f"{_partial('lm2')}-", dir=target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=".lm2-", dir=target.parent)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
     except OSError as error:
         raise write_error(path, error, "nothing was written") from error
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _move_up(temporary: Path, target: Path) -> None:
     """Move the entries of `temporary` into its parent, a config last: without it the folder is no model. All or none."""
-    moved: list[Path] = []
+    entries = sorted(temporary.iterdir(), key=lambda p: (p.name.startswith("config."), p.name))
+    marker = target / MOVING
     try:
-        for entry in sorted(temporary.iterdir(), key=lambda p: (p.name.startswith("config."), p.name)):
+        with open(marker, "w", encoding="utf-8") as f:
+            f.write(json.dumps([entry.name for entry in entries]))
+            f.flush()
+            os.fsync(f.fileno())
+        for entry in entries:
             os.rename(entry, target / entry.name)
-            moved.append(target / entry.name)
         temporary.rmdir()
     except BaseException:
-        for entry in moved:
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
+        for entry in entries:
+            _remove(target / entry.name)
         raise
+    finally:
+        marker.unlink(missing_ok=True)
+
+
+def _moved(folder: Path) -> set[str]:
+    """Names that a run killed in the middle of moving its entries up may have left; none once the last of them was moved."""
+    try:
+        names = json.loads((folder / MOVING).read_text(encoding="utf-8"))
+        return set(names) if any((folder / _partial("lm2")).iterdir()) else set()
+    except (OSError, ValueError):
+        return set()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _strange(folder: Path) -> bool:
     """Whether a folder holds anything but what a killed run left in it, or a file system keeps in its own root."""
-    return any(entry.name != "lost+found" and not entry.name.startswith(_partial("lm2")) for entry in folder.iterdir())
+    ours = _moved(folder) | {"lost+found"}
+    return any(entry.name not in ours and not entry.name.startswith(_partial("lm2")) for entry in folder.iterdir())
 
 
 def _partial(name: str) -> str:

@@ -22,6 +22,8 @@ POOLS = ("chunk", "causal")
 CONTENTS = ("both", "token")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CONFIG_BYTES_MAX = 1 << 20
+LAYERS_MAX = 1 << 14  # every layer is named, one by one, before a weight is looked for
+SLOTS_MAX = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class LM2Config:
             bos_token_id=d.get("bos_token_id"),
             eos_token_id=eos_ids,
             dtype=str(d.get("dtype") or d.get("torch_dtype") or "float32"),
-            name=str(d.get("name", "")),
+            name=_name(d.get("name", "")),
         )
         config.check()
         return config
@@ -168,6 +170,9 @@ class LM2Config:
     def check(self) -> None:
         """Raise ConfigError for fields that contradict one another."""
         m = self.memory
+        for name, n, most in (("num_hidden_layers", self.num_hidden_layers, LAYERS_MAX), ("memory.slots", m.slots, SLOTS_MAX)):
+            if n > most:
+                raise ConfigError(f"{name} {n} must be at most {most}")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
         if self.head_dim % 2:
@@ -231,7 +236,11 @@ def read_json(file: Path, limit: int = CONFIG_BYTES_MAX) -> Any:
         size = file.stat().st_size
         if size > limit:
             raise ModelFileError(f"{file} has {size} bytes, more than the {limit} allowed: it is not a config of this kind")
-        return json.loads(read_text(file))
+        text = read_text(file)
+        value = json.loads(text)
+        if "\\u" in text:  # such an escape can spell half of a surrogate pair, which is no text and cannot be written again
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except FileNotFoundError:
         raise ModelFileError(f"{file} does not exist: give a model folder made by `lm2 convert` or `lm2 pull`") from None
     except EncodingError as error:
@@ -240,6 +249,13 @@ def read_json(file: Path, limit: int = CONFIG_BYTES_MAX) -> Any:
         raise ModelFileError(f"{file} is not valid JSON ({error}): restore the file or convert the model again") from None
     except OSError as error:
         raise ModelFileError(f"cannot read {file}: {error.strerror or error}") from None
+
+
+def _name(x: Any) -> str:
+    x = "" if x is None else x
+    if not isinstance(x, str):
+        raise ConfigError(f"name {x!r} must be text")
+    return x
 
 
 def memory_from_dict(d: Any) -> MemoryConfig:

@@ -1,8 +1,17 @@
 """The errors a user can meet. Knows nothing but names: each message says the file or field, both values and the remedy."""
 
+LINE_MAX = 1200
+
 
 class LM2Error(Exception):
-    """Base of every error this package raises on purpose. The message is one line, meant for a person."""
+    """Base of every error this package raises on purpose. The message is one line, meant for a person: what a file from outside brings into it
+    is shown with its control characters as escapes, and a message of more than LINE_MAX characters without its middle."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+        return text if len(text) <= LINE_MAX else f"{text[: LINE_MAX - 305]} ... {text[-300:]}"
 
 
 class ConfigError(LM2Error, ValueError):

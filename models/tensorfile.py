@@ -225,6 +225,8 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for k, v in pairs:
         if k in out:
             raise ValueError(f"entry {k!r} appears twice")
+        for text in (k, v) if isinstance(v, str) else (k,):
+            text.encode("utf-8")  # JSON's escapes can spell half of a surrogate pair, which is no text
         out[k] = v
     return out
 

@@ -112,6 +112,17 @@ class Backend(Protocol):
         ...
 
 
+def check_window(config: LM2Config, window: int, carried: int) -> None:
+    """Raise BackendError for a window the model cannot have."""
+    m, most = config.memory, config.max_position_embeddings
+    if not 1 <= window <= most:
+        raise BackendError(f"a window of {window} tokens does not fit the model's {most} positions: choose another window")
+    if m.cell == "released" and (window != m.chunk or carried):
+        raise BackendError(f"cell released has windows of its chunk, {m.chunk} tokens, and carries none over: choose another window")
+    if not 0 <= carried < window:
+        raise BackendError(f"{carried} carried tokens do not fit in a window of {window}: choose another window")
+
+
 def check_room(length: int, tokens: int, window: int, folded: int, chunk: int) -> None:
     """Raise BackendError where `tokens` more do not fit after `length`: in the window, or in a chunk since the last fold."""
     if length + tokens > window:
@@ -132,13 +143,14 @@ def check_rewind(length: int, to: int, folded: int, carried: int) -> None:
 class BackendOptions:
     """What a user may ask of any backend. `device` auto|cpu|cuda|cuda:N|gpu, `dtype` auto|float32|bfloat16|float16, `threads` 0 = the library's own choice.
 
-    `report` hears of work that is done once, such as an export.
+    `report` hears of work that is done once, such as an export. `memory` False: the backbone alone.
     """
 
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
     report: Report = field(default=silent, compare=False)
+    memory: bool = True
 
 
 def installed(name: str) -> bool:

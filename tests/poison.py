@@ -49,8 +49,8 @@ def onnx_state(monkeypatch):
 
     right = OnnxBackend._begun
 
-    def begun(self, batch, state):
-        arrays = right(self, batch, state)
+    def begun(self, *args):
+        arrays = right(self, *args)
         fresh = {n: numpy.full(a.shape, numpy.nan, a.dtype) for n, a in arrays.items() if n != "past_bank" and a.dtype.kind == "f"}
         return arrays | fresh
 

@@ -5,6 +5,7 @@ for it. It picks its instructions when it runs, so one cache may serve machines 
 only when it is whole and, in the cache, when it has been loaded once.
 """
 
+import errno
 import hashlib
 import os
 import platform
@@ -138,13 +139,18 @@ def _run(target: Path, cuda: bool, must_load: bool) -> None:
 def _compile(words: list[str], sources: tuple[str, ...], product: Path) -> None:
     command = [*words, *(str(FOLDER / name) for name in sources), "-o", str(product)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, cwd=product.parent)
+        # The compiler's temporary files stand beside the product: one disk to be full, and nothing stays elsewhere.
+        room = os.environ | {name: str(product.parent) for name in ("TMPDIR", "TEMP", "TMP")}
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, cwd=product.parent, env=room)
     except subprocess.TimeoutExpired:
         raise BuildError(f"{words[0]} did not finish the custom op in {TIMEOUT_S} s: try again, or set CC to another C compiler") from None
     except OSError as error:
         raise BuildError(f"{words[0]} could not be started: {error.strerror}: set CC to another C compiler") from error
     if done.returncode != 0 or not product.is_file():
         lines = [line.strip() for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if any(os.strerror(number) in line for line in lines):
+                raise OSError(number, os.strerror(number))
         reason = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else f"exit code {done.returncode}")
         raise BuildError(
             f"{words[0]} could not build the custom op: {reason[:300]}: set CC to another C compiler (NVCC_CCBIN for nvcc), or run without the library"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConvertError
+from ..text.library import refusals
 from .gguf_header import GGUFHeader, get
 from .gguf_special import NORMAL, UNKNOWN, UNUSED, USER_DEFINED, special_tokens
 
@@ -38,7 +39,7 @@ def tokenizer_json(header: GGUFHeader, path: Path) -> bytes | None:
         return None
     vocab, kinds = _vocabulary(header, path)
     model = get(header, path, "tokenizer.ggml.model", lambda x: isinstance(x, str), "a name")
-    try:
+    with refusals(lambda said: ConvertError(f"{path}: its tokenizer cannot be rebuilt ({said}): convert the model to GGUF again")):
         if model not in ("gpt2", "llama"):
             raise ConvertError(f"{path}: tokenizer.ggml.model {model!r} is not supported: it must be gpt2 or llama")
         merges = list(_merges(header, path, vocab) if model == "gpt2" else _merges_from_scores(header, path, vocab, kinds))
@@ -51,10 +52,6 @@ def tokenizer_json(header: GGUFHeader, path: Path) -> bytes | None:
         _add_special(tokenizer, special)
         _add_bos(tokenizer, header, path, list(vocab), model)
         return tokenizer.to_str(pretty=False).encode("utf-8")
-    except ConvertError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise ConvertError(f"{path}: its tokenizer cannot be rebuilt ({error}): convert the model to GGUF again") from None
 
 
 def _vocabulary(header: GGUFHeader, path: Path) -> tuple[dict[str, int], list[int]]:

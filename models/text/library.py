@@ -1,12 +1,15 @@
 """The one place where a tokenizer.json is opened with the `tokenizers` library. Knows no model folder.
 
-Truncation and padding saved in the file are off: they belong to whoever saved them, and would cut texts without a word.
+Truncation, padding and dropout saved in the file are off: they belong to whoever saved them, and would cut texts, or split them by chance,
+without a word.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TokenizerError
+from ..errors import LM2Error, TokenizerError
 
 if TYPE_CHECKING:
     import tokenizers
@@ -18,17 +21,47 @@ def open_library(data: bytes, name: str, remedy: str = REMEDY) -> "tokenizers.To
     """The library's object of a tokenizer.json's content. Raises TokenizerError naming `name` for anything that is none."""
     import tokenizers
 
-    try:
+    with refusals(lambda said: TokenizerError(f"{name} is not a tokenizer.json this version can read ({said}): {remedy}")):
+        _check_model(data)
         library = tokenizers.Tokenizer.from_buffer(data)
         library.no_truncation()
         library.no_padding()
+        if getattr(library.model, "dropout", None) is not None:
+            library.model.dropout = None  # chance, for training: a text has one set of ids
         return library
+
+
+@contextmanager
+def refusals(fail: Callable[[str], LM2Error]) -> Iterator[None]:
+    """Around calls of the library: whatever it raises becomes `fail(what it said)`. Some malformed files end in a Rust panic, which is no Exception."""
+    try:
+        yield
+    except LM2Error:
+        raise
     except BaseException as error:
-        # The library reports some malformed files as a Rust panic, which is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        said = " ".join(str(error).split())[:200]
-        raise TokenizerError(f"{name} is not a tokenizer.json this version can read ({said}): {remedy}") from None
+        raise fail(" ".join(str(error).split())[:200] or type(error).__name__) from None
+
+
+def _check_model(data: bytes) -> None:
+    """Raise ValueError for a BPE whose pieces are marked inside a word: the library ends the process when a merge does not carry the mark; and,
+    naming both, when two tokens of the vocabulary share an id, which the library decodes to either, by chance."""
+    spec = json.loads(data)
+    model = spec.get("model") if isinstance(spec, dict) else None
+    if not isinstance(model, dict):
+        return
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise ValueError(f"model.{key} {model[key]!r} is not of a kind that Llama models use")
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict) or len(set(vocab.values())) == len(vocab):
+        return
+    first: dict[int, str] = {}
+    for token, i in vocab.items():
+        if i in first:
+            raise ValueError(f"tokens {first[i]!r} and {token!r} both have id {i}")
+        first[i] = token
 
 
 def ids_of(library: "tokenizers.Tokenizer", text: str) -> list[int]:

@@ -6,6 +6,7 @@ memory inside a single operation.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -24,6 +25,8 @@ STEPS_MAX = 1_000_000
 SECONDS_MAX = 10.0
 SIZE_ARGUMENT_MAX = 1_000_000
 CHARS_MAX = 1 << 20
+GROWN_MAX = 1 << 28
+GROWING = ("replace", "do_replace", "join", "sync_do_join", "do_join", "indent", "do_indent", "expandtabs")
 _STEPS, _JOIN = "lm2 steps", "lm2 join"  # with a blank: no template can name them
 
 
@@ -115,6 +118,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self._step()
         __self._sizes(*args, *kwargs.values())
+        if isinstance(text := getattr(__obj, "__self__", None), str):
+            __self._grows(__obj.__name__, text, *args)
         return super().call(__context, __obj, *args, **kwargs)
 
     def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,6 +129,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         def guarded(*args: Any, **kwargs: Any) -> Any:
             self._step()
             self._sizes(*args[1:], *kwargs.values())
+            self._grows(function.__name__, *args, *kwargs.values())
             result = function(*args, **kwargs)
             if isinstance(result, str):
                 self._fits(len(result))
@@ -132,8 +138,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return guarded
 
     def _to_json(self, x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+        self._sizes(indent)
         encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-        return self.concat(self._rounds(encoder.iterencode(x)))
+        parts, size = [], 0
+        for part in self._rounds(encoder.iterencode(x)):
+            size += len(part)
+            self._fits(size)
+            parts.append(part)
+        return "".join(parts)
 
     def _rounds(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
@@ -145,6 +157,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(x, int) and abs(x) > SIZE_ARGUMENT_MAX:
                 raise RunawayError(f"it passes {x} to a function; at most {SIZE_ARGUMENT_MAX} is allowed")
 
+    def _grows(self, name: str, *arguments: Any) -> None:
+        """What puts a text (or a number of blanks) into another at many places may make as much as their product."""
+        if name in GROWING:
+            sizes = sorted(len(x) if hasattr(x, "__len__") else x if isinstance(x, int) else 1 for x in arguments)
+            self._fits(math.prod(sizes[-2:]), GROWN_MAX)
+
     def _step(self) -> None:
         self.steps -= 1
         if self.steps < 0:
@@ -152,9 +170,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if time.monotonic() > self.deadline:
             raise RunawayError(f"it takes more than {SECONDS_MAX:.0f} seconds")
 
-    def _fits(self, size: int) -> None:
-        if size > self.chars:
-            raise RunawayError(f"it makes a text or list of {size}, more than the {self.chars} allowed here")
+    def _fits(self, size: int, most: int = 0) -> None:
+        most = most or self.chars
+        if size > most:
+            raise RunawayError(f"it makes a text or list of {size}, more than the {most} allowed here")
 
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from ..encoding import EncodingError, without_mark
 from ..errors import PromptError, TokenizerError
 from ..layout import TEMPLATE, TOKENIZER
 from .characters import check_text
-from .library import check_places, ids_of, open_library
+from .library import check_places, ids_of, open_library, refusals
 from .named import NamedTokens, add_around, apply, read_named
 from .pieces import read_decoder
 from .streaming import Detokenizer
@@ -65,13 +65,17 @@ class Tokenizer:
             self.pieces = read_decoder(spec.get("decoder"))
         except TokenizerError as error:
             raise TokenizerError(f"{name}: {error}; give a model with another tokenizer") from None
-        self._begin, self._end, self.begin = self._around()
+        with self._refusals("a"):
+            self._begin, self._end, self.begin = self._around()
         added = self._library.get_added_tokens_decoder()
         self._added = frozenset(added)
         self._special = frozenset(i for i, token in added.items() if token.special)
         self._unknown = _unknown(spec["model"])
         self.vocab_size = 1 + max(self.vocabulary().values(), default=-1)
         """Highest id + 1. A model's own vocab_size may be larger (padded), never smaller."""
+        if max(self._begin, default=-1) >= self.vocab_size:
+            put, most = max(self._begin), self.vocab_size - 1
+            raise TokenizerError(f"{name}: its post_processor puts id {put} before a text, its ids end at {most}: restore the file")
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -183,9 +187,15 @@ class Tokenizer:
         begin = 0
         while begin < len(text):
             end = self._safe_cut(library, text, begin + BLOCK_CHARS)
-            ids += ids_of(library, text[begin:end])
+            with self._refusals(text[begin:end]):
+                ids += ids_of(library, text[begin:end])
             begin = end
         return ids
+
+    def _refusals(self, text: str) -> AbstractContextManager[None]:
+        """Around encoding: what the library raises then is the file's fault, found late."""
+        remedy = "restore the file or convert the model again"
+        return refusals(lambda said: TokenizerError(f"{self._name} cannot encode {text[:20]!r} ({said}): {remedy}"))
 
     def _spelled_out(self, text: str) -> list[int]:
         """Ids of a text in which nothing is a control token."""
@@ -202,17 +212,23 @@ class Tokenizer:
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...], str]:
         """What the post-processor puts before and after a text: ids, and the text that means those before."""
         library = self._library
-        bare = ids_of(library, "a")
-        full = library.encode("a", add_special_tokens=True).ids
-        for at in range(len(full) - len(bare) + 1):
-            if full[at : at + len(bare)] == bare:
-                break
-        else:
-            raise TokenizerError(f"{self._name}: its post_processor changes a text's own tokens, which is not supported: use another model")
-        tokens = [str(library.id_to_token(i)) for i in full[:at]]
-        if ids_of(library, "".join(tokens)) != full[:at]:
+        ways: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        for text in ("a", "9 Z", "."):
+            bare, full = ids_of(library, text), library.encode(text, add_special_tokens=True).ids
+            places = [at for at in range(len(full) - len(bare) + 1) if full[at : at + len(bare)] == bare]
+            found = [(tuple(full[:at]), tuple(full[at + len(bare) :])) for at in places]
+            if not found:
+                raise TokenizerError(f"{self._name}: its post_processor changes a text's own tokens, which is not supported: use another model")
+            ways = [way for way in found if text == "a" or way in ways]  # one text may look like what stands around it
+        if not ways:
+            raise TokenizerError(
+                f"{self._name}: its post_processor puts something else around each text, which is not supported: use another model"
+            )
+        begin, end = ways[0]
+        tokens = [str(library.id_to_token(i)) for i in begin]
+        if tuple(ids_of(library, "".join(tokens))) != begin:
             library.add_special_tokens(tokens)  # so that they can be spelled where a text begins
-        return tuple(full[:at]), tuple(full[at + len(bare) :]), "".join(tokens)
+        return begin, end, "".join(tokens)
 
     def _safe_cut(self, library: "tokenizers.Tokenizer", text: str, target: int) -> int:
         """First place from `target` on where the text can be cut without changing ids: between words, and tried out around the cut."""

@@ -158,6 +158,7 @@ def open_model(path: Path, options: BackendOptions = BackendOptions(), progress:
     if cpu and preloaded() and (wrong := wrong_product(quick=True)):
         raise BackendError(f"the BLAS preloaded for MLX computes wrongly on this processor ({wrong}): {REMEDY}")
     folder = open_folder(path, quantized=True)
+    folder = folder if options.memory else folder.without_memory()
     name = options.dtype
     if name == "auto":
         name = "float32" if cpu or folder.config.dtype not in DTYPES else folder.config.dtype

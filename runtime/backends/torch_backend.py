@@ -157,6 +157,7 @@ def open_model(path: Path, options: BackendOptions, progress: Any = None) -> Tor
     """Load a model folder. dtype auto: the folder's own on CUDA; float32 on CPU, where half precisions are slower or lossier."""
     device = pick_device(options.device)
     folder = open_folder(path)
+    folder = folder if options.memory else folder.without_memory()
     name = options.dtype
     if name == "auto":
         name = folder.config.dtype if device.type == "cuda" else "float32"

@@ -20,6 +20,7 @@ from .common import (
     sampling_options,
     soft_interrupt,
     stdin_bytes,
+    window_options,
     write_out,
 )
 
@@ -120,8 +121,11 @@ class Talk:
         if reply is not None and reply.tokens and reply.decode_s > 0:
             parts.append(f"{len(reply.tokens) / reply.decode_s:.1f} tokens/s")
         parts.append(f"window {session.at.filled}/{session.feeder.size}")
-        parts.append(f"{session.at.written} tokens in memory")
-        parts.append(f"{megabytes(session.model.backend.describe().state_bytes)} state")
+        if session.model.remembers:
+            parts.append(f"{session.at.written} tokens in memory")
+            parts.append(f"{megabytes(session.model.backend.describe().state_bytes)} state")
+        else:
+            parts.append("no memory")
         return " · ".join(parts)
 
 
@@ -136,12 +140,11 @@ class Talk:
 )
 @click.option("--new", is_flag=True, help="Start fresh even if the session file exists (it is replaced at the first save).")
 @click.option("--system", default=None, help="System prompt.")
-@click.option("--window", type=int, default=None, help="Tokens kept word for word; default: the model's (2048 where its positions allow).")
-@click.option("--verbose", is_flag=True, help="Say when tokens go into the memory, and when the window slides.")
+@window_options
 @sampling_options
 @model_options
 def command(
-    model: str | None, session_file: Path | None, new: bool, system: str | None, window: int | None, verbose: bool, max_tokens: int, seed: int | None,
+    model: str | None, session_file: Path | None, new: bool, system: str | None, window: int | None, no_memory: bool, verbose: bool, max_tokens: int, seed: int | None,
     stop: tuple[str, ...], backend: str, device: str, dtype: str, threads: int, **sampling: Any,
 ) -> int:  # fmt: skip
     """Chat with MODEL, a model folder or a name; without it, with smollm2, pulling it once (with lm2-tiny where there is no network).
@@ -159,7 +162,7 @@ def command(
         lock = SessionLock(session_file).acquire()
     talk = None
     try:
-        loaded = open_model(model, backend, device, dtype, threads)
+        loaded = open_model(model, backend, device, dtype, threads, not no_memory)
 
         def notice(line: str) -> None:
             if verbose:
@@ -180,6 +183,7 @@ def command(
                 )
         else:
             session = Session(loaded, system, adjusted(loaded.sampling, **sampling), seed, notify=notice, window=window)
+        session.head()  # refuses a system prompt, the template's own too, that leaves no room
         talk = Talk(session, max_tokens, stop, terminal)
         talk.file, talk.lock = session_file, lock
         if terminal:

@@ -24,7 +24,7 @@ def command(target: str, as_json: bool) -> None:
         return
     width = max(map(len, facts))
     for key, value in facts.items():
-        if value is not None:
+        if value is not None and value != []:
             click.echo(f"{key.replace('_', ' '):<{width}}  {_readable(key, value)}")
 
 

@@ -72,7 +72,8 @@ def _load(talk: "Talk", argument: str) -> None:
         raise PromptError(f"{path} does not exist: check the path")
     talk.go_on_in(path, lambda file: Session.restore(now.model, file, now.notify))
     session = talk.session
-    _say(talk, f"going on with {path}: {len(session.transcript)} messages, {session.at.written} tokens in the memory")
+    held = f", {session.at.written} tokens in the memory" if session.model.remembers else ""
+    _say(talk, f"going on with {path}: {len(session.transcript)} messages{held}")
 
 
 def _undo(talk: "Talk", argument: str) -> None:
@@ -122,6 +123,9 @@ def _memory(talk: "Talk", argument: str) -> None:
     import numpy as np
 
     session, memory = talk.session, talk.session.model.config.memory
+    if not session.model.remembers:
+        _say(talk, "no memory: what leaves the window is forgotten")
+        return
     held = session.memory()
     bank = session.model.backend.to_host(held)  # (l, 1, n, d)
     _say(
@@ -145,14 +149,14 @@ def _stats(talk: "Talk", argument: str) -> None:
             talk,
             f"last answer: {reply.prompt_tokens} tokens in at {reply.prompt_tokens / max(reply.prefill_s, 1e-9):.1f}/s, {len(reply.tokens)} out at {len(reply.tokens) / max(reply.decode_s, 1e-9):.1f}/s, ended by {reply.finish}",
         )
+    at, remembers = session.at, session.model.remembers
+    written = f"{at.written} in the memory" if remembers else "no memory"
     _say(
         talk,
-        f"{session.at.seen} tokens seen, {session.at.written} in the memory, window {session.at.filled}/{session.feeder.size} ({session.at.carried} carried over), seed {session.seed}, {session.at.draws} draws",
+        f"{at.seen} tokens seen, {written}, window {at.filled}/{session.feeder.size} ({at.carried} carried over), seed {session.seed}, {at.draws} draws",
     )
-    _say(
-        talk,
-        f"memory {megabytes(about.state_bytes)}, a window {megabytes(about.window_bytes)}; turns that can be undone: {len(session.snapshots)}; file {talk.file or 'none (/save FILE)'}",
-    )
+    sizes = f"memory {megabytes(about.state_bytes)}, window {megabytes(about.window_bytes)}"
+    _say(talk, f"{sizes}; turns that can be undone: {len(session.snapshots)}; file {talk.file or 'none (/save FILE)'}")
 
 
 def _exit(talk: "Talk", argument: str) -> str:
@@ -179,11 +183,11 @@ COMMANDS: dict[str, tuple[Command, str, str]] = {
     "/help": (_help, "/help", "this list"),
     "/save": (_save, "/save [FILE]", "save the session, and from then on after every turn"),
     "/load": (_load, "/load FILE", "go on with a saved session"),
-    "/undo": (_undo, "/undo", "take back the last turn (up to 16, across chunks)"),
+    "/undo": (_undo, "/undo", "take back the last turn (up to 16, across windows)"),
     "/regen": (_again, "/regen", "answer the last message again"),
     "/reset": (_reset, "/reset", "forget everything"),
     "/fork": (_fork, "/fork FILE", "go on in a copy; the session so far stays in its own file"),
-    "/read": (_read, "/read FILE", "read a text of any length into the memory"),
+    "/read": (_read, "/read FILE", "read a text of any length"),
     "/memory": (_memory, "/memory", "what the memory holds, layer by layer"),
     "/stats": (_stats, "/stats", "speed, counts and sizes"),
     "/exit": (_exit, "/exit", "leave"),

@@ -68,10 +68,9 @@ def _greet(talk: "Talk") -> None:
     session = talk.session
     about, memory = session.model.backend.describe(), session.model.config.memory
     trained = "" if memory.trained else ", untrained"
-    click.secho(
-        f"{session.model.name} on {about.backend} ({about.device}, {about.dtype}) · memory {memory.cell}, {memory.slots} rows in {len(memory.layers)} layers{trained} · seed {session.seed}",
-        dim=True,
-    )
+    held = f" · memory {memory.cell}, {memory.slots} rows in {len(memory.layers)} layers{trained}" if session.model.remembers else ""
+    where = f"{session.model.name} on {about.backend} ({about.device}, {about.dtype})"
+    click.secho(f"{where} · window {session.feeder.size}{held} · seed {session.seed}", dim=True)
     if session.transcript:
         turns = len(session.transcript)
         click.secho(f"going on with {talk.file} ({turns} messages, {session.at.seen} tokens seen); the last of them:", dim=True)

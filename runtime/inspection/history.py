@@ -1,4 +1,4 @@
-"""The life of every row of every bank, chunk by chunk: gates, size, and whose words it still holds. Knows arrays and ids, no model and no file.
+"""The life of every row of every bank, chunk by chunk (in a window fold by fold): gates, size, and whose words it still holds. Knows arrays and ids, no model and no file.
 
 A row after a chunk is what the chunk added plus what its forget gate kept of the row before, so it is exactly the sum of what each chunk once
 added, faded by the gates since. The share a chunk has in a row is the size of its summand beside those of all. Axes: l banks, n rows, d width,

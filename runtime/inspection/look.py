@@ -1,4 +1,4 @@
-"""Reads chunks and a question through a torch model and keeps what its memory did. Knows the runtime's Model and the recorder of models/inspect.py.
+"""Reads chunks, or a session's window, and a question through a torch model and keeps what its memory did. Knows the runtime's Model and the recorder of models/inspect.py.
 
 Axes: l banks, t positions, n rows.
 """
@@ -56,7 +56,8 @@ class Look:
     """All there is to show. texts: the pieces of each chunk's text. notes: lines about where it is from. history: None for a session without model.
 
     norms: size of every row at each of `times`, (l, n, times). whole_life: the first time is before the first chunk.
-    layers: the model's layer of each bank; word: `layer`, or `bank` where only their number is known.
+    layers: the model's layer of each bank; word: `layer`, or `bank` where only their number is known. unit: what was written at once, `chunk`, or
+    `fold` for a session's window; carried: the pieces at its front that were in the memory before it; begin: of `times`, where its folds begin.
     """
 
     title: str
@@ -69,6 +70,15 @@ class Look:
     times: list[str]
     whole_life: bool
     word: str = "layer"
+    unit: str = "chunk"
+    carried: tuple[str, ...] = ()
+    begin: int | None = None
+
+    @property
+    def across(self) -> str:
+        """What the columns of `norms` are, in words."""
+        first, last = self.times[0], self.times[-1]
+        return first if len(self.times) == 1 else f"from {first} to {last}"
 
     @property
     def rows(self) -> int:

@@ -85,23 +85,25 @@ def look_at_model(
 
 
 def look_at_session(path: Path) -> tuple[Look, Record]:
-    """A session file without its model. Raises a SessionError."""
+    """A session file without its model. Raises a SessionError, or PromptError for a session without a memory."""
     from ..statefile.keeping import check_contents
 
     record = read_session(path, None)
     check_contents(path, record)
+    if not len(record.now.bank):
+        raise PromptError(f"{path} was saved without a memory: there is nothing to look at")
     moments: list[Moment] = []
     for moment in (*record.snapshots, record.now):
         if not moments or moment.bank is not moments[-1].bank:
             moments.append(moment)
     norms = np.stack([rms(moment.bank[:, 0]) for moment in moments], axis=-1)  # (l, n, moments)
     notes = [
-        f"{path.name}: {record.now.notes['turns']} messages, {record.meta.tokens_seen} tokens, {in_memory(record, record.now)} when the "
-        f"window began, {len(record.now.tokens)} tokens in the window ({record.now.carried} carried over), {len(record.now.folds)} folds",
+        f"{path.name}: {record.now.notes['turns']} messages, {record.meta.tokens_seen} tokens; {in_memory(record, record.now)} when the window "
+        f"began; {len(record.now.tokens)} tokens in the window ({record.now.carried} carried over), folds: {len(record.now.folds)}",
         f"saved {record.meta.updated} on {record.meta.backend}; the file keeps the memory, not the gates that made it nor the text of its rows",
     ]
     if not record.now.written:
-        notes.append("the first window has not been left yet: the file's bank is empty, and running the window again fills it")
+        notes.append("the first window has not been left yet: the file's bank is empty, and --ask runs the window again, which fills it")
     times = [in_memory(record, moment) for moment in moments]
     banks = tuple(range(norms.shape[0]))
     return Look(f"A conversation with {record.meta.model}", notes, None, [], None, norms, banks, times, False, "bank"), record
@@ -130,6 +132,7 @@ def look_into_session(model: "Model", path: Path, question: str, longest: int) -
     if history.chunks:
         look.history, look.texts = history, [looker.pieces(written.ids) for written in history.chunks]
         look.norms = np.concatenate((look.norms, history.norms()[..., 1:]), axis=-1)
-        look.times += [f"after fold {i + 1}" for i in range(len(history.chunks))]
-        look.notes.append("what was said since the last fold was folded before the question was asked")
+        look.unit, look.begin, look.carried = "fold", len(look.times), looker.pieces(record.now.tokens[: record.now.carried])
+        look.times += [f"fold {i + 1} of the window" for i in range(len(history.chunks))]
+        look.notes.append("the window was run again, fold by fold, and the question asked in a new one")
     return look

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...models.errors import PromptError
-from ...models.text.dialogue import Dialogue
-from ...models.text.rendered import encode_document, encode_head, encode_turn
 from ..backend import MemoryState
 from ..statefile.keeping import Kept, restore, save, unusable
 from .answer import Answer, Reply
@@ -19,6 +17,7 @@ from .cursor import Cursor
 from .sampling import Sampling, new_seed
 from .transcript import last_exchange, remember, shortened
 from .windows import Windows
+from .wording import Wording
 
 if TYPE_CHECKING:
     from ..loading import Model
@@ -56,7 +55,7 @@ class Session:
         size = checked_window(model, window)
         rule = Chunks if model.config.memory.cell == "released" else Windows
         self.feeder = rule(model.backend, size, size // 8 if overlap is None else overlap, self._written, self._slid)
-        self.dialogue = Dialogue(model.template, system, model.end_of_turn)
+        self.wording = Wording(model, system, size)
         self.at = self.feeder.new()
         self.transcript: list[dict[str, str]] = []
         self.forgotten_turns = 0
@@ -64,9 +63,8 @@ class Session:
         self.reply: Reply | None = None
         self.created = ""
         self._open: Generator[str, None, None] | None = None
-        self._opening: tuple[int, ...] | None = None
         if system:
-            self._head()
+            self.wording.head()
 
     def say(self, content: str, max_tokens: int = MAX_TOKENS, stop: Iterable[str] = ()) -> str:
         """Answer one user message; the whole answer as text. See `stream`."""
@@ -135,22 +133,22 @@ class Session:
         self.settle()
         before = self.at
         pieces = [text] if isinstance(text, str) else text
-        opening, closing = ((), ()) if not chat else self._document_ids()
+        opening, closing = ((), ()) if not chat else self.wording.document(first=not self.at.filled)
         count = 0
         try:
             held = iter(pieces)
             ids = self.model.encode(next(held, ""), add_special=not chat and self.at.seen == 0, plain=True)
             if chat:
-                self.at = self.feeder.before_document(self.at, len(opening) + len(ids) + len(closing), self._head())
-                opening, closing = self._document_ids()
-                self.at = self.at._replace(starts=(*self.at.starts, self.at.filled or len(self._head())))
+                self.at = self.feeder.before_document(self.at, len(opening) + len(ids) + len(closing), self.wording.head())
+                opening, closing = self.wording.document(first=not self.at.filled)
+                self.at = self.at._replace(starts=(*self.at.starts, self.at.filled or len(self.wording.head())))
             self.at = self.feeder.append(self.at, opening)
             while True:
                 for begin in range(0, len(ids), self.feeder.size):
                     if interrupted and interrupted():
                         break
                     block = ids[begin : begin + self.feeder.size]
-                    self.at = self.feeder.append(self.at, block, () if chat else self._beginning())
+                    self.at = self.feeder.append(self.at, block, () if chat else self.wording.beginning(self.at.tokens + self.at.pending))
                     if self.at.filled >= self.feeder.size // 2:
                         self.at = self.feeder.flush(self.at)
                     count += len(block)
@@ -160,7 +158,7 @@ class Session:
                 if following is None:
                     break
                 ids = self.model.encode(following, plain=True)
-            self.at = self.feeder.flush(self.feeder.close(self.at, closing, self._head() if chat else self._beginning()))
+            self.at = self.feeder.flush(self.feeder.close(self.at, closing, self.wording.head() if chat else self.wording.beginning(self.at.tokens + self.at.pending)))
         except BaseException:
             self.at = before
             raise
@@ -171,11 +169,45 @@ class Session:
         self._keep(before)
         return count
 
+    def hear(self, content: str, answer: str) -> None:
+        """Take a turn that was answered elsewhere: message and answer as they are, nothing is chosen; fed when next needed. Raises PromptError for an empty message."""
+        if not content.strip():
+            raise PromptError("the message is empty: write something")
+        self.settle()
+        before = self.at
+        try:
+            first = self.wording.turn(content, first=True)
+            later = self.wording.turn(content, first=False) if self.at.filled else first
+            said = self.model.encode(answer, plain=True)
+            self.at = self.feeder.begin(self.at, first, later, self.wording.head())
+            for n, token in enumerate(said):
+                if self.at.filled == self.feeder.size:
+                    self.at = self.feeder.room(self.at, first, said[:n], self.wording.head())
+                self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
+            self.at = self.feeder.close(self.at, self.wording.closing(), self.wording.head())
+        except BaseException:
+            self.at = before
+            raise
+        self.reply = None
+        self._remember("user", content)
+        self._remember("assistant", answer)
+        self._keep(before)
+
+    def ahead(self) -> None:
+        """Do what the next turn would wait for: leave a window that is nearly full, and read what goes on into the next. Changes nothing of what is said."""
+        self.settle()
+        if isinstance(self.feeder, Windows):
+            self.at = self.feeder.ahead(self.at, self.wording.head())
+
     def memory(self) -> MemoryState:
         """The memory as it stands, with everything up to the last turn's end in it."""
         self.settle()
         self.at = self.feeder.flush(self.at)
         return self.at.memory if self.at.window is None else self.model.backend.memory(self.at.window)
+
+    def head(self) -> tuple[int, ...]:
+        """Tokens that every window begins with: the system prompt, given or the template's own. Raises PromptError if they leave less than half of one."""
+        return self.wording.head()
 
     def undo(self) -> None:
         """Take back the last turn, across windows too. Raises PromptError when there is none left (at most 16 are kept)."""
@@ -230,11 +262,11 @@ class Session:
         before, started = self.at, time.perf_counter()
         try:
             answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop)
-            self._head()
-            first = self._turn_ids(content, first=True)
-            later = self._turn_ids(content, first=False) if self.at.filled else first
-            closing = self.model.encode(self.dialogue.close())
-            self.at = self.feeder.begin(self.at, first, later, self._head())
+            self.wording.head()
+            first = self.wording.turn(content, first=True)
+            later = self.wording.turn(content, first=False) if self.at.filled else first
+            closing = self.wording.closing()
+            self.at = self.feeder.begin(self.at, first, later, self.wording.head())
             self.at = self.feeder.logits(self.at)
         except BaseException:
             self.at = before
@@ -246,7 +278,7 @@ class Session:
             self.reply = Reply(
                 answer.text, content, len(later), tuple(answer.tokens), answer.finish, prefill, time.perf_counter() - started - prefill
             )
-            self.at = self.feeder.close(self.at, closing, self._head())
+            self.at = self.feeder.close(self.at, closing, self.wording.head())
             self._remember("user", content)
             self._remember("assistant", answer.text)
             self._keep(before)
@@ -258,7 +290,7 @@ class Session:
         try:
             answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop, ignore_eos, continuing=True)
             ids = self.model.encode(prompt, add_special=self.at.seen == 0)
-            self.at = self.feeder.logits(self.feeder.append(self.at, ids, self._beginning()))
+            self.at = self.feeder.logits(self.feeder.append(self.at, ids, self.wording.beginning(self.at.tokens + self.at.pending)))
         except BaseException:
             self.at = before
             raise
@@ -300,7 +332,7 @@ class Session:
                 if token is None:
                     break
                 if self.at.filled == self.feeder.size:
-                    self.at = self.feeder.room(self.at, prompt, answer.tokens, self._head() if prompt else self._beginning())
+                    self.at = self.feeder.room(self.at, prompt, answer.tokens, self.wording.head() if prompt else self.wording.beginning(self.at.tokens + self.at.pending))
                 self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
                 if piece := answer.add(token):
                     yield piece
@@ -313,31 +345,6 @@ class Session:
             raise
         finally:
             answer.end("error")
-
-    def _turn_ids(self, content: str, first: bool) -> tuple[int, ...]:
-        """A turn's tokens. Whatever the message spells, it cannot end the turn or begin another's."""
-        return tuple(self.model.check_ids(encode_turn(self.model.text, self.dialogue, content, first)))
-
-    def _document_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        before, after = encode_document(self.model.text, self.dialogue, first=not self.at.filled)
-        return tuple(self.model.check_ids(before)), tuple(self.model.check_ids(after))
-
-    def _head(self) -> tuple[int, ...]:
-        """What every window begins with. Raises PromptError if it leaves less than half of one."""
-        if self._opening is None:
-            ids = tuple(self.model.check_ids(encode_head(self.model.text, self.dialogue)))
-            room = self.feeder.size // 2
-            if len(ids) > room:
-                raise PromptError(
-                    f"the system prompt has {len(ids)} tokens: it must leave half of the window of {self.feeder.size} free (at most {room})"
-                )
-            self._opening = ids
-        return self._opening
-
-    def _beginning(self) -> tuple[int, ...]:
-        """What every window of a plain text begins with: the tokenizer's own mark (a BOS), where the text began with it."""
-        begin = tuple(self.model.encode("", add_special=True))
-        return begin if begin and (self.at.tokens + self.at.pending)[: len(begin)] == begin else ()
 
     def _remember(self, role: str, content: str) -> None:
         self.forgotten_turns += remember(self.transcript, role, content)
@@ -362,16 +369,18 @@ class Session:
         self.at, self.reply = past, None
 
     def _written(self, tokens: int, written: int) -> None:
-        self.notify(f"{tokens} tokens went into the memory ({written} in all)")
+        if self.model.remembers:
+            self.notify(f"{tokens} tokens went into the memory ({written} in all)")
 
     def _slid(self, carried: int) -> None:
-        self.notify(f"the window was full: its last {carried} tokens go on in a new one, what is older is in the memory alone")
+        older = "in the memory alone" if self.model.remembers else "forgotten"
+        self.notify(f"the window was full: {carried} tokens are carried over into a new one, what is older is {older}")
 
 
 def checked_window(model: "Model", window: int | None) -> int:
     """A session's window, in tokens. Raises PromptError naming the window asked for and what the model can have."""
     memory, most = model.config.memory, model.config.max_position_embeddings
-    if window is None:
+    if window is None or window == model.window:
         return model.window
     if memory.cell == "released" and window != memory.chunk:
         raise PromptError(f"--window {window}: cell released has windows of its chunk, {memory.chunk} tokens: leave --window out")

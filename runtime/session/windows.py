@@ -56,6 +56,12 @@ class Windows(Feeder):
         """Make ready for a text of so many tokens: a window that it would overflow slides first, so that it is cut as rarely as may be."""
         return self.slide(at, head, self.size - self.reserve - tokens) if at.filled and at.filled + tokens > self.size else at
 
+    def ahead(self, at: Cursor, head: Sequence[int]) -> Cursor:
+        """Between turns: slide and read what is carried over, where the next turn would probably have to (less than a quarter of a window is free)."""
+        if at.filled + 2 * self.reserve <= self.size:
+            return at
+        return self.flush(self.slide(at, head, self.size // 2))
+
     def mark(self, at: Cursor) -> Cursor:
         """Fold here, when tokens are next fed."""
         last = max(at.folds, default=at.carried)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ...models.errors import TensorFileError
+from ...models.layout import bare_fingerprint
 from ...models.tensorfile import Header, TensorInfo, build_header, parse_header
 from .record import (
     BANKS_MAX,
@@ -176,6 +177,10 @@ def check_count(where: str, n: object, remedy: str, largest: int = COUNT_MAX) ->
 def check_model(path: Path, meta: Meta, expected: Expected) -> None:
     """Raise SessionModelError or SessionTokenizerError when the file was saved with something else than `expected`."""
     if meta.fingerprint != expected.fingerprint:
+        if bare_fingerprint(meta.fingerprint) == expected.fingerprint:
+            raise SessionModelError(f"{path} was saved with the memory of {plain(meta.model)}: leave --no-memory out, or start fresh with `--new`")
+        if bare_fingerprint(expected.fingerprint) == meta.fingerprint:
+            raise SessionModelError(f"{path} was saved without a memory: go on with --no-memory, or start fresh with `--new`")
         raise SessionModelError(
             f"{path} was saved with model {plain(meta.model)} (fingerprint {meta.fingerprint[:12]}), this is model "
             f"{plain(expected.model)} (fingerprint {plain(expected.fingerprint)[:12]}): open it with the model it was "
@@ -216,6 +221,8 @@ def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expect
         raise SessionShapeError(f"{path}: snapshots.banks is {plain(banks)}, not [0 to {BANKS_MAX}, {axes}]: {DAMAGED}")
     window = tokens_max(expected, version)
     for name, most in (("chunk.tokens", window), ("snapshots.tokens", SNAPSHOTS_MAX * window)):
+        if expected is not None and name == "chunk.tokens" and len(shapes[name]) == 1 and most < shapes[name][0] <= WINDOW_MAX:
+            raise SessionShapeError(f"{path}: chunk.tokens is {shapes[name]}, a window of more than {positions(most)}")
         if len(shapes[name]) != 1 or shapes[name][0] > most:
             raise SessionShapeError(f"{path}: {name} is {plain(shapes[name])}, not [0 to {most}]: {DAMAGED}")
     body = shapes["session.json"]
@@ -223,6 +230,11 @@ def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expect
         raise SessionShapeError(f"{path}: session.json is {plain(body)}, not one row of bytes: {DAMAGED}")
     if body[0] > DOCUMENT_BYTES_MAX:
         raise SessionTooLargeError(f"{path}: session.json has {body[0]} bytes, at most {DOCUMENT_BYTES_MAX} are allowed: {FOREIGN}")
+
+
+def positions(most: int) -> str:
+    """The end of a message about a window that a model of `most` positions cannot have."""
+    return f"this model's {most} positions (max_position_embeddings in its config.json): put back what it was saved with, or start fresh with `--new`"
 
 
 def check_bank_shape(where: str, shape: Sequence[int], remedy: str) -> None:

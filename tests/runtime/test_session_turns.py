@@ -8,7 +8,7 @@ import psutil
 import pytest
 from compare import assert_close
 from oracle import chatml, check, standing
-from tiny_model import WINDOW
+from tiny_model import WINDOW, recorded
 
 from lm2 import Sampling, Session
 from lm2.models.errors import PromptError
@@ -230,3 +230,32 @@ def test_state_is_constant(models, tmp_path):
         print(f"{cell}: file {file} then {file_later} bytes, resident {resident} then {resident_later}")
         assert abs(file_later - file) <= 256, "header and counters only"
         assert resident_later - resident < 4 << 20
+
+
+# ahead
+
+
+def test_what_is_done_ahead_is_what_the_next_turn_would_do(models):
+    """A nearly full window is left between turns: what is said next is the same, and costs only its own tokens."""
+    model = recorded(models["gated"])
+    session, other = Session(model, sampling=Sampling(0.0), seed=1), Session(model, sampling=Sampling(0.0), seed=1)
+    for s in (session, other):
+        s.say("hello there", 8)
+    before = session.at
+    session.ahead()
+    assert session.at is before or session.at.carried, "nothing to do while a quarter of the window is free"
+    for s in (session, other):
+        s.say("and more", 6)
+    other.ahead()
+    assert other.at.carried and other.at.window is not None and not other.at.pending
+    calls = len(model.backend.calls)
+    said = other.say("next", 5)
+    assert sum(model.backend.calls[calls:]) <= len(chatml([("user", "next")])) + 5
+    check(other)
+    again = Session(model, sampling=Sampling(0.0), seed=1)
+    again.say("hello there", 8)
+    again.say("and more", 6)
+    again.at = again.feeder.slide(again.at, again.head(), WINDOW // 2)
+    assert again.say("next", 5) == said
+    other.undo()
+    check(other)

@@ -1,0 +1,154 @@
+"""A second hand that reads a config.json strictly, after docs/model.md and Hugging Face's field names: what each field must be, and its default.
+
+Shares no code with the package. `expected` gives the values that an accepted config must have been read to, or says which field is wrong.
+"""
+
+import math
+from typing import Any
+
+
+class Bad(ValueError):
+    """The field is wrong: such a config must not be accepted."""
+
+
+def whole(d: dict[str, Any], key: str, default: Any = None, least: int = 1) -> Any:
+    x = d.get(key)
+    x = default if x is None else x
+    if type(x) is not int or x < least:
+        raise Bad(f"{key} {x!r}")
+    return x
+
+
+def number(d: dict[str, Any], key: str, default: Any = None) -> float:
+    x = d.get(key, default)
+    if type(x) not in (int, float) or not 0 < x < math.inf:
+        raise Bad(f"{key} {x!r}")
+    return float(x)
+
+
+def choice(d: dict[str, Any], key: str, default: Any, allowed: tuple[Any, ...]) -> Any:
+    x = d.get(key, default)
+    if not any(x == a and type(x) is type(a) for a in allowed):
+        raise Bad(f"{key} {x!r}")
+    return x
+
+
+def flag(d: dict[str, Any], key: str) -> bool:
+    return choice(d, key, False, (True, False))
+
+
+def ids(x: Any, vocab: int, many: bool) -> tuple[int, ...]:
+    values = [] if x is None else x if many and isinstance(x, list) else [x]
+    for i in values:
+        if type(i) is not int or not 0 <= i < vocab:
+            raise Bad(f"token id {i!r}")
+    return tuple(values)
+
+
+def rope(d: dict[str, Any]) -> dict[str, Any]:
+    new, old = d.get("rope_parameters") or {}, d.get("rope_scaling") or {}
+    if not isinstance(new, dict) or not isinstance(old, dict):
+        raise Bad("rope")
+    block = new or old
+    thetas = [t for t in (new.get("rope_theta"), d.get("rope_theta")) if t is not None]
+    for t in thetas:
+        if type(t) not in (int, float) or not 0 < t < math.inf:
+            raise Bad(f"rope_theta {t!r}")
+    if len({float(t) for t in thetas}) > 1:
+        raise Bad(f"two thetas {thetas}")
+    kind = block.get("rope_type", block.get("type", "default"))
+    out: dict[str, Any] = {"theta": float(thetas[0]) if thetas else 10000.0, "rope_type": choice({"k": kind}, "k", None, ("default", "linear", "llama3"))}
+    if kind != "default":
+        out["factor"] = number(block, "factor")
+    if kind == "llama3":
+        out["low_freq_factor"], out["high_freq_factor"] = number(block, "low_freq_factor"), number(block, "high_freq_factor")
+        out["original_max_position_embeddings"] = whole(block, "original_max_position_embeddings")
+        if out["high_freq_factor"] <= out["low_freq_factor"]:
+            raise Bad("factors")
+    return out
+
+
+def llama(d: Any) -> dict[str, Any]:
+    """The backbone's fields. Raises Bad."""
+    if not isinstance(d, dict):
+        raise Bad("no object")
+    choice(d, "hidden_act", "silu", ("silu", "swish"))
+    hidden, heads = whole(d, "hidden_size"), whole(d, "num_attention_heads")
+    out = {
+        "vocab_size": whole(d, "vocab_size"),
+        "hidden_size": hidden,
+        "intermediate_size": whole(d, "intermediate_size"),
+        "num_hidden_layers": whole(d, "num_hidden_layers"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": whole(d, "num_key_value_heads", heads),
+        "head_dim": whole(d, "head_dim", hidden // heads),
+        "max_position_embeddings": whole(d, "max_position_embeddings", 2048),
+        "rms_norm_eps": number(d, "rms_norm_eps", 1e-6),
+        "rope": rope(d),
+        "tie_word_embeddings": flag(d, "tie_word_embeddings"),
+        "attention_bias": flag(d, "attention_bias"),
+        "mlp_bias": flag(d, "mlp_bias"),
+    }
+    ids(d.get("bos_token_id"), out["vocab_size"], False)
+    if out["head_dim"] % 2 or heads % out["num_key_value_heads"]:
+        raise Bad("heads")
+    return out
+
+
+def memory(d: Any) -> dict[str, Any]:
+    """The memory block. Raises Bad."""
+    if not isinstance(d, dict):
+        raise Bad("memory")
+    layers = d.get("layers", [])
+    if not isinstance(layers, list) or any(type(i) is not int or i < 0 for i in layers) or layers != sorted(set(layers)):
+        raise Bad(f"layers {layers!r}")
+    slots = whole(d, "slots")
+    return {
+        "cell": choice(d, "cell", "gated", ("gated", "released")),
+        "slots": slots,
+        "chunk": whole(d, "chunk", slots),
+        "layers": tuple(layers),
+        "heads": whole(d, "heads"),
+        "head_dim": whole(d, "head_dim"),
+        "init": choice(d, "init", "zeros", ("zeros", "eye")),
+        "output_projection": flag(d, "output_projection"),
+        "scale": flag(d, "scale"),
+        "gate_pool": choice(d, "gate_pool", "chunk", ("chunk", "causal")),
+        "trained": flag(d, "trained"),
+        "content": choice(d, "content", "both", ("both", "token")),
+    }
+
+
+def lm2(d: Any) -> dict[str, Any]:
+    """All fields of an lm2 config. Raises Bad."""
+    if isinstance(d, dict):
+        choice(d, "model_type", "lm2", ("lm2",))
+        choice({"k": d.get("dtype") or d.get("torch_dtype") or "float32"}, "k", None, ("float32", "bfloat16", "float16", "float64"))
+        choice({"k": type("" if d.get("name") is None else d["name"]).__name__}, "k", None, ("str",))
+    out = llama(d)
+    m = out["memory"] = memory(d.get("memory"))
+    out["eos_token_id"] = ids(d.get("eos_token_id"), out["vocab_size"], True)
+    inner, hidden = m["heads"] * m["head_dim"], out["hidden_size"]
+    if m["layers"] and m["layers"][-1] >= out["num_hidden_layers"]:
+        raise Bad("a layer that is not there")
+    if m["chunk"] > out["max_position_embeddings"] or m["slots"] % m["chunk"]:
+        raise Bad("chunk")
+    if m["cell"] == "gated" and not m["output_projection"] and inner != hidden:
+        raise Bad("width of the read")
+    if m["cell"] == "released":
+        every = tuple(range(out["num_hidden_layers"]))
+        if not m["slots"] == m["chunk"] == hidden == inner or m["layers"] != every or m["content"] != "both":
+            raise Bad("released needs T = N = D")
+    return out
+
+
+def compare(config: Any, want: dict[str, Any]) -> str:
+    """What differs between a config that was read and what it must be, or nothing."""
+    for key, value in want.items():
+        have = getattr(config, key)
+        if isinstance(value, dict):
+            if inner := compare(have, value):
+                return f"{key}.{inner}"
+        elif have != value or type(have) is not type(value):
+            return f"{key} is {have!r}, must be {value!r}"
+    return ""
