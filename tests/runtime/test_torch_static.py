@@ -178,6 +178,27 @@ def test_where_it_is_used():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("what", SCRIPTS)
+@pytest.mark.parametrize("name", GATED)
+def test_windows_on_a_gpu(name, what):
+    """Folds and carried tokens in buffers with a captured graph, token by token and in a mixture, against the CPU."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    plain, device = TorchBackend(random_model(tiny.CELLS[name], 3)), TorchBackend(random_model(tiny.CELLS[name], 3).cuda())
+    folds, carried, length = SCRIPTS[what]
+    state = memory_of(plain, 3 if carried else 0, 5)
+    script = Script(torch.as_tensor(ids_for(plain.config, 2, length, seed=4)), folds, carried)
+    want = on_backend(plain, state, script, 48)
+    for split in (1, 3):
+        there = None if state is None else device.from_host(plain.to_host(state), state.written)
+        got = on_backend(device, there, script, 48, split)
+        assert_close(f"logits {split}", got[0], want[0], 1e-5, 1e-4)
+        for i, (mine, theirs) in enumerate(zip(got[1], want[1], strict=True)):
+            assert_close(f"bank {i} {split}", mine, theirs, 1e-5, 1e-4)
+        assert got[2] == want[2] and got[3].lease.slot.graph is not None
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", tiny.STREAMING)
 def test_graphs_on_a_gpu(name):
     """The same as the first test, captured and replayed on a device against the CPU."""
