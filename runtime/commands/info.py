@@ -73,9 +73,12 @@ def session_facts(path: Path) -> dict[str, Any]:
     check_contents(path, record)
     bank, meta = record.now.bank, record.meta
     written = np.any(bank != 0, axis=(1, 3)).sum(axis=1)
-    held = {("chunks_committed" if record.version == 1 else "tokens_written"): record.now.written, "window_tokens": len(record.now.tokens)}
-    if record.version > 1:
-        held |= {"window": record.document["window"], "carried": record.now.carried, "folds": len(record.now.folds)}
+    now = record.now
+    if record.version == 1:
+        held = {"chunks_committed": now.written, "window_tokens": len(now.tokens)}
+    else:
+        held = {"tokens_written": now.written + max(0, max(now.folds, default=0) - now.carried), "window_tokens": len(now.tokens)}
+        held |= {"window": record.document["window"], "carried": now.carried, "folds": len(now.folds), "written_before_the_window": now.written}
     return {
         "kind": "session", "path": str(path), "file_bytes": path.stat().st_size, "model": meta.model, "fingerprint": meta.fingerprint,
         "tokenizer": meta.tokenizer, "saved_by": meta.backend, "dtype": meta.dtype, "created": meta.created, "updated": meta.updated,

@@ -10,6 +10,7 @@ from .look import Look, Read
 
 ROWS_SHOWN = 5
 COLUMNS_SHOWN = 16
+CARRIED_SHOWN = 100  # characters
 TOKENS_SHOWN = 48  # labels on the axis of tokens, at most
 
 
@@ -91,8 +92,12 @@ def _words(look: Look, reads: list[list[Read]]) -> list[str]:
         f"question        {_plain(look.answered.question)}",
         f"answer          {_plain(look.answered.answer)}",
         f"without memory  {_plain(look.answered.without)}",
-        "rows the answer read, and the text there:",
     ]
+    if look.carried:
+        text = _plain("".join(look.carried))
+        text = text if len(text) <= CARRIED_SHOWN else f"{text[: CARRIED_SHOWN // 2]} ... {text[-CARRIED_SHOWN // 2 :]}"
+        lines.append(f"carried over    {len(look.carried)} tokens, in the memory before the window began: {text}")
+    lines.append("rows the answer read, and the text there:")
     for layer, found in zip(look.layers, reads, strict=True):
         for read in found:
             where = "earlier"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TEXT_BYTES_MAX = 16 << 20
 SAY_NOTHING = "Ok."
+EMPTY = "the first window has not been left yet: the file's bank is empty, and --ask runs the window again, which fills it"
 
 
 def built_in(renderer: Renderer, kind: str, distance: int, seed: int) -> Conversation:
@@ -103,7 +104,7 @@ def look_at_session(path: Path) -> tuple[Look, Record]:
         f"saved {record.meta.updated} on {record.meta.backend}; the file keeps the memory, not the gates that made it nor the text of its rows",
     ]
     if not record.now.written:
-        notes.append("the first window has not been left yet: the file's bank is empty, and --ask runs the window again, which fills it")
+        notes.append(EMPTY)
     times = [in_memory(record, moment) for moment in moments]
     banks = tuple(range(norms.shape[0]))
     return Look(f"A conversation with {record.meta.model}", notes, None, [], None, norms, banks, times, False, "bank"), record
@@ -134,5 +135,6 @@ def look_into_session(model: "Model", path: Path, question: str, longest: int) -
         look.norms = np.concatenate((look.norms, history.norms()[..., 1:]), axis=-1)
         look.unit, look.begin, look.carried = "fold", len(look.times), looker.pieces(record.now.tokens[: record.now.carried])
         look.times += [f"fold {i + 1} of the window" for i in range(len(history.chunks))]
+        look.notes = [note for note in look.notes if note != EMPTY]
         look.notes.append("the window was run again, fold by fold, and the question asked in a new one")
     return look

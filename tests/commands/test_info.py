@@ -55,6 +55,7 @@ def test_session(lm2, session, tiny):
     assert found["file_bytes"] == session.stat().st_size and found["bank_shape"] == [2, 1, 72, 32]
     assert all(0 < n <= 72 for n in found["rows_not_zero"]) and found["window_tokens"] <= found["window"] == 64 < found["tokens_seen"]
     assert 0 < found["carried"] < found["window_tokens"] and found["folds"] >= 1
+    assert found["tokens_written"] == found["written_before_the_window"] + found["window_tokens"] - found["carried"] == found["tokens_seen"]
     assert "tokens written" in lm2("info", session).out
 
 
