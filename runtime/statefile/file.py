@@ -205,9 +205,9 @@ def _snapshots(
 
 def _check_record(path: Path, record: Record, expected: Expected | None) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Refuse a record that could not be read back. Returns the banks to store, in order of first use, and the table."""
-    if record.version != VERSION:
+    if record.version != VERSION and expected is None:
         what = f"{path}: a record of version {record.version} counts chunks and is not written as version {VERSION}"
-        raise SessionVersionError(f"{what} (open it in a session, and save that): {UNSAVED}")
+        raise SessionVersionError(f"{what} without its model: {UNSAVED}")
     check_meta(f"{path}: meta ", record.meta, UNSAVED)
     if len(record.snapshots) > SNAPSHOTS_MAX:
         have = len(record.snapshots)
