@@ -49,7 +49,7 @@ def after_a_slide(session):
 def at_the_slide(session):
     """The window was left and nothing is in the new one but what was carried."""
     session.say("one", 3)
-    session.at = session.feeder.flush(session.feeder.before_document(session.at, session.feeder.size, session._head()))
+    session.at = session.feeder.flush(session.feeder.before_document(session.at, session.feeder.size, session.head()))
     assert session.model.config.memory.cell == "released" or session.at.carried == session.at.filled > 0
 
 
