@@ -73,8 +73,8 @@ def words(text: str) -> int:
 def paragraphs(text: str) -> list[str]:
     """The paragraphs of a text, without blanks around them: its lines; or where it is wrapped, what stands between blank or indented lines.
 
-    A text is wrapped when it has blank lines, and those that follow one another are as full as 30 to 120 columns allow, most of them not
-    ending in a stop.
+    A text is wrapped when it has blank lines or, fewer than the others, indented ones, and those that follow one another are as full as 30 to 120 columns allow, most
+    of them not ending in a stop.
     """
     rows = text.split("\n")
     if not _wrapped(rows):
@@ -98,7 +98,8 @@ def paragraphs(text: str) -> list[str]:
 def _wrapped(rows: list[str]) -> bool:
     shown = [row.strip() for row in rows]
     pairs = [(a, b) for a, b in pairwise(shown) if a and b]  # lines that another follows
-    if "" not in shown[:-1] or len(pairs) < WRAPPED_LINES_MIN:
+    indented = sum(bool(line) and row[0].isspace() for row, line in zip(rows, shown, strict=True))
+    if ("" not in shown[:-1] and not 0 < indented < len(rows) / 2) or len(pairs) < WRAPPED_LINES_MIN:
         return False
     sizes = sorted(len(a) for a, _ in pairs)
     width = sizes[int(0.95 * (len(sizes) - 1))]

@@ -42,7 +42,7 @@ def read(folder: Path, llama: Mapping[str, Any], template: str | None) -> HFText
         also = " (tokenizer.model alone is not read)" if (folder / "tokenizer.model").is_file() else ""
         return HFText(notes=(f"the source has no tokenizer.json{also}: the model takes token ids only",))
     data, vocab = _unmarked(file), llama.get("vocab_size")
-    if not is_whole(vocab):
+    if not isinstance(vocab, int) or not is_whole(vocab):
         raise ConvertError(f"{folder / CONFIG}: vocab_size {vocab!r} must be a positive whole number: correct the file")
     check_tokenizer(data, file, vocab)
     try:

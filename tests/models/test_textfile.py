@@ -76,8 +76,9 @@ def prose(seed, count, sizes):
 def test_wrapped_paragraphs_are_put_together(width):
     for made in (prose(0, 40, (5, 60, 120)), prose(1, 5, (200,))):
         assert textfile.paragraphs("\n\n".join(textwrap.fill(p, width) for p in made)) == made
-    indented = "\n\n".join(textwrap.fill(p, width, initial_indent="    ") for p in made)
-    assert textfile.paragraphs(indented) == made
+    for end in ("\n\n", "\n"):
+        indented = end.join(textwrap.fill(p, width, initial_indent="    ") for p in made)
+        assert textfile.paragraphs(indented) == made
     joined = textfile.paragraphs("\n\n".join(textwrap.fill(p.replace("old tower", "well-known"), width) for p in made))
     assert joined == [p.replace("old tower", "well-known") for p in made], "no blank after a hyphen"
 
