@@ -55,8 +55,8 @@ def test_what_is_no_text_is_refused_by_name(tmp_path):
         ("Grüße".encode("latin-1"), "not UTF-8 (byte 2)"),
         (b"a" * 70000 + b"\xff", "not UTF-8 (byte 70000)"),
         (b"abc\xe4\xb8", "not UTF-8 (byte 3)"),
-        ("text".encode("utf-16"), "begins as UTF-16"),
-        ("text".encode("utf-32"), "begins as UTF-32"),
+        ("text".encode("utf-16"), "is UTF-16 (little-endian), not UTF-8"),
+        ("text".encode("utf-32"), "is UTF-32 (little-endian), not UTF-8"),
         (b"one\ntwo\0", "line 2 has a NUL byte"),
         (b"x" * 101, "101 bytes, more than the 100 allowed"),
     ):
