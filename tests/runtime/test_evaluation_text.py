@@ -191,7 +191,7 @@ def test_marks_and_line_ends_are_no_part_of_a_question(questions):
     path = questions / "dev" / "logic_dev.csv"
     path.write_bytes("\ufeffWhich\u2028one?,1,2,3,4,A\r\nAnd?,1,2,3,4,B\r\n".encode())
     assert [c.question for c in read_choices(path)] == ["Which\u2028one?", "And?"]
-    for data, said in ((b"q\0,1,2,3,4,A\n", "NUL byte"), (b"\xff,1,2,3,4,A\n", "utf-8"), ("q,1,2,3,4,A".encode("utf-16"), "utf-8")):
+    for data, said in ((b"q\0,1,2,3,4,A\n", "NUL byte"), (b"\xff,1,2,3,4,A\n", r"not UTF-8 \(byte 0\)"), ("q,1,2,3,4,A".encode("utf-16"), "is UTF-16")):
         path.write_bytes(data)
         with pytest.raises(EvaluationError, match=f"logic_dev.csv.*{said}"):
             read_choices(path)

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import sys
 from pathlib import Path
 
 import mlx_kit as kit
@@ -432,3 +434,13 @@ def test_smollm2(smollm2, tmp_path):
         assert (x.argmax(-1) == y.argmax(-1)).mean() >= (1.0 if precision == "fp32" else 0.93)
         x, y = (a - np.log(np.exp(a - a.max(-1, keepdims=True)).sum(-1, keepdims=True)) - a.max(-1, keepdims=True) for a in (x, y))
         assert (np.exp(x) * (x - y)).sum(-1).mean() <= 0.01
+
+
+def test_the_engine_reports_nothing_and_keeps_no_number_of_its_own(tmp_path):
+    import subprocess
+
+    env = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    program = "import lm2, onnxruntime"
+    for home in (tmp_path, "/proc/nothing"):
+        done = subprocess.run([sys.executable, "-c", program], env=env | {"HOME": str(home)}, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "") and not list(tmp_path.iterdir())
