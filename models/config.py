@@ -245,6 +245,8 @@ def read_json(file: Path, limit: int = CONFIG_BYTES_MAX) -> Any:
         raise ModelFileError(f"{file} does not exist: give a model folder made by `lm2 convert` or `lm2 pull`") from None
     except EncodingError as error:
         raise ModelFileError(f"{file} {error}: save it as UTF-8, or restore the file") from None
+    except UnicodeEncodeError as error:
+        raise ModelFileError(f"{file} has half of a surrogate pair ({error.object[error.start]!a}): it is no text; restore the file") from None
     except (ValueError, RecursionError) as error:  # not JSON, a number of thousands of digits
         raise ModelFileError(f"{file} is not valid JSON ({error}): restore the file or convert the model again") from None
     except OSError as error:

@@ -262,6 +262,8 @@ STRANGE = {
     "no_rope_layers": [1, 1, 0],
     "is_causal": False,
     "causal": False,
+    "use_rope": False,
+    "scale_attn_weights": False,
     "use_bidirectional_attention": True,
     "rotary_pct": 0.5,
     "clip_qkv": 8.0,
@@ -289,7 +291,7 @@ ORDINARY = {
     },
     "all switched off": {
         "sliding_window": None, "layer_types": ["full_attention"] * 3, "logit_scale": 1.0, "num_experts": 0, "auto_map": {}, "logits_scaling": 1,
-        "quantization_config": None, "partial_rotary_factor": None, "attention_multiplier": 0.25, "use_qk_norm": False, "is_causal": True,
+        "quantization_config": None, "partial_rotary_factor": None, "attention_multiplier": 0.25, "use_qk_norm": False, "is_causal": True, "use_rope": True,
     },
     "windows that are not used": {"sliding_window": 64, "max_window_layers": 2, "use_sliding_window": False},
     "both ropes alike": {"rope_scaling": {"type": "default", "rope_theta": 500.0}, "rope_theta": 500.0},

@@ -2,11 +2,13 @@
 
 import io
 import json
+from dataclasses import replace
 from itertools import islice
 
 import evaluation_kit
 import numpy as np
 import pytest
+import tiny_model
 import tiny_tokenizer
 from compare import assert_close
 
@@ -21,6 +23,13 @@ from lm2.runtime.evaluation.run import run
 from lm2.runtime.evaluation.store import EvaluationError, Store
 from lm2.runtime.evaluation.streams import Reader, Stopped, Stream, streams_at_once
 from lm2.runtime.session.session import Session
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The tiny models with chunks of 64 in every cell: an evaluation reads whole chunks."""
+    folder = tmp_path_factory.mktemp("models")
+    return {c: replace(tiny_model.load_tiny(tiny_model.make(folder / c, c, chunk=64)), eos=frozenset()) for c in tiny_model.CELLS}
 
 
 def drawn(model, lengths, seed=0):
