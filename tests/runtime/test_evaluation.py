@@ -39,10 +39,11 @@ def drawn(model, lengths, seed=0):
 
 
 def alone(backend, stream, question, longest):
-    """The plain way: one stream, one chunk after the other, one token at a time."""
+    """The plain way: one stream, one chunk after the other, one token at a time; a chunk counts whole, however short it is."""
     state = MemoryState(backend.commit(backend.start(1)).bank, 0)
-    for ids in stream:
-        state = backend.commit(backend.extend(np.array(ids), backend.start(1, state))[1])
+    for number, ids in enumerate(stream, 1):
+        after = backend.commit(backend.extend(np.array(ids), backend.start(1, state))[1])
+        state = MemoryState(after.bank, number * backend.config.memory.chunk)
     logits, chunk = backend.extend(np.array(question), backend.start(1, state))
     answer = []
     for _ in range(longest):

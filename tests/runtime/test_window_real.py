@@ -1,7 +1,12 @@
-"""The real SmolLM2 in its window: as long as nothing has left it, and the memory is closed, answers are those of transformers on the whole text."""
+"""The real SmolLM2 in its window: as long as nothing has left it, and the memory is closed, answers are those of transformers on the whole text.
+
+Without OpenBLAS preloaded MLX is twenty times slower on Linux: then its messages are a third as long.
+"""
 
 import json
+import warnings
 
+import mlx_kit
 import numpy as np
 import pytest
 
@@ -36,27 +41,28 @@ def theirs(folder, ids):
         return model(torch.tensor([ids])).logits[0].numpy()
 
 
-def test_answers_in_the_window_are_those_of_transformers(smollm2):
-    """Five messages of some 320 tokens and their answers, on torch and mlx; every token greedy under transformers' logits of the whole text."""
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_answers_in_the_window_are_those_of_transformers(smollm2, backend):
+    """Five messages of some 320 tokens and their answers; every token greedy under transformers' logits of the whole text."""
     pytest.importorskip("mlx.core")
-    seen = {}
-    for backend in ("torch", "mlx"):
-        model = load(smollm2, backend, device="cpu", dtype="float32", memory=False)
-        session = Session(model, sampling=Sampling(temperature=0.0), seed=0)
-        closing, chosen, messages = len(model.encode(session.wording.dialogue.close())), {}, []
-        for town, year in TOWNS:
-            message = STORY.format(town, year) * 3 + "What is this town called?"
-            answer = session.say(message, 8)
-            tokens = session.reply.tokens
-            begin = session.at.filled - closing - len(tokens)
-            chosen |= {begin + i: token for i, token in enumerate(tokens)}
-            messages += [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
-        ids = session.at.tokens + session.at.pending
-        assert model.window == 2048 and session.at.carried == 0 and 1400 < len(ids) < 2048
-        assert model.text.decode(ids) == model.template.render(messages), "the whole conversation, as the chat template writes it"
-        assert all(ids[at] == token for at, token in chosen.items()) and len(chosen) >= 16
-        if ids not in seen:
-            seen[ids] = theirs(smollm2, ids)
-        for at, token in chosen.items():
-            logits = seen[ids][at - 1]
-            assert logits.max() - logits[token] <= NEAR, (backend, at, token, int(np.argmax(logits)))
+    times = 3 if backend == "torch" or mlx_kit.fast() else 1
+    if times == 1:
+        warnings.warn("THE WINDOW OF THE REAL MODEL WAS FILLED BY A THIRD IN MLX: preload OpenBLAS (docs/mlx.md)", stacklevel=1)
+    model = load(smollm2, backend, device="cpu", dtype="float32", memory=False)
+    session = Session(model, sampling=Sampling(temperature=0.0), seed=0)
+    closing, chosen, messages = len(model.encode(session.wording.dialogue.close())), {}, []
+    for town, year in TOWNS:
+        message = STORY.format(town, year) * times + "What is this town called?"
+        answer = session.say(message, 8)
+        tokens = session.reply.tokens
+        begin = session.at.filled - closing - len(tokens)
+        chosen |= {begin + i: token for i, token in enumerate(tokens)}
+        messages += [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
+    ids = session.at.tokens + session.at.pending
+    assert model.window == 2048 and session.at.carried == 0 and 480 * times - 40 < len(ids) < 2048
+    assert model.text.decode(ids) == model.template.render(messages), "the whole conversation, as the chat template writes it"
+    assert all(ids[at] == token for at, token in chosen.items()) and len(chosen) >= 16
+    whole = theirs(smollm2, ids)
+    for at, token in chosen.items():
+        logits = whole[at - 1]
+        assert logits.max() - logits[token] <= NEAR, (backend, at, token, int(np.argmax(logits)))
