@@ -12,8 +12,9 @@ OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
 chat: $(VENV)/.chat
 	$(BIN)/lm2 chat
 
+# Two processes of one thread each: as many on every machine, so that a run is the same everywhere.
 test: $(VENV)/.test lint
-	env $$($(BIN)/python tests/blas.py $(OPENBLAS)) $(BIN)/python -m pytest $(ARGS)
+	env OMP_NUM_THREADS=1 $$($(BIN)/python tests/blas.py $(OPENBLAS)) $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

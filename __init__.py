@@ -8,6 +8,7 @@ Importing this package imports no ML library: names are looked up when they are 
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from .runtime.session.session import Session as Session
 
 __version__ = "0.1.0"
+
+# ONNX Runtime reports to its maker otherwise, and keeps a number for that in the home folder; it asks when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _WHERE = {
     "LM2Config": "models.config",

@@ -147,7 +147,9 @@ def _one_line(error: Exception) -> str:
         if error.filename == "stdout":
             _drop_output()
             text = f"cannot write to {text}"
-    if isinstance(error, OSError) and "LM2_HOME" not in text and f"{home()}{os.sep}" in text:
+    at = error.filename if isinstance(error, OSError) else None
+    ours = f"{home()}{os.sep}" in text or (isinstance(at, str) and home().is_relative_to(at))
+    if isinstance(error, OSError) and "LM2_HOME" not in text and ours:
         text += " (LM2_HOME says where it lies)"
     elif not isinstance(error, (OSError, LM2Error, click.ClickException)):
         text = f"unexpected {type(error).__name__}: {text} (run again with --debug and report it)"

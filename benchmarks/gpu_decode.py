@@ -20,8 +20,8 @@ def _decode(bench, config, batch, beside=True):
     model = bench.model(config, torch.bfloat16)
     half = config.memory.chunk // 2
     with torch.inference_mode():
-        decoder = StaticDecoder(model, model.tables(), beside)
-        chunk = decoder.start(bench.bank(model, batch), 1)
+        decoder = StaticDecoder(model, beside)
+        chunk = decoder.start(bench.bank(model, batch), config.memory.chunk)
         ids = torch.randint(0, config.vocab_size, (batch, 3 if bench.toy else half), generator=bench.generator("cpu"))
         _, chunk = decoder.extend(ids, chunk, False)
         logits, after = decoder.extend(ids[:, :1], chunk, False)
@@ -102,7 +102,7 @@ def prefill(bench: Bench) -> Section:
                 try:
                     with torch.inference_mode():
                         bank = bench.bank(model, batch)
-                        t = bench.seconds(lambda m=model, b=bank, i=ids, tb=tables: m.extend(i, m.start(b, 1), tb), 5)
+                        t = bench.seconds(lambda m=model, b=bank, i=ids, tb=tables: m.extend(i, m.start(b, m.config.memory.chunk), tb), 5)
                 except torch.cuda.OutOfMemoryError:
                     out.rows.append([c.name, str(batch), str(length), memory, "out of memory", ""])
                     continue
@@ -130,7 +130,7 @@ def compiled(bench: Bench) -> Section:
             torch._dynamo.reset()
             with torch.no_grad():
                 buffers = steps.new_buffers(model, 1)
-                steps.begin(model, buffers, bench.bank(model, 1), 1)
+                steps.begin(model, buffers, bench.bank(model, 1), config.memory.chunk)
                 run = torch.compile(steps.step, backend="eager" if bench.toy else "inductor", mode=None)
                 for _ in range(3):
                     run(model, buffers, tables)

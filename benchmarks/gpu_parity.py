@@ -36,10 +36,10 @@ def _fed(backend, state, ids):
     return np.concatenate(logits), backend.commit(chunk)
 
 
-def _exact(exact, bank, ids, chunks):
-    """The same chunk in float64: logits (t, v) and the next bank."""
+def _exact(exact, bank, ids, written):
+    """The same chunk in float64, after `written` tokens: logits (t, v) and the next bank."""
     with torch.inference_mode():
-        want, bank = exact(torch.as_tensor(ids)[None], bank, chunks)
+        want, bank = exact(torch.as_tensor(ids)[None], bank, written)
     return want[0].numpy(), bank
 
 
@@ -66,7 +66,7 @@ def parity(bench: Bench) -> Section:
             for c in range(2):
                 ids = rng.integers(0, config.vocab_size, length)
                 bank = exact.initial_bank() if state is None else torch.from_numpy(backend.to_host(state)).double()
-                (got, state), (want, bank) = _fed(backend, state, ids), _exact(exact, bank, ids, c)
+                (got, state), (want, bank) = _fed(backend, state, ids), _exact(exact, bank, ids, c * length)
                 top = np.sort(want, axis=-1)
                 apart = top[:, -1] - top[:, -2] > 1e-3
                 same, clear = same + int((got.argmax(-1) == want.argmax(-1))[apart].sum()), clear + int(apart.sum())
@@ -108,8 +108,8 @@ def drift(bench: Bench) -> Section:
         rng, state, bank, carried, single = np.random.default_rng(bench.seed), None, exact.initial_bank(), [], []
         for c in range(count):
             ids = rng.integers(0, config.vocab_size, 5 if bench.toy else config.memory.chunk)
-            same = backend.from_host(bank.float().numpy(), c)
-            state, same, bank = _fed(backend, state, ids)[1], _fed(backend, same, ids)[1], _exact(exact, bank, ids, c)[1]
+            same = backend.from_host(bank.float().numpy(), c * len(ids))
+            state, same, bank = _fed(backend, state, ids)[1], _fed(backend, same, ids)[1], _exact(exact, bank, ids, c * len(ids))[1]
             carried.append(_nmse(backend.to_host(state), bank.numpy()))
             single.append(_nmse(backend.to_host(same), bank.numpy()))
         out.rows.append([config.name, name, str(count), f"{max(single):.2g}", f"{carried[-1]:.2g}", f"{max(carried):.2g}"])

@@ -42,7 +42,7 @@ def log_probabilities(folder, batches):
     session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     empty = {}
     for value in session.get_inputs():
-        sizes = {"batch": 1, "batch_size": 1, "past_sequence_length": 0}
+        sizes = {"batch": 1, "batch_size": 1, "past_sequence_length": 0, "window": max(ids.shape[1] for ids in batches)}
         dims = [sizes.get(n, WIDTH) if isinstance(n, str) else n for n in value.shape]
         empty[value.name] = np.zeros(dims, KINDS[value.type])
     for ids in batches:

@@ -47,7 +47,7 @@ def main() -> None:
             after = Session.restore(model, file).say(question, given.tokens)
             same += plain == after
             rows.append((question, plain, after))
-    print(f"{told.at.chunks if hasattr(told.at, 'chunks') else len(talk.chunks)} chunks told; {same} of {len(QUESTIONS)} answers are word for word the same\n")
+    print(f"{len(talk.chunks)} chunks told, {told.at.written} tokens in the memory; {same} of {len(QUESTIONS)} answers are word for word the same\n")
     print("| question | backbone | with a written memory |\n|---|---|---|")
     for row in rows:
         print("| " + " | ".join(" ".join(text.split()).replace("|", "/") for text in row) + " |")

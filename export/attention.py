@@ -1,7 +1,7 @@
-"""Self-attention inside a chunk as nodes: ONNX Runtime's fused operator, or standard ones. Knows caches of fixed size and where a call stands.
+"""Self-attention inside a window as nodes: ONNX Runtime's fused operator, or standard ones. Knows caches of fixed size and where a call stands.
 
-Axes: b batch, t positions of a call, p positions before it, s = p + t, T positions of a chunk, h query heads, k key/value heads, e head width.
-Caches (b, k, T, e) are written at p .. s - 1 and named past_* and present_*: a runtime may give both the same memory.
+Axes: b batch, t positions of a call, p positions before it, s = p + t, W positions of a window, h query heads, k key/value heads, e head width.
+Caches (b, k, W, e) are written at p .. s - 1 and named past_* and present_*: a runtime may give both the same memory.
 """
 
 from dataclasses import dataclass
@@ -25,19 +25,20 @@ class Place:
     end: str
 
 
-def write_at(g: Graph, buffer: str, update: str, position: str, axis: int, place: Place) -> str:
+def write_at(g: Graph, buffer: str, update: str, position: str, axis: int, place: Place, ring: int = 0) -> str:
     """`buffer` with `update` at `position` .. along `axis`, everything else as it was. Batch is axis 0. May be computed in place.
 
-    TensorScatter from opset 24; before it, ScatterND over (b, ..., t) index tuples.
+    ring: length of an axis whose last place is followed by its first. TensorScatter from opset 24; before it, ScatterND over (b, ..., t) index tuples.
     """
     if g.opset >= 24:
         where = g.op("Expand", position, place.batch)  # (b,)
-        return g.op("TensorScatter", buffer, update, where, axis=axis)
+        return g.op("TensorScatter", buffer, update, where, axis=axis, mode="circular" if ring else "linear")
     grid = []
     for j in range(axis + 1):
         count = g.op("Squeeze", g.size(update, j))
         line = g.op("Range", g.constant(0), count, g.constant(1))
         line = g.op("Add", line, position) if j == axis else line
+        line = g.op("Mod", line, g.constant(ring)) if j == axis and ring else line
         shape = [1] * (axis + 2)
         shape[j] = -1
         grid.append(g.op("Reshape", line, g.constant(shape)))
@@ -47,12 +48,12 @@ def write_at(g: Graph, buffer: str, update: str, position: str, axis: int, place
     return g.op("ScatterND", buffer, index, update)
 
 
-class ChunkAttention:
-    """Rotary tables and masks of one call, shared by all its layers."""
+class WindowAttention:
+    """Rotary tables and masks of one call, shared by all its layers. positions: the most a window may have."""
 
-    def __init__(self, g: Graph, config: LM2Config, place: Place, dtype: str, fused: bool):
+    def __init__(self, g: Graph, config: LM2Config, place: Place, dtype: str, fused: bool, positions: int):
         self.config, self.place, self.fused = config, place, fused
-        cos, sin = rope_tables(config)
+        cos, sin = rope_tables(config, positions)
         self.cos, self.sin = (g.store.add(f"rope.{n}", a.astype(dtype)) for n, a in (("cos", cos), ("sin", sin)))
         if fused:
             last = g.cast(g.op("Sub", place.end, g.constant([1])), "int32")
@@ -64,11 +65,11 @@ class ChunkAttention:
         self.positions = g.op("Add", line, place.past)  # (t,)
         shape = g.op("Concat", place.batch, place.tokens, axis=0)
         self.ids = g.op("Expand", self.positions, shape)  # (b, t)
-        slots = g.constant(np.arange(config.memory.chunk))  # (T,)
-        self.mask = g.op("LessOrEqual", slots, g.op("Unsqueeze", self.positions, g.constant([1])))  # (t, T)
+        filled = g.op("Range", g.constant(0), g.op("Squeeze", place.end), g.constant(1))  # (s,)
+        self.mask = g.op("LessOrEqual", filled, g.op("Unsqueeze", self.positions, g.constant([1])))  # (t, s)
 
     def self_attention(self, g: Graph, qkv: str, past: tuple[str, str]) -> tuple[str, str, str]:
-        """qkv (b, t, (h + 2k) e) fresh from its projection, caches (b, k, T, e). Returns (b, t, h e) and the caches with this call's keys and values."""
+        """qkv (b, t, (h + 2k) e) fresh from its projection, caches (b, k, W, e). Returns (b, t, h e) and the caches with this call's keys and values."""
         c = self.config
         h, k, e = c.num_attention_heads, c.num_key_value_heads, c.head_dim
         if self.fused and e % FUSED_ROTARY == 0:
@@ -93,7 +94,8 @@ class ChunkAttention:
             )  # fmt: skip
         keys = write_at(g, past[0], g.heads(key, k, e), self.place.past, 2, self.place)
         values = write_at(g, past[1], g.heads(value, k, e), self.place.past, 2, self.place)
-        a = g.op("Attention", g.heads(q, h, e), keys, values, self.mask, name="attention")  # (b, h, t, e)
+        filled = (g.slice(x, g.constant([0]), self.place.end, 2) for x in (keys, values))  # (b, k, s, e) each
+        a = g.op("Attention", g.heads(q, h, e), *filled, self.mask, name="attention")  # (b, h, t, e)
         return g.joined(a, h * e), keys, values
 
 
@@ -103,8 +105,8 @@ def whole_attention(g: Graph, q: str, key: str, value: str, h: int, k: int, e: i
     return g.joined(a, h * e)
 
 
-def rope_tables(config: LM2Config) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines (T, e / 2) of the rotary embedding, angles in float32 as the reference computes them."""
+def rope_tables(config: LM2Config, positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines (positions, e / 2) of the rotary embedding, angles in float32 as the reference computes them."""
     inverse = np.array(config.rope.inverse_frequencies(config.head_dim), np.float32)
-    angles = np.outer(np.arange(config.memory.chunk, dtype=np.float32), inverse)
+    angles = np.outer(np.arange(positions, dtype=np.float32), inverse)
     return np.cos(angles), np.sin(angles)

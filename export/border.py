@@ -1,9 +1,9 @@
-"""What a call does first when it ends one chunk and begins the next, cell gated: the finished chunk's rows, and K and V of the bank.
+"""What a call does first when rows enter the bank, cell gated: the rows of the positions since the last fold, and K and V of what is read anew.
 
-Both stand in an If, since the other calls of a chunk do neither. A row is read by nobody before the next chunk, so its gates are computed
-here for all positions at once: their matrices are read once a chunk and not once a token.
+Both stand in an If, since all other calls do neither. A row is read by nobody before the next fold, so its gates are computed
+here for all positions at once: their matrices are read once a fold and not once a token.
 
-Axes: b batch, p positions of the finished chunk, n rows of a bank, d hidden, l banks, h memory heads, e head width, w what a position keeps.
+Axes: b batch, p positions since the last fold, m rows read anew, n rows of a bank, d hidden, l banks, h memory heads, e head width, w what a position keeps.
 """
 
 from onnx import TensorProto
@@ -22,12 +22,13 @@ class Border:
         self.graph, self.config, self.memory = graph, config, memory
 
     def rows(self, writes: str, bank: str, first: str, finished: str) -> str:
-        """The rows (b, l, p, d) of `finished` (1,) positions, that stand from row `first` (1,) on; with 0 of them none. writes (b, l, T, w)."""
+        """The rows (b, l, p, d) of `finished` (1,) positions, whose places go round the bank from row `first` (1,) on; with 0 of them none.
+        writes (b, l, T, w)."""
         m = self.config.memory
 
         def rewrite(g: Graph) -> list[str]:
             made = g.slice(writes, g.constant([0]), finished, 2)  # (b, l, p, w)
-            old = g.slice(bank, first, g.op("Add", first, finished), 2)  # (b, l, p, d)
+            old = g.op("Gather", bank, self._places(g, first, finished), axis=2)  # (b, l, p, d)
             rows = []
             for j, i in enumerate(m.layers):
                 with g.scope(f"layers.{i}"):
@@ -38,31 +39,40 @@ class Border:
         def nothing(g: Graph) -> list[str]:
             return [g.slice(bank, g.constant([0]), g.constant([0]), 2)]  # (b, l, 0, d)
 
-        some = self.graph.op("Squeeze", self.graph.op("Greater", finished, self.graph.constant([0])))
+        some = self.graph.cast(finished, "bool")
         shape: list[int | str] = ["batch", m.banks, "rows_written", self.config.hidden_size]
-        labels = ("finish_chunk", "unfinished_chunk")
+        labels = ("rows_enter", "nothing_enters")
         (rows,) = self.graph.either(some, rewrite, nothing, TensorProto.FLOAT, shape, "memory_rows", labels)
         return rows
 
-    def reads(self, bank: str, past: Pairs, kind: int) -> Pairs:
-        """K and V (b, h, n, e) of each memory layer where a chunk begins, (b, h, 0, e) where one goes on. past: the state's, of type `kind`."""
+    def reads(self, bank: str, past: Pairs, kind: int, first: str, finished: str) -> Pairs:
+        """K and V (b, h, m, e) of each memory layer, of the rows that go round the bank from row `first` (1,) on: all of them where a window
+        begins, the `finished` (1,) new ones at a fold, else none. past: the state's, of type `kind`."""
         m, layers = self.config.memory, list(past)
 
         def begin(g: Graph) -> list[str]:
             made: list[str] = []
+            fold = g.op("Equal", "new_chunk", g.constant([3]))
+            count = g.op("Max", g.op("Where", fold, finished, g.constant([m.slots])), g.constant([1]))
+            rows = g.op("Gather", bank, self._places(g, first, count), axis=2)  # (b, l, m, d)
             for j, i in enumerate(layers):
                 with g.scope(f"layers.{i}"):
-                    made += self.memory.keys_values(g, g.op("Gather", bank, g.constant(j), axis=1), i)
+                    made += self.memory.keys_values(g, g.op("Gather", rows, g.constant(j), axis=1), i)
             return made
 
         def keep(g: Graph) -> list[str]:
             nothing = g.slice(past[layers[0]][0], g.constant([0]), g.constant([0]), 2)
             return [g.op("Identity", nothing) for _ in range(2 * len(layers))]
 
-        new = self.graph.op("Squeeze", self.graph.op("Equal", "new_chunk", self.graph.constant([1])))
+        anew = self.graph.cast(self.graph.op("Mod", "new_chunk", self.graph.constant([2])), "bool")  # 1 and 3
         shape: list[int | str] = ["batch", m.heads, "rows_read", m.head_dim]
-        fresh = self.graph.either(new, begin, keep, kind, shape, "memory_reads", ("begin_chunk", "same_chunk"))
+        fresh = self.graph.either(anew, begin, keep, kind, shape, "memory_reads", ("read_anew", "read_as_before"))
         return {i: (fresh[2 * n], fresh[2 * n + 1]) for n, i in enumerate(layers)}
+
+    def _places(self, g: Graph, first: str, count: str) -> str:
+        """The rows (count,) of a bank from `first` (1,) on, going round."""
+        line = g.op("Range", g.constant(0), g.op("Squeeze", count), g.constant(1))
+        return g.op("Mod", g.op("Add", line, first), g.constant(self.config.memory.slots))
 
 
 def stacked(g: Graph, parts: list[str]) -> str:

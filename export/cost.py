@@ -55,8 +55,9 @@ def _log_probabilities(file: Path, ids: np.ndarray) -> np.ndarray:
     session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     state = json.loads(session.get_modelmeta().custom_metadata_map["lm2.state"])
     kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
-    feeds = {i.name: np.zeros([1 if s == "batch" else s for s in i.shape], kinds[i.type]) for i in session.get_inputs() if i.name in state}
+    feeds = {i.name: np.zeros([{"batch": 1, "window": ids.size}.get(s, s) for s in i.shape], kinds[i.type]) for i in session.get_inputs() if i.name in state}
     feeds |= {"input_ids": ids, "new_chunk": np.array([1]), "logits_from": np.array([0])}
+    feeds |= {i.name: np.array([0]) for i in session.get_inputs() if i.name == "carry"}
     logits = session.run(["logits"], feeds)[0][0].astype(np.float64)  # (t, v)
     logits -= logits.max(-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))

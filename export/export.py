@@ -19,7 +19,7 @@ from ..models.atomic import check_new_folder, folder_name, new_folder, scratch_f
 from ..models.checkpoints.progress import Event, Report, silent
 from ..models.config import LM2Config
 from ..models.errors import ConvertError
-from ..models.exported import CHECKED, DATA, KEY, MODEL, Export, file_digest
+from ..models.exported import CHECKED, DATA, FORMAT, KEY, MODEL, Export, file_digest
 from ..models.layout import CONFIG, TEXT_FILES, TOKENIZER, ModelFolder, open_folder, tensor_shapes
 from ..models.oserrors import utf8_path
 from .cost import Cost, measure
@@ -47,7 +47,7 @@ def export_model(
     check_new_folder(dst)
     folder = open_folder(src)
     config = folder.config
-    options.check()
+    options.check(config)
     total = sum(math.prod(shape) for shape in tensor_shapes(config).values())
     external = estimated_bytes(config, options) > inline_max
     report(Event("building the graph", 0, None))
@@ -110,7 +110,7 @@ def build_model(folder: ModelFolder, weights: Weights, store: Store, options: Op
         "lm2_step",
         value_infos(step.interface.inputs),
         value_infos(step.interface.outputs),
-        doc_string="One call of a chunk. Feed every present_X back as past_X. docs/onnx.md describes each input and output.",
+        doc_string="One call of a window. Feed every present_X back as past_X. docs/onnx.md describes each input and output.",
     )
     used = [f for kind, f in functions.items() if kind in graph.kinds]
     domains = {"": options.opset} | {domain: 1 for domain in sorted(graph.domains - {""})}
@@ -144,7 +144,7 @@ def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) 
     """What the file says of itself, as string pairs."""
     places = {f"{PREFIX}places": json.dumps({"count": step.stream.width, "of": step.stream.order.tolist()})} if step.stream else {}
     return places | {
-        f"{PREFIX}format": "2",
+        f"{PREFIX}format": str(FORMAT),
         f"{PREFIX}fingerprint": folder.fingerprint,
         f"{PREFIX}config": json.dumps(folder.config.to_dict(), sort_keys=True),
         f"{PREFIX}tokenizer_sha256": tokenizer,
@@ -156,7 +156,7 @@ def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) 
 
 
 def attention_kind(options: Options, step: Step) -> str:
-    """The operator that attends inside a chunk."""
+    """The operator that attends inside a window."""
     return "Attention" if options.portable or step.exact else "GroupQueryAttention"
 
 
@@ -198,7 +198,8 @@ def estimated_bytes(config: LM2Config, options: Options) -> int:
     for name, shape in tensor_shapes(config).items():
         bits = options.bits_of(name.removesuffix(".weight")) if len(shape) == 2 else 0
         total += math.prod(shape) * ((bits + 0.5) / 8 if bits else 2 if options.half and ".memory." not in name else 4)
-    return int(total)
+    positions = config.memory.chunk if config.memory.cell == "released" else options.window or config.max_position_embeddings
+    return int(total) + 4 * config.head_dim * positions  # the rotary tables
 
 
 def _version() -> str:

@@ -107,7 +107,7 @@ class Graph:
         name: str,
         labels: tuple[str, str],
     ) -> tuple[str, ...]:
-        """An If: what `then` or `other` adds to its branch, as values that have one type and shape. flag: bool, a scalar."""
+        """An If: what `then` or `other` adds to its branch, as values that have one type and shape. flag: bool, one element."""
         graphs, count = [], 0
         for label, fill in zip(labels, (then, other), strict=True):
             branch = Graph(self.opset, self.store.branch(), f"{label}.")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..models.config import LM2Config
 from ..models.errors import ConvertError
 from ..models.exported import OPSETS, PRECISIONS
 
@@ -14,13 +15,15 @@ MEMORY_BITS = 8  # of what a memory reads with; what it writes with stays float3
 class Options:
     """precision: fp32, fp16, int8, int4. plain: the gated update as standard operators, no custom node.
 
-    portable: ONNX's own operators only, apart from the custom node, which carries its function body.
+    portable: ONNX's own operators only, apart from the custom node, which carries its function body. window: positions of every window,
+    cell gated; 0 where whoever runs the file chooses them.
     """
 
     precision: str = "fp32"
     opset: int = 24
     plain: bool = False
     portable: bool = False
+    window: int = 0
 
     @property
     def bits(self) -> int:
@@ -41,9 +44,14 @@ class Options:
             return MEMORY_BITS if name.rsplit(".", 1)[-1] in reads else 0
         return EMBEDDING_BITS if name.endswith(("embed_tokens", "lm_head")) else self.bits
 
-    def check(self) -> None:
-        """Raise ConvertError for values that do not exist."""
+    def check(self, config: LM2Config) -> None:
+        """Raise ConvertError for values that do not exist, or that this model cannot have."""
         if self.precision not in PRECISIONS:
             raise ConvertError(f"--precision {self.precision!r} must be one of {', '.join(PRECISIONS)}")
         if self.opset not in OPSETS:
             raise ConvertError(f"--opset {self.opset!r} must be one of {', '.join(map(str, OPSETS))}")
+        m, most = config.memory, config.max_position_embeddings
+        if self.window and m.cell == "released" and self.window != m.chunk:
+            raise ConvertError(f"--window {self.window}: a memory of cell released has windows of its chunk, {m.chunk}: leave --window out")
+        if not 0 <= self.window <= most:
+            raise ConvertError(f"--window {self.window} must lie from 1 to the model's {most} positions")

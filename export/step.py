@@ -1,9 +1,9 @@
-"""The step graph: one call of a chunk, prefill and decoding alike, with all state as inputs past_* and outputs present_*.
+"""The step graph: one call of a window, prefill and decoding alike, with all state as inputs past_* and outputs present_*.
 
 Knows a model's configuration and how its parts are joined; the parts are in attention.py, memory.py and linear.py. Names, shapes and types are
 the interface that docs/onnx.md describes.
 
-Axes: b batch, t positions of a call, p positions before it, T positions of a chunk, n rows of a bank, d hidden, l banks, L layers,
+Axes: b batch, t positions of a call, p positions since the last fold, W positions of a window, T positions between folds, n rows of a bank, d hidden, l banks, L layers,
 k key/value heads, h memory heads, e head width, v vocabulary.
 """
 
@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ..models.config import LM2Config
-from .attention import ChunkAttention, Place, whole_attention, write_at
+from .attention import Place, WindowAttention, whole_attention, write_at
 from .border import Border, stacked
 from .graph import Graph
 from .linear import Matrices, Weights
@@ -51,23 +51,37 @@ class Step:
         """Cell released with chunk pooling: later tokens change earlier ones, so each call computes the whole chunk."""
         return self.config.memory.cell == "released" and self.config.memory.gate_pool == "chunk"
 
+    @property
+    def gated(self) -> bool:
+        """Whether the window goes on while rows enter the bank."""
+        return self.config.memory.cell == "gated"
+
+    @property
+    def window(self) -> int | str:
+        """Positions of a window: a number, or an axis that whoever runs the file chooses."""
+        return (self.options.window or "window") if self.gated else self.config.memory.chunk
+
     def build(self) -> None:
         """Add every node, declare every input and output."""
         g, c, m = self.graph, self.config, self.config.memory
         int64 = TensorProto.INT64
         self._input("input_ids", int64, ["batch", "tokens"])
         self._input("new_chunk", int64, [1])
+        if self.gated:
+            self._input("carry", int64, [1])
         self._input("logits_from", int64, [1])
         self.interface.outputs["logits"] = (TensorProto.FLOAT, ["batch", "positions", c.vocab_size])
         self._state("length", int64, [1])
-        self._state("chunks", int64, [1])
+        self._state("written", int64, [1])
+        if self.gated:
+            self._state("folded", int64, [1])
         if m.banks:
             self._state("bank", TensorProto.FLOAT, ["batch", m.banks, m.slots, c.hidden_size])
-            if m.cell == "gated":
+            if self.gated:
                 self._state("writes", TensorProto.FLOAT, ["batch", m.banks, m.chunk, self.memory.write_width])
             else:
                 self._state("rows", TensorProto.FLOAT, ["batch", m.banks, m.chunk, c.hidden_size])
-        with g.scope("chunk"):
+        with g.scope("window"):
             place = self._begin()
         self._made["logits"] = self._exact(place) if self.exact else self._layers(place)
         g.outputs_as({made: name for name, made in self._unique().items()})
@@ -84,49 +98,53 @@ class Step:
         return out
 
     def _begin(self) -> Place:
-        """Where the call stands. With new_chunk, the rows of the chunk so far enter the bank first and positions start again at 0.
+        """Where the call stands. Unless new_chunk is 0, the rows of the positions since the last fold enter the bank first.
 
-        new_chunk is 0, 1, or 2 where only the bank is wanted: then what the chunk would read is not computed.
+        new_chunk: 0 go on; 1 begin a window, positions start again at 0; 2 as 1 where only the bank is wanted: what the window would read is
+        not computed; 3 fold, positions go on (cell gated).
         """
         g, m = self.graph, self.config.memory
-        batch, tokens = g.size("input_ids", 0), g.size("input_ids", 1)
-        folded = g.op("Mul", "past_length", g.op("Min", "new_chunk", g.constant([1])), name="rows_folded")  # (1,)
-        past = g.op("Sub", "past_length", folded, name="position")
+        batch, tokens, some = g.size("input_ids", 0), g.size("input_ids", 1), g.op("Min", "new_chunk", g.constant([1]))
+        if self.gated:
+            numbers = g.op("Concat", "past_length", "past_written", "past_folded", axis=0)
+            length, written, folded = g.ops("Split", numbers, outputs=3, num_outputs=3)  # copies: each may be overwritten by its present_X
+            open_ = g.op("Max", g.op("Sub", length, folded), g.constant([0]))  # carried ones not reached are no rows
+            self.finished = g.op("Mul", open_, some, name="rows_finished")  # (1,)
+            again = g.cast(g.op("Mod", "new_chunk", g.constant([3])), "bool")
+            past = g.op("Where", again, g.constant([0]), length, name="position")
+            self.folded = g.op("Where", again, "carry", g.op("Add", folded, self.finished))
+            self._made["present_folded"] = self.folded
+            self.first = g.op("Mod", written, g.constant([m.slots]))
+            self._made["present_written"] = g.op("Add", written, self.finished)
+        else:
+            self.finished = g.op("Mul", "past_length", some, name="rows_finished")  # (1,)
+            past = g.op("Sub", "past_length", self.finished, name="position")
+            self.first = g.constant([0])
+            self._made["present_written"] = g.op("Add", "past_written", self.finished)
         end = g.op("Add", past, tokens)
         place = Place(batch, tokens, past, end)
         self._made["present_length"] = end
-        self._made["present_chunks"] = g.op("Add", "past_chunks", g.op("Min", folded, g.constant([1])))
         if m.banks:
-            first = self._first_row("past_chunks")
-            if m.cell == "gated":
-                rows = self.border.rows("past_writes", "past_bank", first, folded)
+            if self.gated:
+                rows = self.border.rows("past_writes", "past_bank", self.first, self.finished)
             else:
-                rows = g.slice("past_rows", g.constant([0]), folded, 2)  # (b, l, p or 0, d)
-            self._made["present_bank"] = write_at(g, "past_bank", rows, first, 2, place)
-        self.first = g.op("Add", self._first_row(self._made["present_chunks"]), past)  # (1,)
-        self.after = g.op("Add", self.first, tokens)
+                rows = g.slice("past_rows", g.constant([0]), self.finished, 2)  # (b, l, p or 0, d)
+            self._made["present_bank"] = write_at(g, "past_bank", rows, self.first, 2, place, m.slots if self.gated else 0)
         return place
-
-    def _first_row(self, chunks: str) -> str:
-        """The bank row that position 0 writes in the chunk after `chunks` committed ones, (1,)."""
-        g, m = self.graph, self.config.memory
-        turns = m.slots // m.chunk
-        if turns == 1:
-            return g.constant([0])
-        return g.op("Mul", g.op("Mod", chunks, g.constant([turns])), g.constant([m.chunk]))
 
     def _layers(self, place: Place) -> str:
         """All layers over the call's tokens, with caches; float32 logits (b, positions, v)."""
         g, c, m = self.graph, self.config, self.config.memory
         x = self.trace["embedding"] = self._embedding("input_ids")  # (b, t, d)
-        gated = m.cell == "gated"
-        attention = ChunkAttention(g, c, place, self.matrices.dtype, not self.options.portable)
+        gated = self.gated
+        positions = (self.options.window or c.max_position_embeddings) if gated else m.chunk
+        attention = WindowAttention(g, c, place, self.matrices.dtype, not self.options.portable, positions)
         reads: dict[int, tuple[str, str]] = {}
         rows = ""
         if gated and m.layers:
             reads = self._reads(place)
         elif not gated:
-            old = g.slice(self._made["present_bank"], self.first, self.after, 2)  # (b, 1, t, d)
+            old = g.slice(self._made["present_bank"], place.past, place.end, 2)  # (b, 1, t, d)
             rows = g.op("Gather", old, g.constant(0), axis=1)  # (b, t, d)
             self._state("sums", TensorProto.FLOAT, ["batch", c.num_hidden_layers, m.chunk, c.hidden_size])
             before = g.op("Max", g.op("Sub", place.past, g.constant([1])), g.constant([0]))
@@ -153,26 +171,34 @@ class Step:
             self._made["present_rows"] = write_at(g, "past_rows", g.op("Unsqueeze", rows, g.constant([1])), place.past, 2, place)
         elif m.layers:
             writes = g.reshape(g.op("Concat", *write_list, axis=-1), 0, 0, len(m.layers), -1)  # (b, t, l, w)
-            self._made["present_writes"] = write_at(g, "past_writes", g.op("Transpose", writes, perm=[0, 2, 1, 3]), place.past, 2, place)
+            self._made["present_writes"] = self._kept(g.op("Transpose", writes, perm=[0, 2, 1, 3]), place)
         return self._head(n)
+
+    def _kept(self, writes: str, place: Place) -> str:
+        """past_writes with writes (b, l, t, w) of the call's positions in it, those before `folded` left out: they are carried."""
+        g = self.graph
+        ahead = g.op("Sub", place.past, self.folded)
+        at = g.op("Max", ahead, g.constant([0]))
+        own = g.slice(writes, g.op("Sub", at, ahead), g.constant([END]), 2)  # (b, l, t or less, w)
+        return write_at(g, "past_writes", own, at, 2, place)
 
     def _embedding(self, ids: str) -> str:
         """The residual stream as it begins, (b, t, d); with loud channels in places of their own, (b, t, w)."""
         x = self.matrices.embedding(self.graph, ids)
         return x if self.stream is None else self.graph.op("Mul", x, self.graph.constant(self.stream.quiet(), "float32"))
 
-    def _self_attention(self, n: str, attention: ChunkAttention, i: int) -> str:
+    def _self_attention(self, n: str, attention: WindowAttention, i: int) -> str:
         """The attention output (b, t, d) of the normed stream n (b, t, d), float32."""
         g, c, p = self.graph, self.config, f"model.layers.{i}."
         qkv = self.matrices.linear(g, self.memory.narrow(g, n), *(f"{p}self_attn.{q}_proj" for q in "qkv"))
-        shape: list[int | str] = ["batch", c.num_key_value_heads, c.memory.chunk, c.head_dim]
+        shape: list[int | str] = ["batch", c.num_key_value_heads, self.window, c.head_dim]
         past = self._pair("", i, self.kind, shape)
         a, *present = attention.self_attention(g, qkv, past)
         self._made[f"present_key.{i}"], self._made[f"present_value.{i}"] = present
         a = self.trace[f"layers.{i}.attention"] = self.matrices.linear(g, a, f"{p}self_attn.o_proj")
         return a
 
-    def _released(self, a: str, rows: str, attention: ChunkAttention, i: int, sums: list[str]) -> tuple[str, str]:
+    def _released(self, a: str, rows: str, attention: WindowAttention, i: int, sums: list[str]) -> tuple[str, str]:
         """Cell released, causal pooling: running sums and the rows' own keys and values are caches too."""
         g, m = self.graph, self.config.memory
         past = self._pair("memory_", i, self.kind, ["batch", m.heads, m.chunk, m.head_dim])
@@ -188,13 +214,13 @@ class Step:
         return self.memory.released(g, a, rows, g.op("Div", running, self.count), attend, i)
 
     def _reads(self, place: Place) -> dict[int, tuple[str, str]]:
-        """K and V of each bank: computed by the call that begins a chunk, kept as state by the others."""
+        """K and V of each bank: computed by the call that begins a window, of the new rows by one that folds; kept as state by the others."""
         g, m = self.graph, self.config.memory
         past = {i: self._pair("memory_", i, self.kind, ["batch", m.heads, m.slots, m.head_dim]) for i in m.layers}
-        fresh = self.border.reads(self._made["present_bank"], past, self.kind)
+        fresh = self.border.reads(self._made["present_bank"], past, self.kind, self.first, self.finished)
         reads = {}
         for i in m.layers:
-            k, v = (write_at(g, old, new, g.constant([0]), 2, place) for old, new in zip(past[i], fresh[i], strict=True))
+            k, v = (write_at(g, old, new, self.first, 2, place, m.slots) for old, new in zip(past[i], fresh[i], strict=True))
             self._made[f"present_memory_key.{i}"], self._made[f"present_memory_value.{i}"] = reads[i] = (k, v)
         return reads
 
@@ -206,9 +232,8 @@ class Step:
         tokens = g.slice(self._made["present_tokens"], g.constant([0]), place.end, 1)  # (b, s)
         x = self.trace["embedding"] = self.matrices.embedding(g, tokens)  # (b, s, d)
         h, k, e = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-        attention = ChunkAttention(g, c, Place(place.batch, place.end, g.constant([0]), place.end), self.matrices.dtype, False)
-        base = g.op("Sub", self.first, place.past)
-        old = g.slice(self._made["present_bank"], base, g.op("Add", base, place.end), 2)  # (b, 1, s, d)
+        attention = WindowAttention(g, c, Place(place.batch, place.end, g.constant([0]), place.end), self.matrices.dtype, False, m.chunk)
+        old = g.slice(self._made["present_bank"], g.constant([0]), place.end, 2)  # (b, 1, s, d)
         rows = g.op("Squeeze", old, g.constant([1]))  # (b, s, d)
 
         def attend(q: str, key: str, value: str) -> str:

@@ -8,6 +8,7 @@ Axes: b batch, t positions of a call, l banks, n rows of a bank, d hidden.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ SEQUENCES = 16  # conversations of one instance at a time; each costs the bytes 
 IDLE_US = 600_000_000  # after ten minutes without a call a conversation is forgotten
 TYPES = {TensorProto.FLOAT: "TYPE_FP32", TensorProto.FLOAT16: "TYPE_FP16", TensorProto.INT64: "TYPE_INT64"}
 BYTES = {"TYPE_FP32": 4, "TYPE_FP16": 2, "TYPE_INT64": 8}
-ASKED = ("present_bank", "present_chunks")  # state that a client may ask for: a conversation's memory
+WINDOW = 2048  # positions of a window, where nobody asked for another number and the model has as many
+ASKED = ("present_bank", "present_written")  # state that a client may ask for: a conversation's memory
 
 
 def export_repository(
@@ -42,12 +44,14 @@ def export_repository(
     """Export model folder `src` into the new model repository `dst`; the summary of `export_model` plus what the repository is.
 
     `root`: the path at which the server will see `dst` (Triton takes the library's path as it is); `dst` itself if empty. Without a C compiler
-    the repository has no library, which `report` hears of. Raises as `export_model` does.
+    the repository has no library, which `report` hears of. Windows have `options.window` positions, or WINDOW. Raises as `export_model` does.
     """
     check_new_folder(dst)
     if shown(where := root or str(dst.absolute())) != where:
         raise ConvertError(f"{shown(where)} is not UTF-8, and Triton's configuration is: choose another folder, or give --triton-root")
     config = open_folder(src).config
+    if config.memory.cell == "gated" and not options.window:  # the server wants to know the shape of every state
+        options = replace(options, window=min(WINDOW, config.max_position_embeddings))
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.name or src.name)
     with new_folder(dst) as out:
         folder = out / name
@@ -60,7 +64,8 @@ def export_repository(
         path = f"{root.rstrip('/') or dst.absolute().as_posix()}/{name}/{library}" if library else ""
         text, size = configuration(name, graph, config, path, options.half, sequences)
         (folder / CONFIG).write_text(text, encoding="utf-8")
-    triton = {"model": name, "library": path, "sequences": sequences, "state_bytes": size}
+    window = options.window or config.memory.chunk
+    triton = {"model": name, "window": window, "library": path, "sequences": sequences, "state_bytes": size}
     return summary | {"path": str(dst), "triton": triton}
 
 

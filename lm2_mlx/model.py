@@ -1,7 +1,7 @@
-"""The LM2 model in MLX: blocks, chunks, and the state that goes in and comes out. Knows no files, no text and no sessions.
+"""The LM2 model in MLX: blocks, windows, folds, and the state that goes in and comes out. Knows no files, no text and no sessions.
 
-Axes: b batch, t positions of a call, s positions of the chunk so far, T positions of a chunk, n rows, d hidden, h heads, k key/value heads,
-e head width, l banks, L layers, v vocabulary.
+Axes: b batch, t positions of a call, s positions of the window so far, W positions of a window, T positions between two folds at most, n rows,
+d hidden, h heads, k key/value heads, e head width, l banks, L layers, v vocabulary.
 
 Everything here builds a lazy graph; `evaluate` runs it, once per call of the model.
 """
@@ -45,7 +45,7 @@ class Block:
 
 
 class Pieces(NamedTuple):
-    """What of a block does not depend on how long the chunk is: compiled once for steps of one token."""
+    """What of a block does not depend on how long the window is: compiled once for steps of one token."""
 
     project: Callable[..., tuple[mx.array, mx.array, mx.array]]
     finish: Callable[..., mx.array]
@@ -57,13 +57,15 @@ class Pieces(NamedTuple):
 
 @dataclass
 class Buffers:
-    """What a chunk accumulates: arrays of constant size by name, filled up to the chunk's length.
+    """What a window accumulates: arrays of constant size by name, filled up to the window's length.
 
-    Shared by the states of one chunk and replaced as it grows: positions before a state's length never change, so an older state
-    stays good for rewinding until something else is fed after it. Nobody else may hold the arrays, then MLX writes them in place.
+    Shared by the states of one window and replaced as it grows: positions before a state's length never change, so an older state
+    stays good for rewinding until something else is fed after it, or it is folded. Nobody else may hold the arrays, then MLX writes them in place.
+    folded: where the newest state was folded last; `seen` and `read` of positions from there on begin at place 0.
     """
 
     arrays: dict[str, mx.array] = field(default_factory=dict)
+    folded: int = 0
 
     def put(self, name: str, value: mx.array, past: int, axis: int) -> mx.array:
         """Store value at positions past .. past + t - 1 of `axis` (1 or 2); everything so far along that axis."""
@@ -78,25 +80,34 @@ class Buffers:
         return whole[:, :, :s]
 
 
-class ChunkState(NamedTuple):
-    """A chunk in progress. bank (l, b, n, d) float32 as it stood at the start.
+class WindowState(NamedTuple):
+    """A window in progress. bank (l, b, n, d) float32 as of the last fold.
 
+    written: tokens in the bank, ever; number i lies in row i mod n. Positions below `folded` are in the bank, by a fold or because the first
+    `carried` of them were carried over.
     reads (cell gated): K and V of each bank, (b, h, n, e), None for a bank of zeros. tokens (cell released, pooled over the chunk): the
-    ids so far (b, s), with `after` the bank they lead to; such a chunk is computed anew in each call and has empty buffers.
+    ids so far (b, s), with `after` the bank they lead to; such a window is computed anew in each call and has empty buffers.
     """
 
     bank: mx.array
-    chunks: int
+    written: int
     length: int
     buffers: Buffers
     reads: tuple[tuple[mx.array, mx.array] | None, ...] = ()
     tokens: mx.array | None = None
     after: mx.array | None = None
+    folded: int = 0
+    carried: int = 0
+
+    @property
+    def stale(self) -> bool:
+        """Whether the buffers were folded since this state."""
+        return self.folded != self.buffers.folded
 
 
-def evaluate(chunk: ChunkState, *more: mx.array) -> None:
+def evaluate(window: WindowState, *more: mx.array) -> None:
     """Compute everything a call left undone, in one go."""
-    mx.eval(*more, *chunk.buffers.arrays.values(), *([] if chunk.after is None else [chunk.after]))
+    mx.eval(*more, *window.buffers.arrays.values(), *([] if window.after is None else [window.after]))
 
 
 class LM2:
@@ -111,13 +122,17 @@ class LM2:
         self.config = config
         self.cpu = cpu
         self.embed, self.blocks, self.norm, self.head = embed, blocks, norm, head
-        cos, sin = rope_tables(config, config.memory.chunk)
-        self.cos, self.sin = cos[:, None], sin[:, None]  # (T, 1, e / 2)
+        self.lengthen(config.memory.chunk)
         self.bank_of = {layer: j for j, layer in enumerate(config.memory.layers)}
         self.exact = config.memory.cell == "released" and config.memory.gate_pool == "chunk"
         plain = [Pieces(b.project, b.finish, b.memory.step if isinstance(b.memory, GatedMemory) else None) for b in blocks]
         self.pieces = plain
         self.step_pieces = [p.compiled() for p in plain] if compiled else plain
+
+    def lengthen(self, window: int) -> None:
+        """Make rotary tables for windows of that many positions."""
+        cos, sin = rope_tables(self.config, window)
+        self.cos, self.sin = cos[:, None], sin[:, None]  # (W, 1, e / 2)
         mx.eval(self.cos, self.sin)
 
     @property
@@ -131,28 +146,41 @@ class LM2:
             return mx.contiguous(mx.broadcast_to(mx.eye(shape[2], shape[3]), shape))  # (l, b, n, d)
         return mx.zeros(shape)  # (l, b, n, d)
 
-    def first_row(self, chunks: int) -> int:
-        """The bank row that position 0 writes in the chunk after `chunks` committed ones."""
+    def first_row(self, written: int) -> int:
+        """The bank row of the token after `written` others."""
         m = self.config.memory
-        return chunks % (m.slots // m.chunk) * m.chunk
+        return 0 if m.cell == "released" else written % m.slots
 
-    def start(self, bank: mx.array, chunks: int = 0) -> ChunkState:
-        """Begin a chunk that reads `bank` (l, b, n, d). Allocates the chunk's buffers: constant in size, freed with the chunk."""
+    def start(self, bank: mx.array, written: int = 0, window: int | None = None, carried: int = 0) -> WindowState:
+        """Begin a window that reads `bank` (l, b, n, d), which holds `written` tokens. Allocates its buffers: constant in size, freed with the window.
+
+        `window`: positions W, by default a chunk. The first `carried` tokens fed to it are in the bank already and are not written again.
+        Raises ValueError for a window beyond the model's positions, or where cell released is given another window than its chunk.
+        """
         c, m, b = self.config, self.config.memory, bank.shape[1]
+        size = m.chunk if window is None else window
+        if not 1 <= size <= c.max_position_embeddings:
+            raise ValueError(f"a window of {size} tokens does not fit the model's {c.max_position_embeddings} positions")
+        if m.cell == "released" and (size != m.chunk or carried):
+            raise ValueError(f"cell released has windows of its chunk, {m.chunk} tokens, and carries none over")
+        if not 0 <= carried < size:
+            raise ValueError(f"{carried} carried tokens do not fit in a window of {size}")
+        if size > len(self.cos):
+            self.lengthen(size)
         if self.exact:
-            return ChunkState(bank, chunks, 0, Buffers(), tokens=mx.zeros((b, 0), mx.int32), after=bank)
+            return WindowState(bank, written, 0, Buffers(), tokens=mx.zeros((b, 0), mx.int32), after=bank)
         arrays: dict[str, mx.array] = {}
         for i in range(c.num_hidden_layers):
             for name in ("keys", "values"):
-                arrays[f"{name}{i}"] = mx.zeros((b, c.num_key_value_heads, m.chunk, c.head_dim), self.dtype)  # (b, k, T, e)
+                arrays[f"{name}{i}"] = mx.zeros((b, c.num_key_value_heads, size, c.head_dim), self.dtype)  # (b, k, W, e)
         reads: list[tuple[mx.array, mx.array] | None] = []
         if m.cell == "gated":
-            written = np.array(mx.any(bank != 0, axis=(1, 2, 3)))  # (l,)
+            heard = np.array(mx.any(bank != 0, axis=(1, 2, 3)))  # (l,)
             for i, j in self.bank_of.items():
                 memory = self.blocks[i].memory
                 assert isinstance(memory, GatedMemory)
-                reads.append(memory.keys_values(bank[j]) if written[j] else None)
-                for name in ("seen", "read") if written[j] else ("seen",):
+                reads.append(memory.keys_values(bank[j]) if heard[j] else None)
+                for name in ("seen", "read") if heard[j] else ("seen",):
                     arrays[f"{name}{j}"] = mx.zeros((b, m.chunk, c.hidden_size))  # (b, T, d)
         else:
             for i in range(c.num_hidden_layers):
@@ -160,64 +188,106 @@ class LM2:
                     arrays[f"{name}{i}"] = mx.zeros((b, m.heads, m.chunk, m.head_dim), self.dtype)  # (b, h, T, e)
                 arrays[f"sums{i}"] = mx.zeros((b, m.chunk, c.hidden_size))  # (b, T, d)
             arrays["rows"] = mx.zeros((b, m.chunk, m.slots))  # (b, T, n)
-        chunk = ChunkState(bank, chunks, 0, Buffers(arrays), tuple(reads))
-        evaluate(chunk, *(x for kv in reads if kv for x in kv))
-        return chunk
+        state = WindowState(bank, written, 0, Buffers(arrays, carried), tuple(reads), folded=carried, carried=carried)
+        evaluate(state, *(x for kv in reads if kv for x in kv))
+        return state
 
-    def extend(self, ids: mx.array, chunk: ChunkState, all_logits: bool = False) -> tuple[mx.array, ChunkState]:
-        """Feed ids (b, t) after the chunk's `length` positions. Returns lazy float32 logits (b, t or 1, v) and the longer chunk.
+    def extend(self, ids: mx.array, state: WindowState, all_logits: bool = False) -> tuple[mx.array, WindowState]:
+        """Feed ids (b, t) after the window's `length` positions. Returns lazy float32 logits (b, t or 1, v) and the longer window.
 
-        Raises ValueError past the chunk's end.
+        Raises ValueError past the window's end, or for more than a chunk of tokens since the last fold.
         """
-        t, past = ids.shape[1], chunk.length
-        if past + t > self.config.memory.chunk:
-            raise ValueError(f"{past} + {t} tokens do not fit in a chunk of {self.config.memory.chunk}")
-        if chunk.tokens is not None:
-            tokens = mx.concatenate([chunk.tokens[:, :past], ids], axis=1)  # (b, s)
-            x, rows = self._layers(tokens, chunk, 0, True)
+        t, past, most = ids.shape[1], state.length, self.config.memory.chunk
+        if past + t > self.window(state):
+            raise ValueError(f"{past} + {t} tokens do not fit in a window of {self.window(state)}")
+        if past + t - state.folded > most:
+            raise ValueError(f"{past + t - state.folded} tokens since the last fold are more than a chunk of {most}: fold first")
+        if state.tokens is not None:
+            tokens = mx.concatenate([state.tokens[:, :past], ids], axis=1)  # (b, s)
+            x, rows = self._layers(tokens, state, 0, True)
             assert rows is not None
             x = x[:, past:]
-            chunk = chunk._replace(tokens=tokens, after=_written(chunk.bank, rows[None], 0))
+            state = state._replace(tokens=tokens, after=_placed(state.bank, rows[None], 0))
         else:
-            x, rows = self._layers(ids, chunk, past, False)
+            x, rows = self._layers(ids, state, past, False)
             if rows is not None:
-                chunk.buffers.put("rows", rows, past, 1)
+                state.buffers.put("rows", rows, past, 1)
         x = self.norm(x if all_logits else x[:, -1:]).astype(self.dtype)  # (b, t or 1, d)
-        return self.head(x).astype(mx.float32), chunk._replace(length=past + t)
+        return self.head(x).astype(mx.float32), state._replace(length=past + t)
 
-    def commit(self, chunk: ChunkState) -> tuple[mx.array, int]:
-        """The bank the next chunk reads, lazy (l, b, n, d), and the chunks committed. An empty chunk changes nothing."""
-        s, arrays = chunk.length, chunk.buffers.arrays
-        if s == 0:
-            return chunk.bank, chunk.chunks
-        if chunk.tokens is not None:
-            if chunk.tokens.shape[1] != s:
-                _, rows = self._layers(chunk.tokens[:, :s], chunk, 0, True)
+    def window(self, state: WindowState) -> int:
+        """Positions of the window."""
+        return self.config.memory.chunk if state.tokens is not None else state.buffers.arrays["keys0"].shape[2]
+
+    def fold(self, state: WindowState) -> WindowState:
+        """Enter the rows of positions `folded` .. `length` - 1 into the bank and make anew what is read of them; the window goes on. Cell gated.
+
+        The state passed in is stale afterwards. Raises ValueError for cell released, which reads its rows inside the window.
+        """
+        count = state.length - state.folded
+        if self.config.memory.cell != "gated":
+            raise ValueError("cell released cannot fold: its chunk is its window")
+        if count <= 0:
+            return state
+        new = self._rows(state)  # (l, b, count, d)
+        first, arrays = self.first_row(state.written), state.buffers.arrays
+        bank = _placed(state.bank, new, first) if self.bank_of else state.bank
+        reads: list[tuple[mx.array, mx.array]] = []
+        for i, j in self.bank_of.items():
+            memory = self.blocks[i].memory
+            assert isinstance(memory, GatedMemory)
+            old = state.reads[j] or memory.keys_values(mx.zeros_like(bank[j]))
+            made = memory.keys_values(new[j])  # (b, h, count, e or e + 1) each
+            reads.append((mx.contiguous(_placed(old[0], made[0], first)), mx.contiguous(_placed(old[1], made[1], first))))
+            if f"read{j}" not in arrays:
+                arrays[f"read{j}"] = mx.zeros_like(arrays[f"seen{j}"])  # (b, T, d)
+        state.buffers.folded = state.length
+        state = state._replace(bank=bank, written=state.written + count, folded=state.length, reads=tuple(reads))
+        evaluate(state, bank, *(x for kv in reads for x in kv))
+        return state
+
+    def commit(self, state: WindowState) -> tuple[mx.array, int]:
+        """The memory with everything of the window in it: the bank, lazy (l, b, n, d), and the tokens written. Nothing new changes nothing."""
+        s, count = state.length, state.length - state.folded
+        if count <= 0:
+            return state.bank, state.written
+        written = state.written + count
+        if state.tokens is not None:
+            if state.tokens.shape[1] != s:
+                _, rows = self._layers(state.tokens[:, :s], state, 0, True)
                 assert rows is not None
-                return _written(chunk.bank, rows[None], 0), chunk.chunks + 1
-            assert chunk.after is not None
-            return chunk.after, chunk.chunks + 1
-        first = self.first_row(chunk.chunks)
+                return _placed(state.bank, rows[None], 0), written
+            assert state.after is not None
+            return state.after, written
         if self.config.memory.cell == "released":
-            return _written(chunk.bank, arrays["rows"][None, :, :s], 0), chunk.chunks + 1
+            return _placed(state.bank, state.buffers.arrays["rows"][None, :, :s], 0), written
+        if not self.bank_of:
+            return state.bank, written
+        return _placed(state.bank, self._rows(state), self.first_row(state.written)), written
+
+    def _rows(self, state: WindowState) -> mx.array:
+        """What positions `folded` on write, lazy (l, b, s - folded, d), cell gated."""
+        count, arrays, first = state.length - state.folded, state.buffers.arrays, self.first_row(state.written)
         new = []
         for i, j in self.bank_of.items():
             memory = self.blocks[i].memory
             assert isinstance(memory, GatedMemory)
-            read = None if chunk.reads[j] is None else arrays[f"read{j}"][:, :s]
-            new.append(memory.rewrite(arrays[f"seen{j}"][:, :s], read, chunk.bank[j, :, first : first + s]))  # (b, s, d)
-        return _written(chunk.bank, mx.stack(new), first) if new else chunk.bank, chunk.chunks + 1
+            read = None if state.reads[j] is None else arrays[f"read{j}"][:, :count]
+            new.append(memory.rewrite(arrays[f"seen{j}"][:, :count], read, _taken(state.bank[j], first, count)))  # (b, count, d)
+        return mx.stack(new) if new else mx.zeros((0, state.bank.shape[1], count, state.bank.shape[3]))
 
-    def _layers(self, ids: mx.array, chunk: ChunkState, past: int, alone: bool) -> tuple[mx.array, mx.array | None]:
+    def _layers(self, ids: mx.array, state: WindowState, past: int, alone: bool) -> tuple[mx.array, mx.array | None]:
         """All blocks over ids (b, t) at positions past onward: the last residual stream (b, t, d), and the released bank's rows (b, t, n).
 
-        `alone`: the ids are the whole chunk and nothing is kept in its buffers.
+        `alone`: the ids are the whole window and nothing is kept in its buffers.
         """
         t = ids.shape[1]
         cos, sin = self.cos[past : past + t], self.sin[past : past + t]  # (t, 1, e / 2)
-        put = chunk.buffers.put
+        put = state.buffers.put
+        known = min(max(state.folded - past, 0), t)  # carried tokens read the memory and are not written again
+        place = past + known - state.folded
         x = self.embed.rows(ids)  # (b, t, d)
-        rows = chunk.bank[0, :, past : past + t] if self.config.memory.cell == "released" else None  # (b, t, n)
+        rows = state.bank[0, :, past : past + t] if self.config.memory.cell == "released" else None  # (b, t, n)
         for i, (block, pieces) in enumerate(zip(self.blocks, self.step_pieces if t == 1 else self.pieces, strict=True)):
             q, k, v = pieces.project(x, cos, sin)  # (b, h, t, e), (b, k, t, e) twice
             if not alone:
@@ -230,36 +300,49 @@ class LM2:
                 def cache(k: mx.array, v: mx.array, i: int = i) -> tuple[mx.array, mx.array]:
                     return (k, v) if alone else (put(f"mkeys{i}", k, past, 2), put(f"mvalues{i}", v, past, 2))
 
-                pooled = self._pooled(block.memory.lifted(joined), chunk, i, past, alone)
+                pooled = self._pooled(block.memory.lifted(joined), state, i, past, alone)
                 rows = block.memory.rewrite(joined, rows, cache, pooled)
                 x = block.join(x, joined + rows.astype(joined.dtype))
             elif block.memory is None or pieces.read is None:
                 x = pieces.finish(x, a)
             else:
                 j = self.bank_of[i]
-                kv = chunk.reads[j]
+                kv = state.reads[j]
                 if kv is None:
-                    put(f"seen{j}", block.memory.seen(x), past, 1)
+                    if known < t:
+                        put(f"seen{j}", block.memory.seen(x)[:, known:], place, 1)
                     x = pieces.finish(x, a)
                 else:
                     seen, add, read = pieces.read(x, *kv)
-                    put(f"seen{j}", seen, past, 1)
-                    put(f"read{j}", read, past, 1)
+                    if known < t:
+                        put(f"seen{j}", seen[:, known:], place, 1)
+                        put(f"read{j}", read[:, known:], place, 1)
                     x = pieces.finish(x, a, add)
         return x, rows
 
-    def _pooled(self, lifted: mx.array, chunk: ChunkState, i: int, past: int, alone: bool) -> mx.array:
+    def _pooled(self, lifted: mx.array, state: WindowState, i: int, past: int, alone: bool) -> mx.array:
         """Mean of lifted (b, t, d) over the chunk (b, 1, d), or at each token over those up to it (b, t, d)."""
         if alone:
             return lifted.mean(axis=1, keepdims=True)  # (b, 1, d)
         sums = mx.cumsum(lifted, axis=1)  # (b, t, d)
         if past:
-            sums = sums + chunk.buffers.arrays[f"sums{i}"][:, past - 1 : past]
-        chunk.buffers.put(f"sums{i}", sums, past, 1)
+            sums = sums + state.buffers.arrays[f"sums{i}"][:, past - 1 : past]
+        state.buffers.put(f"sums{i}", sums, past, 1)
         return sums / mx.arange(past + 1, past + 1 + lifted.shape[1], dtype=mx.float32)[:, None]  # (b, t, d)
 
 
-def _written(bank: mx.array, rows: mx.array, first: int) -> mx.array:
-    """A new bank (l, b, n, d) with rows (l, b, s, d) from row `first`; the old one is unchanged."""
-    s = rows.shape[2]
-    return mx.concatenate([bank[:, :, :first], rows, bank[:, :, first + s :]], axis=2)  # (l, b, n, d)
+def _placed(whole: mx.array, new: mx.array, first: int) -> mx.array:
+    """A new array with `new` (.., s, w) in rows `first` on of `whole` (.., n, w), round its end; the old one is unchanged."""
+    n, s = whole.shape[-2], new.shape[-2]
+    room = n - first
+    if s > room:
+        return _placed(_placed(whole, new[..., :room, :], first), new[..., room:, :], 0)
+    return mx.concatenate([whole[..., :first, :], new, whole[..., first + s :, :]], axis=-2)
+
+
+def _taken(whole: mx.array, first: int, count: int) -> mx.array:
+    """Rows `first` .. of whole (.., n, w), round its end: (.., count, w)."""
+    n = whole.shape[-2]
+    if first + count <= n:
+        return whole[..., first : first + count, :]
+    return mx.concatenate([whole[..., first:, :], whole[..., : first + count - n, :]], axis=-2)

@@ -64,11 +64,11 @@ class _Block(Block):
         return self.notes[self.name]
 
 
-def trace(model: LM2, ids: mx.array, bank: mx.array, chunks: int) -> list[tuple[str, mx.array]]:
-    """Feed ids (b, t) to a new chunk that reads `bank` (l, b, n, d): names and computed arrays in the order of a layer's computation.
+def trace(model: LM2, ids: mx.array, bank: mx.array, written: int) -> list[tuple[str, mx.array]]:
+    """Feed ids (b, t) to a new window that reads `bank` (l, b, n, d): names and computed arrays in the order of a layer's computation.
 
     `embedding`; per layer i `layers.i.attention`, with a memory `layers.i.memory.read` and `.add` (cell gated) and `.rows` (new rows),
-    `layers.i.output`, each (b, t, d); then `norm` (b, t, d) and `logits` (b, t, v). Raises ValueError past the chunk's end.
+    `layers.i.output`, each (b, t, d); then `norm` (b, t, d) and `logits` (b, t, v). Raises ValueError past the window's end.
     """
     notes: Notes = {}
     blocks: list[Block] = []
@@ -82,7 +82,7 @@ def trace(model: LM2, ids: mx.array, bank: mx.array, chunks: int) -> list[tuple[
         blocks.append(_Block(**(vars(block) | {"attention": attention, "memory": memory}), notes=notes, name=f"layers.{i}.output"))
     watched = LM2(model.config, model.embed, blocks, model.norm, model.head, model.cpu, compiled=False)
     watched.cos, watched.sin = model.cos, model.sin
-    logits, chunk = watched.extend(ids, watched.start(bank, chunks), all_logits=True)  # (b, t, v)
+    logits, chunk = watched.extend(ids, watched.start(bank, written), all_logits=True)  # (b, t, v)
     after, _ = watched.commit(chunk)
     ordered = [("embedding", model.embed.rows(ids))]
     for i in range(len(blocks)):

@@ -62,11 +62,14 @@ def check_file(path: Path) -> Path:
     except OSError as error:
         raise write_error(path, error, "nothing was written") from None
     if not stat.S_ISREG(there.st_mode):
-        kind = next((words for test, words in _KINDS if test(there.st_mode)), "no regular file")
-        raise WriteError(f"cannot write {shown(path)}: it is {kind}, which stays as it is; choose the name of a file")
+        raise WriteError(f"cannot write {shown(path)}: it is {_kind(there)}, which stays as it is; choose the name of a file")
     if any(_is_stream(fd, there) for fd in (1, 2)):
         raise WriteError(f"cannot write {shown(path)}: this command's own output goes there; choose another file")
     return Path(os.path.realpath(path))
+
+
+def _kind(there: os.stat_result) -> str:
+    return next((words for test, words in _KINDS if test(there.st_mode)), "no regular file")
 
 
 def _is_stream(fd: int, there: os.stat_result) -> bool:
@@ -122,8 +125,11 @@ def check_folder(path: Path) -> Path:
         if os.path.lexists(target):
             if target.is_symlink():  # realpath leaves a circle as it is
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-            if not target.is_dir():
+            there = os.stat(target)
+            if stat.S_ISREG(there.st_mode):
                 raise WriteError(f"{shown(path)} exists already: choose another destination or remove it first")
+            if not stat.S_ISDIR(there.st_mode):
+                raise WriteError(f"cannot write {shown(path)}: it is {_kind(there)}, which stays as it is; choose the name of a new folder")
             place = target
         else:
             place = next(p for p in target.parents if os.path.lexists(p))

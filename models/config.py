@@ -36,6 +36,7 @@ class MemoryConfig:
     init: what a never-written bank holds. output_projection, scale: optional parts of the gated cell.
     gate_pool (released only): `chunk` is the checkpoint's own function, `causal` its streaming form.
     trained: False while the memory's weights are only a starting point.
+    window: tokens that a session keeps word for word unless it is told otherwise; None leaves it to the runtime.
     content (gated only): what a row is made of: `both` the token and what it read (equation 6), or the `token` alone.
     """
 
@@ -51,6 +52,7 @@ class MemoryConfig:
     gate_pool: str = "chunk"
     trained: bool = False
     content: str = "both"
+    window: int | None = None
 
     @property
     def banks(self) -> int:
@@ -100,14 +102,14 @@ class LM2Config:
             "rope_scaling": None if rope["rope_type"] == "default" else rope,
             "rope_parameters": {"rope_theta": theta, **rope},
             "eos_token_id": list(self.eos_token_id),
-            "memory": {k: v for k, v in memory.items() if (k, v) != ("content", "both")} | {"layers": list(self.memory.layers)},
+            "memory": {k: v for k, v in memory.items() if (k, v) not in (("content", "both"), ("window", None))} | {"layers": list(self.memory.layers)},
         }
         return d
 
     def function_dict(self) -> dict[str, Any]:
         """What decides the numbers the model computes, and nothing else: the config's share of the fingerprint."""
         d = self.to_dict()
-        d["memory"] = {k: v for k, v in d["memory"].items() if k != "trained"}
+        d["memory"] = {k: v for k, v in d["memory"].items() if k not in ("trained", "window")}
         cosmetic = (
             "name",
             "dtype",
@@ -185,12 +187,16 @@ class LM2Config:
                     raise ConfigError(f"{name} {i!r} must be a token id below vocab_size {self.vocab_size}")
         if m.chunk > self.max_position_embeddings:
             raise ConfigError(f"memory.chunk {m.chunk} must not exceed max_position_embeddings {self.max_position_embeddings}")
+        if m.window is not None and m.window > self.max_position_embeddings:
+            raise ConfigError(f"memory.window {m.window} must not exceed max_position_embeddings {self.max_position_embeddings}")
         for i in m.layers:
             if not 0 <= i < self.num_hidden_layers:
                 raise ConfigError(f"memory.layers {i} must be a layer from 0 to {self.num_hidden_layers - 1}")
         if list(m.layers) != sorted(set(m.layers)):
             raise ConfigError(f"memory.layers {list(m.layers)} must be ascending and name each layer once")
         if m.cell == "released":
+            if m.window not in (None, m.chunk):
+                raise ConfigError(f"memory.window {m.window} must equal memory.chunk {m.chunk} (cell released cannot fold)")
             if m.content != "both":
                 raise ConfigError(f"memory.content {m.content!r} is for cell gated: leave it out")
             if m.slots != self.hidden_size:
@@ -239,6 +245,8 @@ def read_json(file: Path, limit: int = CONFIG_BYTES_MAX) -> Any:
         raise ModelFileError(f"{file} does not exist: give a model folder made by `lm2 convert` or `lm2 pull`") from None
     except EncodingError as error:
         raise ModelFileError(f"{file} {error}: save it as UTF-8, or restore the file") from None
+    except UnicodeEncodeError as error:
+        raise ModelFileError(f"{file} has half of a surrogate pair ({error.object[error.start]!a}): it is no text; restore the file") from None
     except (ValueError, RecursionError) as error:  # not JSON, a number of thousands of digits
         raise ModelFileError(f"{file} is not valid JSON ({error}): restore the file or convert the model again") from None
     except OSError as error:
@@ -274,4 +282,5 @@ def memory_from_dict(d: Any) -> MemoryConfig:
         gate_pool=choice(d, "gate_pool", "chunk", POOLS, w),
         trained=truth(d, "trained", False, w),
         content=choice(d, "content", "both", CONTENTS, w),
+        window=None if d.get("window") is None else whole(d, "window", None, w),
     )

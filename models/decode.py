@@ -2,7 +2,8 @@
 
 What it computes is LM2.extend with one token (lm2.py is the reference). Positions are a tensor, so one captured step serves all of them, and every sequence
 of a batch may stand at a position of its own. Not for cell released with chunk pooling, which has no step.
-Axes: b batch, l banks, L layers, T positions of a chunk, n rows, d hidden, h heads, k key/value heads, e head width, v vocabulary.
+Axes: b batch, l banks, L layers, W positions of a window, T positions between two folds at most, n rows, d hidden, h heads, k key/value heads,
+e head width, v vocabulary.
 """
 
 from collections.abc import Iterator
@@ -18,14 +19,15 @@ from .kernels.norm import add_rms_norm, rms_norm
 from .kernels.rotary import rotate_store
 from .kernels.stream import released_pool, store_heads
 from .llama import wide
-from .lm2 import LM2, ChunkState, ExactInside, GatedInside, StreamInside
+from .lm2 import LM2, ExactInside, GatedInside, StreamInside, WindowState
 from .memory import GatedMemory, ReleasedMemory
 
 
 class Buffers(NamedTuple):
-    """A chunk of b sequences. inputs (2b,) int64: the tokens to feed, then their positions. logits (b, v): what follows them.
+    """A window of b sequences. inputs (3b,) int64: the tokens to feed, their positions, and which of `rows` each writes. logits (b, v): what follows.
 
-    old (l, b, T, d): the bank's rows that the chunk rewrites, as they were; rows the same, as they become. keys, values (L, b, k, T, e).
+    old (l, b, T + 1, d): the bank's rows that tokens since the last fold rewrite, as they were; rows the same, as they become; the last place is
+    where a carried token's row goes, unread. keys, values (L, b, k, W, e).
     read_keys, read_values: cell gated, of each bank (l, b, h, n, e); cell released, of the chunk's rows in each layer (L, b, h, T, e).
     sums: cell released, running sums for the pool, (L, b, T + 1, d), at 0 nothing; cell gated (0,).
     """
@@ -50,8 +52,8 @@ def steps(model: LM2) -> bool:
     return model.config.memory.cell == "gated" or model.config.memory.gate_pool == "causal"
 
 
-def new_buffers(model: LM2, batch: int) -> Buffers:
-    """Zeroed buffers for `batch` sequences. Raises ValueError for a cell without a step."""
+def new_buffers(model: LM2, batch: int, window: int | None = None) -> Buffers:
+    """Zeroed buffers for `batch` sequences of up to `window` positions (default: a chunk). Raises ValueError for a cell without a step."""
     if not steps(model):
         raise ValueError("cell released with gate_pool 'chunk' re-runs its chunk for every token: use LM2.extend, or gate_pool 'causal'")
     c, m, kind, exact = model.config, model.config.memory, model.dtype, wide(model.dtype)
@@ -60,66 +62,100 @@ def new_buffers(model: LM2, batch: int) -> Buffers:
         return torch.zeros(shape, dtype=dtype, device=model.device)
 
     layers, chunk, d = c.num_hidden_layers, m.chunk, c.hidden_size
-    kv = (layers, batch, c.num_key_value_heads, chunk, c.head_dim)
-    rows = (m.banks, batch, chunk, d)
+    kv = (layers, batch, c.num_key_value_heads, window or chunk, c.head_dim)
+    rows = (m.banks, batch, chunk + 1, d)
     gated = m.cell == "gated"
     reads = (m.banks if gated else layers, batch, m.heads, m.slots, m.head_dim)
     sums = zeros(0, dtype=exact) if gated else zeros(layers, batch, chunk + 1, d, dtype=exact)
     return Buffers(
-        zeros(2 * batch, dtype=torch.long), zeros(batch, c.vocab_size, dtype=exact), zeros(*rows, dtype=exact), zeros(*rows, dtype=exact),
+        zeros(3 * batch, dtype=torch.long), zeros(batch, c.vocab_size, dtype=exact), zeros(*rows, dtype=exact), zeros(*rows, dtype=exact),
         zeros(*kv), zeros(*kv), zeros(*reads), zeros(*reads), sums,
     )  # fmt: skip
 
 
-def begin(model: LM2, buffers: Buffers, bank: Tensor, chunks: int) -> ChunkState:
-    """Start a chunk that reads `bank` (l, b, n, d) in these buffers, whatever was in them. The chunk's tensors are the buffers': `extend` may fill them too."""
-    m, first = model.config.memory, model.first_row(chunks)
+def begin(model: LM2, buffers: Buffers, bank: Tensor, written: int, carried: int = 0) -> WindowState:
+    """Start a window that reads `bank` (l, b, n, d) in these buffers, whatever was in them. Its tensors are the buffers': `extend` may fill them too.
+
+    written, carried: see LM2.start.
+    """
+    m = model.config.memory
     for buffer in (
         buffers.keys,
         buffers.values,
         buffers.rows,
     ):  # positions not reached are masked, not skipped, in plain attention: no NaN may lie there
         buffer.zero_()
-    buffers.old.copy_(bank[:, :, first : first + m.chunk])
+    _offer(model, buffers, bank, written)
+    rows = buffers.rows[:, :, : m.chunk]  # (l, b, T, d)
     inside: GatedInside | StreamInside
     if m.cell == "gated":
         for layer, j in model.bank_of.items():
             k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j], model.dtype)  # (b, h, n, e) each
             buffers.read_keys[j].copy_(k)
             buffers.read_values[j].copy_(v)
-        inside = GatedInside(tuple(zip(buffers.read_keys, buffers.read_values, strict=True)), buffers.rows)
+        inside = GatedInside(tuple(zip(buffers.read_keys, buffers.read_values, strict=True)), rows)
     else:
         buffers.read_keys.zero_()
         buffers.read_values.zero_()
-        inside = StreamInside(buffers.read_keys, buffers.read_values, buffers.sums[:, :, 1:], buffers.rows)
-    return ChunkState(bank, chunks, 0, buffers.keys, buffers.values, inside)
+        inside = StreamInside(buffers.read_keys, buffers.read_values, buffers.sums[:, :, 1:], rows)
+    return WindowState(bank, written, 0, buffers.keys, buffers.values, inside, carried, carried)
 
 
-def adopt(model: LM2, buffers: Buffers, sequence: int, chunk: ChunkState) -> None:
-    """Copy a chunk of one sequence, at any length, into place `sequence` of the buffers: separate sessions are then stepped together."""
-    assert not isinstance(chunk.inside, ExactInside)
-    first, s, at = model.first_row(chunk.chunks), slice(0, chunk.length), sequence
-    buffers.old[:, at] = chunk.bank[:, 0, first : first + model.config.memory.chunk]
-    buffers.rows[:, at, s] = chunk.inside.rows[:, 0, s]
-    buffers.keys[:, at, :, s] = chunk.keys[:, 0, :, s]
-    buffers.values[:, at, :, s] = chunk.values[:, 0, :, s]
-    if isinstance(chunk.inside, GatedInside):
-        for j, kv in enumerate(chunk.inside.reads):
+def fold(model: LM2, buffers: Buffers, state: WindowState) -> WindowState:
+    """LM2.fold in these buffers: what is read of the bank is written in place, so the state passed in is of no use afterwards."""
+    count = state.length - state.folded
+    if count <= 0:
+        return state
+    bank, written = model.commit(state)
+    places = model.places(state.written, count)  # (count,)
+    for layer, j in model.bank_of.items():
+        k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j][:, places], model.dtype)  # (b, h, count, e) each
+        buffers.read_keys[j].index_copy_(2, places, k)
+        buffers.read_values[j].index_copy_(2, places, v)
+    _offer(model, buffers, bank, written)
+    return state._replace(bank=bank, written=written, folded=state.length)
+
+
+def place(state: WindowState, chunk: int) -> int:
+    """Which row of the buffers the next token writes: the last one, which nobody reads, for a carried token. chunk: T."""
+    return state.length - state.folded if state.length >= state.folded else chunk
+
+
+def _offer(model: LM2, buffers: Buffers, bank: Tensor, written: int) -> None:
+    """Lay out the rows that the tokens up to the next fold rewrite, as they are."""
+    chunk = model.config.memory.chunk
+    buffers.old[:, :, :chunk] = bank[:, :, model.places(written, chunk)]
+    buffers.old[:, :, chunk] = 0
+
+
+def adopt(model: LM2, buffers: Buffers, sequence: int, state: WindowState) -> None:
+    """Copy a window of one sequence, at any length, into place `sequence` of the buffers: separate sessions are then stepped together."""
+    assert not isinstance(state.inside, ExactInside)
+    s, at, chunk = slice(0, state.length), sequence, model.config.memory.chunk
+    new = slice(0, max(0, state.length - state.folded))
+    buffers.old[:, at, :chunk] = state.bank[:, 0, model.places(state.written, chunk)]
+    buffers.old[:, at, chunk] = 0
+    buffers.rows[:, at, new] = state.inside.rows[:, 0, new]
+    buffers.keys[:, at, :, s] = state.keys[:, 0, :, s]
+    buffers.values[:, at, :, s] = state.values[:, 0, :, s]
+    if isinstance(state.inside, GatedInside):
+        for j, kv in enumerate(state.inside.reads):
             buffers.read_keys[j, at] = 0 if kv is None else kv[0][0]
             buffers.read_values[j, at] = 0 if kv is None else kv[1][0]
     else:
-        buffers.read_keys[:, at, :, s] = chunk.inside.keys[:, 0, :, s]
-        buffers.read_values[:, at, :, s] = chunk.inside.values[:, 0, :, s]
-        buffers.sums[:, at, 1 : chunk.length + 1] = chunk.inside.sums[:, 0, s]
+        buffers.read_keys[:, at, :, s] = state.inside.keys[:, 0, :, s]
+        buffers.read_values[:, at, :, s] = state.inside.values[:, 0, :, s]
+        buffers.sums[:, at, 1 : state.length + 1] = state.inside.sums[:, 0, s]
 
 
 def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "torch.cuda.Stream | None" = None) -> None:
-    """Feed inputs[:b] at positions inputs[b:]: fills logits, and everything else at those positions. No synchronisation with the host, no new shapes.
+    """Feed inputs[:b] at positions inputs[b:2b]: fills logits, and everything else there. No synchronisation with the host, no new shapes.
 
+    inputs[2b:]: the row of `rows` each token writes (`place`).
     `beside`: a second stream, on which a gated memory is read while the main one computes self-attention (neither needs the other).
     """
     b = buffers.batch
-    ids, position = buffers.inputs[:b], buffers.inputs[b:]  # (b,) each
+    ids, position, row = buffers.inputs[:b], buffers.inputs[b : 2 * b], buffers.inputs[2 * b :]  # (b,) each
     length = position + 1  # (b,)
     x = model.embed_tokens(ids)  # (b, d)
     blocks = model.blocks
@@ -137,7 +173,7 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "t
                 torch.cuda.current_stream().wait_stream(beside)
             memory, j, (token, gates, read) = block.memory, model.bank_of[i], cast(tuple[Tensor, Tensor, Tensor], found)
             a = gated_memory_step(
-                token, gates, read, buffers.old[j], memory.input_bias, memory.scale, a, position, buffers.rows[j], memory.both
+                token, gates, read, buffers.old[j], memory.input_bias, memory.scale, a, row, buffers.rows[j], memory.both
             )  # (b, d)
         elif isinstance(block.memory, ReleasedMemory):
             rows = _streamed(block.memory, buffers, i, a, cast(Tensor, rows), position, length)  # (b, d)

@@ -1,4 +1,4 @@
-"""Text from outside: UTF-8, with or without a byte-order mark at its start. The one reader of text files; knows no content."""
+"""Text from outside: UTF-8, with or without a byte-order mark at its start. Reads short files whole (long ones are textfile.py's); knows no content."""
 
 import codecs
 from pathlib import Path

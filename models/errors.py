@@ -10,8 +10,13 @@ class LM2Error(Exception):
     def __str__(self) -> str:
         text = super().__str__()
         if not text.isprintable():
-            text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+            text = "".join(c if c.isprintable() else _escaped(c) for c in " ".join(text.split()))
         return text if len(text) <= LINE_MAX else f"{text[: LINE_MAX - 305]} ... {text[-300:]}"
+
+
+def _escaped(c: str) -> str:
+    """A character that cannot be shown; a byte of a path that is no UTF-8 as that byte."""
+    return f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c.encode("unicode_escape").decode()
 
 
 class ConfigError(LM2Error, ValueError):

@@ -19,7 +19,7 @@ KEY = "onnx"
 MODEL = "model.onnx"
 DATA = "model.onnx.data"
 CHECKED = "checked.json"
-FORMAT = 2  # raised when the state that goes in and out changes
+FORMAT = 3  # raised when the state that goes in and out changes
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 OPSETS = (23, 24)
 BLOCK_BYTES = 8 << 20
@@ -29,7 +29,7 @@ BLOCK_BYTES = 8 << 20
 class Export:
     """How a folder was exported. source: fingerprint of the model. files: name -> (bytes, sha256 in hex) of model.onnx and its data.
 
-    plain: no custom operator; portable: ONNX's own operators only. attention: the operator that attends inside a chunk.
+    plain: no custom operator; portable: ONNX's own operators only. attention: the operator that attends inside a window.
     tokenizer: sha256 of tokenizer.json, empty if there was none.
     """
 
@@ -61,7 +61,7 @@ class Export:
         if not isinstance(d, Mapping):
             raise ConfigError(f"{KEY} {d!r} must be an object")
         if d.get("format") != FORMAT:
-            raise ConfigError(f"{KEY}.format {d.get('format')!r} must be {FORMAT}: export the model again with `lm2 export`")
+            raise ConfigError(f"{KEY}.format {d.get('format')!r} {other_format(d.get('format'))}")
         if d.get("precision") not in PRECISIONS:
             raise ConfigError(f"{KEY}.precision {d.get('precision')!r} must be one of {', '.join(PRECISIONS)}")
         if d.get("opset") not in OPSETS:
@@ -80,6 +80,12 @@ class Export:
             str(source), d["precision"], d["opset"], attention=str(d.get("attention", "")), tokenizer=str(d.get("tokenizer_sha256", "")),
             files=kept, **flags,
         )  # fmt: skip
+
+
+def other_format(found: Any) -> str:
+    """What to say of an export whose format is not this version's."""
+    later = type(found) is int and found > FORMAT
+    return f"must be {FORMAT}: exported by {'a later' if later else 'an earlier'} lm2: export it again with `lm2 export MODEL DST`"
 
 
 def check_files(path: Path, export: Export, progress: Callable[[int], None] | None = None) -> None:

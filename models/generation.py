@@ -39,7 +39,10 @@ def read_settings(d: Mapping[str, Any]) -> dict[str, Any]:
     `do_sample: false` written out is temperature 0; a top_k below 0 is off, a whole one may be written 50.0. Raises PromptError naming the field.
     """
     found = {name: d[name] for name in FIELDS if d.get(name) is not None}
-    if d.get("do_sample") is False:
+    do_sample = d.get("do_sample")
+    if do_sample is not None and not isinstance(do_sample, bool):
+        raise PromptError(f"do_sample {do_sample!r} must be true or false")
+    if do_sample is False:
         found["temperature"] = 0.0
     if "top_k" in found:
         found["top_k"] = _count(found["top_k"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import ModelFileError
-from .lm2 import LM2
+from .lm2 import LM2, WindowState
 from .memory import GatedMemory
 
 
@@ -45,10 +45,16 @@ def check_cell(model: LM2) -> None:
 
 
 @torch.inference_mode()
-def view(model: LM2, ids: Tensor, bank: Tensor, chunks: int, tables: tuple[Tensor, Tensor]) -> ChunkView:
-    """Feed ids (1, t) to a new chunk that reads `bank` (l, 1, n, d) after `chunks` committed ones.
+def view(model: LM2, ids: Tensor, bank: Tensor, written: int, tables: tuple[Tensor, Tensor]) -> ChunkView:
+    """Feed ids (1, t) to a new window that reads `bank` (l, 1, n, d), which holds `written` tokens. Raises as `view_in` does."""
+    return view_in(model, ids, model.start(bank, written), tables)[0]
 
-    Raises ModelFileError as check_cell does, ValueError past the chunk's end.
+
+@torch.inference_mode()
+def view_in(model: LM2, ids: Tensor, state: WindowState, tables: tuple[Tensor, Tensor]) -> tuple[ChunkView, WindowState]:
+    """Feed ids (1, t) to a window in progress: what its memory layers saw, the bank with everything written, and the longer window.
+
+    Raises ModelFileError as check_cell does, ValueError past the window's end or a chunk since its last fold.
     """
     check_cell(model)
     given: dict[int, tuple[Any, ...]] = {}
@@ -57,13 +63,13 @@ def view(model: LM2, ids: Tensor, bank: Tensor, chunks: int, tables: tuple[Tenso
         if block.memory is not None:
             handles.append(block.memory.register_forward_hook(lambda _module, args, _out, i=i: given.update({i: args})))
     try:
-        logits, chunk = model.extend(ids, model.start(bank, chunks), tables, all_logits=True)  # (1, t, v)
+        logits, longer = model.extend(ids, state, tables, all_logits=True)  # (1, t, v)
     finally:
         for handle in handles:
             handle.remove()
-    after, _ = model.commit(chunk)
-    layers = tuple(_layer(i, model.blocks[i].memory, args[0], args[1], bank.shape[2]) for i, args in sorted(given.items()))
-    return ChunkView(layers, logits[0].float(), after)
+    after, _ = model.commit(longer)
+    layers = tuple(_layer(i, model.blocks[i].memory, args[0], args[1], after.shape[2]) for i, args in sorted(given.items()))
+    return ChunkView(layers, logits[0].float(), after), longer
 
 
 def _layer(layer: int, memory: Any, x: Tensor, kv: tuple[Tensor, Tensor] | None, rows: int) -> LayerView:

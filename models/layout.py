@@ -8,12 +8,12 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .atomic import write_file
-from .config import CONFIG_BYTES_MAX, LM2Config, read_config, read_json
+from .config import CONFIG_BYTES_MAX, LM2Config, MemoryConfig, read_config, read_json
 from .errors import ConfigError, ModelFileError, TensorFileError, WriteError
 from .exported import KEY as ONNX_KEY
 from .exported import MODEL, Export, check_files
@@ -116,6 +116,13 @@ class ModelFolder:
     def weights(self) -> Path:
         return self.path / WEIGHTS
 
+    def without_memory(self) -> "ModelFolder":
+        """The backbone alone: the same files, a config without memory layers, and a name and fingerprint of its own. Cannot be had of an export."""
+        m = self.config.memory
+        memory = MemoryConfig("gated", m.slots, m.chunk, (), m.heads, m.head_dim, output_projection=True)
+        config = replace(self.config, memory=memory, name=f"{self.config.name or self.path.name} without memory")
+        return replace(self, config=config, fingerprint=bare_fingerprint(self.fingerprint))
+
 
 def open_folder(path: Path, progress: Callable[[int], None] | None = None, quantized: bool = False, exported: bool = False) -> ModelFolder:
     """Read and check a model folder without loading weights. `quantized`: the caller can compute with weights packed for MLX;
@@ -205,6 +212,11 @@ def combine_fingerprint(config: LM2Config, digests: dict[str, str], shapes: dict
         "tensors": [[n, shapes[n][0], list(shapes[n][1]), digests[n]] for n in sorted(digests)],
     }
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def bare_fingerprint(value: str) -> str:
+    """The fingerprint of a model's backbone alone, from the model's."""
+    return hashlib.sha256(f"{value} without memory".encode()).hexdigest()
 
 
 def write_fingerprint(path: Path, value: str) -> None:

@@ -1,7 +1,8 @@
-"""The LM2 model in PyTorch: blocks, chunks, and the state that goes in and comes out. Knows no files, no text and no sessions.
+"""The LM2 model in PyTorch: blocks, windows, folds, and the state that goes in and comes out. Knows no files, no text and no sessions.
 
-Axes: b batch, t positions of a call, s positions of the chunk so far, T positions of a chunk, n rows, d hidden, h heads, k key/value heads,
-e head width, l banks, L layers, v vocabulary.
+A window holds the keys and values of up to W tokens. A fold enters the rows of the tokens since the last one into the bank; the window goes on.
+Axes: b batch, t positions of a call, s positions of the window so far, W positions of a window, T positions between two folds at most, n rows,
+d hidden, h heads, k key/value heads, e head width, l banks, L layers, v vocabulary.
 """
 
 from typing import NamedTuple, cast
@@ -15,14 +16,14 @@ from .memory import GatedMemory, ReleasedMemory
 
 
 class GatedInside(NamedTuple):
-    """Inside a chunk, cell gated. reads: K and V of each bank, (b, h, n, e), None for a bank of zeros. rows: new rows (l, b, T, d)."""
+    """Inside a window, cell gated. reads: K and V of each bank, (b, h, n, e), None for a bank of zeros. rows: of positions `folded` on, (l, b, T, d)."""
 
     reads: tuple[tuple[Tensor, Tensor] | None, ...]
     rows: Tensor
 
 
 class StreamInside(NamedTuple):
-    """Inside a chunk, cell released with causal pooling. keys, values (L, b, h, T, e); sums: running sums for the pool (L, b, T, d); rows (1, b, T, d)."""
+    """Inside a window, cell released with causal pooling. keys, values (L, b, h, T, e); sums: running sums for the pool (L, b, T, d); rows (1, b, T, d)."""
 
     keys: Tensor
     values: Tensor
@@ -31,24 +32,33 @@ class StreamInside(NamedTuple):
 
 
 class ExactInside(NamedTuple):
-    """Inside a chunk, cell released with chunk pooling: the tokens so far (b, s) and the bank they lead to (1, b, n, d); the chunk is re-run each time."""
+    """Inside a window, cell released with chunk pooling: the tokens so far (b, s) and the bank they lead to (1, b, n, d); all are re-run each time."""
 
     tokens: Tensor
     bank: Tensor
 
 
-class ChunkState(NamedTuple):
-    """A chunk in progress. bank (l, b, n, d) as it stood at the start; keys, values (L, b, k, T, e), filled up to `length`.
+class WindowState(NamedTuple):
+    """A window in progress. bank (l, b, n, d) as of the last fold; keys, values (L, b, k, W, e), filled up to `length`.
 
-    Buffers are written in place after `length` only, so an older state stays good for rewinding until something else is fed after it.
+    written: tokens in the bank, ever; token number i lies in row i mod n. Positions below `folded` are in the bank, by a fold or because they were
+    carried over from an earlier window (the first `carried`).
+    Buffers are written in place after `length` only, so an older state stays good for rewinding until something else is fed after it, or it is folded.
     """
 
     bank: Tensor
-    chunks: int
+    written: int
     length: int
     keys: Tensor
     values: Tensor
     inside: GatedInside | StreamInside | ExactInside
+    folded: int = 0
+    carried: int = 0
+
+    @property
+    def stale(self) -> bool:
+        """Never: a fold leaves the state before it as it was."""
+        return False
 
 
 class Block(nn.Module):
@@ -96,9 +106,9 @@ class LM2(nn.Module):
     def device(self) -> torch.device:
         return self.embed_tokens.weight.device
 
-    def tables(self) -> tuple[Tensor, Tensor]:
-        """Rotary cosines and sines (T, e) for this model's device, in the dtype of its norms."""
-        return rope_tables(self.config, self.config.memory.chunk, self.device, wide(self.dtype))
+    def tables(self, window: int | None = None) -> tuple[Tensor, Tensor]:
+        """Rotary cosines and sines (W, e) for this model's device, in the dtype of its norms. `window`: W, by default a chunk."""
+        return rope_tables(self.config, window or self.config.memory.chunk, self.device, wide(self.dtype))
 
     def initial_bank(self, batch: int = 1) -> Tensor:
         """The never-written memory, (l, b, n, d): zeros, or eye(n, d) in each bank."""
@@ -109,14 +119,20 @@ class LM2(nn.Module):
         return bank
 
     def first_row(self, chunks: int) -> int:
-        """The bank row that position 0 writes in the chunk after `chunks` committed ones."""
+        """The bank row of the token after `chunks` whole chunks."""
         m = self.config.memory
-        return chunks % (m.slots // m.chunk) * m.chunk
+        return 0 if m.cell == "released" else chunks * m.chunk % m.slots
+
+    def places(self, written: int, count: int) -> Tensor:
+        """The bank's rows (count,) that `count` tokens after `written` others are written in: number i in row i mod n (cell released: from row 0)."""
+        m = self.config.memory
+        first = 0 if m.cell == "released" else written % m.slots
+        return torch.arange(first, first + count, device=self.device) % m.slots  # (count,)
 
     def forward(
-        self, ids: Tensor, bank: Tensor, chunks: int = 0, lengths: Tensor | None = None, trace: list[Tensor] | None = None
+        self, ids: Tensor, bank: Tensor, written: int = 0, lengths: Tensor | None = None, trace: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One whole chunk without caches, differentiable through the memory: ids (b, t), bank (l, b, n, d).
+        """One whole chunk without caches, differentiable through the memory: ids (b, t), bank (l, b, n, d) after `written` tokens.
 
         `lengths` (b,) marks right-padded sequences: rows from a sequence's length onward keep their content. Returns logits (b, t, v)
         in the model's dtype and the next bank. `trace` collects the bank after each memory layer, (b, n, d).
@@ -125,7 +141,7 @@ class LM2(nn.Module):
         if t > self.config.memory.chunk:
             raise ValueError(f"{t} tokens do not fit in a chunk of {self.config.memory.chunk}")
         cos, sin = (table[:t] for table in self.tables())
-        first = self.first_row(chunks)
+        places = self.places(written, t)  # (t,)
         present = None if lengths is None else torch.arange(t, device=ids.device) < lengths[:, None]  # (b, t)
         x = self.embed_tokens(ids)  # (b, t, d)
         banks = list(bank)
@@ -133,7 +149,7 @@ class LM2(nn.Module):
             a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, _no_cache)  # (b, t, d)
             if block.memory is not None:
                 j = 0 if self.config.memory.cell == "released" else self.bank_of[i]
-                old = banks[j][:, first : first + t]  # (b, t, d)
+                old = banks[j][:, places]  # (b, t, d)
                 if isinstance(block.memory, ReleasedMemory):
                     pooled = _pool(block.memory.token_gate.lifted(a), self.config.memory.gate_pool, present)
                     add, rows = block.memory(a, old, _no_cache, pooled)
@@ -142,16 +158,22 @@ class LM2(nn.Module):
                 a = a + add
                 if present is not None:
                     rows = torch.where(present[..., None], rows, old)
-                banks[j] = torch.cat((banks[j][:, :first], rows, banks[j][:, first + t :]), dim=1)  # (b, n, d)
+                banks[j] = banks[j].index_copy(1, places, rows)  # (b, n, d)
                 if trace is not None:
                     trace.append(banks[j])
             x = block.finish(x, a)
         return self.lm_head(self.norm(x).to(x.dtype)), torch.stack(banks) if banks else bank
 
-    def start(self, bank: Tensor, chunks: int = 0) -> ChunkState:
-        """Begin a chunk that reads `bank` (l, b, n, d). Allocates the chunk's buffers: constant in size, freed with the chunk."""
+    def start(self, bank: Tensor, written: int = 0, window: int | None = None, carried: int = 0) -> WindowState:
+        """Begin a window that reads `bank` (l, b, n, d), which holds `written` tokens. Allocates its buffers: constant in size, freed with the window.
+
+        `window`: positions W, by default a chunk. The first `carried` tokens fed to it are in the bank already and are not written again.
+        Raises ValueError for a window beyond the model's positions, or where cell released is given another window than its chunk.
+        """
         c, m, b = self.config, self.config.memory, bank.shape[1]
-        kv = (c.num_hidden_layers, b, c.num_key_value_heads, m.chunk, c.head_dim)
+        window = m.chunk if window is None else window
+        self.check_window(window, carried)
+        kv = (c.num_hidden_layers, b, c.num_key_value_heads, window, c.head_dim)
         inside: GatedInside | StreamInside | ExactInside
         if m.cell == "gated":
             reads = []
@@ -169,18 +191,30 @@ class LM2(nn.Module):
             inside = ExactInside(torch.empty(b, 0, dtype=torch.long, device=self.device), bank)
             kv = (0, b, 0, 0, 0)
         empty = self.embed_tokens.weight.new_empty
-        return ChunkState(bank, chunks, 0, empty(kv), empty(kv), inside)
+        return WindowState(bank, written, 0, empty(kv), empty(kv), inside, carried, carried)
 
-    def extend(self, ids: Tensor, chunk: ChunkState, tables: tuple[Tensor, Tensor], all_logits: bool = False) -> tuple[Tensor, ChunkState]:
-        """Feed ids (b, t) after the chunk's `length` positions. Returns float32 (or wider) logits (b, t or 1, v) and the longer chunk."""
-        t, past = ids.shape[1], chunk.length
-        if past + t > self.config.memory.chunk:
-            raise ValueError(f"{past} + {t} tokens do not fit in a chunk of {self.config.memory.chunk}")
-        if isinstance(chunk.inside, ExactInside):
-            tokens = torch.cat((chunk.inside.tokens[:, :past], ids), dim=1)  # (b, s)
-            logits, bank = self(tokens, chunk.bank, chunk.chunks)
-            chunk = chunk._replace(length=past + t, inside=ExactInside(tokens, bank))
-            return logits[:, past if all_logits else -1 :].to(wide(self.dtype)), chunk
+    def check_window(self, window: int, carried: int = 0) -> None:
+        """Raise ValueError for a window this model cannot have."""
+        m, most = self.config.memory, self.config.max_position_embeddings
+        if not 1 <= window <= most:
+            raise ValueError(f"a window of {window} tokens does not fit the model's {most} positions")
+        if m.cell == "released" and (window != m.chunk or carried):
+            raise ValueError(f"cell released has windows of its chunk, {m.chunk} tokens, and carries none over")
+        if not 0 <= carried < window:
+            raise ValueError(f"{carried} carried tokens do not fit in a window of {window}")
+
+    def extend(self, ids: Tensor, state: WindowState, tables: tuple[Tensor, Tensor], all_logits: bool = False) -> tuple[Tensor, WindowState]:
+        """Feed ids (b, t) after the window's `length` positions. Returns float32 (or wider) logits (b, t or 1, v) and the longer window.
+
+        Raises ValueError past the window's end, or for more than a chunk of tokens since the last fold.
+        """
+        t, past = ids.shape[1], state.length
+        self._check_room(state, t)
+        if isinstance(state.inside, ExactInside):
+            tokens = torch.cat((state.inside.tokens[:, :past], ids), dim=1)  # (b, s)
+            logits, bank = self(tokens, state.bank, state.written)
+            state = state._replace(length=past + t, inside=ExactInside(tokens, bank))
+            return logits[:, past if all_logits else -1 :].to(wide(self.dtype)), state
         s = past + t
         cos, sin = (table[past:s] for table in tables)
         x = self.embed_tokens(ids)  # (b, t, d)
@@ -188,43 +222,87 @@ class LM2(nn.Module):
         for i, block in enumerate(self.blocks):
 
             def cache(k: Tensor, v: Tensor, i: int = i) -> tuple[Tensor, Tensor]:
-                return _kept(chunk.keys[i], chunk.values[i], k, v, past, s)
+                return _kept(state.keys[i], state.values[i], k, v, past, s)
 
             last = i == len(self.layers) - 1 and block.memory is None and not all_logits  # nobody looks at the other positions
             a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache, last)  # (b, t or 1, d)
-            if isinstance(chunk.inside, GatedInside):
+            if isinstance(state.inside, GatedInside):
                 if block.memory is not None:
-                    a = self._gated(cast(GatedMemory, block.memory), self.bank_of[i], x, a, chunk, past)
+                    a = self._gated(cast(GatedMemory, block.memory), self.bank_of[i], x, a, state, past)
             else:
-                rows = self._streamed(cast(ReleasedMemory, block.memory), i, a, rows, chunk, past)
+                rows = self._streamed(cast(ReleasedMemory, block.memory), i, a, rows, state, past)
                 a = a + rows.to(a.dtype)
             x = block.finish(x[:, -1:] if last else x, a)
-        if isinstance(chunk.inside, StreamInside):
-            chunk.inside.rows[0, :, past:s] = cast(Tensor, rows)
+        if isinstance(state.inside, StreamInside):
+            state.inside.rows[0, :, past:s] = cast(Tensor, rows)
         logits = self.lm_head(self.norm(x if all_logits else x[:, -1:]).to(x.dtype))  # (b, t or 1, v)
-        return logits.to(wide(self.dtype)), chunk._replace(length=s)
+        return logits.to(wide(self.dtype)), state._replace(length=s)
 
-    def commit(self, chunk: ChunkState) -> tuple[Tensor, int]:
-        """The bank the next chunk reads, (l, b, n, d), and the chunks committed. An empty chunk changes nothing."""
-        if chunk.length == 0:
-            return chunk.bank, chunk.chunks
-        if isinstance(chunk.inside, ExactInside):
-            return self(chunk.inside.tokens[:, : chunk.length], chunk.bank, chunk.chunks)[1], chunk.chunks + 1
-        first = self.first_row(chunk.chunks)
-        bank = chunk.bank.clone()
-        bank[:, :, first : first + chunk.length] = chunk.inside.rows[:, :, : chunk.length]
-        return bank, chunk.chunks + 1
+    def _check_room(self, state: WindowState, t: int) -> None:
+        end, window, most = state.length + t, self.window(state), self.config.memory.chunk
+        if end > window:
+            raise ValueError(f"{state.length} + {t} tokens do not fit in a window of {window}")
+        if end - state.folded > most:
+            raise ValueError(f"{end - state.folded} tokens since the last fold are more than a chunk of {most}: fold first")
 
-    def _gated(self, memory: GatedMemory, j: int, x: Tensor, a: Tensor, chunk: ChunkState, past: int) -> Tensor:
-        inside, s = chunk.inside, past + x.shape[1]
+    def window(self, state: WindowState) -> int:
+        """Positions of the window."""
+        return self.config.memory.chunk if isinstance(state.inside, ExactInside) else state.keys.shape[3]
+
+    def fold(self, state: WindowState) -> WindowState:
+        """Enter the rows of positions `folded` .. `length` - 1 into the bank and make anew what is read of them; the window goes on. Cell gated.
+
+        The state passed in stays as it was. Raises ValueError for cell released, which reads its rows inside the window.
+        """
+        inside, count = state.inside, state.length - state.folded
+        if not isinstance(inside, GatedInside):
+            raise ValueError("cell released cannot fold: its chunk is its window")
+        if count <= 0:
+            return state
+        bank, places = self._entered(state)
+        reads = []
+        for i, j in self.bank_of.items():
+            memory = cast(GatedMemory, self.blocks[i].memory)
+            new = memory.keys_values(bank[j][:, places], self.dtype)  # (b, h, count, e) each
+            old = inside.reads[j]
+            if old is None:
+                zeros = new[0].new_zeros(*new[0].shape[:2], bank.shape[2], new[0].shape[3])  # (b, h, n, e)
+                old = (zeros, zeros)
+            reads.append((old[0].index_copy(2, places, new[0]), old[1].index_copy(2, places, new[1])))
+        inside = GatedInside(tuple(reads), torch.empty_like(inside.rows))  # the old rows are the old state's
+        return state._replace(bank=bank, written=state.written + count, folded=state.length, inside=inside)
+
+    def _entered(self, state: WindowState) -> tuple[Tensor, Tensor]:
+        """The bank (l, b, n, d) with the rows of positions `folded` on in it, and their places (count,)."""
+        assert isinstance(state.inside, GatedInside | StreamInside)
+        count = state.length - state.folded
+        places = self.places(state.written, count)
+        return state.bank.index_copy(2, places, state.inside.rows[:, :, :count]), places
+
+    def commit(self, state: WindowState) -> tuple[Tensor, int]:
+        """The memory with everything of the window in it: the bank (l, b, n, d), and the tokens written. Nothing new changes nothing."""
+        count = state.length - state.folded
+        if count <= 0:
+            return state.bank, state.written
+        if isinstance(state.inside, ExactInside):
+            return self(state.inside.tokens[:, : state.length], state.bank, state.written)[1], state.written + count
+        return self._entered(state)[0], state.written + count
+
+    def _gated(self, memory: GatedMemory, j: int, x: Tensor, a: Tensor, state: WindowState, past: int) -> Tensor:
+        inside, t = state.inside, x.shape[1]
         assert isinstance(inside, GatedInside)
-        first = self.first_row(chunk.chunks)
-        add, rows = memory(x, inside.reads[j], chunk.bank[j][:, first + past : first + s])
-        inside.rows[j, :, past:s] = rows
+        known = min(max(state.folded - past, 0), t)  # carried tokens read the memory and are not written again
+        at = past + known - state.folded
+        old = state.bank[j][:, self.places(state.written + at, t - known)]  # (b, t - known, d)
+        if known:
+            old = torch.cat((old.new_zeros(len(old), known, old.shape[2]), old), dim=1)  # (b, t, d)
+        add, rows = memory(x, inside.reads[j], old)
+        if known < t:
+            inside.rows[j, :, at : at + t - known] = rows[:, known:]
         return a if add is None else a + add
 
-    def _streamed(self, memory: ReleasedMemory, i: int, a: Tensor, rows: Tensor | None, chunk: ChunkState, past: int) -> Tensor:
-        inside, s = chunk.inside, past + a.shape[1]
+    def _streamed(self, memory: ReleasedMemory, i: int, a: Tensor, rows: Tensor | None, state: WindowState, past: int) -> Tensor:
+        inside, s = state.inside, past + a.shape[1]
         assert isinstance(inside, StreamInside)
         sums = inside.sums[i]  # (b, T, d)
         sums[:, past:s] = memory.token_gate.lifted(a).cumsum(dim=1)
@@ -232,7 +310,7 @@ class LM2(nn.Module):
             sums[:, past:s] += sums[:, past - 1 : past]
         count = torch.arange(past + 1, s + 1, device=a.device, dtype=sums.dtype)  # (t,)
         if rows is None:
-            rows = chunk.bank[0, :, past:s]  # (b, t, n)
+            rows = state.bank[0, :, past:s]  # (b, t, n)
         return memory(a, rows, lambda k, v: _kept(inside.keys[i], inside.values[i], k, v, past, s), sums[:, past:s] / count[:, None])[1]
 
 

@@ -1,4 +1,4 @@
-"""Text files from outside, read as text: UTF-8, its mark taken off, one kind of line end. Knows characters; no tokens and no task.
+"""Long text files from outside, line by line: UTF-8, its mark taken off, one kind of line end. Knows characters; no tokens and no task.
 
 A line ends at \\n, \\r\\n or \\r and nowhere else: U+2028, U+0085 and form feeds are characters of a line (str.splitlines cuts there).
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from .encoding import OTHER_MARKS
+from .encoding import EncodingError, without_mark
 from .errors import LM2Error
 
 FILLED_MIN, WRAPPED_LINES_MIN = 0.7, 8
@@ -30,16 +30,16 @@ def lines(path: Path, most: int, error: type[LM2Error]) -> Iterator[str]:
             raise error(f"{path} has {size} bytes, more than the {most} allowed: split it")
         with open(path, "rb") as f:
             begin = f.read(4)
-        for mark, name in OTHER_MARKS:
-            if begin.startswith(mark):
-                raise error(f"{path} is not UTF-8 (it begins as {name}): convert it")
+        without_mark(begin)
         with open(path, encoding="utf-8-sig", newline=None) as text:
             for number, line in enumerate(text, 1):
                 if "\0" in line:
                     raise error(f"{path} line {number} has a NUL byte: it is no text; remove it")
                 yield line.removesuffix("\n")
+    except EncodingError as wrong:
+        raise error(f"{path} {wrong}: save it as UTF-8") from None
     except UnicodeDecodeError:
-        raise error(f"{path} is not UTF-8 (byte {_wrong_byte(path)}): convert it") from None
+        raise error(f"{path} is not UTF-8 (byte {_wrong_byte(path)}): save it as UTF-8") from None
     except OSError as problem:
         raise error(f"cannot read {path}: {problem.strerror or problem}") from None
 
@@ -73,8 +73,8 @@ def words(text: str) -> int:
 def paragraphs(text: str) -> list[str]:
     """The paragraphs of a text, without blanks around them: its lines; or where it is wrapped, what stands between blank or indented lines.
 
-    A text is wrapped when it has blank lines, and those that follow one another are as full as 30 to 120 columns allow, most of them not
-    ending in a stop.
+    A text is wrapped when it has blank lines or, fewer than the others, indented ones, and those that follow one another are as full as 30 to 120 columns allow, most
+    of them not ending in a stop.
     """
     rows = text.split("\n")
     if not _wrapped(rows):
@@ -98,7 +98,8 @@ def paragraphs(text: str) -> list[str]:
 def _wrapped(rows: list[str]) -> bool:
     shown = [row.strip() for row in rows]
     pairs = [(a, b) for a, b in pairwise(shown) if a and b]  # lines that another follows
-    if "" not in shown[:-1] or len(pairs) < WRAPPED_LINES_MIN:
+    indented = sum(bool(line) and row[0].isspace() for row, line in zip(rows, shown, strict=True))
+    if ("" not in shown[:-1] and not 0 < indented < len(rows) / 2) or len(pairs) < WRAPPED_LINES_MIN:
         return False
     sizes = sorted(len(a) for a, _ in pairs)
     width = sizes[int(0.95 * (len(sizes) - 1))]

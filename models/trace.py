@@ -1,4 +1,4 @@
-"""What every layer of the PyTorch model computed for one chunk, by name: for comparing backends, not for running.
+"""What every layer of the PyTorch model computed for one window, by name: for comparing backends, not for running.
 
 Knows the modules of lm2.py and watches them with forward hooks, so what is seen is what `extend` does. Changes nothing it watches.
 Axes: b batch, t positions, d hidden, l banks, n rows, v vocabulary.
@@ -14,11 +14,11 @@ from .lm2 import LM2
 from .memory import GatedMemory
 
 
-def trace(model: LM2, ids: Tensor, bank: Tensor, chunks: int, tables: tuple[Tensor, Tensor]) -> list[tuple[str, Tensor]]:
-    """Feed ids (b, t) to a new chunk that reads `bank` (l, b, n, d): names and tensors in the order of computation.
+def trace(model: LM2, ids: Tensor, bank: Tensor, written: int, tables: tuple[Tensor, Tensor]) -> list[tuple[str, Tensor]]:
+    """Feed ids (b, t) to a new window that reads `bank` (l, b, n, d): names and tensors in the order of computation.
 
     `embedding`; per layer i `layers.i.attention`, with a memory `layers.i.memory.read` and `.add` (cell gated) and `.rows` (new rows),
-    `layers.i.output`, each (b, t, d); then `norm` (b, t, d) and `logits` (b, t, v). Raises ValueError past the chunk's end.
+    `layers.i.output`, each (b, t, d); then `norm` (b, t, d) and `logits` (b, t, v). Raises ValueError past the window's end.
     """
     found: dict[str, Tensor] = {}
     handles = []
@@ -53,7 +53,7 @@ def trace(model: LM2, ids: Tensor, bank: Tensor, chunks: int, tables: tuple[Tens
         before(model.norm if i == len(model.blocks) - 1 else model.blocks[i + 1].input_layernorm, f"layers.{i}.output")
     after(model.norm, lambda out: found.update(norm=out))
     try:
-        logits, _ = model.extend(ids, model.start(bank, chunks), tables, all_logits=True)  # (b, t, v)
+        logits, _ = model.extend(ids, model.start(bank, written), tables, all_logits=True)  # (b, t, v)
     finally:
         for handle in handles:
             handle.remove()

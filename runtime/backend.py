@@ -21,14 +21,14 @@ BACKENDS = ("torch", "mlx", "onnx")
 
 
 class MemoryState(NamedTuple):
-    """What crosses a chunk border. bank: (l, b, n, d) float32, a backend's own array type. chunks: how many were committed."""
+    """What outlives a window. bank: (l, b, n, d) float32, a backend's own array type. written: tokens in it, ever; number i lies in row i mod n."""
 
     bank: Any
-    chunks: int
+    written: int
 
 
 class Description(NamedTuple):
-    """What a backend says of itself. Bytes are of one sequence: state_bytes of the bank, chunk_bytes of everything inside a chunk (KV and rows)."""
+    """What a backend says of itself. Bytes are of one sequence: state_bytes of the bank, window_bytes of everything inside a window (KV, rows, reads)."""
 
     backend: str
     device: str
@@ -36,64 +36,121 @@ class Description(NamedTuple):
     quantization: str
     versions: dict[str, str]
     state_bytes: int
-    chunk_bytes: int
+    window_bytes: int
 
 
-class Chunk(Protocol):
-    """A chunk in progress. A backend's own type; the runtime reads only how many positions are filled."""
+class Window(Protocol):
+    """A window in progress. A backend's own type; the runtime reads only how many positions are filled, and how many of them are in the bank."""
 
     @property
     def length(self) -> int: ...
 
+    @property
+    def folded(self) -> int: ...
+
+    @property
+    def stale(self) -> bool:
+        """Whether its buffers were folded since: then only running the window again helps."""
+        ...
+
 
 class Backend(Protocol):
-    """Computes the model. b batch, t tokens of a call, v vocabulary, l banks, n rows, d width."""
+    """Computes the model. b batch, t tokens of a call, v vocabulary, l banks, n rows, d width, W positions of a window, T tokens of a chunk."""
 
     config: LM2Config
 
-    def start(self, batch: int = 1, state: MemoryState | None = None) -> Any:
-        """Begin a chunk from a memory state, or from the never-written one. Returns a chunk of length 0."""
-        ...
+    def start(self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0) -> Any:
+        """Begin a window of length 0 from a memory state, or from the never-written one.
 
-    def extend(self, tokens: Sequence[int] | np.ndarray, chunk: Any, all_logits: bool = False) -> tuple[np.ndarray, Any]:
-        """Feed t tokens, (t,) or (b, t), at positions length .. length + t - 1 of the chunk.
-
-        Returns float32 logits of the last position, (b, v), or of every position given, (b, t, v); and the longer chunk.
-        The same numbers however tokens are split over calls. The chunk passed in stays valid for `rewind` and `commit` at its own
-        length until something else is fed after that length. Raises BackendError past the chunk's end.
+        window: W, by default a chunk; any size the model's positions allow (cell released: its chunk). carried: the first so many tokens are
+        in the memory already: they read it and are not written again. Raises BackendError for a window the model cannot have.
         """
         ...
 
-    def rewind(self, chunk: Any, length: int) -> Any:
-        """The same chunk with only its first `length` tokens. Costs nothing: positions after `length` are simply not looked at."""
+    def extend(self, tokens: Sequence[int] | np.ndarray, window: Any, all_logits: bool = False) -> tuple[np.ndarray, Any]:
+        """Feed t tokens, (t,) or (b, t), at positions length .. length + t - 1 of the window.
+
+        Returns float32 logits of the last position, (b, v), or of every position given, (b, t, v); and the longer window.
+        The same numbers however tokens are split over calls. The window passed in stays valid for `rewind`, `fold` and `commit` at its own
+        length until something else is fed after that length. Raises BackendError past the window's end, or past a chunk of tokens since the
+        last fold.
+        """
         ...
 
-    def commit(self, chunk: Any) -> MemoryState:
-        """End the chunk: the state the next chunk will read. Rows of positions not reached keep their content."""
+    def rewind(self, window: Any, length: int) -> Any:
+        """The same window with only its first `length` tokens. Costs nothing: positions after `length` are simply not looked at.
+
+        Raises BackendError for less than what the last fold left: what is in the bank cannot be taken out again.
+        """
+        ...
+
+    def fold(self, window: Any) -> Any:
+        """Enter the rows of all tokens since the last fold into the bank, and read it from now on; keys, values and positions go on.
+
+        What was passed in may be `stale` afterwards. Nothing new changes nothing. Raises BackendError for cell released, which cannot fold.
+        """
+        ...
+
+    def memory(self, window: Any) -> MemoryState:
+        """The state as of the window's last fold, or its start."""
+        ...
+
+    def commit(self, window: Any) -> MemoryState:
+        """End the window: the state with all its tokens written, for the next one to read. Rows of positions not reached keep their content."""
         ...
 
     def to_host(self, state: MemoryState) -> np.ndarray:
         """The bank as float32 (l, b, n, d) in host memory, little-endian."""
         ...
 
-    def from_host(self, bank: np.ndarray, chunks: int) -> MemoryState:
+    def from_host(self, bank: np.ndarray, written: int) -> MemoryState:
         """A state from `to_host`'s array, on the backend's device."""
         ...
 
-    def describe(self) -> Description: ...
+    def describe(self, window: int | None = None) -> Description:
+        """What computes, and the bytes of a sequence with windows of `window` positions (default: a chunk)."""
+        ...
+
+
+def check_window(config: LM2Config, window: int, carried: int) -> None:
+    """Raise BackendError for a window the model cannot have."""
+    m, most = config.memory, config.max_position_embeddings
+    if not 1 <= window <= most:
+        raise BackendError(f"a window of {window} tokens does not fit the model's {most} positions: choose another window")
+    if m.cell == "released" and (window != m.chunk or carried):
+        raise BackendError(f"cell released has windows of its chunk, {m.chunk} tokens, and carries none over: choose another window")
+    if not 0 <= carried < window:
+        raise BackendError(f"{carried} carried tokens do not fit in a window of {window}: choose another window")
+
+
+def check_room(length: int, tokens: int, window: int, folded: int, chunk: int) -> None:
+    """Raise BackendError where `tokens` more do not fit after `length`: in the window, or in a chunk since the last fold."""
+    if length + tokens > window:
+        raise BackendError(f"{length} + {tokens} tokens do not fit in a window of {window}: commit first")
+    if length + tokens - folded > chunk:
+        raise BackendError(f"{length + tokens - folded} tokens since the last fold do not fit in a chunk of {chunk}: fold first")
+
+
+def check_rewind(length: int, to: int, folded: int, carried: int) -> None:
+    """Raise BackendError where a window of `length` tokens cannot be taken back to `to`: past its ends, or behind a fold."""
+    if not 0 <= to <= length:
+        raise BackendError(f"cannot rewind a window of {length} tokens to {to}")
+    if to < folded and folded > carried:
+        raise BackendError(f"cannot rewind to {to}: the window's first {folded} tokens are in the memory")
 
 
 @dataclass(frozen=True)
 class BackendOptions:
     """What a user may ask of any backend. `device` auto|cpu|cuda|cuda:N|gpu, `dtype` auto|float32|bfloat16|float16, `threads` 0 = the library's own choice.
 
-    `report` hears of work that is done once, such as an export.
+    `report` hears of work that is done once, such as an export. `memory` False: the backbone alone.
     """
 
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
     report: Report = field(default=silent, compare=False)
+    memory: bool = True
 
 
 def installed(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..models.checkpoints.progress import Report, silent
 from ..models.config import LM2Config, read_json
-from ..models.errors import ModelFileError, PromptError, TokenizerError
+from ..models.errors import BackendError, ModelFileError, PromptError, TokenizerError
 from ..models.generation import read_ends
 from ..models.home import shipped_model
 from ..models.layout import GENERATION, TOKENIZER, open_folder
@@ -15,11 +15,12 @@ from ..models.oserrors import shown
 from ..models.text.dialogue import PlainTemplate, Template
 from ..models.text.template import ChatTemplate
 from ..models.text.tokenizer import Tokenizer
-from .backend import Backend, BackendOptions, open_backend
+from .backend import Backend, BackendOptions, choose, open_backend
 from .session.sampling import Sampling
 
 DEFAULT_MODEL = "smollm2"
 OFFLINE_MODEL = "lm2-tiny"
+WINDOW = 2048
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,19 @@ class Model:
     @property
     def name(self) -> str:
         return self.config.name or shown(self.path.name)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it has a memory: what leaves a window is gone otherwise."""
+        return bool(self.config.memory.layers)
+
+    @property
+    def window(self) -> int:
+        """Tokens that a session keeps word for word by default: what the config says; for a memory trained in windows of its chunk, the chunk."""
+        memory = self.config.memory
+        if memory.window is not None:
+            return memory.window
+        return memory.chunk if memory.cell == "released" or memory.trained else min(WINDOW, self.config.max_position_embeddings)
 
     @property
     def text(self) -> Tokenizer:
@@ -92,8 +106,9 @@ def load(
     dtype: str = "auto",
     threads: int = 0,
     report: Report = silent,
+    memory: bool = True,
 ) -> Model:
-    """Load a model folder, or a catalogue name such as `smollm2` (pulled once). `report` hears of the pull.
+    """Load a model folder, or a catalogue name such as `smollm2` (pulled once). `report` hears of the pull. `memory` False: the backbone alone.
 
     Raises ModelFileError, ConfigError, BackendError, TokenizerError or DownloadError, each one line that names the file and the remedy.
     """
@@ -101,7 +116,11 @@ def load(
     folder = open_folder(path, quantized=True, exported=True)  # the backend says whether it can compute with what is in it
     if folder.export is not None and backend == "auto":
         backend = "onnx"
-    opened = open_backend(backend, path, BackendOptions(device, dtype, threads, report))
+    if not memory:
+        folder = folder.without_memory()
+        if choose(backend) == "onnx":
+            raise BackendError(f"an ONNX model of {path} has its memory inside and cannot leave it out: use --backend torch or --backend mlx")
+    opened = open_backend(backend, path, BackendOptions(device, dtype, threads, report, memory))
     tokenizer = Tokenizer.load(path) if (path / TOKENIZER).exists() else None
     template = (ChatTemplate.load(path, tokenizer) or PlainTemplate(tokenizer.begin)) if tokenizer else None
     sampling, ends = read_generation(path / GENERATION, folder.config.vocab_size)

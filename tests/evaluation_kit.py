@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import tiny
+import tiny_model
 
 from lm2.models.tasks.recall import PEOPLE, ROOMS
 from lm2.runtime.backend import Description, MemoryState
@@ -29,7 +30,9 @@ class Words:
 
 
 class Chunk(SimpleNamespace):
-    """tokens (b, t) so far, and the bank they read."""
+    """tokens (b, t) so far, and the bank they read. Never folded: an evaluation reads whole chunks."""
+
+    folded = 0
 
     @property
     def length(self):
@@ -51,10 +54,11 @@ class Clerk:
         self.fed = 0
         self.fail_after = None
 
-    def start(self, batch=1, state=None):
+    def start(self, batch=1, state=None, window=None, carried=0):
+        assert window in (None, CHUNK) and not carried
         bank = np.zeros(self.config.bank_shape(batch), np.float32) if state is None else state.bank
         assert bank.shape == self.config.bank_shape(batch)
-        return Chunk(bank=bank, chunks=0 if state is None else state.chunks, tokens=np.zeros((batch, 0), np.int64))
+        return Chunk(bank=bank, written=0 if state is None else state.written, tokens=np.zeros((batch, 0), np.int64))
 
     def extend(self, tokens, chunk, all_logits=False):
         tokens = np.concatenate([chunk.tokens, np.atleast_2d(tokens)], axis=1)
@@ -63,14 +67,14 @@ class Clerk:
         logits = np.zeros((len(tokens), self.config.vocab_size), np.float32)
         for b, row in enumerate(tokens.tolist()):
             logits[b, END if any(i in self.rooms or i == self.nowhere for i in row) else self._room(chunk.bank[0, b], row)] = 1
-        return logits, Chunk(bank=chunk.bank, chunks=chunk.chunks, tokens=tokens)
+        return logits, Chunk(bank=chunk.bank, written=chunk.written, tokens=tokens)
 
     def _room(self, bank, row):
         asked = [p for p, i in enumerate(self.people) if i in row]
         return int(bank[asked[-1], 0]) if asked and bank[asked[-1], 0] else self.nowhere
 
     def rewind(self, chunk, length):
-        return Chunk(bank=chunk.bank, chunks=chunk.chunks, tokens=chunk.tokens[:, :length])
+        return Chunk(bank=chunk.bank, written=chunk.written, tokens=chunk.tokens[:, :length])
 
     def commit(self, chunk):
         bank = np.zeros_like(chunk.bank) if self.forgets and chunk.length else chunk.bank.copy()
@@ -80,16 +84,23 @@ class Clerk:
                 who = self.people.index(i) if i in self.people else who
                 if i in self.rooms and who is not None:
                     bank[0, b, who, 0], who = i, None
-        return MemoryState(bank, chunk.chunks + 1)
+        return MemoryState(bank, chunk.written + chunk.length)
 
     def to_host(self, state):
         return state.bank.copy()
 
-    def from_host(self, bank, chunks):
-        return MemoryState(bank.copy(), chunks)
+    def from_host(self, bank, written):
+        return MemoryState(bank.copy(), written)
 
-    def describe(self):
+    def describe(self, window=None):
         return Description("clerk", "cpu", "float32", "none", {}, 1, 1)
+
+
+def whole_windows(tmp_path_factory):
+    """Cell -> a tiny model without end tokens whose chunk is a whole window."""
+    folder = tmp_path_factory.mktemp("whole")
+    made = {cell: tiny_model.make(folder / cell, cell, chunk=tiny_model.WINDOW) for cell in tiny_model.CELLS}
+    return {cell: replace(tiny_model.load_tiny(path), eos=frozenset()) for cell, path in made.items()}
 
 
 def clerk_model(forgets=False):

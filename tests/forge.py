@@ -13,7 +13,8 @@ import numpy as np
 from lm2.runtime.statefile.file import Expected, Meta, Moment, Record
 
 SHAPE = (2, 1, 4, 8)
-CHUNK = 6
+CHUNK = 4
+WINDOW = 6
 VOCAB = 50
 META = Meta(
     fingerprint="a" * 64,
@@ -27,7 +28,7 @@ META = Meta(
     created="2025-01-31T12:00:00Z",
     updated="2025-02-01T08:30:00.125+00:00",
 )
-EXPECTED = Expected("a" * 64, "tiny", "b" * 64, SHAPE, CHUNK, VOCAB)
+EXPECTED = Expected("a" * 64, "tiny", "b" * 64, SHAPE, CHUNK, VOCAB, WINDOW)
 
 
 def bank(seed, shape=SHAPE):
@@ -38,11 +39,11 @@ def record(shape=SHAPE, meta=META):
     """Three snapshots, of which one shares the current bank and two share an older one."""
     new, old = bank(1, shape), bank(2, shape)
     return Record(
-        now=Moment(new, 2, (1, 2, 3), {"turn": 3}),
+        now=Moment(new, 9, (1, 2, 3), {"starts": [1]}, 1, (2, 3)),
         snapshots=(
-            Moment(old, 1, (), {"turn": 1}),
-            Moment(old, 1, (7, 8), {}),
-            Moment(new, 2, (49,), {"turn": 2, "at": 0.5}),
+            Moment(old, 5, (), {"starts": []}),
+            Moment(old, 5, (7, 8), {}, 0, (1,)),
+            Moment(new, 9, (49,), {"starts": [0], "at": 0.5}, 1),
         ),
         document={"system": "Be brief.", "transcript": [{"role": "user", "text": "héllo \U0001f600"}]},
         meta=meta,
@@ -54,7 +55,8 @@ def same(a, b):
     moments = list(zip((a.now, *a.snapshots), (b.now, *b.snapshots), strict=True))
     values = all(
         x.bank.dtype == y.bank.dtype and x.bank.shape == y.bank.shape and x.bank.tobytes() == y.bank.tobytes()
-        and (x.chunks, tuple(x.tokens), x.notes) == (y.chunks, tuple(y.tokens), y.notes)
+        and (x.written, tuple(x.tokens), x.notes) == (y.written, tuple(y.tokens), y.notes)
+        and (x.carried, tuple(x.folds)) == (y.carried, tuple(y.folds))
         for x, y in moments
     )  # fmt: skip
     shared = all((x.bank is p.bank) == (y.bank is q.bank) for x, y in moments for p, q in moments)
@@ -112,12 +114,31 @@ def with_text(good, edit):
 def with_table(good, edit):
     """`good` with the table of snapshots edited in place."""
 
+    return with_content(good, lambda content: edit(content["snapshots"]))
+
+
+def with_content(good, edit):
+    """`good` with the content of session.json edited in place."""
+
     def change(text):
         content = json.loads(text)
-        edit(content["snapshots"])
+        edit(content)
         return dumps(content)
 
     return with_text(good, change)
+
+
+def version_1(good, chunk=CHUNK):
+    """`good` as version 1 had it: whole chunks counted in place of tokens, nothing of windows and folds."""
+
+    def change(content):
+        del content["window"]
+        for row in content["snapshots"]:
+            row["chunks"] = row.pop("written") // chunk
+            del row["carried"], row["folds"]
+
+    written = split(good)[0]["__metadata__"]["written"]
+    return with_meta(with_content(good, change), version="1", written=None, chunks=str(int(written) // chunk))
 
 
 def with_meta(good, **changes):

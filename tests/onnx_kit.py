@@ -1,6 +1,7 @@
 """Exports of tiny models and backends over them, for the ONNX tests."""
 
 import mlx_kit
+import numpy as np
 
 from lm2.export.export import export_model
 from lm2.export.options import Options
@@ -28,3 +29,36 @@ def exported(root, name, options=Options(), **fields):
 
 def backend(path, dtype="auto"):
     return open_backend("onnx", path, BackendOptions(device="cpu", dtype=dtype, threads=1))
+
+
+def windowed(backend, state, script, window, split=None):
+    """A script of window_kit through the backend's contract, in pieces of `split` (None: as large as allowed): logits (b, s, v) and the window."""
+    at, chunk, s = 0, backend.config.memory.chunk, script.ids.shape[1]
+    ids, out = np.asarray(script.ids), []
+    w = backend.start(len(ids), state, window, script.carried)
+    for stop in sorted({*script.folds, s}):
+        while at < stop:
+            size = min(stop - at, split or s, w.folded + chunk - at)
+            logits, w = backend.extend(ids[:, at : at + size], w, all_logits=True)
+            out.append(logits)
+            at += size
+        if stop in script.folds:
+            w = backend.fold(w)
+    return np.concatenate(out, axis=1), w
+
+
+def rewritten(path, change):
+    """Change an exported folder's model and make the record agree, as a careless tool would."""
+    import json
+
+    import onnx
+
+    from lm2.models.exported import file_digest
+
+    model = onnx.load(path / "model.onnx")
+    change(model)
+    onnx.save(model, path / "model.onnx")
+    config = json.loads((path / "config.json").read_text())
+    file = path / "model.onnx"
+    config["onnx"]["files"]["model.onnx"] = {"bytes": file.stat().st_size, "sha256": file_digest(file)}
+    (path / "config.json").write_text(json.dumps(config))

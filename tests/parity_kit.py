@@ -56,8 +56,8 @@ def shift_rows(monkeypatch):
 
     from lm2.lm2_mlx import model
 
-    right = model._written
-    monkeypatch.setattr(model, "_written", lambda bank, rows, first: right(bank, mx.roll(rows, 1, axis=2), first))
+    right = model._placed
+    monkeypatch.setattr(model, "_placed", lambda bank, rows, first: right(bank, mx.roll(rows, 1, axis=2), first))
 
 
 def wrong_theta(monkeypatch):
@@ -85,6 +85,51 @@ def update_before_read(monkeypatch):
         return right(self, ids, chunk._replace(reads=reads), past, alone)
 
     monkeypatch.setattr(LM2, "_layers", layers)
+
+
+def write_carried_tokens(monkeypatch):
+    """Carried tokens are taken for new ones: they are written a second time, by the first fold."""
+    from lm2.lm2_mlx.model import LM2
+
+    right = LM2.start
+    monkeypatch.setattr(LM2, "start", lambda self, *a: right(self, *a[:-1], 0) if len(a) == 4 else right(self, *a))
+
+
+def stale_reads(monkeypatch):
+    """A fold enters its rows and goes on reading the bank as it was."""
+    from lm2.runtime.backends.mlx_backend import MLXBackend
+
+    right = MLXBackend.fold
+    monkeypatch.setattr(MLXBackend, "fold", lambda self, w: (f := right(self, w))._replace(reads=w.reads if f.folded != w.folded else f.reads))
+
+
+def forget_the_pointer(monkeypatch):
+    """A fold enters its rows where the window began, not after those of the fold before."""
+    from lm2.lm2_mlx.model import LM2
+
+    right = LM2.fold
+    monkeypatch.setattr(LM2, "fold", lambda self, s: right(self, s)._replace(written=s.written))
+
+
+def pointer_off_by_one(monkeypatch):
+    """A memory that comes from elsewhere is written one row further."""
+    from lm2.runtime.backends.mlx_backend import MLXBackend
+
+    right = MLXBackend.from_host
+    monkeypatch.setattr(MLXBackend, "from_host", lambda self, bank, written: right(self, bank, written + 1))
+
+
+def lose_the_head(monkeypatch, side="mlx"):
+    """A slide goes on with the last turns alone."""
+    from lm2.runtime.session.windows import Windows
+
+    right = Windows._next
+
+    def slid(self, at, head, begin, starts):
+        lost = head if type(self.backend).__name__ != "MLXBackend" else ()
+        return right(self, at, lost, begin, starts)
+
+    monkeypatch.setattr(Windows, "_next", slid)
 
 
 def forget_a_key(monkeypatch):

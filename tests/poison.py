@@ -16,20 +16,20 @@ class NaNs:
 
 
 def mlx(monkeypatch):
-    """A chunk of the MLX mirror begins with buffers of NaN."""
+    """A window of the MLX mirror begins with buffers of NaN."""
     import mlx.core as mx
 
     from lm2.lm2_mlx.model import LM2
 
     right = LM2.start
 
-    def start(self, bank, chunks=0):
-        chunk = right(self, bank, chunks)
-        arrays = chunk.buffers.arrays
+    def start(self, *args, **fields):
+        window = right(self, *args, **fields)
+        arrays = window.buffers.arrays
         for name, value in arrays.items():
             arrays[name] = mx.full(value.shape, float("nan"), value.dtype)
         mx.eval(list(arrays.values()))
-        return chunk
+        return window
 
     monkeypatch.setattr(LM2, "start", start)
 
@@ -49,8 +49,8 @@ def onnx_state(monkeypatch):
 
     right = OnnxBackend._begun
 
-    def begun(self, batch, state):
-        arrays = right(self, batch, state)
+    def begun(self, *args):
+        arrays = right(self, *args)
         fresh = {n: numpy.full(a.shape, numpy.nan, a.dtype) for n, a in arrays.items() if n != "past_bank" and a.dtype.kind == "f"}
         return arrays | fresh
 

@@ -19,6 +19,7 @@ def config(cell="gated", pool="causal", vocab=61, layers=3, chunk=16, rows=1, me
             output_projection=fields.pop("output_projection", True),
             scale=fields.pop("scale", False),
             content=fields.pop("content", "both"),
+            window=fields.pop("window", None),
         )
     base = dict(
         vocab_size=vocab, hidden_size=width, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,

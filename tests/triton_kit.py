@@ -78,6 +78,9 @@ class Server:
                 raise Refused(f"{s.input_name}: initial_state must name itself and have the state's fixed dims")
             if s.initial_state[0].data_type != s.data_type or not s.initial_state[0].WhichOneof("state_data"):
                 raise Refused(f"{s.input_name}: initial_state has no data of the state's type")
+            model = [1 if n == "batch" else n for n in self.inputs[s.input_name][1]]
+            if model != list(s.dims):
+                raise Refused(f"{s.input_name}: dims {list(s.dims)}, model {model}")
         names = [s.input_name for s in batching.state]
         pairs = zip(sorted(names), sorted(s.output_name for s in batching.state), strict=True)
         want = {s.input_name: s.output_name for s in batching.state}

@@ -171,7 +171,8 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
         tensor = made[tensor_name] if new else left.pop(tensor_name, None)
         if tensor is None:
             raise ConvertError(
-                f"{source.listing} has no tensor {tensor_name}, its config calls for one of shape {list(shape)}: a file is missing"
+                f"{source.listing} has no tensor {tensor_name}, its config calls for one of shape {list(shape)}: "
+                "a file is missing, or the config is another model's"
             )
         if tensor.shape != shape:
             raise ConvertError(

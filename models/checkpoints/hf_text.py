@@ -12,7 +12,8 @@ from typing import Any
 
 from ..encoding import EncodingError, decode, without_mark
 from ..errors import ConvertError, TokenizerError
-from ..layout import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
+from ..fields import is_whole
+from ..layout import CONFIG, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from ..text.library import open_library
 from ..text.named import ENDS, NamedTokens, add_around, apply, read_named
 from .source import check_tokenizer, read_limited, read_object
@@ -40,8 +41,9 @@ def read(folder: Path, llama: Mapping[str, Any], template: str | None) -> HFText
     if not file.is_file():
         also = " (tokenizer.model alone is not read)" if (folder / "tokenizer.model").is_file() else ""
         return HFText(notes=(f"the source has no tokenizer.json{also}: the model takes token ids only",))
-    data, size = _unmarked(file), llama.get("vocab_size")
-    vocab = size if isinstance(size, int) else 0
+    data, vocab = _unmarked(file), llama.get("vocab_size")
+    if not isinstance(vocab, int) or not is_whole(vocab):
+        raise ConvertError(f"{folder / CONFIG}: vocab_size {vocab!r} must be a positive whole number: correct the file")
     check_tokenizer(data, file, vocab)
     try:
         named = read_named(folder)
@@ -81,8 +83,8 @@ def chat_template(folder: Path) -> str | None:
     for name in (TOKENIZER_CONFIG, PROCESSOR):
         file = folder / name
         value = read_object(file, 32 << 20).get("chat_template") if file.is_file() else None
-        if isinstance(value, list):
-            value = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
+        if isinstance(value, list) and all(isinstance(t, dict) for t in value):
+            value = {t.get("name"): t.get("template") for t in value} or None
         if isinstance(value, dict):
             value = value["default"] if "default" in value else _no_default(file, "chat_template", value)
         if value is not None and not isinstance(value, str):

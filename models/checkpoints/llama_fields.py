@@ -44,6 +44,7 @@ FACTORS = {
     "residual_scale", "rotary_pct", "scale_emb", "key_multiplier",
 }  # fmt: skip
 COUNTS = {"num_local_experts", "num_experts", "n_routed_experts", "num_experts_per_tok"}
+SWITCHES = ("causal", "is_causal", "use_rope", "use_rotary", "scale_attn_weights", "use_rms_norm")  # a Llama has them on
 WINDOWS = ("sliding_window", "max_window_layers")
 
 
@@ -58,7 +59,7 @@ def check_fields(config: Mapping[str, Any], file: Path, also: str = "") -> None:
         "query_pre_attn_scalar": lambda x: x == head_dim,
         "layer_types": lambda x: isinstance(x, list) and all(t == "full_attention" for t in x),
         "mlp_layer_types": lambda x: isinstance(x, list) and all(t == "dense" for t in x),
-        **dict.fromkeys(("causal", "is_causal"), lambda x: x is True),
+        **dict.fromkeys(SWITCHES, lambda x: x is True),
         **dict.fromkeys(("activation_function", "hidden_activation"), lambda x: x in ("silu", "swish")),
         **dict.fromkeys(FACTORS, lambda x: x == 1),
         **dict.fromkeys(COUNTS, lambda x: x in (0, 1)),

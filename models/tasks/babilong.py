@@ -116,11 +116,6 @@ def book(name: str, text: str, count_tokens: Callable[[str], int] = estimate) ->
     return Book(name, tuple(s for s, _ in kept), tuple(n for _, n in kept))
 
 
-def read_books(folder: Path, count_tokens: Callable[[str], int] = estimate) -> tuple[Book, ...]:
-    """Every book of a folder, by name. Raises BabilongError naming the file or the folder."""
-    return tuple(book(name, read_text(path), count_tokens) for name, path in named_books(folder, False).items())
-
-
 def book_home(folder: Path) -> tuple[Path, bool]:
     """Where the books of a data folder are, its subfolder `background` or `books`, or itself; and whether folders in it count too."""
     inside = next((folder / name for name in ("background", "books") if (folder / name).is_dir()), None)

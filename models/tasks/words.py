@@ -76,7 +76,6 @@ DRINKS = _w("coffee tea juice milk lemonade water cocoa beer wine cider soda smo
 LANGUAGES = _w("French Spanish German Italian Japanese Russian Arabic Chinese Portuguese Greek Turkish Swedish Korean Dutch Polish Hindi")
 KIN = _w("sister brother mother father aunt uncle cousin neighbor boss friend")
 GIFTS = _w("book bike cake painting lamp bracelet ring clock jacket plant toy vase")
-DEEDS = _w("repaired painted sold broke bought found cleaned borrowed")
 THINGS = _w("fence window car table chair boat door radio piano mirror kettle bench")
 
 FACTS: dict[str, Fact] = {

@@ -7,22 +7,20 @@ whether or not tokenizer.json calls them special. Other added tokens (runs of bl
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..config import read_json
 from ..errors import LM2Error
 from ..layout import CONFIG, GENERATION
 from .named import ENDS
 from .template import ROLES, ChatTemplate
-
-if TYPE_CHECKING:
-    from .tokenizer import Tokenizer
+from .vocabulary import Vocabulary
 
 _MARKUP = re.compile(r"[<\[].+[>\]]")
 _BARS = re.compile(r"<[|\uff5c].+[|\uff5c]>")
 
 
-def control_ids(folder: Path, tokenizer: "Tokenizer") -> set[int]:
+def control_ids(folder: Path, tokenizer: Vocabulary) -> set[int]:
     """Control tokens of a model folder that may not be special. Raises TokenizerError for a template that is none."""
     found = set(_ends(folder, tokenizer))
     added = {i: t.content for i, t in tokenizer.added().items() if not t.special and not t.content.isspace()}
@@ -35,7 +33,7 @@ def control_ids(folder: Path, tokenizer: "Tokenizer") -> set[int]:
     return found | {i for i, content in added.items() if content in literals or i in written}
 
 
-def _ends(folder: Path, tokenizer: "Tokenizer") -> Iterator[int]:
+def _ends(folder: Path, tokenizer: Vocabulary) -> Iterator[int]:
     """What the folder says begins or ends a text, as far as it is an added token or looks like a mark: some models end at a line's end."""
     ids: list[Any] = [tokenizer.id(text) for name in ENDS if (text := tokenizer.named.names.get(name))]
     for file in (folder / CONFIG, folder / GENERATION):

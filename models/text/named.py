@@ -90,7 +90,8 @@ def apply(named: NamedTokens, library: "tokenizers.Tokenizer", tokenizer: str, u
                 continue
             raise TokenizerError(f"{where} is {text!r}, which {tokenizer} does not have: the two files are not of one model")
         flags, own = {k: token[k] for k in _FLAGS if k in token}, listed.get(text)
-        flags = {"normalized": False, **flags} if special and not (own and not flags) else flags
+        if special:  # how it is matched is said here only where no list of added tokens says so
+            flags = {} if own else {"normalized": False, **flags}
         want = dict.fromkeys(("single_word", "lstrip", "rstrip"), False) | flags if flags else {}
         want |= {"special": True} if special else {}
         if own is None or any(getattr(own, flag) != value for flag, value in want.items()):

@@ -5,12 +5,9 @@ Both classes hold a few characters at most, so a token costs the same however lo
 
 import codecs
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..errors import PromptError
-
-if TYPE_CHECKING:
-    from .tokenizer import Tokenizer
+from .vocabulary import Vocabulary
 
 STOPS_MAX = 64
 STOP_CHARS_MAX = 1024
@@ -26,7 +23,7 @@ class Detokenizer:
     dropped, as it is not part of the text.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", skip_special: bool = False, continuing: bool = False):
+    def __init__(self, tokenizer: Vocabulary, skip_special: bool = False, continuing: bool = False):
         self._tokenizer = tokenizer
         self._skip = skip_special
         self._first = not continuing

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 
@@ -13,9 +13,7 @@ from ..layout import CONFIG, TEMPLATE
 from .characters import check_text
 from .named import ENDS
 from .sandbox import CHARS_MAX, Refusal, Sandbox
-
-if TYPE_CHECKING:
-    from .tokenizer import Tokenizer
+from .vocabulary import Vocabulary
 
 TEMPLATE_BYTES_MAX = 1 << 20
 ROLES = ("system", "user", "assistant", "tool")
@@ -37,7 +35,7 @@ class ChatTemplate:
             raise TokenizerError(f"{name} cannot be compiled ({_line(error)}); {_REMEDY}") from None
 
     @classmethod
-    def load(cls, folder: Path, tokenizer: "Tokenizer") -> "ChatTemplate | None":
+    def load(cls, folder: Path, tokenizer: Vocabulary) -> "ChatTemplate | None":
         """Read `folder/chat_template.jinja`; None if there is none. `bos_token`, `eos_token` and other names of tokens
         are what tokenizer_config.json says; in a folder without it, what config.json's ids say.
 
@@ -108,7 +106,7 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> int:
     return size
 
 
-def _tokens(folder: Path, tokenizer: "Tokenizer") -> dict[str, str]:
+def _tokens(folder: Path, tokenizer: Vocabulary) -> dict[str, str]:
     """The tokens a template may name. Without a tokenizer_config.json, `bos_token` and `eos_token` by config.json's ids; of several ends the
     first. What is not named stays undefined."""
     file = folder / CONFIG

@@ -66,7 +66,7 @@ class TextTask:
 
     def _chunk(self, ids: Tensor, wanted: Tensor, bank: Tensor, number: int) -> tuple[Tensor, Tensor]:
         def forward(bank: Tensor) -> tuple[Tensor, Tensor]:
-            logits, after = self.model(ids, bank, number)
+            logits, after = self.model(ids, bank, number * self.model.config.memory.chunk)
             return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten()), after
 
         if self.recompute:

@@ -14,12 +14,12 @@ import mlx.core as mx
 import numpy as np
 
 from ...lm2_mlx.blas import REMEDY, preloaded, wrong_product
-from ...lm2_mlx.model import LM2, ChunkState, evaluate
+from ...lm2_mlx.model import LM2, WindowState, evaluate
 from ...lm2_mlx.trace import trace
 from ...lm2_mlx.weights import DTYPES, load_model
 from ...models.errors import BackendError
 from ...models.layout import ModelFolder, open_folder
-from ..backend import BackendOptions, Description, MemoryState
+from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room
 
 
 class MLXBackend:
@@ -29,63 +29,73 @@ class MLXBackend:
         self.model, self.device, self.quantization = model, device, quantization
         self.config = model.config
 
-    def start(self, batch: int = 1, state: MemoryState | None = None) -> ChunkState:
+    def start(self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0) -> WindowState:
         with mx.stream(self.device):
-            bank, chunks = (self.model.initial_bank(batch), 0) if state is None else state
+            bank, written = (self.model.initial_bank(batch), 0) if state is None else state
             if tuple(bank.shape) != self.config.bank_shape(batch):
                 raise BackendError(
                     f"a memory of shape {list(bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}"
                 )
-            return self.model.start(bank, chunks)
+            try:
+                return self.model.start(bank, written, window, carried)
+            except ValueError as error:
+                raise BackendError(f"{error}: choose another window") from None
 
-    def extend(self, tokens: Sequence[int] | np.ndarray, chunk: ChunkState, all_logits: bool = False) -> tuple[np.ndarray, ChunkState]:
+    def extend(self, tokens: Sequence[int] | np.ndarray, window: WindowState, all_logits: bool = False) -> tuple[np.ndarray, WindowState]:
         host = np.asarray(tokens, dtype=np.int64)
         host = host[None] if host.ndim == 1 else host  # (b, t)
         if host.shape[1] == 0:
             raise BackendError("extend needs at least one token")
         if host.min() < 0 or host.max() >= self.config.vocab_size:  # MLX reads past the end of an embedding without a word
             raise BackendError(f"token ids must lie from 0 to {self.config.vocab_size - 1}, got {host.min()} to {host.max()}")
-        if chunk.length + host.shape[1] > self.config.memory.chunk:
-            raise BackendError(f"{chunk.length} + {host.shape[1]} tokens do not fit in a chunk of {self.config.memory.chunk}: commit first")
+        check_room(window.length, host.shape[1], self.model.window(window), window.folded, self.config.memory.chunk)
         with mx.stream(self.device):
-            logits, chunk = self.model.extend(mx.array(host.astype(np.int32)), chunk, all_logits)  # (b, t or 1, v)
-            evaluate(chunk, logits)
+            logits, window = self.model.extend(mx.array(host.astype(np.int32)), window, all_logits)  # (b, t or 1, v)
+            evaluate(window, logits)
             out = np.array(logits)
-        return (out if all_logits else out[:, 0]), chunk
+        return (out if all_logits else out[:, 0]), window
 
-    def rewind(self, chunk: ChunkState, length: int) -> ChunkState:
-        if not 0 <= length <= chunk.length:
-            raise BackendError(f"cannot rewind a chunk of {chunk.length} tokens to {length}")
-        return chunk._replace(length=length)
+    def rewind(self, window: WindowState, length: int) -> WindowState:
+        check_rewind(window.length, length, window.folded, window.carried)
+        return window._replace(length=length)
 
-    def commit(self, chunk: ChunkState) -> MemoryState:
+    def fold(self, window: WindowState) -> WindowState:
+        if self.config.memory.cell != "gated":
+            raise BackendError("cell released cannot fold: its chunk is its window")
         with mx.stream(self.device):
-            bank, chunks = self.model.commit(chunk)
+            return self.model.fold(window)
+
+    def memory(self, window: WindowState) -> MemoryState:
+        return MemoryState(window.bank, window.written)
+
+    def commit(self, window: WindowState) -> MemoryState:
+        with mx.stream(self.device):
+            bank, written = self.model.commit(window)
             mx.eval(bank)
-        return MemoryState(bank, chunks)
+        return MemoryState(bank, written)
 
     def to_host(self, state: MemoryState) -> np.ndarray:
         return np.array(state.bank, dtype="<f4")  # (l, b, n, d)
 
-    def from_host(self, bank: np.ndarray, chunks: int) -> MemoryState:
+    def from_host(self, bank: np.ndarray, written: int) -> MemoryState:
         if bank.ndim != 4 or tuple(bank.shape) != self.config.bank_shape(bank.shape[1]):
             raise BackendError(f"a memory of shape {list(bank.shape)} does not fit: this model's is {list(self.config.bank_shape())}")
         with mx.stream(self.device):
             value = mx.array(np.ascontiguousarray(bank, dtype=np.float32))  # (l, b, n, d)
             mx.eval(value)
-        return MemoryState(value, chunks)
+        return MemoryState(value, written)
 
     def trace(self, tokens: Sequence[int] | np.ndarray, state: MemoryState) -> list[tuple[str, np.ndarray]]:
-        """What each layer computes for tokens (t,) in a new chunk, by name, float32 with a batch axis first (lm2_mlx/trace.py). For parity."""
+        """What each layer computes for tokens (t,) in a new window, by name, float32 with a batch axis first (lm2_mlx/trace.py). For parity."""
         with mx.stream(self.device):
             ids = mx.array(np.asarray(tokens, dtype=np.int32))[None]  # (1, t)
-            return [(name, np.array(x.astype(mx.float32))) for name, x in trace(self.model, ids, state.bank, state.chunks)]
+            return [(name, np.array(x.astype(mx.float32))) for name, x in trace(self.model, ids, state.bank, state.written)]
 
-    def describe(self) -> Description:
+    def describe(self, window: int | None = None) -> Description:
         c, m = self.config, self.config.memory
         item, width = self.model.dtype.size, m.heads * m.head_dim
         bank = int(np.prod(c.bank_shape())) * 4
-        kv = 2 * c.num_hidden_layers * c.num_key_value_heads * m.chunk * c.head_dim * item
+        kv = 2 * c.num_hidden_layers * c.num_key_value_heads * (window or m.chunk) * c.head_dim * item
         if m.cell == "gated":
             inside = m.banks * (2 * m.chunk * c.hidden_size * 4 + m.slots * (2 * width + m.heads * self.model.cpu) * item)
         elif m.gate_pool == "causal":
@@ -148,6 +158,7 @@ def open_model(path: Path, options: BackendOptions = BackendOptions(), progress:
     if cpu and preloaded() and (wrong := wrong_product(quick=True)):
         raise BackendError(f"the BLAS preloaded for MLX computes wrongly on this processor ({wrong}): {REMEDY}")
     folder = open_folder(path, quantized=True)
+    folder = folder if options.memory else folder.without_memory()
     name = options.dtype
     if name == "auto":
         name = "float32" if cpu or folder.config.dtype not in DTYPES else folder.config.dtype

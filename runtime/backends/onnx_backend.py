@@ -1,7 +1,7 @@
 """The onnx backend: an exported model in ONNX Runtime behind the runtime's contract, on CPU or CUDA. Needs neither torch nor onnx.
 
 Knows ONNX Runtime and the names of docs/onnx.md. A model folder that was not exported yet is exported once, into the cache. Keeps the session,
-no conversation; a chunk owns its buffers.
+no conversation; a window owns its buffers.
 """
 
 import importlib.util
@@ -15,22 +15,32 @@ import onnxruntime as ort
 
 from ...models.errors import BackendError
 from ...models.layout import ModelFolder, open_folder
-from ..backend import BackendOptions, Description, MemoryState
-from .onnx_buffers import TYPES, Buffers
+from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room, check_window
+from .onnx_buffers import NUMBERS, TYPES, At, Buffers
 from .onnx_session import PREFIX, open_session
 from .onnx_trace import run_traced, traced_values
 
 
-class OnnxChunk(NamedTuple):
-    """A chunk in progress. bank (l, b, n, d) float32 as it stood at the start; buffers hold everything inside the chunk.
+class OnnxWindow(NamedTuple):
+    """A window in progress of `size` positions. bank (l, b, n, d) float32 as it stood at the start, None after a fold; buffers hold everything else.
 
-    Buffers are written in place after `length` only, so an older chunk stays good for rewinding until something else is fed after it.
+    written: tokens in the bank, ever, and `folded` positions of the window are among them: by a fold, or the first `carried` from the start.
+    Buffers are written in place after `length` only, so an older window stays good for rewinding until something else is fed after it, or it
+    is folded. A fold is only noted here; the next call does it, and then the buffers say as much.
     """
 
-    bank: np.ndarray
-    chunks: int
+    bank: np.ndarray | None
+    written: int
     length: int
     buffers: Buffers
+    size: int
+    folded: int = 0
+    carried: int = 0
+
+    @property
+    def stale(self) -> bool:
+        """Whether its buffers were folded since, or a fold of them failed half-way: then only running the window again helps."""
+        return self.buffers.spoiled or self.buffers.written > self.written
 
 
 class OnnxBackend:
@@ -45,20 +55,27 @@ class OnnxBackend:
         self._one_by_one = self.export.attention == "GroupQueryAttention"  # it takes many tokens after others for one sequence only
         metadata = session.get_modelmeta().custom_metadata_map
         state = json.loads(metadata[f"{PREFIX}state"])
-        self._state = {past: present for past, present in state.items() if past not in ("past_length", "past_chunks")}
+        self._state = {past: present for past, present in state.items() if past not in NUMBERS}
         self._plan = {i.name: (TYPES[i.type], tuple(i.shape[1:])) for i in session.get_inputs() if i.name in self._state}
+        positions = m.chunk if self._exact else self._plan["past_key.0"][1][1]
+        self._fixed = positions if isinstance(positions, int) else None  # of every window
         self._path, self._traced = folder.path, traced_values(metadata)
         if self._traced and importlib.util.find_spec("onnx") is not None:
             self.trace = self._trace
 
-    def start(self, batch: int = 1, state: MemoryState | None = None) -> OnnxChunk:
+    def start(self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0) -> OnnxWindow:
         state = MemoryState(self._initial_bank(batch), 0) if state is None else state
-        return OnnxChunk(
-            state.bank, state.chunks, 0, Buffers(self.session, self.device, self.index, self._state, self._begun(batch, state))
-        )
+        most, chunk = self._fixed, self.config.memory.chunk
+        size = window if window is not None else chunk if most is None else min(chunk, most)
+        check_window(self.config, size, carried)
+        if most is not None and size > most:
+            raise BackendError(f"a window of {size} tokens does not fit: {self._path} was exported with --window {most}: export it without")
+        arrays = self._begun(batch, state, size)
+        buffers = Buffers(self.session, self.device, self.index, self._state, arrays, state.written, carried)
+        return OnnxWindow(state.bank, state.written, 0, buffers, size, carried, carried)
 
-    def _begun(self, batch: int, state: MemoryState) -> dict[str, np.ndarray]:
-        """Every state array of a chunk that begins from `state`, batch first. Raises BackendError for a state of another shape."""
+    def _begun(self, batch: int, state: MemoryState, window: int) -> dict[str, np.ndarray]:
+        """Every state array of a window that begins from `state`, batch first. Raises BackendError for a state of another shape."""
         if tuple(state.bank.shape) != self.config.bank_shape(batch):
             raise BackendError(
                 f"a memory of shape {list(state.bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}"
@@ -66,22 +83,23 @@ class OnnxBackend:
         arrays = {}
         for name, (kind, shape) in self._plan.items():
             if name == "past_bank":
-                arrays[name] = np.ascontiguousarray(state.bank.swapaxes(0, 1))  # (b, l, n, d), read only; a view for one sequence or bank
+                arrays[name] = np.array(state.bank.swapaxes(0, 1), order="C")  # (b, l, n, d), written at a fold
             else:
-                arrays[name] = np.zeros((batch, *shape), kind)
+                arrays[name] = np.zeros((batch, *(window if n == "window" else n for n in shape)), kind)
         return arrays
 
     def _trace(self, tokens: Sequence[int] | np.ndarray, state: MemoryState) -> list[tuple[str, np.ndarray]]:
-        """What each layer computed for a new chunk of `tokens` (t,) or (b, t): names of models/trace.py and float32 arrays. Opens the model again."""
+        """What each layer computed for a new window of `tokens` (t,) or (b, t): names of models/trace.py and float32 arrays. Opens the model again."""
         ids = np.atleast_2d(np.array(tokens, dtype=np.int64))  # (b, t)
-        numbers = {"past_length": 0, "past_chunks": state.chunks, "new_chunk": 1, "logits_from": 0}
-        feeds = self._begun(len(ids), state) | {"input_ids": ids} | {name: np.array([n], np.int64) for name, n in numbers.items()}
+        numbers = {i.name: 0 for i in self.session.get_inputs() if i.name in NUMBERS} | {"past_written": state.written, "new_chunk": 1}
+        arrays = self._begun(len(ids), state, ids.shape[1])
+        feeds = arrays | {"input_ids": ids} | {name: np.array([n], np.int64) for name, n in numbers.items()}
         made = run_traced(self._path, self.session, feeds, self._traced)
         if self.config.memory.cell != "gated":
             return made
-        _, chunk = self.extend(ids, self.start(len(ids), state))  # rows are made when a chunk ends: after what was read for them
-        first = self._first_row(state.chunks)
-        rows = self.commit(chunk).bank[:, :, first : first + ids.shape[1]]  # (l, b, t, d)
+        _, window = self.extend(ids, self.start(len(ids), state))  # rows are made at a fold: after what was read for them
+        places = (state.written + np.arange(ids.shape[1])) % self.config.memory.slots
+        rows = self.commit(window).bank[:, :, places]  # (l, b, t, d)
         out = []
         for name, value in made:
             out.append((name, value))
@@ -90,66 +108,89 @@ class OnnxBackend:
                 out.append((f"layers.{layer}.memory.rows", rows[self.config.memory.layers.index(int(layer))]))
         return out
 
-    def extend(self, tokens: Sequence[int] | np.ndarray, chunk: OnnxChunk, all_logits: bool = False) -> tuple[np.ndarray, OnnxChunk]:
+    def extend(self, tokens: Sequence[int] | np.ndarray, window: OnnxWindow, all_logits: bool = False) -> tuple[np.ndarray, OnnxWindow]:
         ids = np.array(tokens, dtype=np.int64)
         ids = ids[None] if ids.ndim == 1 else ids  # (b, t)
         b, t = ids.shape
-        past, end = chunk.length, chunk.length + t
+        past, buffers = window.length, window.buffers
         if t == 0:
             raise BackendError("extend needs at least one token")
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
             raise BackendError(f"token ids must lie from 0 to {self.config.vocab_size - 1}, got {ids.min()} to {ids.max()}")
-        if end > self.config.memory.chunk:
-            raise BackendError(f"{past} + {t} tokens do not fit in a chunk of {self.config.memory.chunk}: commit first")
+        check_room(past, t, window.size, window.folded, self.config.memory.chunk)
+        at = self._at(window)
+        new = 1 if past == 0 else 3 if at.written < window.written else 0
         first = 0 if all_logits else -1
-        args = (past, chunk.chunks, past == 0, first, self.config.vocab_size)
         if self._one_by_one and b > 1 and t > 1 and past:
-            parts = [chunk.buffers.run(ids[s : s + 1], *args, sequence=s) for s in range(b)]
+            if new == 3:  # of all sequences at once, with a first token
+                (begun, window), more = self.extend(ids[:, :1], window, all_logits), ids[:, 1:]
+                logits, window = self.extend(more, window, all_logits)
+                return (np.concatenate((begun, logits), axis=1) if all_logits else logits), window
+            parts = [buffers.run(ids[s : s + 1], new, at, first, self.config.vocab_size, sequence=s) for s in range(b)]
             logits = np.concatenate(parts)
         else:
-            logits = chunk.buffers.run(ids, *args)  # (b, t or 1, v)
-        chunk.buffers.rows_of = end
-        return (logits if all_logits else logits[:, 0]), chunk._replace(length=end)
+            logits = buffers.run(ids, new, at, first, self.config.vocab_size)  # (b, t or 1, v)
+        return (logits if all_logits else logits[:, 0]), window._replace(length=past + t)
 
-    def rewind(self, chunk: OnnxChunk, length: int) -> OnnxChunk:
-        if not 0 <= length <= chunk.length:
-            raise BackendError(f"cannot rewind a chunk of {chunk.length} tokens to {length}")
-        return chunk._replace(length=length)
+    def _at(self, window: OnnxWindow) -> At:
+        """Where a call on `window` stands, its fold still to be done if the buffers do not have it. Raises BackendError for a window folded since."""
+        buffers = window.buffers
+        if window.stale:
+            how = "its last fold failed half-way" if buffers.spoiled else f"it was folded since it had {window.folded} tokens in the memory"
+            raise BackendError(f"this window cannot go on, {how}: run its tokens again in a new one")
+        return At(window.length, buffers.written, buffers.folded, window.carried)
 
-    def commit(self, chunk: OnnxChunk) -> MemoryState:
-        length, m = chunk.length, self.config.memory
-        if length == 0:
-            return MemoryState(chunk.bank, chunk.chunks)
-        buffers = chunk.buffers
-        if self._exact and buffers.rows_of != length:  # its rows depend on every token of the chunk
-            tokens = np.ascontiguousarray(buffers.tensors["past_tokens"].numpy()[:, :length])
-            buffers.run(tokens, 0, chunk.chunks, True, -1, self.config.vocab_size)
-            buffers.rows_of = length
+    def rewind(self, window: OnnxWindow, length: int) -> OnnxWindow:
+        check_rewind(window.length, length, window.folded, window.carried)
+        return window._replace(length=length)
+
+    def fold(self, window: OnnxWindow) -> OnnxWindow:
+        if self.config.memory.cell != "gated":
+            raise BackendError("cell released cannot fold: its chunk is its window")
+        count = window.length - window.folded
+        if count <= 0:
+            return window
+        self._at(window)
+        return window._replace(bank=None if self.config.memory.banks else window.bank, written=window.written + count, folded=window.length)
+
+    def memory(self, window: OnnxWindow) -> MemoryState:
+        if window.bank is not None:
+            return MemoryState(window.bank, window.written)
+        at, bank = self._at(window), window.buffers.tensors["past_bank"].numpy()  # (b, l, n, d)
+        if at.written < window.written:
+            bank = window.buffers.bank_after(at._replace(length=window.folded), self.config.vocab_size)
+        return MemoryState(np.array(bank.swapaxes(0, 1), order="C"), window.written)
+
+    def commit(self, window: OnnxWindow) -> MemoryState:
+        length, m, buffers = window.length, self.config.memory, window.buffers
+        if length <= window.folded:
+            return self.memory(window)
+        written = window.written + length - window.folded
         if m.cell == "gated" and m.banks:
-            bank = buffers.bank_after(length, chunk.chunks, self.config.vocab_size)  # (b, l, n, d)
-            return MemoryState(np.ascontiguousarray(bank.swapaxes(0, 1)), chunk.chunks + 1)
-        bank = chunk.bank.copy()
+            bank = buffers.bank_after(self._at(window), self.config.vocab_size)  # (b, l, n, d)
+            return MemoryState(np.ascontiguousarray(bank.swapaxes(0, 1)), written)
+        assert window.bank is not None  # nothing was folded: there is no memory, or its cell is released
+        if self._exact and buffers.length != length:  # its rows depend on every token of the window
+            tokens = np.ascontiguousarray(buffers.tensors["past_tokens"].numpy()[:, :length])
+            buffers.run(tokens, 1, At(0, window.written), -1, self.config.vocab_size)
+        bank = window.bank.copy()
         if m.banks:
-            first = self._first_row(chunk.chunks)
-            rows = buffers.tensors["past_rows"].numpy()[:, :, :length]  # (b, l, s, d)
-            bank[:, :, first : first + length] = rows.swapaxes(0, 1)
-        return MemoryState(bank, chunk.chunks + 1)
-
-    def _first_row(self, chunks: int) -> int:
-        """The bank row that position 0 writes in the chunk after `chunks` committed ones."""
-        m = self.config.memory
-        return chunks % (m.slots // m.chunk) * m.chunk
+            bank[:, :, :length] = buffers.tensors["past_rows"].numpy()[:, :, :length].swapaxes(0, 1)  # (l, b, s, d)
+        return MemoryState(bank, written)
 
     def to_host(self, state: MemoryState) -> np.ndarray:
         return np.array(state.bank, dtype="<f4")  # (l, b, n, d)
 
-    def from_host(self, bank: np.ndarray, chunks: int) -> MemoryState:
+    def from_host(self, bank: np.ndarray, written: int) -> MemoryState:
         if bank.ndim != 4 or tuple(bank.shape) != self.config.bank_shape(bank.shape[1]):
             raise BackendError(f"a memory of shape {list(bank.shape)} does not fit: this model's is {list(self.config.bank_shape())}")
-        return MemoryState(np.array(bank, dtype=np.float32, order="C"), chunks)  # (l, b, n, d)
+        return MemoryState(np.array(bank, dtype=np.float32, order="C"), written)  # (l, b, n, d)
 
-    def describe(self) -> Description:
-        inside = sum(np.dtype(kind).itemsize * int(np.prod(shape)) for name, (kind, shape) in self._plan.items() if name != "past_bank")
+    def describe(self, window: int | None = None) -> Description:
+        size, inside = window or self.config.memory.chunk, 0  # a file's own number of positions goes before
+        for name, (kind, shape) in self._plan.items():
+            if name != "past_bank":
+                inside += np.dtype(kind).itemsize * int(np.prod([size if n == "window" else n for n in shape]))
         bits = {"int8": "8-bit", "int4": "4-bit"}.get(self.export.precision)
         return Description(
             "onnx",

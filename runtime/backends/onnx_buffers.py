@@ -1,10 +1,10 @@
-"""A chunk's state in memory that ONNX Runtime reads and writes in place, and the binding of its names to it.
+"""A window's state in memory that ONNX Runtime reads and writes in place, and the binding of its names to it.
 
 Knows arrays and addresses. Every past_X and its present_X are the same memory, bound once; a call then only changes a few numbers.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -12,6 +12,8 @@ import onnxruntime as ort
 from ...models.errors import BackendError
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+NUMBERS = ("past_length", "past_written", "past_folded", "new_chunk", "carry", "logits_from")
+ENDS = ("present_length", "present_written", "present_folded")
 Shape = tuple[int, ...]
 
 
@@ -36,36 +38,77 @@ class Tensor:
         return self.address + sequence * step, (1, *self.shape[1:])
 
 
-class Buffers:
-    """The state of one chunk of `batch` sequences. `rows_of`: length of the chunk its rows were computed for."""
+class At(NamedTuple):
+    """Where a call stands. length: positions before it; written: tokens in the bank; folded: positions that are in it; carry: of a new window."""
 
-    def __init__(self, session: ort.InferenceSession, device: str, index: int, state: Mapping[str, str], arrays: Mapping[str, np.ndarray]):
+    length: int
+    written: int
+    folded: int = 0
+    carry: int = 0
+
+
+class Buffers:
+    """The state of one window of `batch` sequences.
+
+    What it holds is read from the numbers that ONNX Runtime wrote with it (`length`, `written`, `folded`): a caller interrupted right after a call
+    cannot believe otherwise. A window that says it has more in the bank was folded since, which the next call will do.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        device: str,
+        index: int,
+        state: Mapping[str, str],
+        arrays: Mapping[str, np.ndarray],
+        written: int,
+        folded: int,
+    ):
         self.session, self.device, self.index, self.state = session, device, index, state
         self.tensors = {name: Tensor(array, device, index) for name, array in arrays.items()}
-        self.numbers = {name: np.zeros(1, np.int64) for name in ("past_length", "past_chunks", "new_chunk", "logits_from")}
-        self.ends = {name: np.zeros(1, np.int64) for name in ("present_length", "present_chunks")}
-        self.rows_of = 0
+        known = {i.name for i in session.get_inputs()}
+        self.numbers = {name: np.zeros(1, np.int64) for name in NUMBERS if name in known}
+        self.ends = {name: np.array([n], np.int64) for name, n in zip(ENDS, (0, written, folded), strict=True) if past_of(name) in known}
+        self.spoiled = False  # a fold failed half-way
+        self.spare: dict[str, Tensor] = {}
         self._all = self._bound(None)
 
-    def run(
-        self, ids: np.ndarray, past: int, chunks: int, new: bool, first: int, vocabulary: int, sequence: int | None = None
-    ) -> np.ndarray:
-        """One call: ids (b, t) after `past` positions. Returns float32 logits of positions `first` .. of the call, (b, t or 1, v); -1 is the last."""
-        for name, value in (("past_length", past), ("past_chunks", chunks), ("new_chunk", int(new)), ("logits_from", first)):
-            self.numbers[name][0] = value
+    @property
+    def length(self) -> int:
+        """Positions of the window after the last call."""
+        return int(self.ends["present_length"][0])
+
+    @property
+    def written(self) -> int:
+        """Tokens in the bank, ever."""
+        return int(self.ends["present_written"][0])
+
+    @property
+    def folded(self) -> int:
+        """Positions of the window that are in the bank."""
+        return int(self.ends["present_folded"][0]) if "present_folded" in self.ends else 0
+
+    def run(self, ids: np.ndarray, new: int, at: At, first: int, vocabulary: int, sequence: int | None = None) -> np.ndarray:
+        """One call: ids (b, t), `new` as new_chunk. Returns float32 logits of positions `first` .. of the call, (b, t or 1, v); -1 is the last."""
+        self._set(new, at, first)
         binding = self._all if sequence is None else self._bound(sequence)
         return self._call(binding, ids, first, vocabulary)
 
-    def bank_after(self, past: int, chunks: int, vocabulary: int) -> np.ndarray:
-        """The bank (b, l, n, d) with the rows of the chunk's `past` positions in it. The state stays as it is: outputs have memory of their own."""
-        for name, value in (("past_length", past), ("past_chunks", chunks), ("new_chunk", 2), ("logits_from", -1)):
-            self.numbers[name][0] = value
+    def bank_after(self, at: At, vocabulary: int) -> np.ndarray:
+        """The bank (b, l, n, d) with the rows of positions `at.folded` .. `at.length` - 1 in it. The state stays as it is."""
+        self._set(2, at._replace(carry=1), -1)  # its one token is carried, so it leaves nothing behind
         batch = self.tensors["past_bank"].shape[0]
         binding = self._bound(None, apart=True)
         self._call(binding, np.zeros((batch, 1), np.int64), -1, vocabulary)
-        at = len(self.ends) + list(self.tensors).index("past_bank")  # outputs come in the order they were bound in
-        bank: np.ndarray = binding.get_outputs()[at].numpy()
+        at_output = len(self.ends) + list(self.tensors).index("past_bank")  # outputs come in the order they were bound in
+        bank: np.ndarray = binding.get_outputs()[at_output].numpy()
         return bank
+
+    def _set(self, new: int, at: At, first: int) -> None:
+        values = {"new_chunk": new, "carry": at.carry, "logits_from": first}
+        values |= {"past_length": at.length, "past_written": at.written, "past_folded": at.folded}
+        for name, array in self.numbers.items():
+            array[0] = values[name]
 
     def _call(self, binding: Any, ids: np.ndarray, first: int, vocabulary: int) -> np.ndarray:
         b, t = ids.shape
@@ -75,24 +118,45 @@ class Buffers:
         try:
             self.session.run_with_iobinding(binding)
         except Exception as error:
+            self.spoiled = int(self.numbers["new_chunk"][0]) == 3
             raise BackendError(f"ONNX Runtime {ort.__version__} could not run the model ({first_line(error)})") from None
         return logits
 
     def _bound(self, sequence: int | None, apart: bool = False) -> Any:
+        """Every name bound to its memory: of all sequences, or of one. apart: the bank that is made gets memory of its own, and so do keys and values."""
         binding = self.session.io_binding()
         for name, array in self.numbers.items():
             binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
         for name, array in self.ends.items():
-            binding.bind_output(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
-        for name, tensor in self.tensors.items():
+            if apart:
+                binding.bind_output(name, "cpu")
+            else:
+                binding.bind_output(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+        for name, tensor in (self.tensors | (self._spare() if apart else {})).items():
             address, shape = tensor.part(sequence)
             kind = tensor.dtype.type
             binding.bind_input(name, self.device, self.index, kind, shape, address)
-            if apart:
+            if apart and name == "past_bank":
                 binding.bind_output(self.state[name], self.device, self.index)
             else:
                 binding.bind_output(self.state[name], self.device, self.index, kind, shape, address)
         return binding
+
+    def _spare(self) -> dict[str, Tensor]:
+        """Keys and values for one call that is not the window's: of one position, where the file takes as many as it is given."""
+        if not self.spare:
+            shapes = {i.name: i.shape for i in self.session.get_inputs() if i.name.startswith(("past_key.", "past_value."))}
+            for name, (_, k, w, e) in shapes.items():
+                tensor = self.tensors[name]
+                self.spare[name] = Tensor(
+                    np.zeros((tensor.shape[0], k, 1 if isinstance(w, str) else w, e), tensor.dtype), self.device, self.index
+                )
+        return self.spare
+
+
+def past_of(name: str) -> str:
+    """The input that output `name` is fed back as."""
+    return name.replace("present_", "past_", 1)
 
 
 def first_line(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Opening an exported model in ONNX Runtime: device, threads, the operator library, and one clear line for what goes wrong.
 
-Knows ONNX Runtime's sessions; nothing of chunks. Never loads a library from a model's folder.
+Knows ONNX Runtime's sessions; nothing of windows. Never loads a library from a model's folder.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from ...models import exported
 from ...models.errors import BackendError, ModelFileError
 from ...models.exported import DATA, MODEL
 from ...models.layout import ModelFolder
@@ -124,15 +125,23 @@ def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
         )
     mine = folder.config.to_dict()
     for key in sorted(set(config) & set(mine) - {"name"}):
-        if config[key] != mine[key]:
+        if _decisive(key, config[key]) != _decisive(key, mine[key]):
             raise ModelFileError(
                 f"{file} was exported with {key} {config[key]!r}, config.json says {mine[key]!r}: the files are not of one export"
             )
+    own = meta.get(f"{PREFIX}format", "")
+    if own != str(exported.FORMAT):
+        raise ModelFileError(f"{file} has {PREFIX}format {own!r}, which {exported.other_format(int(own) if own.isdecimal() else 0)}")
     inputs, outputs = {i.name: i for i in session.get_inputs()}, {o.name for o in session.get_outputs()}
     whole = isinstance(state, dict) and all(k in inputs and isinstance(v, str) and v in outputs for k, v in state.items())
     if not whole or not isinstance(trace, dict):
         raise ModelFileError(f"{file} does not have the state it declares: export the model again")
     for name in state:
         kind, sizes = inputs[name].type, list(inputs[name].shape[1:])
-        if kind not in TYPES or not all(isinstance(n, int) and n >= 0 for n in sizes):
+        if kind not in TYPES or not all(n == "window" or (isinstance(n, int) and n >= 0) for n in sizes):
             raise ModelFileError(f"{file}: state {name} is {kind} of {sizes} after the batch, which no export has: export the model again")
+
+
+def _decisive(key: str, value: Any) -> Any:
+    """A config's value without what says only how sessions use the model."""
+    return {k: v for k, v in value.items() if k != "window"} if key == "memory" and isinstance(value, dict) else value

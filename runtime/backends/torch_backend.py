@@ -1,6 +1,6 @@
 """The torch backend: the PyTorch reference behind the runtime's contract, on CPU or CUDA.
 
-Knows devices, dtypes and NumPy at its borders; what is computed is in models/. Keeps weights and rotary tables, no conversation. On CUDA chunks lie in static
+Knows devices, dtypes and NumPy at its borders; what is computed is in models/. Keeps weights and rotary tables, no conversation. On CUDA windows lie in static
 buffers and one token is a replayed graph (torch_static.py).
 """
 
@@ -15,25 +15,27 @@ from ...models.errors import BackendError
 from ...models.kernels import choice
 from ...models.layout import open_folder
 from ...models.llama import wide
-from ...models.lm2 import LM2, ChunkState
+from ...models.lm2 import LM2, WindowState
 from ...models.packed import available, pack
 from ...models.trace import trace
 from ...models.weights import TORCH_DTYPES, load_model
-from ..backend import BackendOptions, Description, MemoryState
-from .torch_static import StaticChunk, StaticDecoder, extra_bytes, suits
+from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room
+from .torch_static import StaticDecoder, StaticWindow, extra_bytes, suits
 
 
 class TorchBackend:
     """Runs an LM2 module. Deterministic for a given device, dtype and thread count; see docs for what is bit-identical and what is not."""
 
     def __init__(self, model: LM2, static: bool | None = None):
-        """`static`: chunks in static buffers; by default where that is faster, on CUDA."""
+        """`static`: windows in static buffers; by default where that is faster, on CUDA."""
         self.model = model
         self.config = model.config
         self._tables = model.tables()
-        self._static = StaticDecoder(model, self._tables) if (suits(model) if static is None else static) else None
+        self._static = StaticDecoder(model) if (suits(model) if static is None else static) else None
 
-    def start(self, batch: int = 1, state: MemoryState | None = None) -> ChunkState | StaticChunk:
+    def start(
+        self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0
+    ) -> WindowState | StaticWindow:
         with torch.inference_mode():
             if state is None:
                 state = MemoryState(self.model.initial_bank(batch), 0)
@@ -41,59 +43,78 @@ class TorchBackend:
                 raise BackendError(
                     f"a memory of shape {list(state.bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}"
                 )
-            return (self._static or self.model).start(state.bank, state.chunks)
+            try:
+                self.model.check_window(self.config.memory.chunk if window is None else window, carried)
+            except ValueError as error:
+                raise BackendError(f"{error}: choose another window") from None
+            opened = (self._static or self.model).start(state.bank, state.written, window, carried)
+            if window is not None and window > len(self._tables[0]):
+                self._tables = self.model.tables(window)
+            return opened
 
     def extend(
-        self, tokens: Sequence[int] | np.ndarray, chunk: ChunkState | StaticChunk, all_logits: bool = False
-    ) -> tuple[np.ndarray, ChunkState | StaticChunk]:
+        self, tokens: Sequence[int] | np.ndarray, window: WindowState | StaticWindow, all_logits: bool = False
+    ) -> tuple[np.ndarray, WindowState | StaticWindow]:
         ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64))
         ids = ids[None] if ids.dim() == 1 else ids  # (b, t)
         if ids.shape[1] == 0:
             raise BackendError("extend needs at least one token")
-        if chunk.length + ids.shape[1] > self.config.memory.chunk:
-            raise BackendError(f"{chunk.length} + {ids.shape[1]} tokens do not fit in a chunk of {self.config.memory.chunk}: commit first")
+        inner = window.inner if isinstance(window, StaticWindow) else window
+        check_room(inner.length, ids.shape[1], self.model.window(inner), inner.folded, self.config.memory.chunk)
         with torch.inference_mode():
-            if isinstance(chunk, StaticChunk):
+            if isinstance(window, StaticWindow):
                 assert self._static is not None
-                logits, chunk = self._static.extend(ids, chunk, all_logits)  # (b, t or 1, v)
+                logits, longer = self._static.extend(ids, window, all_logits)  # (b, t or 1, v)
                 out = np.array(logits.float().cpu().numpy())  # the buffer is written again by the next token
-            else:
-                logits, chunk = self.model.extend(ids.to(self.model.device), chunk, self._tables, all_logits)  # (b, t or 1, v)
-                out = logits.float().cpu().numpy()
-        return (out if all_logits else out[:, 0]), chunk
+                return (out if all_logits else out[:, 0]), longer
+            logits, inner = self.model.extend(ids.to(self.model.device), inner, self._tables, all_logits)  # (b, t or 1, v)
+            out = logits.float().cpu().numpy()
+            return (out if all_logits else out[:, 0]), inner
 
-    def rewind(self, chunk: ChunkState | StaticChunk, length: int) -> ChunkState | StaticChunk:
-        if not 0 <= length <= chunk.length:
-            raise BackendError(f"cannot rewind a chunk of {chunk.length} tokens to {length}")
-        if isinstance(chunk, StaticChunk):
-            return chunk._replace(inner=chunk.inner._replace(length=length))
-        return chunk._replace(length=length)
+    def rewind(self, window: WindowState | StaticWindow, length: int) -> WindowState | StaticWindow:
+        inner = window.inner if isinstance(window, StaticWindow) else window
+        check_rewind(inner.length, length, inner.folded, inner.carried)
+        inner = inner._replace(length=length)
+        return window._replace(inner=inner) if isinstance(window, StaticWindow) else inner
 
-    def commit(self, chunk: ChunkState | StaticChunk) -> MemoryState:
+    def fold(self, window: WindowState | StaticWindow) -> WindowState | StaticWindow:
+        if self.config.memory.cell != "gated":
+            raise BackendError("cell released cannot fold: its chunk is its window")
         with torch.inference_mode():
-            return MemoryState(*self.model.commit(chunk.inner if isinstance(chunk, StaticChunk) else chunk))
+            if isinstance(window, StaticWindow):
+                assert self._static is not None
+                return self._static.fold(window)
+            return self.model.fold(window)
+
+    def memory(self, window: WindowState | StaticWindow) -> MemoryState:
+        inner = window.inner if isinstance(window, StaticWindow) else window
+        return MemoryState(inner.bank, inner.written)
+
+    def commit(self, window: WindowState | StaticWindow) -> MemoryState:
+        with torch.inference_mode():
+            return MemoryState(*self.model.commit(window.inner if isinstance(window, StaticWindow) else window))
 
     def to_host(self, state: MemoryState) -> np.ndarray:
         return np.array(state.bank.float().cpu().numpy(), dtype="<f4", order="C")  # (l, b, n, d), never a view of the state
 
-    def from_host(self, bank: np.ndarray, chunks: int) -> MemoryState:
+    def from_host(self, bank: np.ndarray, written: int) -> MemoryState:
         if bank.ndim != 4 or tuple(bank.shape) != self.config.bank_shape(bank.shape[1]):
             raise BackendError(f"a memory of shape {list(bank.shape)} does not fit: this model's is {list(self.config.bank_shape())}")
         kind = wide(self.model.dtype)
-        return MemoryState(torch.from_numpy(np.array(bank, dtype=np.float32)).to(self.model.device, kind), chunks)  # (l, b, n, d)
+        return MemoryState(torch.from_numpy(np.array(bank, dtype=np.float32)).to(self.model.device, kind), written)  # (l, b, n, d)
 
     def trace(self, tokens: Sequence[int] | np.ndarray, state: MemoryState) -> list[tuple[str, np.ndarray]]:
-        """What each layer computes for tokens (t,) in a new chunk, by name, float32 with a batch axis first (models/trace.py). For parity."""
+        """What each layer computes for tokens (t,) in a new window, by name, float32 with a batch axis first (models/trace.py). For parity."""
         ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64)).to(self.model.device)[None]  # (1, t)
         with torch.inference_mode():
-            return [(name, x.float().cpu().numpy()) for name, x in trace(self.model, ids, state.bank, state.chunks, self._tables)]
+            return [(name, x.float().cpu().numpy()) for name, x in trace(self.model, ids, state.bank, state.written, self._tables)]
 
-    def describe(self) -> Description:
+    def describe(self, window: int | None = None) -> Description:
         m, c = self.config.memory, self.config
         item = torch.empty(0, dtype=self.model.dtype).element_size()
         bank_item = torch.empty(0, dtype=wide(self.model.dtype)).element_size()
         bank = int(np.prod(c.bank_shape())) * bank_item
-        kv = 2 * c.num_hidden_layers * c.num_key_value_heads * m.chunk * c.head_dim * item
+        kv = 2 * c.num_hidden_layers * c.num_key_value_heads * (window or m.chunk) * c.head_dim * item
         if m.cell == "gated":
             inside = m.banks * (m.chunk * c.hidden_size * bank_item + 2 * m.slots * m.heads * m.head_dim * item)
         elif m.gate_pool == "causal":
@@ -136,6 +157,7 @@ def open_model(path: Path, options: BackendOptions, progress: Any = None) -> Tor
     """Load a model folder. dtype auto: the folder's own on CUDA; float32 on CPU, where half precisions are slower or lossier."""
     device = pick_device(options.device)
     folder = open_folder(path)
+    folder = folder if options.memory else folder.without_memory()
     name = options.dtype
     if name == "auto":
         name = folder.config.dtype if device.type == "cuda" else "float32"

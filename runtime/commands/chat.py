@@ -1,128 +1,15 @@
 """`lm2 chat`: a conversation in the terminal, or one turn a line through a pipe. Knows the terminal; the conversation is session.py's."""
 
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
 from ...models.errors import LM2Error, PromptError
-from .common import (
-    adjusted,
-    check_settings,
-    megabytes,
-    model_options,
-    need_file,
-    note,
-    open_model,
-    sampling_options,
-    soft_interrupt,
-    stdin_bytes,
-    write_out,
-)
-
-if TYPE_CHECKING:
-    from ..session.session import Session
-    from ..statefile.lock import SessionLock
-
-
-class Talk:
-    """What the chat keeps beside the session: its file and lock, limits, and how much to say."""
-
-    def __init__(self, session: "Session", max_tokens: int, stop: tuple[str, ...], terminal: bool):
-        self.session, self.max_tokens, self.stop, self.terminal = session, max_tokens, stop, terminal
-        self.file: Path | None = None
-        self.lock: SessionLock | None = None
-
-    def answer(self, text: str) -> bool:
-        """One turn: streams the answer to stdout, then saves. False when it was interrupted."""
-        from ..session.reading import check_message
-
-        check_message(text, "the message")
-        return self._show(lambda interrupted: self.session.stream(text, self.max_tokens, self.stop, interrupted))
-
-    def again(self) -> bool:
-        """The last message answered once more; as `answer`."""
-        return self._show(lambda interrupted: self.session.again(self.max_tokens, self.stop, interrupted))
-
-    def _show(self, begin: Callable[[Callable[[], bool]], Iterator[str]]) -> bool:
-        """Raises KeyboardInterrupt only where the session is as it was: a second Ctrl-C before the answer began. What was answered is kept and
-        saved first where nobody reads on (OSError) or the command is ended (Ended)."""
-        before = self.session.at
-        with soft_interrupt() as interrupted:
-            try:
-                self._write(begin(interrupted))
-            except KeyboardInterrupt:
-                self.session.settle()
-                if self.session.at is before:
-                    raise
-            except LM2Error:
-                raise
-            except OSError:
-                self.session.settle()
-                if self.session.at is not before:
-                    self.autosave()
-                raise
-            try:
-                write_out("\n")
-            finally:
-                self.autosave()
-            reply = self.session.reply
-            return not interrupted() and (reply is None or reply.finish != "interrupted")
-
-    def _write(self, pieces: Iterator[str]) -> None:
-        shown = False
-        try:
-            for piece in pieces:
-                write_out(piece)
-                shown = True
-        except LM2Error:
-            if shown:
-                write_out("\n")
-            raise
-
-    def autosave(self) -> None:
-        if self.file is not None:
-            self.session.save(self.file)
-
-    def go_on_in(self, path: Path, ready: Callable[[Path], "Session"]) -> None:
-        """Make `path` the chat's file and what `ready(path)` returns its session, under the file's lock.
-
-        Whatever fails, the chat stays where it was. Raises SessionLockedError, and what `ready` raises.
-        """
-        from ..statefile.lock import SessionLock
-
-        need_file(path)
-        same = self.file is not None and os.path.realpath(self.file) == os.path.realpath(path)
-        lock = None if same else SessionLock(path).acquire()
-        try:
-            session = ready(path)
-        except BaseException:
-            if lock is not None:
-                lock.release()
-            raise
-        if lock is not None:
-            self.close()
-            self.lock = lock
-        self.session, self.file = session, path
-
-    def close(self) -> None:
-        if self.lock is not None:
-            self.lock.release()
-        self.lock = self.file = None
-
-    def status(self) -> str:
-        """`23.1 tokens/s · chunk 143/512 · 2 committed · 4.7 MB state`"""
-        session, reply = self.session, self.session.reply
-        parts = []
-        if reply is not None and reply.tokens and reply.decode_s > 0:
-            parts.append(f"{len(reply.tokens) / reply.decode_s:.1f} tokens/s")
-        parts.append(f"chunk {session.at.filled}/{session.feeder.size}")
-        parts.append(f"{session.at.memory.chunks} committed")
-        parts.append(f"{megabytes(session.model.backend.describe().state_bytes)} state")
-        return " · ".join(parts)
+from .common import adjusted, check_settings, model_options, need_file, note, open_model, sampling_options, stdin_bytes, window_options
+from .talk import Talk
 
 
 @click.command("chat", context_settings={"help_option_names": ["-h", "--help"]})
@@ -136,11 +23,11 @@ class Talk:
 )
 @click.option("--new", is_flag=True, help="Start fresh even if the session file exists (it is replaced at the first save).")
 @click.option("--system", default=None, help="System prompt.")
-@click.option("--verbose", is_flag=True, help="Say when a chunk is committed to memory.")
+@window_options
 @sampling_options
 @model_options
 def command(
-    model: str | None, session_file: Path | None, new: bool, system: str | None, verbose: bool, max_tokens: int, seed: int | None,
+    model: str | None, session_file: Path | None, new: bool, system: str | None, window: int | None, no_memory: bool, verbose: bool, max_tokens: int, seed: int | None,
     stop: tuple[str, ...], backend: str, device: str, dtype: str, threads: int, **sampling: Any,
 ) -> int:  # fmt: skip
     """Chat with MODEL, a model folder or a name; without it, with smollm2, pulling it once (with lm2-tiny where there is no network).
@@ -158,7 +45,7 @@ def command(
         lock = SessionLock(session_file).acquire()
     talk = None
     try:
-        loaded = open_model(model, backend, device, dtype, threads)
+        loaded = open_model(model, backend, device, dtype, threads, not no_memory)
 
         def notice(line: str) -> None:
             if verbose:
@@ -169,12 +56,17 @@ def command(
             session.sampling = adjusted(session.sampling, **sampling)
             if seed is not None:
                 session.seed = seed
+            if window is not None and window != session.feeder.size:
+                raise PromptError(
+                    f"{session_file} has a window of {session.feeder.size} tokens, --window says {window}: leave --window out, or start fresh with --new"
+                )
             if system is not None and system != session.system:
                 raise PromptError(
                     f"{session_file} has another system prompt: leave --system out to go on with it, or start fresh with --new"
                 )
         else:
-            session = Session(loaded, system, adjusted(loaded.sampling, **sampling), seed, notify=notice)
+            session = Session(loaded, system, adjusted(loaded.sampling, **sampling), seed, notify=notice, window=window)
+        session.head()  # refuses a system prompt, the template's own too, that leaves no room
         talk = Talk(session, max_tokens, stop, terminal)
         talk.file, talk.lock = session_file, lock
         if terminal:

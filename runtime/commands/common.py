@@ -36,6 +36,19 @@ def model_options(f: Callable[..., Any]) -> Callable[..., Any]:
     return f
 
 
+def window_options(f: Callable[..., Any]) -> Callable[..., Any]:
+    """--window, --no-memory, --verbose: how a session keeps its text."""
+    for option in (
+        click.option("--verbose", is_flag=True, help="Say on stderr when tokens go into the memory, and when the window slides."),
+        click.option("--no-memory", is_flag=True, help="The backbone alone: what leaves the window is gone."),
+        click.option(
+            "--window", type=int, default=None, help="Tokens kept word for word; default: the model's (2048 where its positions allow)."
+        ),
+    ):
+        f = option(f)
+    return f
+
+
 def sampling_options(f: Callable[..., Any]) -> Callable[..., Any]:
     """--temp, --top-k, --top-p, --min-p, --repetition-penalty, --seed, --max-tokens, --stop; defaults are the model's own."""
     for option in (
@@ -59,7 +72,7 @@ def adjusted(sampling: "Sampling", **given: Any) -> "Sampling":
     return replace(sampling, **{k: v for k, v in given.items() if v is not None})
 
 
-def open_model(name: str | None, backend: str, device: str, dtype: str, threads: int) -> "Model":
+def open_model(name: str | None, backend: str, device: str, dtype: str, threads: int, memory: bool = True) -> "Model":
     """Load a model, pulling it once if it is a catalogue name that is not here. Progress on stderr.
 
     Without a name: the default model; where that is not here and cannot be pulled, the small one that comes with the package, said in one line.
@@ -75,13 +88,13 @@ def open_model(name: str | None, backend: str, device: str, dtype: str, threads:
     try:
         with drawn() as report:
             try:
-                return load(asked, backend, device, dtype, threads, report)
+                return load(asked, backend, device, dtype, threads, report, memory)
             except Unreachable as error:
                 if name is not None or shipped_model(OFFLINE_MODEL) is None:
                     raise
                 reason = " ".join(str(error).split())
         note(f"{asked} is not here and cannot be pulled ({reason}): this is {OFFLINE_MODEL}, which comes with lm2 and knows little")
-        return load(OFFLINE_MODEL, backend, device, dtype, threads)
+        return load(OFFLINE_MODEL, backend, device, dtype, threads, memory=memory)
     finally:
         if waiting:
             click.echo("\r\033[K", nl=False, err=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TASKS = ("recall", "babilong", "perplexity", "mmlu")
 LENGTHS, DISTANCES, SAMPLES, ANSWER_TOKENS, SEED = "0k,1k,2k,4k", "1,2,4,8", 100, 12, 0
 TEXT_LENGTH, TEXTS = "4k", 16
+HIDDEN, NATURAL_TOKENS, NATURAL = "0,500,1500,4000,16000", 24, ("natural",)
 
 
 @click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,8 +33,11 @@ TEXT_LENGTH, TEXTS = "4k", 16
 @click.option(
     "--lengths", default=None, metavar="L,L", help=f"babilong: nominal lengths [{LENGTHS}]; perplexity: text lengths [{TEXT_LENGTH}]."
 )
-@click.option("--distances", default=DISTANCES, show_default=True, metavar="D,D", help="recall: chunks between a fact and its question.")
-@click.option("--only", default=None, metavar="A,B", help="recall: story, chat [story]; babilong: qa1,...; mmlu: subjects [all there are].")
+@click.option(
+    "--distances", default=None, metavar="D,D",
+    help=f"recall: chunks between a fact and its question [{DISTANCES}]; natural: tokens since it was in the window, 0 at once [{HIDDEN}].",
+)  # fmt: skip
+@click.option("--only", default=None, metavar="A,B", help="recall: story, chat [story], or natural; babilong: qa1,...; mmlu: subjects [all there are].")
 @click.option(
     "--samples",
     type=click.IntRange(1),
@@ -47,7 +51,8 @@ TEXT_LENGTH, TEXTS = "4k", 16
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=SEED, show_default=True, help="Decides every sample.")
 @click.option("--system", default=None, help="System prompt.")
 @click.option("--chunk", type=click.IntRange(1), default=None, metavar="T", help="Tokens of a chunk of text [the model's].")
-@click.option("--answer-tokens", type=click.IntRange(1), default=ANSWER_TOKENS, show_default=True, help="Longest answer.")
+@click.option("--window", type=click.IntRange(1), default=None, metavar="W", help="natural: tokens kept word for word [the model's].")
+@click.option("--answer-tokens", type=click.IntRange(1), default=None, help=f"Longest answer [{ANSWER_TOKENS}; natural {NATURAL_TOKENS}].")
 @click.option(
     "--counter",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -64,8 +69,8 @@ TEXT_LENGTH, TEXTS = "4k", 16
 )
 @model_options
 def command(
-    model: str, task: str, data: Path | None, lengths: str | None, distances: str, only: str | None, samples: int | None, part: str, seed: int,
-    system: str | None, chunk: int | None, answer_tokens: int, counter: Path | None, batch: int | None, as_json: bool, out: Path | None,
+    model: str, task: str, data: Path | None, lengths: str | None, distances: str | None, only: str | None, samples: int | None, part: str, seed: int,
+    system: str | None, chunk: int | None, window: int | None, answer_tokens: int | None, counter: Path | None, batch: int | None, as_json: bool, out: Path | None,
     backend: str, device: str, dtype: str, threads: int,
 ) -> None:  # fmt: skip
     """Measure what MODEL, a model folder or a name such as lm2-tiny, remembers.
@@ -79,8 +84,14 @@ def command(
 
     if task != "recall" and data is None:
         raise click.UsageError(f"--task {task} needs --data DIR (docs/evaluation.md says what is in it)")
+    if task == "recall" and "natural" in _words(only or ""):
+        if _words(only or "") != NATURAL:
+            raise click.UsageError(f"--only {only}: natural is measured alone, leave the others out")
+        loaded = open_model(model, backend, device, dtype, threads)
+        _natural(loaded, data, _distances(distances or HIDDEN, 0), samples or SAMPLES, seed, window, answer_tokens or NATURAL_TOKENS, out, as_json)
+        return
     spans = _words(lengths or (TEXT_LENGTH if task == "perplexity" else LENGTHS))
-    asked = Asked(task, data, spans, _distances(distances), _words(only or ""), part, seed, system, chunk, counter)
+    asked = Asked(task, data, spans, _distances(distances or DISTANCES, 1), _words(only or ""), part, seed, system, chunk, counter)
     count = samples or (TEXTS if task == "perplexity" else SAMPLES)
     if out is not None:
         from ...models.atomic import check_file, check_folder
@@ -96,7 +107,7 @@ def command(
             if interrupted():
                 raise Stopped
 
-        reader = Reader(loaded.backend, loaded.eos, answer_tokens, check)
+        reader = Reader(loaded.backend, loaded.eos, answer_tokens or ANSWER_TOKENS, check)
         planned = plan(asked, loaded, reader, batch or streams_at_once(loaded.backend))
         store = Store(out, planned.settings) if out else None
         done = (_scored if planned.scorer else _answered)(loaded, planned, count, store, asked)
@@ -160,11 +171,76 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _distances(text: str) -> list[int]:
+def _distances(text: str, least: int) -> list[int]:
     found = _words(text)
-    if not found or not all(word.isascii() and word.isdigit() and int(word) > 0 for word in found):
-        raise click.UsageError(f"--distances {text!r} must be whole numbers from 1 on, such as {DISTANCES}")
+    if not found or not all(word.isascii() and word.isdigit() and int(word) >= least for word in found):
+        raise click.UsageError(f"--distances {text!r} must be whole numbers from {least} on, such as {DISTANCES if least else HIDDEN}")
     return [int(word) for word in found]
+
+
+def _natural(
+    model: "Model", data: Path | None, distances: list[int], count: int, seed: int, window: int | None, longest: int, out: Path | None, as_json: bool
+) -> None:
+    """Conversations in people's own words, asked in four ways. With `out` a run goes on where it stopped."""
+    from ..evaluation import natural, natural_report
+    from ..evaluation.report import header
+    from ..evaluation.store import Store, write_json
+    from ..evaluation.streams import Stopped
+
+    given = natural.from_dialogues(data) if data is not None else ()
+    distances = sorted(set(distances))
+    about = model.backend.describe()
+    settings = {
+        "task": "recall", "only": "natural", "model": model.name, "fingerprint": model.fingerprint, "backend": about.backend, "dtype": about.dtype,
+        "seed": seed, "window": window or model.window, "distances": distances, "answer_tokens": longest, "dialogues": len(given),
+    }  # fmt: skip
+    if out is not None:
+        from ...models.atomic import check_folder
+
+        need_folder(out)
+        out = check_folder(out)
+    store = Store(out, settings) if out else None
+    rows: list[natural.Row] = store.load_rows("natural", natural.Row) if store else []
+    whole = True
+    with soft_interrupt() as interrupted:
+
+        def check() -> None:
+            if interrupted():
+                raise Stopped
+
+        talker = natural.Talker(model, seed, longest, window, check)
+        try:
+            for batch in natural.measure(talker, distances, count, given, rows, lambda new: None):
+                rows += batch
+                if store:
+                    store.save("natural", rows)
+                note(f"natural: {len({(r.number, r.question) for r in rows})} of {count} questions, {_so_far(rows, distances)}")
+        except (Stopped, KeyboardInterrupt):
+            whole = False
+    report = natural_report.document(model, rows, distances, settings | {"samples": count}, whole)
+    if out is not None:
+        write_json(out / "result.json", report)
+        if rows:
+            _picture(lambda path: natural_report.draw(rows, distances, f"{model.name}: recall, natural", path), out / "recall.png")
+    if as_json:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        words = {
+            "window": f"{window or model.window} tokens; seed {seed}; greedy answers of at most {longest} tokens",
+            "talk": "held-out kinds and conversations of the package" + (f", {len(given)} held-out dialogues of {data}" if data else ""),
+        }
+        out_console = console()
+        out_console.print("\n".join(header(model, words)[:-1]), markup=False)
+        out_console.print()
+        out_console.print(natural_report.table(rows, distances))
+    if not whole:
+        raise click.Abort
+
+
+def _so_far(rows: "list[Any]", distances: list[int]) -> str:
+    from ..evaluation.natural_report import label, shares
+
+    return ", ".join(f"{label(at)} {100 * f[0] / f[1]:.0f}%" for at in distances if (f := shares(rows, at)[0]) is not None)
 
 
 def _picture(draw: Callable[[Path], None], path: Path) -> None:

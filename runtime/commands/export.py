@@ -17,6 +17,12 @@ from ...models.exported import OPSETS, PRECISIONS
     "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="fp16 is for GPUs; int8 and int4 are weights."
 )
 @click.option("--opset", type=click.Choice([str(n) for n in OPSETS]), default="24", show_default=True, help="23 for older runtimes.")
+@click.option(
+    "--window",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Fix a window's positions in the file; else whoever runs it chooses. With --triton: 2048, or as many as the model has.",
+)
 @click.option("--plain", is_flag=True, help="The gated update as standard operators, without the custom node.")
 @click.option("--portable", is_flag=True, help="ONNX's own operators instead of ONNX Runtime's fused ones: slower there, runs anywhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -27,6 +33,7 @@ def command(
     triton_root: str,
     precision: str,
     opset: str,
+    window: int | None,
     plain: bool,
     portable: bool,
     as_json: bool,
@@ -55,7 +62,7 @@ def command(
             if error.name and error.name.split(".")[0] == "onnx":
                 raise click.ClickException("export needs the onnx package: pip install 'lm2[onnx]'") from None
             raise
-        options = Options(precision, int(opset), plain, portable)
+        options = Options(precision, int(opset), plain, portable, window or 0)
         if triton is not None:
             from ...export.triton import export_repository
 
@@ -75,7 +82,8 @@ def command(
     if "triton" in summary:
         made = summary["triton"]
         click.echo(
-            f"Triton model {made['model']}: {made['sequences']} conversations at once, {made['state_bytes'] / 1e6:.1f} MB of state each"
+            f"Triton model {made['model']}: {made['sequences']} conversations at once, windows of {made['window']} tokens, "
+            f"{made['state_bytes'] / 1e6:.1f} MB of state each"
         )
         click.echo(f"operator library, as the server will see it: {made['library'] or 'none'}")
     click.echo(f"written to {summary['path']} in {summary['seconds']:.1f} s")

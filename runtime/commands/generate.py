@@ -6,7 +6,18 @@ from typing import Any
 
 import click
 
-from .common import adjusted, check_settings, model_options, note, open_model, sampling_options, soft_interrupt, stdin_bytes, write_out
+from .common import (
+    adjusted,
+    check_settings,
+    model_options,
+    note,
+    open_model,
+    sampling_options,
+    soft_interrupt,
+    stdin_bytes,
+    window_options,
+    write_out,
+)
 
 
 @click.command("generate", context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,12 +30,12 @@ from .common import adjusted, check_settings, model_options, note, open_model, s
 @click.option("--system", default=None, help="System prompt (with --chat).")
 @click.option("--ignore-eos", is_flag=True, help="Go on past the end-of-text token, up to --max-tokens.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: text, token ids, counts, times.")
-@click.option("--verbose", is_flag=True, help="Say on stderr when a chunk is committed to memory.")
+@window_options
 @sampling_options
 @model_options
 def command(
     model: str, stdin: str | None, prompt: str | None, prompt_file: Path | None, context: Path | None, chat: bool, system: str | None,
-    ignore_eos: bool, as_json: bool, verbose: bool, max_tokens: int, seed: int | None, stop: tuple[str, ...],
+    ignore_eos: bool, as_json: bool, window: int | None, no_memory: bool, verbose: bool, max_tokens: int, seed: int | None, stop: tuple[str, ...],
     backend: str, device: str, dtype: str, threads: int, **sampling: Any,
 ) -> None:  # fmt: skip
     """Continue a prompt: --prompt TEXT, --prompt-file FILE, or - for stdin.
@@ -46,13 +57,15 @@ def command(
     else:
         text = check_message(prompt or "", "--prompt")
     check_settings(stop, **sampling)
-    loaded = open_model(model, backend, device, dtype, threads)
+    loaded = open_model(model, backend, device, dtype, threads, not no_memory)
 
     def say(line: str) -> None:
         if verbose:
             note(line)
 
-    session = Session(loaded, system, adjusted(loaded.sampling, **sampling), seed, notify=say)
+    session = Session(loaded, system, adjusted(loaded.sampling, **sampling), seed, notify=say, window=window)
+    if chat:
+        session.head()  # refuses a system prompt, the template's own too, that leaves no room, before a context is read
     if session.sampling.temperature > 0 and not as_json:
         click.echo(f"seed {session.seed}", err=True)
     read = 0
@@ -82,7 +95,7 @@ def command(
     about = loaded.backend.describe()
     result = {
         "text": reply.text, "tokens": list(reply.tokens), "finish": reply.finish, "prompt_tokens": reply.prompt_tokens, "context_tokens": read,
-        "chunks_committed": session.at.memory.chunks, "chunk_position": session.at.filled, "state_bytes": about.state_bytes,
+        "tokens_written": session.at.written, "window_tokens": session.at.filled, "window": session.feeder.size, "state_bytes": about.state_bytes,
         "prefill_seconds": reply.prefill_s, "decode_seconds": reply.decode_s, "seed": session.seed,
         "backend": about.backend, "device": about.device, "dtype": about.dtype, "model": loaded.name, "fingerprint": loaded.fingerprint,
     }  # fmt: skip

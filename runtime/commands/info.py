@@ -24,7 +24,7 @@ def command(target: str, as_json: bool) -> None:
         return
     width = max(map(len, facts))
     for key, value in facts.items():
-        if value is not None:
+        if value is not None and value != []:
             click.echo(f"{key.replace('_', ' '):<{width}}  {_readable(key, value)}")
 
 
@@ -73,10 +73,16 @@ def session_facts(path: Path) -> dict[str, Any]:
     check_contents(path, record)
     bank, meta = record.now.bank, record.meta
     written = np.any(bank != 0, axis=(1, 3)).sum(axis=1)
+    now = record.now
+    if record.version == 1:
+        held = {"chunks_committed": now.written, "window_tokens": len(now.tokens)}
+    else:
+        held = {"tokens_written": now.written + max(0, max(now.folds, default=0) - now.carried), "window_tokens": len(now.tokens)}
+        held |= {"window": record.document["window"], "carried": now.carried, "folds": len(now.folds), "written_before_the_window": now.written}
     return {
         "kind": "session", "path": str(path), "file_bytes": path.stat().st_size, "model": meta.model, "fingerprint": meta.fingerprint,
         "tokenizer": meta.tokenizer, "saved_by": meta.backend, "dtype": meta.dtype, "created": meta.created, "updated": meta.updated,
-        "tokens_seen": meta.tokens_seen, "chunks_committed": record.now.chunks, "chunk_position": len(record.now.tokens),
+        "tokens_seen": meta.tokens_seen, **held,
         "messages": record.now.notes["turns"], "undo_steps": len(record.snapshots), "seed": meta.seed, "draws": meta.draws,
         "bank_shape": list(bank.shape), "state_bytes": int(bank.nbytes), "rows_not_zero": [int(n) for n in written],
     }  # fmt: skip

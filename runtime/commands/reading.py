@@ -13,9 +13,9 @@ BYTES_A_TOKEN = 4  # a first guess, for the bar only
 
 
 def read_file(session: "Session", path: Path, chat: bool, interrupted: Callable[[], bool], show: bool = True) -> tuple[int, bool]:
-    """Feed a text file through the memory, chunk by chunk, at constant memory. Returns (tokens, whether it was read to its end).
+    """Feed a text file through the window into the memory, at constant memory. Returns (tokens, whether it was read to its end).
 
-    `interrupted` is asked before each chunk: what was read until then is kept. Raises PromptError naming the file.
+    `interrupted` is asked before each window: what was read until then is kept. Raises PromptError naming the file.
     """
     from ..session.reading import read_blocks
 

@@ -9,10 +9,10 @@ import click
 from ...models.errors import LM2Error, PromptError
 from ...models.oserrors import described
 from .common import megabytes, soft_interrupt
+from .talk import Talk
 
 if TYPE_CHECKING:
     from ..session.session import Session
-    from .chat import Talk
 
 
 def is_command(line: str) -> bool:
@@ -20,7 +20,7 @@ def is_command(line: str) -> bool:
     return line.split(" ", 1)[0] in COMMANDS
 
 
-def run(talk: "Talk", line: str) -> str | None:
+def run(talk: Talk, line: str) -> str | None:
     """Run `/name argument`. Returns "exit" when the chat is over, "answered" or "stopped" after an answer, else None.
 
     Raises PromptError for an unknown command, LM2Error for a failed one.
@@ -36,17 +36,17 @@ def run(talk: "Talk", line: str) -> str | None:
         raise PromptError(described(error)) from None  # a path that the system refuses does not end the chat
 
 
-def _say(talk: "Talk", text: str) -> None:
+def _say(talk: Talk, text: str) -> None:
     click.echo(text, err=not talk.terminal)
 
 
-def _help(talk: "Talk", argument: str) -> None:
+def _help(talk: Talk, argument: str) -> None:
     width = max(len(usage) for _, usage, _ in COMMANDS.values() if usage)
     _say(talk, "\n".join(f"{usage:<{width}}  {text}" for _, usage, text in COMMANDS.values() if usage))
     _say(talk, '""" begins and ends a message of several lines; Ctrl-C stops an answer; Ctrl-D leaves.')
 
 
-def _save(talk: "Talk", argument: str) -> None:
+def _save(talk: Talk, argument: str) -> None:
     if not argument and talk.file is None:
         raise PromptError("/save needs a file: /save chat.lm2s")
     path = _path(argument) if argument else talk.file
@@ -62,7 +62,7 @@ def _save(talk: "Talk", argument: str) -> None:
     _say(talk, f"saved to {path} ({megabytes(path.stat().st_size)}); later turns are saved there too")
 
 
-def _load(talk: "Talk", argument: str) -> None:
+def _load(talk: Talk, argument: str) -> None:
     from ..session.session import Session
 
     if not argument:
@@ -72,26 +72,27 @@ def _load(talk: "Talk", argument: str) -> None:
         raise PromptError(f"{path} does not exist: check the path")
     talk.go_on_in(path, lambda file: Session.restore(now.model, file, now.notify))
     session = talk.session
-    _say(talk, f"going on with {path}: {len(session.transcript)} messages, {session.at.memory.chunks} chunks committed")
+    held = f", {session.at.written} tokens in the memory" if session.model.remembers else ""
+    _say(talk, f"going on with {path}: {len(session.transcript)} messages{held}")
 
 
-def _undo(talk: "Talk", argument: str) -> None:
+def _undo(talk: Talk, argument: str) -> None:
     talk.session.undo()
     talk.autosave()
     _say(talk, f"took back the last turn · {talk.status()}")
 
 
-def _again(talk: "Talk", argument: str) -> str:
+def _again(talk: Talk, argument: str) -> str:
     return "answered" if talk.again() else "stopped"
 
 
-def _reset(talk: "Talk", argument: str) -> None:
+def _reset(talk: Talk, argument: str) -> None:
     talk.session.reset()
     talk.autosave()
     _say(talk, "everything is forgotten")
 
 
-def _fork(talk: "Talk", argument: str) -> None:
+def _fork(talk: Talk, argument: str) -> None:
     if not argument:
         raise PromptError("/fork needs a file for the copy: /fork other.lm2s")
     path, old = _path(argument), talk.file
@@ -106,7 +107,7 @@ def _fork(talk: "Talk", argument: str) -> None:
     _say(talk, f"going on in {path}" + (f"; {old} stays as it is" if old else ""))
 
 
-def _read(talk: "Talk", argument: str) -> None:
+def _read(talk: Talk, argument: str) -> None:
     from .reading import read_file
 
     if not argument:
@@ -118,14 +119,18 @@ def _read(talk: "Talk", argument: str) -> None:
     _say(talk, f"read {tokens} tokens of {path}{'' if whole else ', then stopped'} · {talk.status()}")
 
 
-def _memory(talk: "Talk", argument: str) -> None:
+def _memory(talk: Talk, argument: str) -> None:
     import numpy as np
 
     session, memory = talk.session, talk.session.model.config.memory
-    bank = session.model.backend.to_host(session.at.memory)  # (l, 1, n, d)
+    if not session.model.remembers:
+        _say(talk, "no memory: what leaves the window is forgotten")
+        return
+    held = session.memory()
+    bank = session.model.backend.to_host(held)  # (l, 1, n, d)
     _say(
         talk,
-        f"cell {memory.cell}, {session.at.memory.chunks} chunks committed, {megabytes(bank.nbytes)}{'' if memory.trained else ', weights not trained'}",
+        f"cell {memory.cell}, {held.written} tokens written, {megabytes(bank.nbytes)}{'' if memory.trained else ', weights not trained'}",
     )
     names = [f"layer {i}" for i in memory.layers] if memory.cell == "gated" else ["all layers"]
     for name, rows in zip(names, bank[:, 0], strict=True):
@@ -133,8 +138,9 @@ def _memory(talk: "Talk", argument: str) -> None:
         _say(talk, f"{name:>10}: {int((size > 0).sum())} of {len(size)} rows not zero, RMS mean {size.mean():.3f} max {size.max():.3f}")
 
 
-def _stats(talk: "Talk", argument: str) -> None:
-    session, about = talk.session, talk.session.model.backend.describe()
+def _stats(talk: Talk, argument: str) -> None:
+    session = talk.session
+    about = session.model.backend.describe(session.feeder.size)
     versions = ", ".join(f"{k} {v}" for k, v in about.versions.items())
     _say(talk, f"{session.model.name} on {about.backend} ({about.device}, {about.dtype}, quantization {about.quantization}; {versions})")
     reply = session.reply
@@ -143,17 +149,17 @@ def _stats(talk: "Talk", argument: str) -> None:
             talk,
             f"last answer: {reply.prompt_tokens} tokens in at {reply.prompt_tokens / max(reply.prefill_s, 1e-9):.1f}/s, {len(reply.tokens)} out at {len(reply.tokens) / max(reply.decode_s, 1e-9):.1f}/s, ended by {reply.finish}",
         )
+    at, remembers = session.at, session.model.remembers
+    written = f"{at.written} in the memory" if remembers else "no memory"
     _say(
         talk,
-        f"{session.at.seen} tokens seen, {session.at.memory.chunks} chunks committed, chunk {session.at.filled}/{session.feeder.size}, seed {session.seed}, {session.at.draws} draws",
+        f"{at.seen} tokens seen, {written}, window {at.filled}/{session.feeder.size} ({at.carried} carried over), seed {session.seed}, {at.draws} draws",
     )
-    _say(
-        talk,
-        f"memory {megabytes(about.state_bytes)}, inside a chunk {megabytes(about.chunk_bytes)}; turns that can be undone: {len(session.snapshots)}; file {talk.file or 'none (/save FILE)'}",
-    )
+    sizes = f"memory {megabytes(about.state_bytes)}, window {megabytes(about.window_bytes)}"
+    _say(talk, f"{sizes}; turns that can be undone: {len(session.snapshots)}; file {talk.file or 'none (/save FILE)'}")
 
 
-def _exit(talk: "Talk", argument: str) -> str:
+def _exit(talk: Talk, argument: str) -> str:
     return "exit"
 
 
@@ -172,16 +178,16 @@ def _need_new(path: Path) -> None:
         raise PromptError(f"{path} exists already: choose another name, or remove it first")
 
 
-Command = Callable[["Talk", str], str | None]
+Command = Callable[[Talk, str], str | None]
 COMMANDS: dict[str, tuple[Command, str, str]] = {
     "/help": (_help, "/help", "this list"),
     "/save": (_save, "/save [FILE]", "save the session, and from then on after every turn"),
     "/load": (_load, "/load FILE", "go on with a saved session"),
-    "/undo": (_undo, "/undo", "take back the last turn (up to 16, across chunks)"),
+    "/undo": (_undo, "/undo", "take back the last turn (up to 16, across windows)"),
     "/regen": (_again, "/regen", "answer the last message again"),
     "/reset": (_reset, "/reset", "forget everything"),
     "/fork": (_fork, "/fork FILE", "go on in a copy; the session so far stays in its own file"),
-    "/read": (_read, "/read FILE", "read a text of any length into the memory"),
+    "/read": (_read, "/read FILE", "read a text of any length"),
     "/memory": (_memory, "/memory", "what the memory holds, layer by layer"),
     "/stats": (_stats, "/stats", "speed, counts and sizes"),
     "/exit": (_exit, "/exit", "leave"),

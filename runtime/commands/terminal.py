@@ -1,7 +1,6 @@
 """The chat in a terminal: prompt, history, status line, errors that do not end the conversation."""
 
 import contextlib
-from typing import TYPE_CHECKING
 
 import click
 
@@ -9,14 +8,12 @@ from ...models.errors import LM2Error
 from .common import visible
 from .plain import plain
 from .slash import run
-
-if TYPE_CHECKING:
-    from .chat import Talk
+from .talk import Talk
 
 BLOCK = '"""'
 
 
-def converse(talk: "Talk") -> int:
+def converse(talk: Talk) -> int:
     """Ask and answer until /exit or Ctrl-D. Returns the exit code."""
     with contextlib.suppress(ImportError):
         if not plain():  # it moves the cursor and switches modes with escape codes
@@ -36,6 +33,7 @@ def converse(talk: "Talk") -> int:
             continue
         if not text.strip():
             continue
+        talk.rest()
         try:
             if text.startswith("/"):
                 done = run(talk, text)
@@ -46,6 +44,7 @@ def converse(talk: "Talk") -> int:
             if done:
                 stopped = "stopped (/undo takes the turn back) · " if done == "stopped" else ""
                 click.secho(f"{stopped}{talk.status()}", dim=True)
+                talk.ahead()
         except (LM2Error, click.ClickException) as error:
             click.secho(f"lm2: {' '.join(str(error).split())}", fg="red", err=True)
         except KeyboardInterrupt:
@@ -64,14 +63,13 @@ def _ask() -> str:
     return "\n".join(lines).strip("\n")
 
 
-def _greet(talk: "Talk") -> None:
+def _greet(talk: Talk) -> None:
     session = talk.session
     about, memory = session.model.backend.describe(), session.model.config.memory
     trained = "" if memory.trained else ", untrained"
-    click.secho(
-        f"{session.model.name} on {about.backend} ({about.device}, {about.dtype}) · memory {memory.cell}, {memory.slots} rows in {len(memory.layers)} layers{trained} · seed {session.seed}",
-        dim=True,
-    )
+    held = f" · memory {memory.cell}, {memory.slots} rows in {len(memory.layers)} layers{trained}" if session.model.remembers else ""
+    where = f"{session.model.name} on {about.backend} ({about.device}, {about.dtype})"
+    click.secho(f"{where} · window {session.feeder.size}{held} · seed {session.seed}", dim=True)
     if session.transcript:
         turns = len(session.transcript)
         click.secho(f"going on with {talk.file} ({turns} messages, {session.at.seen} tokens seen); the last of them:", dim=True)

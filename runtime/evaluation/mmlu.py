@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ...models import textfile
 from ...models.tasks.scoring import majority
 from .cells import Cell, Outcome
 from .store import EvaluationError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 LETTERS = ("A", "B", "C", "D")
 EXAMPLES = 5
+FILE_BYTES_MAX = 64 << 20
 
 
 class Choice(NamedTuple):
@@ -43,14 +45,12 @@ def read_choices(path: Path) -> tuple[Choice, ...]:
     """A subject's questions. Raises EvaluationError naming the file and the line."""
     out = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as f:
-            for number, row in enumerate(csv.reader(f), 1):
-                if any("\0" in field for field in row):
-                    raise EvaluationError(f"{path} line {number} has a NUL byte: it is no text; remove it")
-                if len(row) != 6 or row[5].strip() not in LETTERS:
-                    raise EvaluationError(f"{path} line {number} must be a question, four answers and one of A, B, C, D")
-                out.append(Choice(row[0].strip(), (row[1].strip(), row[2].strip(), row[3].strip(), row[4].strip()), row[5].strip()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = csv.reader(line + "\n" for line in textfile.lines(path, FILE_BYTES_MAX, EvaluationError))
+        for number, row in enumerate(rows, 1):
+            if len(row) != 6 or row[5].strip() not in LETTERS:
+                raise EvaluationError(f"{path} line {number} must be a question, four answers and one of A, B, C, D")
+            out.append(Choice(row[0].strip(), (row[1].strip(), row[2].strip(), row[3].strip(), row[4].strip()), row[5].strip()))
+    except csv.Error as error:
         raise EvaluationError(f"cannot read {path}: {error}") from None
     if not out:
         raise EvaluationError(f"{path} is empty: give MMLU's files")

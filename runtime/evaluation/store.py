@@ -53,6 +53,16 @@ class Store:
             out.append(row(**fields))
         return out
 
+    def load_rows(self, name: str, row: type[Row]) -> list[Row]:
+        """What was kept of rows that several of one number may belong to. Raises EvaluationError for a file of another form."""
+        file, out = self._file(name), []
+        for number, line in enumerate(file.read_bytes().splitlines() if file.exists() else ()):
+            fields = _parse(file, line)
+            if set(fields) != set(row._fields):
+                raise EvaluationError(f"{file} line {number + 1} is no answer of this version: choose another --out")
+            out.append(row(**fields))
+        return out
+
     def save(self, name: str, outcomes: Sequence[Any]) -> None:
         """Replace the answers of a cell."""
         lines = "".join(json.dumps(o._asdict(), ensure_ascii=False) + "\n" for o in outcomes)

@@ -35,7 +35,7 @@ def streams_at_once(backend: Backend) -> int:
     about = backend.describe()
     chunk = backend.config.memory.chunk
     tokens = TOKENS_AT_ONCE if about.device == "cpu" else 8 * TOKENS_AT_ONCE
-    room = int(2e9 / max(1, 3 * about.state_bytes + about.chunk_bytes))
+    room = int(2e9 / max(1, 3 * about.state_bytes + about.window_bytes))
     return max(1, min(tokens // chunk, room, STREAMS_AT_ONCE))
 
 
@@ -83,20 +83,24 @@ class Reader:
         tokens = np.full((len(rows), longest), PAD, dtype=np.int64)  # (b, t)
         for i, ids in enumerate(rows):
             tokens[i, : len(ids)] = ids
-        _, chunk = backend.extend(tokens, backend.start(len(rows), backend.from_host(bank, chunks)))
+        _, chunk = backend.extend(tokens, backend.start(len(rows), self._after(bank, chunks)))
         after = backend.to_host(backend.commit(chunk))
         if min(lengths) < longest:
             m = backend.config.memory
-            first = chunks % (m.slots // m.chunk) * m.chunk
+            first = 0 if m.cell == "released" else chunks * m.chunk % m.slots
             for i, length in enumerate(lengths):
                 after[:, i, first + length : first + longest] = bank[:, i, first + length : first + longest]
         return after
+
+    def _after(self, bank: np.ndarray, chunks: int) -> MemoryState:
+        """The state after so many chunks, each counted whole: a stream's next chunk writes the rows after theirs, however short they were."""
+        return self.backend.from_host(bank, chunks * self.backend.config.memory.chunk)
 
     def score(self, bank: np.ndarray, chunks: int, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One chunk of every stream, tokens (b, t): minus the log likelihood of each token but the first, (b, t - 1) float64 in nats, and the
         bank (l, b, n, d) after it."""
         backend = self.backend
-        logits, chunk = backend.extend(tokens, backend.start(len(tokens), backend.from_host(bank, chunks)), all_logits=True)  # (b, t, v)
+        logits, chunk = backend.extend(tokens, backend.start(len(tokens), self._after(bank, chunks)), all_logits=True)  # (b, t, v)
         losses = np.stack([surprise(row[:-1], ids[1:]) for row, ids in zip(logits, tokens, strict=True)])
         return losses, backend.to_host(backend.commit(chunk))
 

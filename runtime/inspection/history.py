@@ -1,4 +1,4 @@
-"""The life of every row of every bank, chunk by chunk: gates, size, and whose words it still holds. Knows arrays and ids, no model and no file.
+"""The life of every row of every bank, chunk by chunk (in a window fold by fold): gates, size, and whose words it still holds. Knows arrays and ids, no model and no file.
 
 A row after a chunk is what the chunk added plus what its forget gate kept of the row before, so it is exactly the sum of what each chunk once
 added, faded by the gates since. The share a chunk has in a row is the size of its summand beside those of all. Axes: l banks, n rows, d width,
@@ -50,8 +50,8 @@ class History:
         return self.before.shape[1]
 
     def add(self, ids: Sequence[int], first: int, write: np.ndarray, forget: np.ndarray, added: np.ndarray, kept: np.ndarray) -> None:
-        """A chunk. write, forget: mean gates (l, t); added, kept: (l, t, d), for rows first .. first + t - 1."""
-        here = slice(first, first + len(ids))
+        """A chunk. write, forget: mean gates (l, t); added, kept: (l, t, d), for the rows from `first` on, round the bank's end."""
+        here = (first + np.arange(len(ids))) % self.rows  # (t,)
         for summand in self._summands.values():
             summand[:, here] *= kept
         new = np.zeros_like(self._summands[None])
@@ -85,7 +85,7 @@ class History:
         """`write` or `forget` over time: (l, n, c), NaN where a chunk did not reach the row."""
         out = np.full((len(self.layers), self.rows, len(self.chunks)), np.nan)
         for c, written in enumerate(self.chunks):
-            out[:, written.first : written.first + len(written.ids), c] = getattr(written, name)
+            out[:, (written.first + np.arange(len(written.ids))) % self.rows, c] = getattr(written, name)
         return out
 
     def norms(self) -> np.ndarray:
@@ -93,4 +93,4 @@ class History:
         return np.stack([self.before, *(written.norm for written in self.chunks)], axis=-1)
 
     def _holder(self, chunk: int | None, row: int, share: float) -> Holder:
-        return Holder(chunk, -1 if chunk is None else row - self.chunks[chunk].first, share)
+        return Holder(chunk, -1 if chunk is None else (row - self.chunks[chunk].first) % self.rows, share)

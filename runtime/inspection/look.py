@@ -1,4 +1,4 @@
-"""Reads chunks and a question through a torch model and keeps what its memory did. Knows the runtime's Model and the recorder of models/inspect.py.
+"""Reads chunks, or a session's window, and a question through a torch model and keeps what its memory did. Knows the runtime's Model and the recorder of models/inspect.py.
 
 Axes: l banks, t positions, n rows.
 """
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...models.errors import BackendError
+from ..backend import MemoryState
 from ..evaluation.streams import Reader
+from ..statefile.record import Moment
 from .history import History, Holder
 
 if TYPE_CHECKING:
@@ -54,7 +56,8 @@ class Look:
     """All there is to show. texts: the pieces of each chunk's text. notes: lines about where it is from. history: None for a session without model.
 
     norms: size of every row at each of `times`, (l, n, times). whole_life: the first time is before the first chunk.
-    layers: the model's layer of each bank; word: `layer`, or `bank` where only their number is known.
+    layers: the model's layer of each bank; word: `layer`, or `bank` where only their number is known. unit: what was written at once, `chunk`, or
+    `fold` for a session's window; carried: the pieces at its front that were in the memory before it; begin: of `times`, where its folds begin.
     """
 
     title: str
@@ -67,6 +70,15 @@ class Look:
     times: list[str]
     whole_life: bool
     word: str = "layer"
+    unit: str = "chunk"
+    carried: tuple[str, ...] = ()
+    begin: int | None = None
+
+    @property
+    def across(self) -> str:
+        """What the columns of `norms` are, in words."""
+        first, last = self.times[0], self.times[-1]
+        return first if len(self.times) == 1 else f"from {first} to {last}"
 
     @property
     def rows(self) -> int:
@@ -121,24 +133,45 @@ class Looker:
         self.model, self.backend = model, backend
         self.layers = model.config.memory.layers
 
-    def read(self, chunks: Sequence[Ids], bank: np.ndarray | None = None, count: int = 0) -> tuple[History, np.ndarray]:
-        """Commit chunks in order, from `bank` (l, 1, n, d) with `count` chunks behind it, or from the never-written one; history and last bank."""
+    def read(self, chunks: Sequence[Ids]) -> tuple[History, np.ndarray]:
+        """Commit chunks in order, from the never-written memory on, each counted whole; history and last bank (l, 1, n, d)."""
+        bank = Reader(self.backend, (), 1).initial
+        history, chunk = History(self.layers, bank[:, 0]), self.model.config.memory.chunk
+        for i, ids in enumerate(chunks):
+            bank = self._read(history, Moment(bank, i * chunk, tuple(ids), {}))
+        return history, bank
+
+    def read_window(self, moment: Moment) -> tuple[History, np.ndarray]:
+        """The window of a moment once more, fold by fold; history, and the bank (l, 1, n, d) with all of it written."""
+        history = History(self.layers, moment.bank[:, 0])
+        return history, self._read(history, moment)
+
+    def _read(self, history: History, moment: Moment) -> np.ndarray:
         import torch
 
-        from ...models.inspect import view
+        from ...models.inspect import view_in
 
-        start = Reader(self.backend, (), 1).initial if bank is None else bank
-        state = self.backend.from_host(start, count)
-        history = History(self.layers, start[:, 0])
-        for i, ids in enumerate(chunks):
-            tokens = torch.tensor([ids], device=self.backend.model.device)  # (1, t)
-            seen = view(self.backend.model, tokens, state.bank, count + i, self._tables())
-            write, forget, added, kept = (
-                np.stack([getattr(layer, name).numpy() for layer in seen.layers]) for name in ("write", "forget", "added", "kept")
-            )  # (l, t), (l, t), (l, t, d), (l, t, d)
-            history.add(ids, self.backend.model.first_row(count + i), write, forget, added, kept)
-            state = state._replace(bank=seen.bank, chunks=count + i + 1)
-        return history, self.backend.to_host(state)
+        model, chunk, tokens = self.backend.model, self.model.config.memory.chunk, moment.tokens
+        if moment.carried == len(tokens):
+            return moment.bank
+        begun = self.backend.from_host(moment.bank, moment.written)
+        tables = model.tables(len(tokens))
+        with torch.inference_mode():
+            state = model.start(begun.bank, begun.written, len(tokens), moment.carried)
+            for here in range(0, moment.carried, chunk):
+                ids = torch.tensor([tokens[here : min(here + chunk, moment.carried)]], device=model.device)  # (1, t)
+                _, state = model.extend(ids, state, tables)
+            while state.length < len(tokens):
+                state = model.fold(state)
+                here = state.length
+                end = min(len(tokens), here + chunk, *(f for f in moment.folds if f > here))
+                ids = torch.tensor([tokens[here:end]], device=model.device)  # (1, t)
+                seen, state = view_in(model, ids, state, tables)
+                write, forget, added, kept = (
+                    np.stack([getattr(layer, name).numpy() for layer in seen.layers]) for name in ("write", "forget", "added", "kept")
+                )  # (l, t), (l, t), (l, t, d), (l, t, d)
+                history.add(tokens[here:end], int(model.places(state.written, 1)), write, forget, added, kept)
+            return self.backend.to_host(MemoryState(*model.commit(state)))
 
     def ask(self, question: str, ids: Ids, bank: np.ndarray, longest: int) -> Answered:
         """The greedy answer to a question in a fresh chunk that reads bank (l, 1, n, d), and what its positions attended to."""

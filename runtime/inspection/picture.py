@@ -10,6 +10,7 @@ from .look import Look, Read
 
 ROWS_SHOWN = 5
 COLUMNS_SHOWN = 16
+CARRIED_SHOWN = 100  # characters
 TOKENS_SHOWN = 48  # labels on the axis of tokens, at most
 
 
@@ -26,18 +27,18 @@ def picture(look: Look, path: Path) -> None:
     top, bottom = parts
     top.suptitle("\n".join([_plain(look.title), *(_plain(note) for note in look.notes)]), fontsize=9)
     axes = top.subplots(layers, columns, squeeze=False)
-    across = "chunks read" if look.whole_life else f"{look.times[0]} to {look.times[-1]}"
+    across = f"{look.unit}s read" if look.whole_life else look.across
     for bank, layer in enumerate(look.layers):
         row = iter(axes[bank])
         if gates:
             assert look.history is not None
             for name, words, colors in (("write", "write gate", "Blues"), ("forget", "forget gate", "Greens")):
                 values = look.history.gate(name)[bank][:rows]
-                _map(top, next(row), values, 0, 1, colors, f"{look.word} {layer}: {words}, mean {np.nanmean(values):.2f}", "chunk", 0.5)
-        norms = look.norms[bank][:rows]
+                _map(top, next(row), values, 0, 1, colors, f"{look.word} {layer}: {words}, mean {np.nanmean(values):.2f}", look.unit, 0.5)
+        norms, axis = look.norms[bank][:rows], next(row)
         _map(
             top,
-            next(row),
+            axis,
             norms,
             0,
             float(norms.max(initial=0)) or 1.0,
@@ -46,6 +47,8 @@ def picture(look: Look, path: Path) -> None:
             across,
             -0.5,
         )
+        if look.begin is not None:
+            axis.axvline(look.begin - 0.5, color="#333333", lw=0.8)
         if look.answered is not None:
             axis, mass = next(row), look.answered.mass[bank].T[:rows]  # (n, t)
             _map(
@@ -89,14 +92,18 @@ def _words(look: Look, reads: list[list[Read]]) -> list[str]:
         f"question        {_plain(look.answered.question)}",
         f"answer          {_plain(look.answered.answer)}",
         f"without memory  {_plain(look.answered.without)}",
-        "rows the answer read, and the text there:",
     ]
+    if look.carried:
+        text = _plain("".join(look.carried))
+        text = text if len(text) <= CARRIED_SHOWN else f"{text[: CARRIED_SHOWN // 2]} ... {text[-CARRIED_SHOWN // 2 :]}"
+        lines.append(f"carried over    {len(look.carried)} tokens, in the memory before the window began: {text}")
+    lines.append("rows the answer read, and the text there:")
     for layer, found in zip(look.layers, reads, strict=True):
         for read in found:
             where = "earlier"
             if read.holder is not None and read.holder.chunk is not None:
                 text = f"{_plain(read.before)}[{_plain(read.token)}]{_plain(read.after)}"
-                where = f"chunk {read.holder.chunk + 1:<3} {100 * read.holder.share:3.0f}%  {text}"
+                where = f"{look.unit} {read.holder.chunk + 1:<3} {100 * read.holder.share:3.0f}%  {text}"
             lines.append(f"  {look.word} {layer:<3} row {read.row:<4} {100 * read.mass:5.1f}%  {where}")
     return lines
 

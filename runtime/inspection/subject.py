@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TEXT_BYTES_MAX = 16 << 20
 SAY_NOTHING = "Ok."
+EMPTY = "the first window has not been left yet: the file's bank is empty, and --ask runs the window again, which fills it"
 
 
 def built_in(renderer: Renderer, kind: str, distance: int, seed: int) -> Conversation:
@@ -85,30 +86,38 @@ def look_at_model(
 
 
 def look_at_session(path: Path) -> tuple[Look, Record]:
-    """A session file without its model. Raises a SessionError."""
+    """A session file without its model. Raises a SessionError, or PromptError for a session without a memory."""
     from ..statefile.keeping import check_contents
 
     record = read_session(path, None)
     check_contents(path, record)
+    if not len(record.now.bank):
+        raise PromptError(f"{path} was saved without a memory: there is nothing to look at")
     moments: list[Moment] = []
     for moment in (*record.snapshots, record.now):
         if not moments or moment.bank is not moments[-1].bank:
             moments.append(moment)
     norms = np.stack([rms(moment.bank[:, 0]) for moment in moments], axis=-1)  # (l, n, moments)
     notes = [
-        f"{path.name}: {record.now.notes['turns']} messages, {record.meta.tokens_seen} tokens, {record.now.chunks} chunks committed, "
-        f"{len(record.now.tokens)} tokens in the unfinished one",
+        f"{path.name}: {record.now.notes['turns']} messages, {record.meta.tokens_seen} tokens; {in_memory(record, record.now)} when the window "
+        f"began; {len(record.now.tokens)} tokens in the window ({record.now.carried} carried over), folds: {len(record.now.folds)}",
         f"saved {record.meta.updated} on {record.meta.backend}; the file keeps the memory, not the gates that made it nor the text of its rows",
     ]
-    if not record.now.chunks:
-        notes.append("nothing was written into the memory yet: everything said is in the unfinished chunk")
-    times = ["after 1 chunk" if moment.chunks == 1 else f"after {moment.chunks} chunks" for moment in moments]
+    if not record.now.written:
+        notes.append(EMPTY)
+    times = [in_memory(record, moment) for moment in moments]
     banks = tuple(range(norms.shape[0]))
     return Look(f"A conversation with {record.meta.model}", notes, None, [], None, norms, banks, times, False, "bank"), record
 
 
+def in_memory(record: Record, moment: Moment) -> str:
+    """How much went into a moment's bank, in the unit of its file: `120 tokens in the memory`."""
+    unit = "chunk" if record.version == 1 else "token"
+    return f"{moment.written} {unit}{'' if moment.written == 1 else 's'} in the memory"
+
+
 def look_into_session(model: "Model", path: Path, question: str, longest: int) -> Look:
-    """A session opened on its model and asked: the unfinished chunk is committed, then the question is asked in a fresh one.
+    """A session opened on its model and asked: its window is run again and written whole, then the question is asked in a fresh one.
 
     Nothing is saved. Raises a SessionError, or what look_at_model raises.
     """
@@ -117,15 +126,15 @@ def look_into_session(model: "Model", path: Path, question: str, longest: int) -
     look, _ = look_at_session(path)
     looker = Looker(model)
     record = read_session(path, expected(model))
-    bank, chunks = np.asarray(record.now.bank, dtype=np.float32), record.now.chunks
-    ids = [record.now.tokens] if record.now.tokens else []
-    history, bank = looker.read(ids, bank, chunks)
+    history, bank = looker.read_window(record.now)
     renderer = Renderer(model, record.document["system"], answer=longest)
     look.answered = looker.ask(question, renderer.question(question), bank, longest)
     look.layers, look.word, look.title = looker.layers, "layer", f"What {model.name} remembers of a conversation"
-    if ids:
-        look.history, look.texts = history, [looker.pieces(ids[0])]
+    if history.chunks:
+        look.history, look.texts = history, [looker.pieces(written.ids) for written in history.chunks]
         look.norms = np.concatenate((look.norms, history.norms()[..., 1:]), axis=-1)
-        look.times.append("with the unfinished chunk")
-        look.notes.append("the unfinished chunk was committed before the question was asked")
+        look.unit, look.begin, look.carried = "fold", len(look.times), looker.pieces(record.now.tokens[: record.now.carried])
+        look.times += [f"fold {i + 1} of the window" for i in range(len(history.chunks))]
+        look.notes = [note for note in look.notes if note != EMPTY]
+        look.notes.append("the window was run again, fold by fold, and the question asked in a new one")
     return look

@@ -1,7 +1,8 @@
 """Where two backends part: the first layer and tensor that differ by more than rounding.
 
 Knows the backend contract and the optional `trace`. Both sides start every chunk from the reference's bank, so that what differs was
-computed in that chunk; after the layers come the same tokens fed in parts, and the bank that the chunk leaves.
+computed in that chunk; after the layers come the same tokens fed in parts, and the bank that the chunk leaves. Where all chunks agree a window
+with folds and carried tokens follows (window.py): its logits call by call, and the bank after each fold.
 Axes: t positions of the chunk, d width, v vocabulary, l banks, n rows of a bank.
 """
 
@@ -16,6 +17,7 @@ from ..backend import Backend, MemoryState
 from .forced import first_state
 from .inputs import Fed, Inputs
 from .measures import SMALL, relative_l2
+from .window import feed, script
 
 CHUNKS_MAX = 4
 _PARTS = {
@@ -49,6 +51,11 @@ class Difference:
         """The tensor for people: `layer 3, new memory rows`."""
         return describe(self.name)
 
+    @property
+    def place(self) -> str:
+        """Where it was computed: a chunk counted from 1, or the window with folds that follows them."""
+        return "window" if self.name.startswith("window.") else f"chunk {self.chunk + 1}"
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -70,12 +77,12 @@ class Explanation:
             worst = max(self.tensors, key=lambda d: d.relative_l2)
             return (
                 f"all {len(self.tensors)} tensors agree (relative L2 at most {self.gate:g}); the largest difference is "
-                f"{worst.relative_l2:.2g}, chunk {worst.chunk + 1}, {worst.words}"
+                f"{worst.relative_l2:.2g}, {worst.place}, {worst.words}"
             )
         before = [d.relative_l2 for d in self.tensors[: self.tensors.index(first)]]
         rest = f"; the {len(before)} tensors before it agree (at most {max(before):.2g})" if before else "; it is the first of all"
         return (
-            f"first disagreement: chunk {first.chunk + 1}, {first.words} ({first.name}): relative L2 {first.relative_l2:.2g}, "
+            f"first disagreement: {first.place}, {first.words} ({first.name}): relative L2 {first.relative_l2:.2g}, "
             f"largest difference {first.max_abs:.2g} at position {first.at}{rest}"
         )
 
@@ -98,10 +105,25 @@ def explain(reference: Backend, other: Backend, inputs: Inputs, chunks: int, gat
         mine, theirs = reference.to_host(x), other.to_host(y)
         for j, layer in enumerate(bank_layers(reference)):
             tensors.append(_difference(c, f"{layer}bank", mine[j], theirs[j], gate, axis=1))
-        bank, count = mine, x.chunks
+        bank, count = mine, x.written
         if any(not d.agrees for d in tensors):
             break
+    else:
+        if reference.config.memory.cell == "gated":
+            tensors += _window(reference, other, inputs, min(chunks, CHUNKS_MAX), (bank, count), gate)
     return Explanation(gate, traced, tensors)
+
+
+def _window(reference: Backend, other: Backend, inputs: Inputs, c: int, state: tuple[np.ndarray, int], gate: float) -> Iterator[Difference]:
+    """A window with folds and carried tokens from the same bank, after the chunks."""
+    given, fold = script(reference.config, inputs), 0
+    both = (feed(side, side.from_host(*state), given) for side in (reference, other))
+    for (p, mine), (q, theirs) in zip(*both, strict=True):
+        yield _difference(c, f"window.{fold}.logits", p, q, gate, axis=0)
+        if mine is not None and theirs is not None:
+            fold += 1
+            for j, layer in enumerate(bank_layers(reference)):
+                yield _difference(c, f"window.{fold}.{layer}bank", mine[j], theirs[j], gate, axis=1)
 
 
 def bank_layers(backend: Backend) -> Iterator[str]:
@@ -112,6 +134,11 @@ def bank_layers(backend: Backend) -> Iterator[str]:
 
 def describe(name: str) -> str:
     """A tensor's name in words."""
+    inside = re.fullmatch(r"window\.(\d+)\.(.*)", name)
+    if inside is not None:
+        fold, part = inside.groups()
+        when = f"after fold {fold}" if fold != "0" else "before its first fold"
+        return f"{describe(part).replace(' after the chunk', '')} {when}"
     found = re.fullmatch(r"layers\.(\d+)\.(.*)", name)
     if found is None:
         words = {

@@ -12,13 +12,15 @@ import numpy as np
 from ..backend import Backend, MemoryState
 from .inputs import Inputs
 from .measures import LogitStats, bank_nmse
+from .window import Windowed, compare_window, script
 
 
 @dataclass
 class Forced:
     """The outcome. logits by kind of token, worst: chunk and position of the largest difference. Per chunk: banks, the NMSE of each bank from
     the same start; carried, the same with banks of their own. own: logits with banks of their own, of each chunk's last call, which are
-    the same however a chunk is split in every cell (its last position in chunks that only drift). lengths, kinds: what each chunk was; calls in all."""
+    the same however a chunk is split in every cell (its last position in chunks that only drift). lengths, kinds: what each chunk was; calls in all.
+    window: cell gated, one with folds and carried tokens after the compared chunks."""
 
     logits: dict[str, LogitStats] = field(default_factory=dict)
     worst: tuple[int, int] = (-1, -1)
@@ -28,6 +30,7 @@ class Forced:
     lengths: list[int] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     calls: int = 0
+    window: Windowed | None = None
 
     @property
     def all_logits(self) -> LogitStats:
@@ -49,7 +52,7 @@ def run(
         fed = inputs.chunk(c)
         compared = c < chunks
         x = reference.start(1, a)
-        y = other.start(1, other.from_host(reference.to_host(a), c)) if compared else None
+        y = other.start(1, other.from_host(reference.to_host(a), a.written)) if compared else None
         for piece in fed.pieces():
             begin = x.length
             p, x = reference.extend(piece, x, compared)  # (1, t, v) or (1, v)
@@ -70,6 +73,9 @@ def run(
         out.lengths.append(len(fed.tokens))
         out.kinds.append(fed.kind)
         out.calls += len(fed.calls)
+        if c == chunks - 1 and reference.config.memory.cell == "gated":
+            say("a window with folds")
+            out.window = compare_window(reference, other, script(reference.config, inputs), a)
     return out
 
 

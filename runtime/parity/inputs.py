@@ -79,13 +79,16 @@ class Inputs:
         return self._text[:count]
 
     def reading(self, count: int) -> str:
-        """A text of at least `count` tokens: what an assistant said, one paragraph after the other."""
+        """A text of `count` tokens or a word less: what an assistant said, one paragraph after the other."""
         order = np.random.default_rng((self.seed, 0)).permutation(len(TALK))
         text, at = "", 0
         while len(self._model.encode(text, plain=True)) < count:
             text += TALK[order[at % len(order)]][1] + "\n\n"
             at += 1
-        return text
+        words = text.split(" ")
+        while len(words) > 1 and len(self._model.encode(" ".join(words), plain=True)) > count:
+            words.pop()
+        return " ".join(words)
 
     def drawn(self, count: int, stream: int) -> np.ndarray:
         """`count` ids drawn evenly from the vocabulary, (t,) int64; `stream` tells draws of one seed apart."""

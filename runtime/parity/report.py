@@ -14,11 +14,12 @@ from .inputs import SIZES
 from .run import Pair, Settings
 from .sessions import Agreement
 from .sides import Side
+from .window import Windowed
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-FORMAT, VERSION = "lm2-parity", 1
+FORMAT, VERSION = "lm2-parity", 2
 _VERDICT = {True: "PASS", False: "FAIL", None: ""}
 _STYLE = {True: "green", False: "bold red", None: "dim"}
 
@@ -94,7 +95,7 @@ def explanation_lines(label: str, explanation: Explanation) -> list[str]:
         at = explanation.tensors.index(explanation.first)
         for d in explanation.tensors[max(0, at - 3) : at + 4]:
             mark = ">" if d is explanation.first else " "
-            lines.append(f"  {mark} chunk {d.chunk + 1}  {d.name:<28} relative L2 {d.relative_l2:9.2g}   largest {d.max_abs:9.2g}")
+            lines.append(f"  {mark} {d.place:<8} {d.name:<28} relative L2 {d.relative_l2:9.2g}   largest {d.max_abs:9.2g}")
     return lines
 
 
@@ -121,6 +122,7 @@ def document(reference: Side, pairs: list[Pair], settings: Settings) -> dict[str
 
 
 def _pair(pair: Pair) -> dict[str, Any]:
+    held = pair.conversation
     return {
         "candidate": {"label": pair.label, **_side(pair.candidate)},
         "gates": pair.precision,
@@ -131,14 +133,27 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "own_banks": [[_number(v) for v in banks] for banks in pair.forced.carried],
         "own_logits": _finite(pair.forced.own.figures()),
         "greedy": None if pair.greedy is None else _agreement(pair.greedy),
+        "window": None if pair.forced.window is None else _window(pair.forced.window),
+        "conversation": None if held is None else {
+            "window": held.window, "folds": held.folds, "slides": held.slides, "bank": None if held.bank is None else [_number(v) for v in held.bank],
+        },
         "sessions": [
             {
-                "from": h.source, "to": h.target, "chunks": h.chunks, "position": h.position, "changed": h.changed,
+                "from": h.source, "to": h.target, "written": h.written, "position": h.position, "carried": h.carried, "folds": h.folds,
+                "changed": h.changed, "bank": None if h.bank is None else [_number(v) for v in h.bank],
                 "greedy": _agreement(h.agreement),
             }
             for h in pair.handovers
         ],
         "explanation": None if pair.explanation is None else _explanation(pair.explanation),
+    }  # fmt: skip
+
+
+def _window(w: Windowed) -> dict[str, Any]:
+    given = w.script
+    return {
+        "tokens": len(given.tokens), "kind": given.kind, "carried": given.carried, "folds": list(given.folds), "calls": len(given.calls),
+        "logits": _finite(w.logits.figures()), "banks": [[_number(v) for v in banks] for banks in w.banks],
     }  # fmt: skip
 
 

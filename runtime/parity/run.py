@@ -1,7 +1,7 @@
 """One comparison from beginning to end: feed, converse, judge. Knows which figures are judged; how they are printed is report.py's business."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..backend import Description
 from .explain import Explanation, explain
@@ -9,7 +9,7 @@ from .forced import Forced, run
 from .gates import GATES, Check, Gates, precision
 from .inputs import Inputs
 from .measures import CLEAR_GAP, LogitStats
-from .sessions import Agreement, Handover, converse
+from .sessions import Agreement, Conversation, Handover, converse
 from .sides import Side
 
 
@@ -35,9 +35,16 @@ class Pair:
     precision: str
     forced: Forced
     checks: list[Check]
-    greedy: Agreement | None = None
-    handovers: list[Handover] = field(default_factory=list)
+    conversation: Conversation | None = None
     explanation: Explanation | None = None
+
+    @property
+    def greedy(self) -> Agreement | None:
+        return None if self.conversation is None else self.conversation.agreement
+
+    @property
+    def handovers(self) -> list[Handover]:
+        return [] if self.conversation is None else self.conversation.handovers
 
     @property
     def passed(self) -> bool:
@@ -51,12 +58,12 @@ def compare(reference: Side, other: Side, settings: Settings, say: Callable[[str
     kind = precision(a.describe(), b.describe())
     gates = GATES[kind]
     forced = run(a, b, inputs, settings.chunks, settings.drift, say)
-    checks = [*logit_checks(forced, gates), *bank_checks(forced, gates)]
+    checks = [*logit_checks(forced, gates), *bank_checks(forced, gates), *window_checks(forced, gates)]
     pair = Pair(a.describe(), b.describe(), other.label, kind, forced, checks)
     if settings.greedy:
         say("greedy conversation")
-        pair.greedy, pair.handovers = converse(reference, other, inputs, settings.greedy)
-        checks += session_checks(reference, other, pair.greedy, pair.handovers, gates)
+        pair.conversation = converse(reference, other, inputs, settings.greedy)
+        checks += session_checks(reference, pair.conversation, gates)
     if settings.explain:
         say("layer by layer")
         pair.explanation = explain(a, b, inputs, settings.chunks, gates.tensor)
@@ -118,19 +125,47 @@ def bank_checks(forced: Forced, gates: Gates) -> list[Check]:
     return checks
 
 
+def window_checks(forced: Forced, gates: Gates) -> list[Check]:
+    """One window with folds and carried tokens, both sides from the reference's bank. Too few positions to judge a share of likeliest tokens."""
+    if forced.window is None:
+        return []
+    given, stats = forced.window.script, forced.window.logits
+    what = f"{len(given.tokens)} tokens, {given.carried} carried over, folded at {', '.join(map(str, given.folds))}"
+    worst = max_of([value for banks in forced.window.banks for value in banks])
+    each = ", ".join(f"{max_of(banks):.2g}" for banks in forced.window.banks)
+    return [
+        Check("window", "logits: largest difference", stats.largest, gates.logits_max, note=f"position {stats.worst}; {what}"),
+        Check("window", "logits: relative L2", stats.relative_l2, gates.logits_l2),
+        Check("window", "same likeliest token", stats.top1, unit="%", note=f"{stats.positions} positions"),
+        Check("window", f"same, where the gap exceeds {CLEAR_GAP:g}", stats.top1_clear, gates.top1_clear, ">=", "%", f"{stats.clear} positions"),
+        Check("window", "mean KL divergence", stats.kl, gates.kl, note="nats"),
+        Check("window", "largest bank NMSE after a fold", worst, gates.bank, note=each),
+    ]
+
+
 def max_of(values: list[float]) -> float:
     """The largest, NaN if there is one, 0 of nothing."""
     return next((v for v in values if v != v), max(values, default=0.0))
 
 
-def session_checks(reference: Side, other: Side, greedy: Agreement, handovers: list[Handover], gates: Gates) -> list[Check]:
-    """The same greedy conversation on both, and the session file carried both ways."""
-    checks = [_greedy_check("sessions", f"greedy tokens as on {reference.label}", greedy, gates)]
-    for h in handovers:
+def session_checks(reference: Side, held: Conversation, gates: Gates) -> list[Check]:
+    """The same greedy conversation on both, in a window that folded and slid, and the session file carried both ways."""
+    folding = reference.model.config.memory.cell == "gated"
+    name, count = ("slides", held.slides) if folding else ("chunks committed", held.folds)
+    note = f"{held.folds} folds" if folding else ""
+    checks = [
+        Check("sessions", f"{name}, in a window of {held.window} tokens", count, 1, ">=", "n", note),
+        _greedy_check("sessions", f"greedy tokens as on {reference.label}", held.agreement, gates),
+    ]
+    if held.bank is not None:
+        checks.append(Check("sessions", "bank NMSE in the end", max_of(held.bank), gates.bank))
+    for h in held.handovers:
         way = f"{h.source} to {h.target}"
-        where = f"saved in chunk {h.chunks + 1}, position {h.position}"
+        where = f"saved with {h.written} tokens in the memory, position {h.position} of the window ({h.carried} carried over, {h.folds} folds)"
         checks.append(Check("sessions", f"{way}: numbers of the bank changed", h.changed, 0, unit="n", note=where))
         checks.append(_greedy_check("sessions", f"{way}: greedy tokens as if it had stayed", h.agreement, gates))
+        if h.bank is not None:
+            checks.append(Check("sessions", f"{way}: bank NMSE in the end", max_of(h.bank), gates.bank))
     return checks
 
 

@@ -1,20 +1,25 @@
-"""Greedy conversations on two backends, and a session file carried from one to the other in mid-chunk.
+"""Greedy conversations on two backends, and a session file carried from one to the other in mid-window.
 
 Knows sessions, no gates. A model with a tokenizer is talked to through its template; one without is fed drawn ids by the same session.
+The conversation is held in a small window, so that its folds and at least one slide fall within the turns.
 """
 
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..session.sampling import Sampling
-from ..session.session import Session
+from ..session.session import WINDOW_MIN, Session
 from .inputs import Inputs
-from .measures import top_gap
+from .measures import bank_nmse, top_gap
 from .sides import Side
 from .talk import QUESTIONS
+
+if TYPE_CHECKING:
+    from ..loading import Model
 
 TURNS_MAX = 16
 GREEDY = Sampling(temperature=0.0)
@@ -40,14 +45,39 @@ class Agreement:
 @dataclass(frozen=True)
 class Handover:
     """A session saved on `source` and continued on `target`, against the one that stayed. changed: numbers of the bank that are not
-    bit-identical after the move. chunks, position: where it was saved."""
+    bit-identical after the move. written: tokens in the memory where it was saved; position, carried, folds: of its window.
+    bank: NMSE of each bank after the last turn, against the one that stayed; None where their tokens are not the same, and so their memories."""
 
     source: str
     target: str
-    chunks: int
+    written: int
     position: int
+    carried: int
+    folds: int
     changed: int
     agreement: Agreement
+    bank: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What was held. window: positions; folds, slides: of the reference's session (cell released: chunks committed, none).
+
+    bank: NMSE of each bank in the end, of the two that stayed; None where their tokens are not the same.
+    """
+
+    agreement: Agreement
+    handovers: list[Handover]
+    window: int
+    folds: int
+    slides: int
+    bank: list[float] | None = None
+
+
+def window_size(model: "Model") -> int:
+    """A chunk and a quarter, so that one fold comes from a whole chunk without one; what the model can have, at least what a session can."""
+    memory, most = model.config.memory, model.config.max_position_embeddings
+    return memory.chunk if memory.cell == "released" else min(most, max(WINDOW_MIN, memory.chunk * 5 // 4))
 
 
 class Talking:
@@ -55,15 +85,25 @@ class Talking:
 
     def __init__(self, side: Side, inputs: Inputs):
         self.side, self.inputs = side, inputs
-        self.session = Session(side.model, None, GREEDY, inputs.seed)
+        size = window_size(side.model)
+        self.session = Session(side.model, None, GREEDY, inputs.seed, window=size)
         self.turns: Turns = []
         self.before: list[Session] = []
-        chunk = side.model.config.memory.chunk
+        self.folds = self.slides = 0
+        feeder = self.session.feeder
+        feeder.on_write, feeder.on_slide = self._folded, self._slid
+        # cell gated: what is read leaves no room for a turn, which then begins with a slide
+        count = size - size // 8 if side.model.config.memory.cell == "gated" else size + size // 8
         if inputs.has_text:
-            self.session.read(inputs.reading(chunk + chunk // 8))
+            self.session.read(inputs.reading(count))
         else:
-            feeder = self.session.feeder
-            self.session.at = feeder.flush(feeder.append(self.session.at, inputs.drawn(chunk + chunk // 8, 0).tolist()))
+            self.session.at = feeder.flush(feeder.close(feeder.append(self.session.at, inputs.drawn(count, 0).tolist()), ()))
+
+    def _folded(self, tokens: int, written: int) -> None:
+        self.folds += 1
+
+    def _slid(self, carried: int) -> None:
+        self.slides += 1
 
     def take(self, most: int) -> None:
         """One more turn of at most `most` tokens."""
@@ -89,14 +129,15 @@ def turn(session: Session, inputs: Inputs, k: int, most: int) -> tuple[int, ...]
         assert session.at.logits is not None
         answer.append(int(np.argmax(session.at.logits)))
         session.at = feeder.append(session.at, answer[-1:])
+    session.at = feeder.close(session.at, ())
     return tuple(answer)
 
 
-def converse(reference: Side, other: Side, inputs: Inputs, tokens: int) -> tuple[Agreement, list[Handover]]:
+def converse(reference: Side, other: Side, inputs: Inputs, tokens: int) -> Conversation:
     """Hold the same conversation on both, at least `tokens` greedy tokens on the reference if its answers are long enough; save each session
-    in mid-chunk after the first turn (or the next that ends there), carry it over, and go through the later turns on the other side."""
+    in mid-window after the first turn (or the next that ends there), carry it over, and go through the later turns on the other side."""
     first, second = Talking(reference, inputs), Talking(other, inputs)
-    size, part = reference.model.config.memory.chunk, max(1, tokens // 4)
+    size, part = first.session.feeder.size, max(1, tokens // 4)
     plan: list[int] = []
     saved = 0  # turns before the files were written
     with tempfile.TemporaryDirectory(prefix="lm2-parity-") as folder:
@@ -110,7 +151,8 @@ def converse(reference: Side, other: Side, inputs: Inputs, tokens: int) -> tuple
                 for talking, file in ((first, files[0]), (second, files[1])):
                     talking.session.save(file)
         carried = [_carried(first, second, files[0], plan, saved), _carried(second, first, files[1], plan, saved)] if saved else []
-    return _agreement(first, second.turns), carried
+    agreement = _agreement(first, second.turns)
+    return Conversation(agreement, carried, size, first.folds, first.slides, _memories(agreement, first.session, second.session))
 
 
 def _carried(stayed: Talking, target: Talking, file: Path, plan: list[int], saved: int) -> Handover:
@@ -119,7 +161,15 @@ def _carried(stayed: Talking, target: Talking, file: Path, plan: list[int], save
     there, here = stayed.side.model.backend.to_host(at.memory), target.side.model.backend.to_host(moved.at.memory)
     changed = int((there.view(np.uint32) != here.view(np.uint32)).sum())
     turns = stayed.turns[:saved] + [turn(moved, stayed.inputs, k, plan[k]) for k in range(saved, len(plan))]
-    return Handover(stayed.side.label, target.side.label, at.memory.chunks, at.filled, changed, _agreement(stayed, turns, saved))
+    agreement = _agreement(stayed, turns, saved)
+    bank = _memories(agreement, stayed.session, moved)
+    place = at.memory.written, at.filled, at.carried, len(at.folds)
+    return Handover(stayed.side.label, target.side.label, *place, changed, agreement, bank)
+
+
+def _memories(agreement: Agreement, *sessions: Session) -> list[float] | None:
+    """How far apart two memories are in the end, bank by bank; not compared where the tokens in them are others."""
+    return bank_nmse(*(s.model.backend.to_host(s.memory()) for s in sessions)) if agreement.whole else None
 
 
 def _agreement(stayed: Talking, turns: Turns, skip: int = 0) -> Agreement:

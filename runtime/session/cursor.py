@@ -1,9 +1,10 @@
-"""Where a session stands: the memory, the unfinished chunk, and how tokens get in. Knows ids and a backend, neither text nor files.
+"""Where a session stands: the memory, the window, and how tokens get in. Knows ids and a backend, neither text nor files.
 
-A Cursor is replaced whole, never edited: an interrupt at any moment leaves the old one or the new one.
+A Cursor is replaced whole, never edited: an interrupt at any moment leaves the old one or the new one. When a window is folded, and what goes on into
+the next one, is a rule's business: windows.py for cell gated, chunks.py for cell released.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,69 +14,105 @@ from ..backend import Backend, MemoryState
 
 
 class Cursor(NamedTuple):
-    """memory: as the chunk reads it. chunk: the backend's, or None until it must be (re)run. tokens: fed so far; pending: to be fed next.
+    """memory: as it stood when the window began. window: the backend's, or None until it must be (re)run. tokens: fed so far; pending: fed next.
 
-    logits (v,) after `tokens`. turn: index in tokens + pending where the current turn began. seen: tokens in all, each counted once.
-    draws: random numbers used. turns: messages in the transcript.
+    logits (v,) after `tokens`. folds: lengths at which the window is folded, ascending. carried: tokens at the front that are in the memory already.
+    starts: where the window's whole turns begin in tokens + pending, the current one last. seen: tokens in all, each counted once. draws: random
+    numbers used. turns: messages in the transcript.
     """
 
     memory: MemoryState
-    chunk: Any = None
+    window: Any = None
     tokens: tuple[int, ...] = ()
     pending: tuple[int, ...] = ()
     logits: np.ndarray | None = None
-    turn: int = 0
+    folds: tuple[int, ...] = ()
+    carried: int = 0
+    starts: tuple[int, ...] = ()
     seen: int = 0
     draws: int = 0
     turns: int = 0
 
     @property
     def filled(self) -> int:
-        """Positions of the chunk that are taken, fed or not."""
+        """Positions of the window that are taken, fed or not."""
         return len(self.tokens) + len(self.pending)
+
+    @property
+    def written(self) -> int:
+        """Tokens in the memory once what is marked for a fold is folded."""
+        return self.memory.written + max(0, max(self.folds, default=0) - self.carried)
 
     def at_rest(self) -> "Cursor":
         """The same point without anything that can be recomputed: what snapshots keep."""
-        return self._replace(chunk=None, logits=None)
+        return self._replace(window=None, logits=None)
 
 
 class Feeder:
-    """The chunk rule over one backend: feed, commit, move a turn to a new chunk, cut a turn that is longer than a chunk.
+    """Feeds a backend's windows of `size` positions. Holds no position: a cursor goes in and comes out.
 
-    `overlap` tokens of a cut turn are repeated at the start of the next chunk. `on_commit(chunks, tokens)` hears of each commit,
-    `on_feed(tokens)` of each forward pass. Holds no position: a cursor goes in and comes out.
+    `overlap` tokens of a text that is cut are repeated in the next window. `on_write(tokens, written)` hears of tokens that entered the memory and how
+    many it holds, `on_slide(carried)` of a window that was left and the tokens that went on, `on_feed(tokens)` of each forward pass.
+    Raises PromptError for an overlap above a quarter of the window.
     """
 
     def __init__(
         self,
         backend: Backend,
+        size: int,
         overlap: int,
-        on_commit: Callable[[int, int], None] | None = None,
+        on_write: Callable[[int, int], None] | None = None,
+        on_slide: Callable[[int], None] | None = None,
         on_feed: Callable[[int], None] | None = None,
     ):
-        self.backend = backend
-        self.size = backend.config.memory.chunk
+        self.backend, self.size = backend, size
         if not 0 <= overlap <= self.size // 4:
-            raise PromptError(f"overlap {overlap} must be from 0 to a quarter of a chunk ({self.size // 4})")
+            raise PromptError(f"overlap {overlap} must be from 0 to a quarter of the window ({self.size // 4})")
         self.overlap = overlap
-        self.on_commit = on_commit or (lambda chunks, tokens: None)
+        self.chunk = backend.config.memory.chunk
+        self.on_write = on_write or (lambda tokens, written: None)
+        self.on_slide = on_slide or (lambda carried: None)
         self.on_feed = on_feed or (lambda tokens: None)
 
     def new(self) -> Cursor:
         """A cursor with a memory that was never written."""
-        bank = self.backend.commit(self.backend.start(1))
-        return Cursor(MemoryState(bank.bank, 0))
+        return Cursor(self.backend.memory(self.backend.start(1, window=self.size)))
 
     def flush(self, at: Cursor) -> Cursor:
-        """Feed what is pending; re-run the unfinished chunk first if it is not there (after a restore, an undo, a fork)."""
-        fresh = at.chunk is None
-        ids = at.tokens + at.pending if fresh else at.pending
-        if not ids:
+        """Feed what is pending, and fold where it is marked; re-run the window first if it is not there (after a restore, an undo, a fork).
+
+        A window is also folded after a chunk of tokens without one: backends keep no more rows.
+        """
+        if at.window is not None and at.window.stale:
+            at = at.at_rest()
+        ids, folds = at.tokens + at.pending, set(at.folds)
+        if not at.pending and ((at.window is not None and max(folds, default=0) <= at.window.folded) or not ids):
             return at
-        chunk = self.backend.start(1, at.memory) if fresh else at.chunk
-        logits, chunk = self.backend.extend(np.asarray(ids, dtype=np.int64), chunk)  # (1, v)
-        self.on_feed(len(ids))
-        return at._replace(chunk=chunk, tokens=at.tokens + at.pending, pending=(), logits=logits[0])
+        window, logits = at.window, at.logits
+        if window is None:
+            window = self.backend.start(1, at.memory, self.size, at.carried)
+        while True:
+            here = window.length
+            if here in folds and here > window.folded:
+                new = here - window.folded
+                window = self.backend.fold(window)
+                if here > len(at.tokens) or at.window is not None:
+                    self.on_write(new, self.backend.memory(window).written)
+            if here == len(ids):
+                break
+            if here >= at.carried and here - window.folded == self.chunk:
+                folds.add(here)
+                continue
+            stops = [f for f in folds if f > here]
+            if here < at.carried:
+                stops.append(at.carried)
+            else:
+                stops.append(window.folded + self.chunk)
+            end = min(len(ids), *stops)
+            given, window = self.backend.extend(np.asarray(ids[here:end], dtype=np.int64), window)  # (1, v)
+            self.on_feed(end - here)
+            logits = given[0]
+        return at._replace(window=window, tokens=ids, pending=(), logits=logits, folds=tuple(sorted(folds)))
 
     def logits(self, at: Cursor) -> Cursor:
         """A cursor whose `logits` follow all its tokens. Raises PromptError when there are none."""
@@ -83,39 +120,8 @@ class Feeder:
         if at.logits is None:
             if not at.tokens:
                 raise PromptError("there is nothing to continue: give a prompt")
-            chunk = self.backend.rewind(at.chunk, len(at.tokens) - 1)
-            at = self.flush(at._replace(chunk=chunk, tokens=at.tokens[:-1], pending=at.tokens[-1:]))
+            if at.window.folded == len(at.tokens) > at.carried:  # the last token is in the memory: it cannot be fed again
+                return self.flush(at.at_rest())
+            window = self.backend.rewind(at.window, len(at.tokens) - 1)
+            at = self.flush(at._replace(window=window, tokens=at.tokens[:-1], pending=at.tokens[-1:]))
         return at
-
-    def append(self, at: Cursor, ids: Sequence[int], head: Sequence[int] = ()) -> Cursor:
-        """Add tokens; where they cross the chunk's end the turn is cut there. `head` begins each further chunk."""
-        ids = tuple(ids)
-        while ids:
-            room = self.size - at.filled
-            if room == 0:
-                at = self.cut(at, head)
-                continue
-            at = at._replace(pending=at.pending + ids[:room], seen=at.seen + len(ids[:room]))
-            ids = ids[room:]
-        return at
-
-    def commit(self, at: Cursor, length: int | None = None) -> Cursor:
-        """End the chunk after `length` tokens (default: all). Tokens after that are gone from the window: the caller feeds them again."""
-        at = self.flush(at)
-        length = len(at.tokens) if length is None else length
-        if length == 0:
-            return at._replace(chunk=None, tokens=(), logits=None, turn=0)
-        memory = self.backend.commit(self.backend.rewind(at.chunk, length))
-        self.on_commit(memory.chunks, length)
-        return at._replace(memory=memory, chunk=None, tokens=(), logits=None, turn=0)
-
-    def cut(self, at: Cursor, head: Sequence[int] = ()) -> Cursor:
-        """End a full chunk in mid-turn: the next begins with `head` and the last `overlap` tokens."""
-        at = self.flush(at)
-        tail = at.tokens[len(at.tokens) - min(self.overlap, len(at.tokens)) :]
-        return self.commit(at)._replace(pending=tuple(head) + tail)
-
-    def move(self, at: Cursor, turn: Sequence[int]) -> Cursor:
-        """End the chunk where the current turn began and start the next one with the whole turn, given as the tokens it has there."""
-        at = self.commit(at, at.turn)
-        return at._replace(pending=tuple(turn))

@@ -1,6 +1,6 @@
 """A conversation, or one long text, with a memory: turns, reading, undo, fork, save. The same for every backend.
 
-Knows a loaded model, tokens and text; how tokens enter chunks is cursor.py's business, files are statefile.py's, the terminal is the commands'.
+Knows a loaded model, tokens and text; how tokens enter windows is cursor.py's business and its rules', files are statefile's, the terminal is the commands'.
 """
 
 import time
@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...models.errors import PromptError
-from ...models.text.dialogue import Dialogue
-from ...models.text.rendered import encode_document, encode_head, encode_turn
+from ..backend import MemoryState
 from ..statefile.keeping import Kept, restore, save, unusable
 from .answer import Answer, Reply
-from .cursor import Cursor, Feeder
+from .chunks import Chunks
+from .cursor import Cursor
 from .sampling import Sampling, new_seed
 from .transcript import last_exchange, remember, shortened
+from .windows import Windows
+from .wording import Wording
 
 if TYPE_CHECKING:
     from ..loading import Model
@@ -23,14 +25,16 @@ if TYPE_CHECKING:
 MAX_TOKENS = 512
 UNDO_TURNS = 16
 UNDO_BANKS = 4
+WINDOW_MIN = 16
 
 
 class Session:
     """One conversation. Attributes to read: `transcript`, `reply` (the last one), `at` (position), `system`, `seed`.
 
     system: system prompt, or None for the template's own. sampling: see Sampling. seed: None draws one (read it from `.seed`).
-    overlap: tokens repeated where a turn longer than a chunk is cut (default an eighth of a chunk). notify(text) hears of commits.
-    Raises PromptError for a system prompt that leaves no room in a chunk.
+    overlap: tokens repeated where a text longer than a window is cut (default an eighth of a window). notify(text) hears of folds and slides.
+    window: the last tokens kept word for word (default: `model.window`). Raises PromptError for a window the model cannot have, or a system prompt
+    that leaves no room in it.
     """
 
     def __init__(
@@ -41,14 +45,17 @@ class Session:
         seed: int | None = None,
         overlap: int | None = None,
         notify: Callable[[str], None] | None = None,
+        window: int | None = None,
     ):
         self.model = model
         self.system = system
         self.sampling = sampling or model.sampling
         self.seed = new_seed() if seed is None else seed
         self.notify = notify or (lambda text: None)
-        self.feeder = Feeder(model.backend, model.config.memory.chunk // 8 if overlap is None else overlap, self._committed)
-        self.dialogue = Dialogue(model.template, system, model.end_of_turn)
+        size = checked_window(model, window)
+        rule = Chunks if model.config.memory.cell == "released" else Windows
+        self.feeder = rule(model.backend, size, size // 8 if overlap is None else overlap, self._written, self._slid)
+        self.wording = Wording(model, system, size)
         self.at = self.feeder.new()
         self.transcript: list[dict[str, str]] = []
         self.forgotten_turns = 0
@@ -56,9 +63,8 @@ class Session:
         self.reply: Reply | None = None
         self.created = ""
         self._open: Generator[str, None, None] | None = None
-        self._opening: tuple[int, ...] | None = None
         if system:
-            self._head()
+            self.wording.head()
 
     def say(self, content: str, max_tokens: int = MAX_TOKENS, stop: Iterable[str] = ()) -> str:
         """Answer one user message; the whole answer as text. See `stream`."""
@@ -121,29 +127,28 @@ class Session:
         """Read a text of any length into the memory, as a message that is not answered (`chat`) or as plain text. Returns its tokens.
 
         `text` may come in pieces, cut where a tokenizer may be cut (at line ends). What fits stays in the window; a longer text is cut
-        at the chunk's end, `overlap` tokens repeated (the system prompt is not). `interrupted` is asked before each chunk: what was
+        at its end, `overlap` tokens repeated (the system prompt is not). `interrupted` is asked before each window: what was
         read until then stays read. An error leaves the session as it was.
         """
         self.settle()
         before = self.at
         pieces = [text] if isinstance(text, str) else text
-        opening, closing = ((), ()) if not chat else self._document_ids()
+        opening, closing = ((), ()) if not chat else self.wording.document(first=not self.at.filled)
         count = 0
         try:
             held = iter(pieces)
             ids = self.model.encode(next(held, ""), add_special=not chat and self.at.seen == 0, plain=True)
-            if chat and self.at.filled and self.at.filled + len(opening) + len(ids) + len(closing) > self.feeder.size:
-                self.at = self.feeder.commit(self.at)
-                opening, closing = self._document_ids()
             if chat:
-                self._repeat_head()
+                self.at = self.feeder.before_document(self.at, len(opening) + len(ids) + len(closing), self.wording.head())
+                opening, closing = self.wording.document(first=not self.at.filled)
+                self.at = self.at._replace(starts=(*self.at.starts, self.at.filled or len(self.wording.head())))
             self.at = self.feeder.append(self.at, opening)
             while True:
                 for begin in range(0, len(ids), self.feeder.size):
                     if interrupted and interrupted():
                         break
                     block = ids[begin : begin + self.feeder.size]
-                    self.at = self.feeder.append(self.at, block)
+                    self.at = self.feeder.append(self.at, block, () if chat else self.wording.beginning(self.at.tokens + self.at.pending))
                     if self.at.filled >= self.feeder.size // 2:
                         self.at = self.feeder.flush(self.at)
                     count += len(block)
@@ -153,7 +158,7 @@ class Session:
                 if following is None:
                     break
                 ids = self.model.encode(following, plain=True)
-            self.at = self.feeder.flush(self.feeder.append(self.at, closing))
+            self.at = self.feeder.flush(self.feeder.close(self.at, closing, self.wording.head() if chat else self.wording.beginning(self.at.tokens + self.at.pending)))
         except BaseException:
             self.at = before
             raise
@@ -164,8 +169,48 @@ class Session:
         self._keep(before)
         return count
 
+    def hear(self, content: str, answer: str) -> None:
+        """Take a turn that was answered elsewhere: message and answer as they are, nothing is chosen; fed when next needed. Raises PromptError for an empty message."""
+        if not content.strip():
+            raise PromptError("the message is empty: write something")
+        self.settle()
+        before = self.at
+        try:
+            first = self.wording.turn(content, first=True)
+            later = self.wording.turn(content, first=False) if self.at.filled else first
+            said = self.model.encode(answer, plain=True)
+            self.at = self.feeder.begin(self.at, first, later, self.wording.head())
+            for n, token in enumerate(said):
+                if self.at.filled == self.feeder.size:
+                    self.at = self.feeder.room(self.at, first, said[:n], self.wording.head())
+                self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
+            self.at = self.feeder.close(self.at, self.wording.closing(), self.wording.head())
+        except BaseException:
+            self.at = before
+            raise
+        self.reply = None
+        self._remember("user", content)
+        self._remember("assistant", answer)
+        self._keep(before)
+
+    def ahead(self) -> None:
+        """Do what the next turn would wait for: leave a window that is nearly full, and read what goes on into the next. Changes nothing of what is said."""
+        self.settle()
+        if isinstance(self.feeder, Windows):
+            self.at = self.feeder.ahead(self.at, self.wording.head())
+
+    def memory(self) -> MemoryState:
+        """The memory as it stands, with everything up to the last turn's end in it."""
+        self.settle()
+        self.at = self.feeder.flush(self.at)
+        return self.at.memory if self.at.window is None else self.model.backend.memory(self.at.window)
+
+    def head(self) -> tuple[int, ...]:
+        """Tokens that every window begins with: the system prompt, given or the template's own. Raises PromptError if they leave less than half of one."""
+        return self.wording.head()
+
     def undo(self) -> None:
-        """Take back the last turn, across chunk borders too. Raises PromptError when there is none left (at most 16 are kept)."""
+        """Take back the last turn, across windows too. Raises PromptError when there is none left (at most 16 are kept)."""
         self.settle()
         self._undo()
 
@@ -178,7 +223,7 @@ class Session:
     def fork(self) -> "Session":
         """A second session that goes on from here; neither influences the other."""
         self.settle()
-        other = Session(self.model, self.system, self.sampling, self.seed, self.feeder.overlap, self.notify)
+        other = Session(self.model, self.system, self.sampling, self.seed, self.feeder.overlap, self.notify, self.feeder.size)
         other.at, other.snapshots = self.at.at_rest(), list(self.snapshots)
         other.transcript, other.forgotten_turns, other.created = [dict(m) for m in self.transcript], self.forgotten_turns, self.created
         return other
@@ -187,7 +232,7 @@ class Session:
         """Write the session to a file, atomically; returns its bytes. Raises WriteError; the old file is then unchanged."""
         self.settle()
         kept = Kept(
-            self.system, self.sampling, self.seed, self.feeder.overlap, self.at,
+            self.system, self.sampling, self.seed, self.feeder.overlap, self.feeder.size, self.at,
             self.snapshots, self.transcript, self.forgotten_turns, self.created,
         )  # fmt: skip
         written, self.created = save(self.model, kept, Path(path))
@@ -198,7 +243,7 @@ class Session:
         """Open a saved session on this model, whichever backend it was saved from. Raises a SessionError naming the file and the remedy."""
         kept = restore(model, Path(path))
         try:
-            session = cls(model, kept.system, kept.sampling, kept.seed, kept.overlap, notify)
+            session = cls(model, kept.system, kept.sampling, kept.seed, kept.overlap, notify, kept.window)
         except PromptError as error:
             raise unusable(Path(path), error) from None
         session.at, session.snapshots = kept.at, kept.snapshots
@@ -217,11 +262,11 @@ class Session:
         before, started = self.at, time.perf_counter()
         try:
             answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop)
-            self._head()
-            first = self._turn_ids(content, first=True)
-            later = self._turn_ids(content, first=False) if self.at.filled else first
-            closing = self.model.encode(self.dialogue.close())
-            self._begin(first, later)
+            self.wording.head()
+            first = self.wording.turn(content, first=True)
+            later = self.wording.turn(content, first=False) if self.at.filled else first
+            closing = self.wording.closing()
+            self.at = self.feeder.begin(self.at, first, later, self.wording.head())
             self.at = self.feeder.logits(self.at)
         except BaseException:
             self.at = before
@@ -233,7 +278,7 @@ class Session:
             self.reply = Reply(
                 answer.text, content, len(later), tuple(answer.tokens), answer.finish, prefill, time.perf_counter() - started - prefill
             )
-            self.at = self._closed(self.at, closing)
+            self.at = self.feeder.close(self.at, closing, self.wording.head())
             self._remember("user", content)
             self._remember("assistant", answer.text)
             self._keep(before)
@@ -245,7 +290,7 @@ class Session:
         try:
             answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop, ignore_eos, continuing=True)
             ids = self.model.encode(prompt, add_special=self.at.seen == 0)
-            self.at = self.feeder.logits(self.feeder.append(self.at, ids))
+            self.at = self.feeder.logits(self.feeder.append(self.at, ids, self.wording.beginning(self.at.tokens + self.at.pending)))
         except BaseException:
             self.at = before
             raise
@@ -274,7 +319,7 @@ class Session:
     def _answer(
         self, answer: Answer, prompt: tuple[int, ...], max_tokens: int, interrupted: Callable[[], bool] | None
     ) -> Generator[str, None, None]:
-        """Feed back what is chosen until the answer ends. prompt: the turn's tokens at a chunk's start, empty for plain text."""
+        """Feed back what is chosen until the answer ends. prompt: the turn's tokens at a window's start, empty for plain text."""
         try:
             while len(answer.tokens) < max_tokens:
                 if interrupted and interrupted():
@@ -287,7 +332,7 @@ class Session:
                 if token is None:
                     break
                 if self.at.filled == self.feeder.size:
-                    self._make_room(prompt, answer.tokens)
+                    self.at = self.feeder.room(self.at, prompt, answer.tokens, self.wording.head() if prompt else self.wording.beginning(self.at.tokens + self.at.pending))
                 self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
                 if piece := answer.add(token):
                     yield piece
@@ -300,53 +345,6 @@ class Session:
             raise
         finally:
             answer.end("error")
-
-    def _begin(self, first: tuple[int, ...], later: tuple[int, ...]) -> None:
-        """Add a turn: `later` where it fits with an eighth of a chunk to spare for the answer, else `first` in a new chunk."""
-        if self.at.filled and self.at.filled + len(later) + self.feeder.size // 8 > self.feeder.size:
-            self.at = self.feeder.commit(self.at)
-        self._repeat_head()
-        ids = later if self.at.filled else first
-        self.at = self.at._replace(turn=self.at.filled)
-        self.at = self.feeder.append(self.at, ids, self._head() if len(ids) > self.feeder.size else ())
-
-    def _make_room(self, prompt: tuple[int, ...], answer: list[int]) -> None:
-        """The chunk is full in mid-answer: move the whole turn to a new chunk if it will fit there, else cut it."""
-        moved = prompt + tuple(answer)
-        if prompt and self.at.turn > 0 and len(moved) <= self.feeder.size - self.feeder.size // 8:
-            self.at = self.feeder.move(self.at, moved)
-        else:
-            self.at = self.feeder.cut(self.at, self._head() if prompt else ())
-
-    def _turn_ids(self, content: str, first: bool) -> tuple[int, ...]:
-        """A turn's tokens. Whatever the message spells, it cannot end the turn or begin another's."""
-        return tuple(self.model.check_ids(encode_turn(self.model.text, self.dialogue, content, first)))
-
-    def _document_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        before, after = encode_document(self.model.text, self.dialogue, first=not self.at.filled)
-        return tuple(self.model.check_ids(before)), tuple(self.model.check_ids(after))
-
-    def _head(self) -> tuple[int, ...]:
-        """What every chunk begins with. Raises PromptError if it leaves less than half of a chunk."""
-        if self._opening is None:
-            ids = tuple(self.model.check_ids(encode_head(self.model.text, self.dialogue)))
-            room = self.feeder.size // 2
-            if len(ids) > room:
-                raise PromptError(
-                    f"the system prompt has {len(ids)} tokens: it must leave half of the chunk of {self.feeder.size} free (at most {room})"
-                )
-            self._opening = ids
-        return self._opening
-
-    def _repeat_head(self) -> None:
-        """A turn that begins a further chunk repeats the head: its tokens were counted before."""
-        if not self.at.filled and self.at.memory.chunks:
-            self.at = self.at._replace(seen=self.at.seen - len(self._head()))
-
-    def _closed(self, at: Cursor, ids: Iterable[int]) -> Cursor:
-        """The cursor with a turn's closing tokens waiting; left out where the chunk has no room for them, since it ends there anyway."""
-        ids = tuple(ids)
-        return at._replace(pending=at.pending + ids, seen=at.seen + len(ids)) if at.filled + len(ids) <= self.feeder.size else at
 
     def _remember(self, role: str, content: str) -> None:
         self.forgotten_turns += remember(self.transcript, role, content)
@@ -362,11 +360,30 @@ class Session:
         if not self.snapshots:
             raise PromptError("there is nothing to undo" + (f" (the last {UNDO_TURNS} turns are kept)" if self.at.turns else ""))
         past, now = self.snapshots.pop(), self.at
-        if past.memory is now.memory and now.chunk is not None and len(past.tokens) <= len(now.tokens):
-            past = past._replace(chunk=self.feeder.backend.rewind(now.chunk, len(past.tokens)))
+        if past.memory is now.memory and now.window is not None and not now.window.stale and now.window.folded <= past.filled <= now.window.length:
+            past = past._replace(
+                window=self.feeder.backend.rewind(now.window, past.filled), tokens=past.tokens + past.pending, pending=(), logits=None
+            )
         del self.transcript[max(0, past.turns - self.forgotten_turns) :]
         self.forgotten_turns = min(self.forgotten_turns, past.turns)
         self.at, self.reply = past, None
 
-    def _committed(self, chunks: int, tokens: int) -> None:
-        self.notify(f"chunk {chunks} committed to memory ({tokens} tokens)")
+    def _written(self, tokens: int, written: int) -> None:
+        if self.model.remembers:
+            self.notify(f"{tokens} tokens went into the memory ({written} in all)")
+
+    def _slid(self, carried: int) -> None:
+        older = "in the memory alone" if self.model.remembers else "forgotten"
+        self.notify(f"the window was full: {carried} tokens are carried over into a new one, what is older is {older}")
+
+
+def checked_window(model: "Model", window: int | None) -> int:
+    """A session's window, in tokens. Raises PromptError naming the window asked for and what the model can have."""
+    memory, most = model.config.memory, model.config.max_position_embeddings
+    if window is None or window == model.window:
+        return model.window
+    if memory.cell == "released" and window != memory.chunk:
+        raise PromptError(f"--window {window}: cell released has windows of its chunk, {memory.chunk} tokens: leave --window out")
+    if not WINDOW_MIN <= window <= most:
+        raise PromptError(f"--window {window} must be from {WINDOW_MIN} to {most}, the model's positions: choose another window")
+    return window

@@ -1,7 +1,7 @@
 """The checks on a session file, in one place for all backends; done before anything is given out.
 
 Knows what a right file looks like (its text is in text.py); opens none. Reading and writing use the same checks,
-so what was saved can be opened again. Axes: l banks, n rows, d width, t tokens, T positions of a chunk, v vocabulary.
+so what was saved can be opened again. Axes: l banks, n rows, d width, t tokens, W positions of a window, v vocabulary.
 """
 
 import hashlib
@@ -15,19 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from ...models.errors import TensorFileError
+from ...models.layout import bare_fingerprint
 from ...models.tensorfile import Header, TensorInfo, build_header, parse_header
 from .record import (
     BANKS_MAX,
-    CHUNK_MAX,
     COUNT_MAX,
     DOCUMENT_BYTES_MAX,
     FILE_BYTES_MAX,
     FORMAT,
     HEADER_BYTES_MAX,
     ID_MAX,
+    READS,
     SEED_MAX,
     SNAPSHOTS_MAX,
     VERSION,
+    WINDOW_MAX,
     Expected,
     Meta,
     SessionCorruptError,
@@ -51,7 +53,8 @@ NAMES = ("model", "backend", "dtype")
 HASHES = ("fingerprint", "tokenizer")
 COUNTS = ("tokens_seen", "draws")
 DATES = ("created", "updated")
-KEYS = {"format", "version", "chunks", "seed", "sha256", "header_sha256", *NAMES, *HASHES, *COUNTS, *DATES}
+KEYS = {"format", "version", "seed", "sha256", "header_sha256", *NAMES, *HASHES, *COUNTS, *DATES}
+WRITTEN = {1: "chunks", 2: "written"}  # what a version calls, and counts, of what went into the memory
 
 DAMAGED = "the file is damaged: restore a copy of it, or start fresh with `--new`"
 FOREIGN = "give a session file that lm2 saved, or start fresh with `--new`"
@@ -85,12 +88,12 @@ def check_head(path: Path, raw: bytes) -> Header:
     if said != computed:
         raise SessionCorruptError(f"{path}: header_sha256 is {plain(said, 20)!r}, its header's is {computed[:16]}: {DAMAGED}")
     version = metadata.get("version", "")
-    if version != str(VERSION):
+    if version not in map(str, READS):
         if _COUNT.fullmatch(version) and int(version) > VERSION:
             remedy = "made by a newer lm2: upgrade with `pip install -U lm2`, or start fresh with `--new`"
         else:
             remedy = FOREIGN
-        raise SessionVersionError(f"{path} has session version {plain(version)!r}, this lm2 reads {VERSION}: {remedy}")
+        raise SessionVersionError(f"{path} has session version {plain(version)!r}, this lm2 reads {' and '.join(map(str, READS))}: {remedy}")
     try:
         header = parse_header(path, raw)
         if set(header.tensors) == set(ARRAYS):
@@ -104,7 +107,7 @@ def check_head(path: Path, raw: bytes) -> Header:
         if header.tensors[name].dtype != dtype:
             have = header.tensors[name].dtype
             raise SessionFormatError(f"{path}: {name} has dtype {have}, a session file has {dtype} there: {DAMAGED}")
-    _same_names(path, "metadata key", set(metadata), KEYS)
+    _same_names(path, "metadata key", set(metadata), KEYS | {WRITTEN[int(version)]})
     if canonical != raw:
         raise SessionFormatError(f"{path}: its header is not spelled as lm2 spells it (order or spaces): {DAMAGED}")
     return header
@@ -117,18 +120,33 @@ def header_digest(raw: bytes, own: str) -> str:
 
 
 def parse_meta(path: Path, metadata: Mapping[str, str]) -> tuple[Meta, int]:
-    """Meta and chunks committed, from the header's strings. Raises SessionValueError naming the key and its value."""
+    """Meta and what the memory holds (tokens; version 1: chunks), from the header's strings. Raises SessionValueError naming the key and its value."""
     numbers: dict[str, int] = {}
-    for key in (*COUNTS, "seed", "chunks"):
+    what_is_in_it = WRITTEN[int(metadata["version"])]
+    for key in (*COUNTS, "seed", what_is_in_it):
         if not _COUNT.fullmatch(metadata[key]):
             what = f"{path}: {key} {plain(metadata[key])!r} must be a whole number, 0 or more"
             raise SessionValueError(f"{what}: {DAMAGED}")
         numbers[key] = int(metadata[key])
-    chunks = numbers.pop("chunks")
+    written = numbers.pop(what_is_in_it)
     meta = Meta(**{k: metadata[k] for k in (*NAMES, *HASHES, *DATES)}, **numbers)  # type: ignore[arg-type]
     check_meta(f"{path}: ", meta, DAMAGED)
-    check_count(f"{path}: chunks", chunks, DAMAGED)
-    return meta, chunks
+    check_count(f"{path}: {what_is_in_it}", written, DAMAGED)
+    return meta, written
+
+
+def check_window(where: str, tokens: int, carried: object, folds: object, remedy: str) -> None:
+    """Raise SessionValueError unless `carried` of `tokens` and ascending `folds` after them can be a window's."""
+    check_count(f"{where}: carried", carried, remedy, tokens)
+    assert isinstance(carried, int)
+    if not isinstance(folds, (list, tuple)) or len(folds) > WINDOW_MAX:
+        raise SessionValueError(f"{where}: folds {plain(folds, 60)} must be a list of whole numbers: {remedy}")
+    last = carried
+    for fold in folds:
+        if type(fold) is not int or not last < fold <= tokens:
+            what = f"{where}: folds {plain(list(folds), 60)} must ascend from above {carried} (carried) to at most {tokens} (tokens)"
+            raise SessionValueError(f"{what}: {remedy}")
+        last = fold
 
 
 def check_meta(where: str, meta: Meta, remedy: str) -> None:
@@ -159,6 +177,10 @@ def check_count(where: str, n: object, remedy: str, largest: int = COUNT_MAX) ->
 def check_model(path: Path, meta: Meta, expected: Expected) -> None:
     """Raise SessionModelError or SessionTokenizerError when the file was saved with something else than `expected`."""
     if meta.fingerprint != expected.fingerprint:
+        if bare_fingerprint(meta.fingerprint) == expected.fingerprint:
+            raise SessionModelError(f"{path} was saved with the memory of {plain(meta.model)}: leave --no-memory out, or start fresh with `--new`")
+        if bare_fingerprint(expected.fingerprint) == meta.fingerprint:
+            raise SessionModelError(f"{path} was saved without a memory: go on with --no-memory, or start fresh with `--new`")
         raise SessionModelError(
             f"{path} was saved with model {plain(meta.model)} (fingerprint {meta.fingerprint[:12]}), this is model "
             f"{plain(expected.model)} (fingerprint {plain(expected.fingerprint)[:12]}): open it with the model it was "
@@ -171,15 +193,22 @@ def check_model(path: Path, meta: Meta, expected: Expected) -> None:
         )
 
 
+def tokens_max(expected: Expected | None, version: int) -> int:
+    """The most tokens a moment can have: a window's, in version 1 a chunk's."""
+    if expected is None:
+        return WINDOW_MAX
+    return expected.window if version > 1 else expected.chunk
+
+
 def bytes_max(expected: Expected | None) -> int:
     """The most bytes a session file can have: every part of it at its own limit."""
     if expected is None:
         return FILE_BYTES_MAX
     banks = (1 + BANKS_MAX) * 4 * math.prod(expected.bank_shape)
-    return 8 + HEADER_BYTES_MAX + banks + (1 + SNAPSHOTS_MAX) * 4 * expected.chunk + DOCUMENT_BYTES_MAX
+    return 8 + HEADER_BYTES_MAX + banks + (1 + SNAPSHOTS_MAX) * 4 * expected.window + DOCUMENT_BYTES_MAX
 
 
-def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expected | None) -> None:
+def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expected | None, version: int) -> None:
     """Raise SessionShapeError or SessionTooLargeError for arrays of a wrong shape, before a byte of them is read."""
     shapes = {name: list(tensors[name].shape) for name in ARRAYS}
     bank, banks = shapes["memory.bank"], shapes["snapshots.banks"]
@@ -190,8 +219,10 @@ def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expect
     if len(banks) != 5 or banks[1:] != bank or banks[0] > BANKS_MAX:
         axes = ", ".join(str(n) for n in bank)
         raise SessionShapeError(f"{path}: snapshots.banks is {plain(banks)}, not [0 to {BANKS_MAX}, {axes}]: {DAMAGED}")
-    chunk = CHUNK_MAX if expected is None else expected.chunk
-    for name, most in (("chunk.tokens", chunk), ("snapshots.tokens", SNAPSHOTS_MAX * chunk)):
+    window = tokens_max(expected, version)
+    for name, most in (("chunk.tokens", window), ("snapshots.tokens", SNAPSHOTS_MAX * window)):
+        if expected is not None and name == "chunk.tokens" and len(shapes[name]) == 1 and most < shapes[name][0] <= WINDOW_MAX:
+            raise SessionShapeError(f"{path}: chunk.tokens is {shapes[name]}, a window of more than {positions(most)}")
         if len(shapes[name]) != 1 or shapes[name][0] > most:
             raise SessionShapeError(f"{path}: {name} is {plain(shapes[name])}, not [0 to {most}]: {DAMAGED}")
     body = shapes["session.json"]
@@ -199,6 +230,11 @@ def check_arrays(path: Path, tensors: Mapping[str, TensorInfo], expected: Expect
         raise SessionShapeError(f"{path}: session.json is {plain(body)}, not one row of bytes: {DAMAGED}")
     if body[0] > DOCUMENT_BYTES_MAX:
         raise SessionTooLargeError(f"{path}: session.json has {body[0]} bytes, at most {DOCUMENT_BYTES_MAX} are allowed: {FOREIGN}")
+
+
+def positions(most: int) -> str:
+    """The end of a message about a window that a model of `most` positions cannot have."""
+    return f"this model's {most} positions (max_position_embeddings in its config.json): put back what it was saved with, or start fresh with `--new`"
 
 
 def check_bank_shape(where: str, shape: Sequence[int], remedy: str) -> None:

@@ -24,6 +24,7 @@ from .check import (
     DAMAGED,
     FOREIGN,
     UNSAVED,
+    WRITTEN,
     bytes_max,
     check_arrays,
     check_bank_shape,
@@ -33,18 +34,20 @@ from .check import (
     check_meta,
     check_model,
     check_tokens,
+    check_window,
     header_digest,
     parse_meta,
     plain,
+    tokens_max,
 )
 from .record import (
     BANKS_MAX,
-    CHUNK_MAX,
     FILE_BYTES_MAX,
     FORMAT,
     HEADER_BYTES_MAX,
     SNAPSHOTS_MAX,
     VERSION,
+    WINDOW_MAX,
     Expected,
     Meta,
     Moment,
@@ -57,6 +60,7 @@ from .record import (
     SessionTooLargeError,
     SessionTruncatedError,
     SessionValueError,
+    SessionVersionError,
 )
 from .text import build_json, check_table, parse_json
 
@@ -74,7 +78,8 @@ def write_session(path: Path, record: Record, expected: Expected | None = None) 
     path = Path(path)
     banks, table = _check_record(path, record, expected)
     now = record.now
-    text = build_json(f"{path}: ", record.document, now.notes, table, UNSAVED)
+    window = {"carried": now.carried, "folds": list(now.folds)}
+    text = build_json(f"{path}: ", record.document, now.notes, window, table, UNSAVED)
     ids = [i for s in record.snapshots for i in s.tokens]
     bank = np.ascontiguousarray(now.bank, dtype="<f4")  # (l, 1, n, d)
     contents: dict[str, tuple[tuple[int, ...], list[np.ndarray]]] = {
@@ -88,7 +93,7 @@ def write_session(path: Path, record: Record, expected: Expected | None = None) 
     digest = hashlib.sha256()
     for block in blocks:
         digest.update(block)
-    head = _head([(n, dtype, contents[n][0]) for n, dtype in ARRAYS.items()], record.meta, now.chunks, digest.hexdigest())
+    head = _head([(n, dtype, contents[n][0]) for n, dtype in ARRAYS.items()], record.meta, now.written, digest.hexdigest())
     target = Path(os.path.realpath(path))
 
     def fill(f: BinaryIO) -> None:
@@ -145,12 +150,13 @@ def _read(path: Path, f: BinaryIO, size: int, expected: Expected | None) -> Reco
         raise SessionTruncatedError(f"{path} has {size} bytes, its header describes {header.file_bytes} (cut off): {DAMAGED}")
     if size > header.file_bytes:
         raise SessionFormatError(f"{path} has {size} bytes, its header describes {header.file_bytes} (bytes left over): {DAMAGED}")
-    meta, chunks = parse_meta(path, header.metadata)
+    version = int(header.metadata["version"])
+    meta, written = parse_meta(path, header.metadata)
     if expected is not None:
         check_model(path, meta, expected)
     if size > bytes_max(expected):
         raise SessionTooLargeError(f"{path} has {size} bytes, this model's sessions have at most {bytes_max(expected)}: {DAMAGED}")
-    check_arrays(path, header.tensors, expected)
+    check_arrays(path, header.tensors, expected, version)
 
     digest = hashlib.sha256()
     arrays: dict[str, list[np.ndarray]] = {}
@@ -162,34 +168,46 @@ def _read(path: Path, f: BinaryIO, size: int, expected: Expected | None) -> Reco
         said, computed = plain(header.metadata["sha256"], 64)[:16], digest.hexdigest()[:16]
         raise SessionCorruptError(f"{path}: sha256 is {said}, its arrays' is {computed}: {DAMAGED}")
 
-    vocab, chunk = (None, None) if expected is None else (expected.vocab_size, expected.chunk)
+    vocab = None if expected is None else expected.vocab_size
+    unit = 1 if version > 1 or expected is None else expected.chunk  # version 1 counts chunks
     [bank], [tokens], banks, [ids] = (arrays[n] for n in ARRAYS if n != "session.json")
     check_finite(f"{path}: memory.bank", bank, DAMAGED)
     for i, b in enumerate(banks):
         check_finite(f"{path}: snapshots.banks[{i}]", b, DAMAGED)
     check_tokens(f"{path}: chunk.tokens", tokens, vocab, DAMAGED)
     check_tokens(f"{path}: snapshots.tokens", ids, vocab, DAMAGED)
-    content = parse_json(path, arrays["session.json"][0].tobytes())
-    check_table(path, content["snapshots"], len(banks), len(ids), chunk)
+    content = parse_json(path, arrays["session.json"][0].tobytes(), version)
+    window = content["window"]
+    check_window(f"{path}: session.json: window", len(tokens), window["carried"], window["folds"], DAMAGED)
+    check_table(path, content["snapshots"], len(banks), len(ids), tokens_max(expected, version), version)
+    for where, count in (("", written), *((f": snapshot {i}", row[WRITTEN[version]]) for i, row in enumerate(content["snapshots"]))):
+        check_count(f"{path}{where}: tokens in the memory", count * unit, DAMAGED)
     return Record(
-        now=Moment(bank, chunks, tuple(tokens.tolist()), content["notes"]),
-        snapshots=_snapshots(content["snapshots"], bank, banks, ids.tolist()),
+        now=Moment(bank, written * unit, tuple(tokens.tolist()), content["notes"], window["carried"], tuple(window["folds"])),
+        snapshots=_snapshots(content["snapshots"], bank, banks, ids.tolist(), WRITTEN[version], unit),
         document=content["document"],
         meta=meta,
+        version=version,
     )
 
 
-def _snapshots(table: list[dict[str, Any]], bank: np.ndarray, banks: list[np.ndarray], ids: list[int]) -> tuple[Moment, ...]:
+def _snapshots(
+    table: list[dict[str, Any]], bank: np.ndarray, banks: list[np.ndarray], ids: list[int], written: str, unit: int
+) -> tuple[Moment, ...]:
     out, at = [], 0
     for row in table:
         tokens = tuple(ids[at : at + row["tokens"]])
-        out.append(Moment(bank if row["bank"] < 0 else banks[row["bank"]], row["chunks"], tokens, row["notes"]))
+        held = bank if row["bank"] < 0 else banks[row["bank"]]
+        out.append(Moment(held, row[written] * unit, tokens, row["notes"], row.get("carried", 0), tuple(row.get("folds", ()))))
         at += row["tokens"]
     return tuple(out)
 
 
 def _check_record(path: Path, record: Record, expected: Expected | None) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Refuse a record that could not be read back. Returns the banks to store, in order of first use, and the table."""
+    if record.version != VERSION and expected is None:
+        what = f"{path}: a record of version {record.version} counts chunks and is not written as version {VERSION}"
+        raise SessionVersionError(f"{what} without its model: {UNSAVED}")
     check_meta(f"{path}: meta ", record.meta, UNSAVED)
     if len(record.snapshots) > SNAPSHOTS_MAX:
         have = len(record.snapshots)
@@ -210,8 +228,9 @@ def _check_record(path: Path, record: Record, expected: Expected | None) -> tupl
             raise SessionValueError(f"{where}: bank is {kind}, it must be a float32 array: {UNSAVED}")
         if moment.bank.shape != shape:
             raise SessionShapeError(f"{where}: bank is {list(moment.bank.shape)}, the current one is {list(shape)}: {UNSAVED}")
-        check_count(f"{where}: chunks", moment.chunks, UNSAVED)
+        check_count(f"{where}: written", moment.written, UNSAVED)
         _check_ids(where, moment.tokens, expected)
+        check_window(where, len(moment.tokens), moment.carried, moment.folds, UNSAVED)
         stored = [record.now.bank, *banks]
         bank = next((i for i, b in enumerate(stored) if b is moment.bank), len(stored)) - 1
         if name == "now" or bank == len(banks):
@@ -220,23 +239,24 @@ def _check_record(path: Path, record: Record, expected: Expected | None) -> tupl
             continue
         if bank == len(banks):
             banks.append(moment.bank)
-        table.append({"bank": bank, "chunks": moment.chunks, "tokens": len(moment.tokens), "notes": moment.notes})
+        row = {"bank": bank, "written": moment.written, "tokens": len(moment.tokens), "carried": moment.carried}
+        table.append(row | {"folds": list(moment.folds), "notes": moment.notes})
     if len(banks) > BANKS_MAX:
         raise SessionTooLargeError(f"{path}: snapshots hold {len(banks)} other banks, a session file has at most {BANKS_MAX}: {UNSAVED}")
     return banks, table
 
 
 def _check_ids(where: str, tokens: tuple[int, ...], expected: Expected | None) -> None:
-    vocab, chunk = (None, CHUNK_MAX) if expected is None else (expected.vocab_size, expected.chunk)
+    vocab, most = (None, WINDOW_MAX) if expected is None else (expected.vocab_size, expected.window)
     ids = np.array(tokens) if len(tokens) else np.zeros(0, dtype=np.int64)  # (t,)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(ids) > chunk:
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(ids) > most:
         kind = f"{list(ids.shape)} of {ids.dtype}"
-        raise SessionValueError(f"{where}: tokens are {kind}, they must be at most {chunk} whole numbers: {UNSAVED}")
+        raise SessionValueError(f"{where}: tokens are {kind}, they must be at most {most} whole numbers: {UNSAVED}")
     check_tokens(f"{where}: tokens", ids, vocab, UNSAVED)
 
 
-def _head(plan: list[tuple[str, str, tuple[int, ...]]], meta: Meta, chunks: int, sha256: str) -> bytes:
-    strings = {"format": FORMAT, "version": str(VERSION), "chunks": str(chunks), "sha256": sha256}
+def _head(plan: list[tuple[str, str, tuple[int, ...]]], meta: Meta, written: int, sha256: str) -> bytes:
+    strings = {"format": FORMAT, "version": str(VERSION), WRITTEN[VERSION]: str(written), "sha256": sha256}
     strings |= {key: str(value) for key, value in vars(meta).items()}
     own = header_digest(build_header(plan, strings)[8:], "")
     return build_header(plan, strings | {"header_sha256": own})

@@ -15,7 +15,7 @@ from ...models.errors import PromptError
 from ..backend import MemoryState
 from ..session.cursor import Cursor
 from ..session.sampling import Sampling
-from .check import DAMAGED, check_count, plain
+from .check import DAMAGED, check_count, plain, positions
 from .file import Expected, Meta, Moment, Record, read_session, write_session
 from .record import SessionValueError
 
@@ -30,6 +30,7 @@ class Kept(NamedTuple):
     sampling: Sampling
     seed: int
     overlap: int
+    window: int
     at: Cursor
     snapshots: list[Cursor]
     transcript: list[dict[str, str]]
@@ -40,7 +41,8 @@ class Kept(NamedTuple):
 def expected(model: "Model") -> Expected:
     """What a session file must match to be opened on `model`."""
     sha = model.tokenizer.sha256 if model.tokenizer else "0" * 64
-    return Expected(model.fingerprint, model.name, sha, model.config.bank_shape(), model.config.memory.chunk, model.config.vocab_size)
+    c = model.config
+    return Expected(model.fingerprint, model.name, sha, c.bank_shape(), c.memory.chunk, c.vocab_size, c.max_position_embeddings)
 
 
 def save(model: "Model", kept: Kept, path: Path) -> tuple[int, str]:
@@ -52,8 +54,8 @@ def save(model: "Model", kept: Kept, path: Path) -> tuple[int, str]:
         bank = hosts.get(id(at.memory))
         if bank is None:
             bank = hosts[id(at.memory)] = model.backend.to_host(at.memory)  # (l, 1, n, d)
-        notes = {"turn": at.turn, "seen": at.seen, "draws": at.draws, "turns": at.turns}
-        return Moment(bank, at.memory.chunks, at.tokens + at.pending, notes)
+        notes = {"starts": list(at.starts), "seen": at.seen, "draws": at.draws, "turns": at.turns}
+        return Moment(bank, at.memory.written, at.tokens + at.pending, notes, at.carried, at.folds)
 
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     document: dict[str, Any] = {
@@ -61,6 +63,7 @@ def save(model: "Model", kept: Kept, path: Path) -> tuple[int, str]:
         "transcript": kept.transcript,
         "forgotten_turns": kept.forgotten_turns,
         "overlap": kept.overlap,
+        "window": kept.window,
         "sampling": kept.sampling.to_dict(),
     }
     meta = Meta(
@@ -79,7 +82,8 @@ def check_contents(path: Path, record: Record) -> None:
             raise SessionValueError(f"{path}: {field} {plain(value, 60)} must be {what}: {DAMAGED}")
 
     document = record.document
-    for key in ("system", "transcript", "forgotten_turns", "overlap", "sampling"):
+    counts = ("forgotten_turns", "overlap") if record.version == 1 else ("forgotten_turns", "overlap", "window")
+    for key in ("system", "transcript", "sampling", *counts):
         if key not in document:
             raise SessionValueError(f"{path}: document.{key} is missing: {DAMAGED}")
     system, transcript, sampling = document["system"], document["transcript"], document["sampling"]
@@ -88,7 +92,7 @@ def check_contents(path: Path, record: Record) -> None:
     for i, message in enumerate(transcript):
         whole = isinstance(message, dict) and message.get("role") in ("user", "assistant") and isinstance(message.get("content"), str)
         need(whole, f"document.transcript[{i}]", message, "a message with role (user or assistant) and content (text)")
-    for key in ("forgotten_turns", "overlap"):
+    for key in counts:
         check_count(f"{path}: document.{key}", document[key], DAMAGED)
     try:
         need(isinstance(sampling, dict), "document.sampling", sampling, "an object")
@@ -97,40 +101,71 @@ def check_contents(path: Path, record: Record) -> None:
         raise SessionValueError(f"{path}: document.sampling: {plain(error)}: {DAMAGED}") from None
     turns = document["forgotten_turns"] + len(transcript)
     for name, at in (("now", record.now), *((f"snapshot {i}", s) for i, s in enumerate(record.snapshots))):
-        _check_notes(f"{path}: {name} notes", at.notes, len(at.tokens), turns)
+        _check_notes(f"{path}: {name} notes", at.notes, len(at.tokens), turns, "turn" if record.version == 1 else "starts")
+        if record.version > 1:
+            _check_fits(f"{path}: {name}", at, document["window"])
     for i, moment in enumerate(record.snapshots):
         like = next(m for m in (record.now, *record.snapshots) if m.bank is moment.bank)
-        same = f"{like.chunks}, as where this bank stands first"
-        need(moment.chunks == like.chunks, f"snapshot {i} chunks", moment.chunks, same)
+        same = f"{like.written}, as where this bank stands first"
+        need(moment.written == like.written, f"snapshot {i} written", moment.written, same)
     need(record.now.notes["turns"] == turns, "now notes.turns", record.now.notes["turns"], f"{turns}, as many as the transcript counts")
 
 
-def _check_notes(where: str, notes: Mapping[str, Any], tokens: int, turns: int) -> None:
-    for key in ("turn", "seen", "draws", "turns"):
+def _check_notes(where: str, notes: Mapping[str, Any], tokens: int, turns: int, begins: str) -> None:
+    for key in (begins, "seen", "draws", "turns"):
         if key not in notes:
             raise SessionValueError(f"{where}.{key} is missing: {DAMAGED}")
         most = {"turn": (tokens,), "turns": (turns,)}.get(key, ())
-        check_count(f"{where}.{key}", notes[key], DAMAGED, *most)
+        if key != "starts":
+            check_count(f"{where}.{key}", notes[key], DAMAGED, *most)
+    starts = notes.get("starts", []) if begins == "starts" else []
+    right = isinstance(starts, list) and all(type(s) is int and 0 <= s <= tokens for s in starts) and starts == sorted(set(starts))
+    if not right:
+        raise SessionValueError(f"{where}.starts {plain(starts, 60)} must ascend from 0 to at most {tokens} (tokens): {DAMAGED}")
+
+
+def _check_fits(where: str, at: Moment, window: int) -> None:
+    """A window of so many positions holds the moment's tokens, and has room for one that was not carried over."""
+    if len(at.tokens) > window:
+        raise SessionValueError(f"{where} has {len(at.tokens)} tokens, its window {window} positions (document.window): {DAMAGED}")
+    if at.carried and at.carried >= window:
+        raise SessionValueError(f"{where}: carried {at.carried} must be less than its window of {window} positions: {DAMAGED}")
+
+
+def _check_cell(path: Path, record: Record, cell: str) -> None:
+    """What only one kind of memory can have. Raises SessionValueError."""
+    for name, at in (("now", record.now), *((f"snapshot {i}", s) for i, s in enumerate(record.snapshots))):
+        if cell == "released" and (at.carried or at.folds):
+            what = f"{path}: {name} has {at.carried} carried tokens and {len(at.folds)} folds, this model's cell (released) has neither"
+            raise SessionValueError(f"{what}: {DAMAGED}")
 
 
 def restore(model: "Model", path: Path) -> Kept:
     """Read a session file for `model`; cursors are at rest. All checks are done before anything is returned. Raises a SessionError."""
     record = read_session(path, expected(model))
     check_contents(path, record)
-    document = record.document
+    _check_cell(path, record, model.config.memory.cell)
+    document, most = record.document, model.config.max_position_embeddings
+    if record.version > 1 and document["window"] > most:
+        raise SessionValueError(f"{path}: its window of {document['window']} tokens is larger than {positions(most)}")
     memories: dict[int, MemoryState] = {}
 
     def cursor(m: Moment) -> Cursor:
         if id(m.bank) not in memories:
-            memories[id(m.bank)] = model.backend.from_host(m.bank, m.chunks)
+            memories[id(m.bank)] = model.backend.from_host(m.bank, m.written)
         notes = m.notes
-        return Cursor(memories[id(m.bank)], None, (), m.tokens, None, notes["turn"], notes["seen"], notes["draws"], notes["turns"])
+        starts = tuple(notes["starts"]) if record.version > 1 else (notes["turn"],) if m.tokens else ()
+        return Cursor(
+            memories[id(m.bank)], tokens=m.tokens, folds=m.folds, carried=m.carried, starts=starts,
+            seen=notes["seen"], draws=notes["draws"], turns=notes["turns"],
+        )  # fmt: skip
 
     return Kept(
         document["system"],
         Sampling(**document["sampling"]),
         record.meta.seed,
         document["overlap"],
+        document["window"] if record.version > 1 else max(model.window, model.config.memory.chunk),
         cursor(record.now),
         [cursor(s) for s in record.snapshots],
         [{"role": m["role"], "content": m["content"]} for m in document["transcript"]],

@@ -1,7 +1,7 @@
 """What a session file holds, the limits it keeps to, and the ways it can be wrong.
 
-Knows names, sizes and errors; reads and writes nothing. Axes: l banks, n rows, d width, t tokens, T positions of a
-chunk, v vocabulary.
+Knows names, sizes and errors; reads and writes nothing. Axes: l banks, n rows, d width, t tokens, W positions of a
+window, T tokens of a chunk, v vocabulary.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,15 @@ import numpy as np
 from ...models.errors import LM2Error
 
 FORMAT = "lm2-session"
-VERSION = 1
+VERSION = 2
+READS = (1, 2)
 SNAPSHOTS_MAX = 16
 BANKS_MAX = 4  # distinct banks of snapshots, besides the current one
 HEADER_BYTES_MAX = 1 << 20
 DOCUMENT_BYTES_MAX = 8 << 20  # all of session.json: document, notes and the table of snapshots
 FILE_BYTES_MAX = 8 << 30  # where no model says how large a session can be
 JSON_DEPTH_MAX = 32
-CHUNK_MAX = 1 << 20
+WINDOW_MAX = 1 << 20
 COUNT_MAX = (1 << 63) - 1
 SEED_MAX = (1 << 64) - 1
 ID_MAX = (1 << 31) - 1
@@ -29,15 +30,18 @@ ID_MAX = (1 << 31) - 1
 class Moment:
     """A point in a conversation from which it can go on.
 
-    bank: (l, 1, n, d) float32, finite; the memory at the START of the unfinished chunk. Shared between moments: treat
-    it as read-only. chunks: how many were committed. tokens: ids of the unfinished chunk, at most T. notes: a small
-    JSON object of the session layer.
+    bank: (l, 1, n, d) float32, finite; the memory at the START of the window. Shared between moments: treat it as
+    read-only. written: tokens in that bank, ever. tokens: ids in the window, at most W; the first `carried` of them are
+    in the bank already. folds: lengths at which the window is folded, ascending. notes: a small JSON object of the
+    session layer.
     """
 
     bank: np.ndarray
-    chunks: int
+    written: int
     tokens: tuple[int, ...]
     notes: dict[str, Any]
+    carried: int = 0
+    folds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,18 +71,20 @@ class Record:
 
     snapshots: earlier turn ends, oldest first, at most SNAPSHOTS_MAX, with at most BANKS_MAX distinct banks besides
     `now`'s. Moments that hold the same array object share it in the file, and after reading again hold one object.
-    document: a JSON object.
+    document: a JSON object. version: of the file it was read from; without a model, moments of version 1 count chunks
+    where later ones count tokens.
     """
 
     now: Moment
     snapshots: tuple[Moment, ...]
     document: dict[str, Any]
     meta: Meta
+    version: int = VERSION
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The model a file is opened for. bank_shape: (l, 1, n, d). chunk: T. vocab_size: v. model: its name."""
+    """The model a file is opened for. bank_shape: (l, 1, n, d). chunk: T. vocab_size: v. model: its name. positions: W at most (0: a chunk)."""
 
     fingerprint: str
     model: str
@@ -86,6 +92,12 @@ class Expected:
     bank_shape: tuple[int, int, int, int]
     chunk: int
     vocab_size: int
+    positions: int = 0
+
+    @property
+    def window(self) -> int:
+        """The most tokens a window of this model can have."""
+        return max(self.chunk, self.positions)
 
 
 class SessionError(LM2Error):

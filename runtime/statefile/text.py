@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .check import DAMAGED, check_count, plain
+from .check import DAMAGED, WRITTEN, check_count, check_window, plain
 from .record import (
-    CHUNK_MAX,
     COUNT_MAX,
     DOCUMENT_BYTES_MAX,
     JSON_DEPTH_MAX,
@@ -22,9 +21,13 @@ from .record import (
     SessionValueError,
 )
 
+EMPTY: dict[str, Any] = {"carried": 0, "folds": []}
 
-def build_json(where: str, document: dict[str, Any], notes: dict[str, Any], table: list[dict[str, Any]], remedy: str) -> bytes:
-    """session.json as UTF-8 bytes, checked. Raises SessionValueError or SessionTooLargeError."""
+
+def build_json(
+    where: str, document: dict[str, Any], notes: dict[str, Any], window: dict[str, Any], table: list[dict[str, Any]], remedy: str
+) -> bytes:
+    """session.json as UTF-8 bytes, checked. window: carried and folds of the current moment. Raises SessionValueError or SessionTooLargeError."""
     for name, part in [
         ("document", document),
         ("notes", notes),
@@ -32,7 +35,7 @@ def build_json(where: str, document: dict[str, Any], notes: dict[str, Any], tabl
     ]:
         if type(part) is not dict:
             raise SessionValueError(f"{where}{name} is a {type(part).__name__}, it must be a dict: {remedy}")
-    content = {"document": document, "notes": notes, "snapshots": table}
+    content = {"document": document, "notes": notes, "window": window, "snapshots": table}
     check_json(f"{where}session.json", content, remedy)
     raw = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
     if len(raw) > DOCUMENT_BYTES_MAX:
@@ -43,38 +46,49 @@ def build_json(where: str, document: dict[str, Any], notes: dict[str, Any], tabl
     return raw
 
 
-def parse_json(path: Path, raw: bytes) -> dict[str, Any]:
-    """The checked content of session.json. Raises SessionFormatError or SessionValueError."""
+def parse_json(path: Path, raw: bytes, version: int) -> dict[str, Any]:
+    """The checked content of session.json, with an empty `window` in version 1. Raises SessionFormatError or SessionValueError."""
     where = f"{path}: session.json"
     try:
         content = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise SessionFormatError(f"{where} is not valid JSON ({plain(error)}): {DAMAGED}") from None
     check_json(where, content, DAMAGED)
-    if not isinstance(content, dict) or set(content) != {"document", "notes", "snapshots"}:
-        raise SessionFormatError(f"{where} must hold document, notes and snapshots, and nothing else: {DAMAGED}")
-    for key, kind in (("document", dict), ("notes", dict), ("snapshots", list)):
+    kinds = {"document": dict, "notes": dict, "window": dict, "snapshots": list}
+    if version == 1:
+        del kinds["window"]
+    if not isinstance(content, dict) or set(content) != set(kinds):
+        *names, last = kinds
+        raise SessionFormatError(f"{where} must hold {', '.join(names)} and {last}, and nothing else: {DAMAGED}")
+    for key, kind in kinds.items():
         if not isinstance(content[key], kind):
             raise SessionFormatError(f"{where}: {key} must be a JSON {'object' if kind is dict else 'list'}: {DAMAGED}")
+    if set(content.setdefault("window", dict(EMPTY))) != set(EMPTY):
+        raise SessionFormatError(f"{where}: window must hold carried and folds, and nothing else: {DAMAGED}")
     return content
 
 
-def check_table(path: Path, table: Sequence[Any], banks: int, tokens: int, chunk: int | None) -> None:
-    """The table of snapshots against the arrays: `banks` stored banks, first used in their order; `tokens` ids in all.
+def check_table(path: Path, table: Sequence[Any], banks: int, tokens: int, window: int, version: int) -> None:
+    """The table of snapshots against the arrays: `banks` stored banks, first used in their order; `tokens` ids in all; `window`: of one row at most.
 
     Raises SessionFormatError, or SessionValueError for a number out of range.
     """
     if len(table) > SNAPSHOTS_MAX:
         raise SessionFormatError(f"{path}: it has {len(table)} snapshots, at most {SNAPSHOTS_MAX} are allowed: {DAMAGED}")
     used = total = 0
+    written = WRITTEN[version]
+    names = {"bank", written, "tokens", "notes"} | (set(EMPTY) if version > 1 else set())
     for i, row in enumerate(table):
         where = f"{path}: snapshot {i}"
-        if not isinstance(row, dict) or set(row) != {"bank", "chunks", "tokens", "notes"}:
-            raise SessionFormatError(f"{where} must hold bank, chunks, tokens and notes, and nothing else: {DAMAGED}")
+        if not isinstance(row, dict) or set(row) != names:
+            *others, last = sorted(names)
+            raise SessionFormatError(f"{where} must hold {', '.join(others)} and {last}, and nothing else: {DAMAGED}")
         if not isinstance(row["notes"], dict):
             raise SessionFormatError(f"{where}: notes must be a JSON object: {DAMAGED}")
-        check_count(f"{where}: chunks", row["chunks"], DAMAGED)
-        check_count(f"{where}: tokens", row["tokens"], DAMAGED, CHUNK_MAX if chunk is None else chunk)
+        check_count(f"{where}: {written}", row[written], DAMAGED)
+        check_count(f"{where}: tokens", row["tokens"], DAMAGED, window)
+        if version > 1:
+            check_window(where, row["tokens"], row["carried"], row["folds"], DAMAGED)
         if type(row["bank"]) is not int or not -1 <= row["bank"] <= min(used, banks - 1):
             most = min(used, banks - 1)
             raise SessionValueError(f"{where}: bank {plain(row['bank'])} must be from -1 to {most}: {DAMAGED}")

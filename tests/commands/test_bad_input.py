@@ -86,7 +86,7 @@ def test_bad_contexts(lm2, tiny, tmp_path, monkeypatch, data, word):
     result = lm2("chat", tiny, "--session", session, *FEW, stdin=f"one\n/read {file}\n")
     result.fails(file, word)
     info = json.loads(lm2("info", session, "--json").out)
-    assert info["messages"] == 2 and info["chunks_committed"] == 0, "nothing of the file was kept"
+    assert info["messages"] == 2 and info["tokens_seen"] == info["window_tokens"] < 64, "nothing of the file was kept"
 
 
 @pytest.mark.parametrize("option", ["--prompt-file", "--context"])
@@ -277,3 +277,108 @@ def test_foreign_sessions(lm2, tiny, tmp_path):
     lm2("chat", other, "--session", file, *FEW, stdin="x\n").fails(file, "was saved with model", "--new")
     lm2("chat", tiny, "--session", file, "--system", "Another.", *FEW, stdin="x\n").fails(file, "another system prompt", "--new")
     assert file.read_bytes() == data
+
+
+# Windows
+
+
+def positions(model, count):
+    """The same model, fingerprint and all, with so many positions."""
+    config = json.loads((model / "config.json").read_text())
+    config["max_position_embeddings"] = count
+    (model / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("command", ["chat", "generate"])
+@pytest.mark.parametrize("window", ["-1", "0", "15", "2049", "100000000000"])
+def test_a_window_the_model_cannot_have(lm2, tiny, command, window):
+    args = ("-p", "x") if command == "generate" else ()
+    lm2(command, tiny, *args, "--window", window, *FEW, stdin="one\n").fails(f"--window {window}", "from 16 to 2048", "choose another")
+
+
+@pytest.mark.parametrize("window", ["many", "64.5", ""])
+def test_a_window_that_is_no_number(lm2, tiny, window):
+    assert lm2("chat", tiny, "--window", window, *FEW, stdin="one\n").code == 2
+
+
+def test_a_window_the_system_prompt_fills(lm2, tiny, tmp_path):
+    system = ("--system", "s" * 60)
+    words = ("the system prompt has 70 tokens", "half of the window of 100", "at least 140")
+    file = tmp_path / "s.lm2s"
+    lm2("chat", tiny, "--session", file, "--window", "100", *system, *FEW, stdin="one\n").fails(*words)
+    lm2("generate", tiny, "-p", "x", "--chat", "--window", "100", *system, *FEW).fails(*words)
+    assert not file.exists() and lm2("chat", tiny, "--window", "140", *system, *FEW, stdin="one\n").code == 0
+
+
+def test_a_window_the_template_fills(lm2, model):
+    """A system prompt of the template's own counts as well; a plain prompt has none."""
+    template = model / "chat_template.jinja"
+    template.write_text("{% if messages[0].role != 'system' %}<|im_start|>system\n" + "s" * 60 + "<|im_end|>\n{% endif %}" + template.read_text())
+    lm2("chat", model, "--window", "100", *FEW, stdin="one\n").fails("the system prompt has", "half of the window of 100")
+    lm2("generate", model, "-p", "x", "--chat", "--window", "100", *FEW).fails("the system prompt has")
+    assert lm2("generate", model, "-p", "x", "--window", "100", *FEW).code == 0
+
+
+def test_a_window_for_a_cell_that_cannot_fold(lm2, tmp_path):
+    import tiny_model
+
+    released = tiny_model.make(tmp_path / "released", "released-causal")
+    lm2("chat", released, "--window", "128", *FEW, stdin="one\n").fails("--window 128", "cell released", "64 tokens", "leave --window out")
+    assert lm2("chat", released, "--window", "64", *FEW, stdin="one\n").code == 0
+    assert lm2("chat", released, "--window", "128", "--no-memory", *FEW, stdin="one\n").code == 0
+
+
+def test_a_session_has_the_window_it_began_with(lm2, tiny, tmp_path):
+    file = tmp_path / "s.lm2s"
+    chat = ("chat", tiny, "--session", file, *FEW)
+    assert lm2(*chat, "--window", "128", stdin="one\n").code == 0
+    before = file.read_bytes()
+    lm2(*chat, "--window", "64", stdin="two\n").fails(file, "window of 128", "--window says 64", "--new")
+    assert file.read_bytes() == before
+    assert lm2(*chat, "--window", "128", stdin="two\n").code == lm2(*chat, stdin="three\n").code == 0
+    assert json.loads(lm2("info", file, "--json").out)["window"] == 128
+    assert lm2(*chat, "--window", "64", "--new", stdin="two\n").code == 0
+
+
+@pytest.mark.parametrize("turns", [1, 6])
+def test_a_session_with_a_window_beyond_the_positions(lm2, model, tmp_path, turns):
+    """Saved where the model had more positions; with few tokens in the window, and with more than the positions left."""
+    file = tmp_path / "s.lm2s"
+    chat = ("chat", model, "--session", file, *FEW)
+    assert lm2(*chat, "--window", "256", stdin="tell me more\n" * turns).code == 0
+    before = file.read_bytes()
+    positions(model, 100)
+    lm2(*chat, stdin="two\n").fails(file, "window", "this model's 100 positions", "max_position_embeddings", "--new")
+    assert file.read_bytes() == before
+    positions(model, 256)
+    assert lm2(*chat, stdin="two\n").code == 0
+
+
+def test_a_model_with_small_chunks_goes_on(lm2, tmp_path):
+    """Its window is smaller than the smallest that may be asked for; sessions, forks and files of it are right all the same."""
+    import tiny_model
+
+    model = tiny_model.make(tmp_path / "small", window=48, chunk=8)
+    config = json.loads((model / "config.json").read_text())
+    config["memory"] |= {"window": 12}
+    (model / "config.json").write_text(json.dumps(config))
+    from lm2 import Session
+
+    session = Session(tiny_model.load_tiny(model), seed=1)
+    list(session.complete("a text that is longer", 3))
+    session.save(tmp_path / "s.lm2s")
+    assert session.feeder.size == 12 == session.fork().feeder.size == Session.restore(session.model, tmp_path / "s.lm2s").feeder.size
+
+
+def test_without_a_memory(lm2, tiny, tmp_path):
+    bare, whole = tmp_path / "bare.lm2s", tmp_path / "whole.lm2s"
+    assert lm2("chat", tiny, "--no-memory", "--session", bare, *FEW, stdin="one\n/memory\n/stats\n").code == 0
+    assert lm2("chat", tiny, "--session", whole, *FEW, stdin="one\n").code == 0
+    lm2("chat", tiny, "--session", bare, *FEW, stdin="two\n").fails(bare, "without a memory", "go on with --no-memory")
+    lm2("chat", tiny, "--no-memory", "--session", whole, *FEW, stdin="two\n").fails(whole, "memory of tiny", "leave --no-memory out", "--new")
+    lm2("inspect", bare, "--ask", "And?", "--model", tiny, "--out", tmp_path / "a.html").fails(bare, "without a memory")
+    told = lm2("chat", tiny, "--no-memory", *FEW, stdin="/memory\n/stats\n")
+    assert "no memory: what leaves the window is forgotten" in told.err and "no memory, window 0/2048" in told.err
+    lm2("inspect", bare, "--out", tmp_path / "b.png").fails(bare, "without a memory")
+    shown = lm2("info", bare)
+    assert shown.code == 0 and all(line == line.rstrip() for line in shown.out.splitlines())

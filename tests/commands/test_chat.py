@@ -1,8 +1,10 @@
 """`lm2 chat` through a pipe: one answer a turn, slash commands, session files, and what can go wrong with them."""
 
 import errno
+import itertools
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -44,9 +46,15 @@ def test_one_answer_a_turn(talk, tiny):
     assert talk("one", args=["--temp", "0"]).err == ""
 
 
-def test_verbose_says_when_a_chunk_is_committed(talk):
-    said = talk("one", "two", "three", args=["--verbose"]).err.splitlines()
-    assert said[1] == "chunk 1 committed to memory (56 tokens)" and len(said) == 2
+def test_verbose_says_what_goes_into_the_memory_and_when_the_window_slides(talk):
+    said = talk("one", "two", "three", args=["--verbose"]).err.splitlines()[1:]
+    written = [int(line.split()[0]) for line in said if "went into the memory" in line]
+    totals = [int(line.split("(")[1].split()[0]) for line in said if "went into the memory" in line]
+    slid = [line for line in said if "window" in line]
+    assert written[0] == 24 and totals == list(itertools.accumulate(written)) and len(said) == len(written) + len(slid)
+    assert len(slid) == 1 and slid[0].endswith("tokens are carried over into a new one, what is older is in the memory alone")
+    bare = talk("one", "two", "three", args=["--verbose", "--no-memory", "--window", "64"]).err.splitlines()[1:]
+    assert len(bare) == 1 and bare[0].endswith("what is older is forgotten")
 
 
 def test_a_session_goes_on(talk, file):
@@ -54,7 +62,7 @@ def test_a_session_goes_on(talk, file):
     parts = [talk(line, args=["--session", file]).out for line in ("one", "two", "three", "four")]
     assert "".join(parts) == whole.out and messages(file)[::2] == ["one", "two", "three", "four"]
     info = read_session(file, None)
-    assert info.meta.seed == 1 and info.now.chunks > 0
+    assert info.meta.seed == 1 and info.now.written > 0
 
 
 def test_new_starts_fresh(talk, file):
@@ -150,7 +158,7 @@ def test_read_and_memory(talk, tmp_path, file):
     text.write_text("The river is called Blorp.\n" * 40)
     result = talk(f"/read {text}", "/memory", "/stats", "what river?", args=["--session", file])
     assert "read 1080 tokens of" in result.err and messages(file)[0] == "[read notes.txt: 1080 tokens]"
-    assert "layer 0: 64 of 64 rows not zero" in result.err and "19 chunks committed" in result.err
+    assert "layer 0: 72 of 72 rows not zero" in result.err and re.search(r"window \d+/64 \(\d+ carried over\)", result.err)
     assert messages(file)[1] == "what river?"
 
 

@@ -101,12 +101,12 @@ def test_debug_shows_the_traceback(lm2, monkeypatch):
 
 
 def test_an_unexpected_error_is_one_line_too(lm2, tiny, monkeypatch):
-    from lm2.runtime.session import session
+    from lm2.runtime.session.wording import Wording
 
-    def broken(*args):
+    def broken(*args, **options):
         raise ZeroDivisionError("over\nzero")
 
-    monkeypatch.setattr(session.Session, "_begin", broken)
+    monkeypatch.setattr(Wording, "turn", broken)
     result = lm2("generate", tiny, "-p", "x", "--chat", "--temp", "0")
     assert result.code == 1 and result.err.splitlines() == ["lm2: unexpected ZeroDivisionError: over zero (run again with --debug and report it)"]
 

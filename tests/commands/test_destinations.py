@@ -11,7 +11,7 @@ import pytest
 from command_line import shell, spawn
 
 from lm2.models import atomic
-from lm2.models.atomic import check_file, new_folder, write_file
+from lm2.models.atomic import check_file, check_new_folder, new_folder, write_file
 from lm2.models.errors import WriteError
 from lm2.models.layout import open_folder
 
@@ -210,8 +210,9 @@ def kinds(folder):
 
 @POSIX
 def test_what_is_no_file_is_never_replaced(lm2, tiny, odd, tmp_path, monkeypatch):
-    from lm2.runtime.commands import common
+    import importlib
 
+    chat, inspect = (importlib.import_module(f"lm2.runtime.commands.{name}") for name in ("chat", "inspect"))
     before = kinds(tmp_path)
     for kind, path in odd.items():
         with pytest.raises(WriteError, match=f"it is {kind}"):
@@ -219,11 +220,15 @@ def test_what_is_no_file_is_never_replaced(lm2, tiny, odd, tmp_path, monkeypatch
         link = tmp_path / f"link to {kind}.html"
         link.symlink_to(path)
         with monkeypatch.context() as patch:
-            patch.setattr(common, "open_model", lambda *args: pytest.fail("the work had begun"))
+            for command in (chat, inspect):
+                patch.setattr(command, "open_model", lambda *args: pytest.fail("the work had begun"))
             if kind != "a folder":
                 lm2("chat", tiny, "--new", "--session", path, *FEW, stdin="x\n").fails(path, f"it is {kind}", "choose the name of a file")
                 lm2("build-ops", "--out", path).fails(path, f"it is {kind}")
                 lm2("inspect", "lm2-tiny", "--out", link).fails(link, f"it is {kind}")
+                for place in (path, link):
+                    with pytest.raises(WriteError, match=f"it is {kind}, which stays as it is; choose the name of a new folder"):
+                        check_new_folder(place)
         link.unlink()
     assert kinds(tmp_path) == before and stat.S_ISCHR(odd["a device"].stat().st_mode)
 
@@ -307,6 +312,20 @@ def test_an_error_of_the_system_is_one_line_with_its_path(lm2, tiny, monkeypatch
     monkeypatch.setattr(loading, "open_folder", refuse)
     said = lm2("generate", tiny, "-p", "x").fails("/some/path", os.strerror(code), remedy)
     assert "report" not in said
+
+
+@pytest.mark.parametrize("inside", ["", "lm2", "lm2/models"])
+def test_what_is_refused_on_the_way_to_the_models_says_what_moves_them(lm2, tiny, monkeypatch, tmp_path, inside):
+    from lm2.runtime import loading
+
+    place = tmp_path / "cache"
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(place / inside))
+
+    monkeypatch.setenv("LM2_HOME", str(place / "lm2"))
+    monkeypatch.setattr(loading, "open_folder", refuse)
+    lm2("generate", tiny, "-p", "x").fails(place / inside, "read-only", "(LM2_HOME says where it lies)")
 
 
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

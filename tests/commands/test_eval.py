@@ -97,7 +97,7 @@ def test_a_wrong_command_line_is_exit_code_2(lm2, model, args, word):
 
 
 def test_what_cannot_be_measured_is_one_line(lm2, model, tiny, data, tmp_path):
-    lm2("eval", tiny, "--task", "recall", "--chunk", "40", *FEW).fails("does not fit in a chunk of 40")
+    lm2("eval", tiny, "--task", "recall", "--chunk", "20", *FEW).fails("in a chunk of 20")
     lm2("eval", model, "--task", "babilong", "--data", tmp_path).fails(tmp_path, "no file")
     lm2("eval", model, "--task", "babilong", "--data", data, "--lengths", "long").fails("'long'")
     lm2("eval", model, "--task", "babilong", "--data", data, "--only", "qa7").fails("qa7", "qa1")

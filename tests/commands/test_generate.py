@@ -34,9 +34,9 @@ def test_json(lm2, tiny):
     result = as_json(lm2("generate", tiny, "-p", "hello", *FEW, "--seed", "7", "--json"))
     text = lm2("generate", tiny, "-p", "hello", *FEW, "--seed", "7").out
     assert text == result["text"] + "\n" and len(result["tokens"]) == 5 and result["finish"] == "length"
-    counts = {k: result[k] for k in ("prompt_tokens", "context_tokens", "chunks_committed", "chunk_position", "seed")}
-    assert counts == {"prompt_tokens": 5, "context_tokens": 0, "chunks_committed": 0, "chunk_position": 10, "seed": 7}
-    assert result["model"] == "tiny" and len(result["fingerprint"]) == 64 and result["state_bytes"] == 2 * 64 * 32 * 4
+    counts = {k: result[k] for k in ("prompt_tokens", "context_tokens", "tokens_written", "window_tokens", "window", "seed")}
+    assert counts == {"prompt_tokens": 5, "context_tokens": 0, "tokens_written": 0, "window_tokens": 10, "window": 64, "seed": 7}
+    assert result["model"] == "tiny" and len(result["fingerprint"]) == 64 and result["state_bytes"] == 2 * 72 * 32 * 4
     assert result["prefill_seconds"] > 0 and result["decode_seconds"] > 0
 
 
@@ -54,11 +54,13 @@ def test_context_goes_through_the_memory(lm2, tiny, tmp_path):
     file.write_text("A line of a book.\n" * 30)
     args = ("generate", tiny, "-p", "x", *FEW, "--temp", "0", "--json")
     plain, read = as_json(lm2(*args)), as_json(lm2(*args, "--context", file))
-    assert read["context_tokens"] == 540 and read["chunks_committed"] >= 540 // 64 and plain["chunks_committed"] == 0
+    assert read["context_tokens"] == 540 and read["tokens_written"] >= 540 and plain["tokens_written"] == 0
     assert read["tokens"] != plain["tokens"] and read["state_bytes"] == plain["state_bytes"]
     said = lm2(*args[:-1], "--context", file, "--verbose")
-    assert said.err.splitlines()[0] == "chunk 1 committed to memory (64 tokens)"
-    assert len(said.err.splitlines()) == read["chunks_committed"] and len(said.out) > 1
+    lines = said.err.splitlines()
+    assert lines[0] == "24 tokens went into the memory (24 in all)" and len(said.out) > 1
+    assert [line for line in lines if "memory (" in line][-1].endswith(f"({read['tokens_written']} in all)")
+    assert sum("carried over into a new one" in line for line in lines) >= 540 // 64
 
 
 def test_chat_uses_the_template(lm2, tiny):
@@ -66,7 +68,7 @@ def test_chat_uses_the_template(lm2, tiny):
     chat = as_json(lm2("generate", tiny, "-p", "hi", "--chat", *FEW, "--json"))
     system = as_json(lm2("generate", tiny, "-p", "hi", "--chat", "--system", "Short.", *FEW, "--json"))
     assert (plain["prompt_tokens"], chat["prompt_tokens"], system["prompt_tokens"]) == (2, 2 + 19, 2 + 19 + 16)
-    lm2("generate", tiny, "-p", "hi", "--chat", "--system", "s" * 60, *FEW).fails("the system prompt has", "at most 32")
+    lm2("generate", tiny, "-p", "hi", "--chat", "--system", "s" * 60, *FEW).fails("the system prompt has 70 tokens", "half of the window of 64", "at least 140")
 
 
 def test_stop_and_end_of_text(lm2, tiny, tmp_path):

@@ -15,8 +15,8 @@ def test_model(lm2, tiny):
     found = facts(lm2("info", tiny, "--json"))
     assert found["kind"] == "model" and found["name"] == "tiny" and found["path"] == str(tiny) and found["source"] is None
     assert (found["layers"], found["hidden_size"], found["vocab_size"]) == (2, 32, 259)
-    assert (found["memory_cell"], found["memory_slots"], found["memory_chunk"], found["memory_layers"]) == ("gated", 64, 64, [0, 1])
-    assert found["state_bytes"] == 2 * 64 * 32 * 4 and found["weights_bytes"] == (tiny / "model.safetensors").stat().st_size
+    assert (found["memory_cell"], found["memory_slots"], found["memory_chunk"], found["memory_layers"]) == ("gated", 72, 24, [0, 1])
+    assert found["state_bytes"] == 2 * 72 * 32 * 4 and found["weights_bytes"] == (tiny / "model.safetensors").stat().st_size
     assert found["parameters"] > found["memory_parameters"] > 0
 
 
@@ -26,7 +26,7 @@ def test_model_for_people(lm2, tiny):
     lines = dict(line.split("  ", 1) for line in result.out.splitlines())
     assert result.code == 0 and lines["fingerprint"].strip() == found["fingerprint"], "whole, also in a pipe"
     assert not any(line != line.rstrip() or "None" in line for line in result.out.splitlines())
-    assert "16 KB (16,384 bytes)" in lines["state bytes"]
+    assert "18 KB (18,432 bytes)" in lines["state bytes"]
 
 
 def test_source_is_shown(lm2, tiny, tmp_path):
@@ -51,10 +51,12 @@ def test_session(lm2, session, tiny):
     found = facts(lm2("info", session, "--json"))
     assert found["kind"] == "session" and found["model"] == "tiny" and found["saved_by"] == "torch" and found["seed"] == 3
     assert found["fingerprint"] == facts(lm2("info", tiny, "--json"))["fingerprint"]
-    assert found["messages"] == 6 and found["undo_steps"] == 3 and found["draws"] == 120 and found["chunks_committed"] >= 2
-    assert found["file_bytes"] == session.stat().st_size and found["bank_shape"] == [2, 1, 64, 32]
-    assert all(0 < n <= 64 for n in found["rows_not_zero"]) and found["chunk_position"] <= 64 < found["tokens_seen"]
-    assert "chunks committed" in lm2("info", session).out
+    assert found["messages"] == 6 and found["undo_steps"] == 3 and found["draws"] == 120 and found["tokens_written"] > 0
+    assert found["file_bytes"] == session.stat().st_size and found["bank_shape"] == [2, 1, 72, 32]
+    assert all(0 < n <= 72 for n in found["rows_not_zero"]) and found["window_tokens"] <= found["window"] == 64 < found["tokens_seen"]
+    assert 0 < found["carried"] < found["window_tokens"] and found["folds"] >= 1
+    assert found["tokens_written"] == found["written_before_the_window"] + found["window_tokens"] - found["carried"] == found["tokens_seen"]
+    assert "tokens written" in lm2("info", session).out
 
 
 def test_session_with_a_crafted_document(lm2, session):

@@ -42,6 +42,8 @@ def test_a_table_for_people(lm2, models):
         "relative L2",
         "<= 1e-05",
         "bank NMSE after chunk 3",
+        "32 tokens, 4 carried over, folded at 6, 14, 30",
+        "slides, in a window of 20 tokens",
         "greedy tokens",
         "PASS: ",
         "tensors agree",
@@ -68,7 +70,7 @@ def test_json_for_programs(lm2, models):
     result = lm2(*args)
     report = json.loads(result.out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert result.code == 0 and report["passed"] is True
-    assert (report["format"], report["version"]) == ("lm2-parity", 1)
+    assert (report["format"], report["version"]) == ("lm2-parity", 2)
     assert set(report) == {"format", "version", "passed", "model", "input", "reference", "pairs", "made_by"}
     assert report["input"]["lengths"] == [9, 5, 9, 9] and report["input"]["kinds"] == ["text", "text", "text", "random"]
     assert report["reference"]["label"] == "torch" and report["reference"]["dtype"] == "float32"
@@ -76,11 +78,15 @@ def test_json_for_programs(lm2, models):
     assert [p["gates"] for p in (first, second)] == ["float32", "bfloat16"]
     assert set(first) == {
         "candidate", "gates", "passed", "checks", "logits", "banks", "own_banks", "own_logits", "greedy", "sessions", "explanation",
+        "window", "conversation",
     }  # fmt: skip
     assert set(first["logits"]) == {"all", "text", "random"} and first["logits"]["all"]["positions"] == 32
     assert len(first["banks"]) == 4 and all(len(banks) == 2 for banks in first["banks"])
     assert first["greedy"]["agreed"] == first["greedy"]["tokens"] >= 20 and first["greedy"]["first_difference"] is None
     assert [(s["from"], s["to"], s["changed"]) for s in first["sessions"]] == [("torch", "mlx", 0), ("mlx", "torch", 0)]
+    assert first["conversation"]["window"] == 20 and first["conversation"]["slides"] >= 1 and first["conversation"]["folds"] > 4
+    assert set(first["sessions"][0]) == {"from", "to", "written", "position", "carried", "folds", "changed", "bank", "greedy"}
+    assert (first["window"]["carried"], first["window"]["folds"]) == (2, [3, 7, 16]) and len(first["window"]["banks"]) == 4
     assert first["explanation"]["first"] is None and first["explanation"]["tensors"][0]["name"] == "first bank"
     for check in first["checks"]:
         assert set(check) == {"section", "name", "value", "relation", "gate", "passed", "note"}

@@ -18,7 +18,7 @@ def test_greedy_tokens_are_those_of_transformers(lm2, smollm2):
     settings = ("--temp", "0", "--max-tokens", "200", "--ignore-eos", "--backend", "torch", "--threads", "1")
     result = lm2("generate", smollm2, "--prompt", PROMPT, *settings, "--json")
     ours = json.loads(result.out)
-    assert result.code == 0 and len(ours["tokens"]) == 200 and ours["chunks_committed"] == 0 and ours["dtype"] == "float32"
+    assert result.code == 0 and len(ours["tokens"]) == 200 and ours["tokens_written"] == 0 and ours["dtype"] == "float32"
     assert theirs(smollm2, PROMPT, 200) == ours["tokens"]
 
 

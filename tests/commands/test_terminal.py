@@ -85,7 +85,7 @@ def terminal():
             t.process.wait()
 
 
-STATUS = re.compile(r"^\d+\.\d tokens/s · chunk \d+/64 · \d+ committed · 16 KB state$")
+STATUS = re.compile(r"^\d+\.\d tokens/s · window \d+/64 · \d+ tokens in memory · 18 KB state$")
 
 
 def test_a_conversation(terminal, tiny, tmp_path):
@@ -93,7 +93,7 @@ def test_a_conversation(terminal, tiny, tmp_path):
     notes.write_text("A line of text.\n" * 100)
     t = terminal("chat", tiny, "--session", file, "--seed", "5", "--max-tokens", "6", "--threads", "1")
     greeting = t.wait(PROMPT)
-    assert "loading" in greeting and "tiny on torch (cpu, float32) · memory gated, 64 rows in 2 layers, untrained · seed 5" in greeting
+    assert "loading" in greeting and "tiny on torch (cpu, float32) · window 64 · memory gated, 72 rows in 2 layers, untrained · seed 5" in greeting
     assert f"new session in {file}" in greeting and "/help" in greeting and "Traceback" not in greeting
 
     answer = t.say("hello")
@@ -108,7 +108,7 @@ def test_a_conversation(terminal, tiny, tmp_path):
     assert "seed 5" in t.say("/stats") and "layer 0: " in t.say("/memory")
     assert "took back the last turn" in t.say("/undo")
     assert STATUS.match(t.say("/regen").splitlines()[-1])
-    assert re.search(r"read 1600 tokens of .*notes.txt · chunk \d+/64", t.say(f"/read {notes}"))
+    assert re.search(r"read 1600 tokens of .*notes.txt · window \d+/64", t.say(f"/read {notes}"))
     assert f"saved to {file}" in t.say("/save") and "exists already" in t.say(f"/save {notes}")
     assert "stays as it is" in t.say(f"/fork {tmp_path / 'b.lm2s'}")
     assert "everything is forgotten" in t.say("/reset")

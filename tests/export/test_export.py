@@ -139,22 +139,9 @@ def test_a_flipped_byte(tmp_path, where):
     assert "\n" not in str(caught.value)
 
 
-def rewritten(path, change):
-    """Change the model and make the record agree, as a careless tool would."""
-    from lm2.models.exported import file_digest
-
-    model = load(path)
-    change(model)
-    onnx.save(model, path / "model.onnx")
-    config = json.loads((path / "config.json").read_text())
-    file = path / "model.onnx"
-    config["onnx"]["files"]["model.onnx"] = {"bytes": file.stat().st_size, "sha256": file_digest(file)}
-    (path / "config.json").write_text(json.dumps(config))
-
-
 def test_an_opset_the_runtime_does_not_have(tmp_path):
     _, path = onnx_kit.exported(tmp_path, "gated")
-    rewritten(path, lambda m: [setattr(o, "version", 99) for o in m.opset_import if o.domain == ""])
+    onnx_kit.rewritten(path, lambda m: [setattr(o, "version", 99) for o in m.opset_import if o.domain == ""])
     with pytest.raises(ModelFileError, match=r"does not open in ONNX Runtime [\d.]+ .*opset") as caught:
         onnx_kit.backend(path)
     assert "\n" not in str(caught.value)
@@ -167,7 +154,7 @@ def test_a_graph_of_another_model(tmp_path):
     (other / "config.json").write_text(json.dumps(config | {"onnx": json.loads((other / "config.json").read_text())["onnx"]}))
     with pytest.raises(ModelFileError, match="the files are not of one export"):
         onnx_kit.backend(other)
-    rewritten(path, lambda m: m.ClearField("metadata_props"))
+    onnx_kit.rewritten(path, lambda m: m.ClearField("metadata_props"))
     with pytest.raises(ModelFileError, match="is not an LM2 export"):
         onnx_kit.backend(path)
 
@@ -203,8 +190,9 @@ def test_command(tmp_path):
     assert packed.exit_code != 0 and "holds an ONNX model" in str(packed.exception)
 
 
-def test_runs_in_the_reference_evaluator(tmp_path):
-    """onnx's own evaluator, which never heard of the operator, runs the function body: the same numbers."""
+@pytest.mark.parametrize("new", [1, 3])
+def test_runs_in_the_reference_evaluator(tmp_path, new):
+    """onnx's own evaluator, which never heard of the operator, runs the function body: the same numbers, at a window's begin and at a fold."""
     from onnx.reference import ReferenceEvaluator
 
     _, path = onnx_kit.exported(tmp_path, "gated", Options(portable=True))
@@ -212,15 +200,16 @@ def test_runs_in_the_reference_evaluator(tmp_path):
     feeds = {}
     for value in session.get_inputs():
         kind = np.int64 if "int64" in value.type else np.float32
-        feeds[value.name] = np.zeros([1 if isinstance(s, str) else s for s in value.shape], kind)
-    feeds |= {"input_ids": np.array([[3, 1, 4, 1, 5]]), "new_chunk": np.array([1]), "logits_from": np.array([0])}
+        feeds[value.name] = np.zeros([{"batch": 1, "tokens": 1, "window": 16}.get(s, s) for s in value.shape], kind)
+    feeds |= {"input_ids": np.array([[3, 1, 4, 1, 5]]), "new_chunk": np.array([new]), "logits_from": np.array([0])}
     for name in ("past_bank", "past_writes"):
         feeds[name] = np.random.default_rng(0).standard_normal(feeds[name].shape).astype(np.float32)
-    feeds["past_length"] = np.array([7])  # a finished chunk, whose rows are made in this call
-    names = ["logits", "present_bank", "present_writes"]
+    feeds |= {"past_length": np.array([9]), "past_folded": np.array([2]), "past_written": np.array([12])}  # rows of 7 positions, round the end
+    names = ["logits", "present_bank", "present_writes", "present_memory_key.0", "present_length", "present_folded"]
     want = session.run(names, feeds)
     got = ReferenceEvaluator(str(path / "model.onnx")).run(names, feeds)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4)
     changed = np.abs(got[1] - feeds["past_bank"]).max((0, 1, 3)) > 0.01
-    assert changed[:7].all() and not changed[7:].any()
+    assert changed[:3].all() and changed[12:].all() and not changed[3:12].any()
+    assert (got[4], got[5]) == (([5], [0]) if new == 1 else ([14], [9]))

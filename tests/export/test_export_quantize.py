@@ -73,7 +73,7 @@ def test_int4_says_what_it_costs_before_it_is_kept(tmp_path):
     from lm2.export.export import export_model
     from lm2.export.options import Options
 
-    source = tiny_model.make(tmp_path / "m")
+    source = tiny_model.make(tmp_path / "m", chunk=64)
     notes, there = [], []
     target = tmp_path / "x"
     summary = export_model(source, target, Options("int4"), lambda e: e.note and (notes.append(e.stage), there.append(target.exists())))

@@ -33,8 +33,10 @@ def repository(root, name="gated", options=Options(), **more):
     return folder, onnx_kit.backend(folder / "1"), summary
 
 
-def call(ids, new, first=0):
-    return {"input_ids": np.array([ids]), "new_chunk": np.array([int(new)]), "logits_from": np.array([first])}
+def call(server, ids, new, first=0, carry=0):
+    """A request's inputs; carry where the model takes it, cell gated."""
+    numbers = {"new_chunk": int(new), "logits_from": first} | ({"carry": carry} if "carry" in server.inputs else {})
+    return {"input_ids": np.array([ids])} | {name: np.array([n]) for name, n in numbers.items()}
 
 
 def converse(server, backend, name, lengths, state=None, seed=0):
@@ -44,7 +46,7 @@ def converse(server, backend, name, lengths, state=None, seed=0):
         ids = rng.integers(0, backend.config.vocab_size, length)
         chunk = backend.start(1, state)
         for part in (ids[:4], ids[4:]):
-            got = server.infer(name, call(part, chunk.length == 0), start=start)["logits"]
+            got = server.infer(name, call(server, part, chunk.length == 0), start=start)["logits"]
             want, chunk = backend.extend(part, chunk, all_logits=True)
             assert_close("logits", got, want, 2e-5, 1e-4)
             start = False
@@ -63,21 +65,44 @@ def test_the_server_keeps_each_conversation(tmp_path, name):
     for _ in zip(a, b, strict=True):
         sizes = {k: sum(v.nbytes for v in s.values()) for k, s in server.sequences.items()}
         assert set(sizes.values()) == {summary["triton"]["state_bytes"]}
-    assert server.sequences[7]["past_chunks"] == [3]
+    assert server.sequences[7]["past_written"] == [full + 5 + full - 1]
+
+
+@pytest.mark.parametrize("name", ["gated", "gated-4T"])
+def test_windows_and_folds(tmp_path, name):
+    """Turns with a fold before each, a window that is full and one that carries tokens over, as docs/onnx.md has them; the backend says the same."""
+    folder, backend, summary = repository(tmp_path, name, Options(window=40, plain=True))
+    assert summary["triton"]["window"] == 40 and "2, 40, 8" in (folder / "config.pbtxt").read_text()
+    server, rng = Server(folder), np.random.default_rng(4)
+    state, start = None, True
+    for carried, lengths in ((0, (9, 12, 16, 3)), (20, (20, 7, 10))):
+        window = backend.start(1, state, 40, carried)
+        for i, length in enumerate(lengths):
+            ids = rng.integers(0, backend.config.vocab_size, length)
+            new = 1 if window.length == 0 else 3
+            window = backend.fold(window)
+            got = server.infer(1, call(server, ids, new, carry=carried), start=start)["logits"]
+            want, window = backend.extend(ids, window, all_logits=True)
+            assert_close(f"window of {carried} carried, turn {i}", got, want, 2e-5, 1e-4)
+            start = False
+        state = backend.commit(window)
+    got = server.infer(1, call(server, np.array([0]), 2), ("present_bank", "present_written"), end=True)
+    assert got["present_written"] == [state.written] == [40 + 17]
+    assert_close("bank", got["present_bank"][0], state.bank[:, 0], 1e-6)
 
 
 def test_a_client_can_take_the_memory(tmp_path):
     """A last call with new_chunk = 2, as docs/onnx.md has it, gives the bank that the backend commits."""
     folder, backend, _ = repository(tmp_path)
     server, ids, full = Server(folder), np.arange(11), backend.config.memory.chunk
-    asked = ("present_bank", "present_chunks")
+    asked = ("present_bank", "present_written")
     first = np.arange(full)
-    server.infer(1, call(first, True), start=True)
-    server.infer(1, call(ids, True, -1))
-    got = server.infer(1, call(np.array([0]), 2, -1), asked, end=True)
+    server.infer(1, call(server, first, True), start=True)
+    server.infer(1, call(server, ids, True, -1))
+    got = server.infer(1, call(server, np.array([0]), 2, -1), asked, end=True)
     _, chunk = backend.extend(first, backend.start())
     _, chunk = backend.extend(ids, backend.start(1, backend.commit(chunk)))
-    assert got["present_chunks"] == [2] and not server.sequences
+    assert got["present_written"] == [full + 11] and not server.sequences
     assert_close("bank", got["present_bank"][0], backend.to_host(backend.commit(chunk))[:, 0], 1e-6)
 
 
@@ -122,6 +147,12 @@ def test_names_with_odd_letters(tmp_path):
     Server(tmp_path / 'a "b"' / "my-model-2")
 
 
+def smaller_window(config):
+    """Keys of half the positions, in both places where the configuration says how many."""
+    (s,) = (s for s in config.sequence_batching.state if s.input_name == "past_key.0")
+    s.dims[2] = s.initial_state[0].dims[2] = s.dims[2] // 2
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -132,6 +163,7 @@ def test_names_with_odd_letters(tmp_path):
         (lambda c: c.sequence_batching.state[3].dims.append(1), "initial_state must name itself"),
         (lambda c: setattr(c.sequence_batching.state[3], "data_type", 8), "not a state of this type"),
         (lambda c: setattr(c, "max_batch_size", 4), "max_batch_size"),
+        (smaller_window, "past_key.0: dims"),
         (lambda c: c.output[0].dims.pop(), "logits: dims"),
     ],
 )
@@ -170,14 +202,14 @@ def test_requests_that_do_not_fit_are_refused(tmp_path):
     folder, _, summary = repository(tmp_path, sequences=2)
     server = Server(folder)
     with pytest.raises(Refused, match="START"):
-        server.infer(1, call([1, 2], True))
+        server.infer(1, call(server, [1, 2], True))
     with pytest.raises(Refused, match="shape"):
-        server.infer(1, call([1, 2], True) | {"input_ids": np.zeros((2, 3), np.int64)}, start=True)
+        server.infer(1, call(server, [1, 2], True) | {"input_ids": np.zeros((2, 3), np.int64)}, start=True)
     with pytest.raises(Refused, match="expected inputs"):
         server.infer(1, {"input_ids": np.zeros((1, 3), np.int64)}, start=True)
-    server.infer(2, call([1], True), start=True)
+    server.infer(2, call(server, [1], True), start=True)
     with pytest.raises(Refused, match="no slot"):
-        server.infer(3, call([1], True), start=True)
+        server.infer(3, call(server, [1], True), start=True)
     assert summary["triton"]["sequences"] == 2
 
 
@@ -196,11 +228,12 @@ def test_command(tmp_path):
         summary["triton"]["library"].startswith("/models/") and (tmp_path / "repo" / summary["triton"]["model"] / "config.pbtxt").is_file()
     )
     text = run("--triton", tmp_path / "again")
-    assert "16 conversations at once" in text.output and f"written to {tmp_path / 'again'}" in text.output
+    assert "16 conversations at once, windows of 2048 tokens" in text.output and f"written to {tmp_path / 'again'}" in text.output
     for words, said in (
         ((), "give a destination"),
         ((tmp_path / "a", "--triton", tmp_path / "b"), "give a destination"),
         ((tmp_path / "a", "--triton-root", "/m"), "needs --triton"),
+        ((tmp_path / "a", "--window", "0"), "0 is not in the range"),
     ):
         failed = run(*words)
         assert failed.exit_code == 2 and said in failed.output

@@ -69,8 +69,8 @@ def test_stated_bytes(tmp_path, cell, pool):
     chunk = b.extend(ids, b.start(1, state))[1]
     held = mx.get_active_memory() - before
     assert chunk.length == ids.shape[1]
-    print(cell, pool, held, d.chunk_bytes)
-    assert 0.9 * d.chunk_bytes <= held <= 1.15 * d.chunk_bytes
+    print(cell, pool, held, d.window_bytes)
+    assert 0.9 * d.window_bytes <= held <= 1.15 * d.window_bytes
 
 
 def test_weights_that_are_not_finite(tmp_path):

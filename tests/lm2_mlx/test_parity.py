@@ -88,9 +88,9 @@ def test_a_state_moves_between_backends(tmp_path, there, back):
     state = mlx_kit.written(a, chunks=2)
     ids = mlx_kit.tokens(a, 1, 7)
     stay = greedy(a, a.extend(ids, a.start(1, state))[1], 3, 9)
-    moved = b.from_host(a.to_host(state), state.chunks)
+    moved = b.from_host(a.to_host(state), state.written)
     assert greedy(b, b.extend(ids, b.start(1, moved))[1], 3, 9) == stay
-    zero = b.from_host(np.zeros_like(a.to_host(state)), state.chunks)
+    zero = b.from_host(np.zeros_like(a.to_host(state)), state.written)
     assert np.abs(b.extend(ids, b.start(1, zero))[0] - b.extend(ids, b.start(1, moved))[0]).max() > 1e-3
 
 

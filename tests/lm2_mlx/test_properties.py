@@ -75,7 +75,7 @@ def test_pieces_give_the_whole(backends, name):
 def test_zeroing_the_bank_changes_the_logits(backends, name):
     b = backends[name]
     ids, state = mlx_kit.tokens(b, 1, b.config.memory.chunk), mlx_kit.written(b)
-    zero = b.from_host(np.zeros_like(b.to_host(state)), state.chunks)
+    zero = b.from_host(np.zeros_like(b.to_host(state)), state.written)
     assert np.abs(mlx_kit.run(b, ids, state)[0] - mlx_kit.run(b, ids, zero)[0]).max() > 1e-3
 
 
@@ -105,7 +105,7 @@ def test_batch_rows_are_independent(backends, name):
     together, chunk = mlx_kit.run(b, ids, mlx_kit.written(b, 3))
     bank = b.to_host(b.commit(chunk))
     state = mlx_kit.written(b, 3)
-    alone = b.from_host(b.to_host(state)[:, 1:2], state.chunks)
+    alone = b.from_host(b.to_host(state)[:, 1:2], state.written)
     logits, chunk = mlx_kit.run(b, ids[1:2], alone)
     assert_close("logits", logits, together[1:2], 5e-5, RTOL)
     assert_close("bank", b.to_host(b.commit(chunk)), bank[:, 1:2], 5e-5, RTOL)
@@ -126,7 +126,7 @@ def test_rewind_and_partial_commit(backends, name):
     again, _ = b.extend(ids[:, 6:], back)
     assert_close("logits after rewinding", again, last, 1e-6)
     rows = np.abs(partial - before).max(axis=(0, 1, 3)) > 0  # (n,)
-    first = b.model.first_row(state.chunks)
+    first = b.model.first_row(state.written)
     assert rows[first : first + 6].all() and rows.sum() == 6
     assert np.array_equal(b.to_host(b.commit(b.rewind(longer, 0))), before)
     assert np.array_equal(b.to_host(state), before), "a state must not change under a chunk"

@@ -235,7 +235,7 @@ def test_a_state_goes_there_and_back(tmp_path):
     state = mlx_kit.written(a)
     outs = []
     for backend in (a, b):
-        chunk, token, out = backend.start(1, backend.from_host(a.to_host(state), state.chunks)), 5, []
+        chunk, token, out = backend.start(1, backend.from_host(a.to_host(state), state.written)), 5, []
         for _ in range(20):
             logits, chunk = backend.extend([token], chunk)
             token = int(logits[0].argmax())

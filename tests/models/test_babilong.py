@@ -236,10 +236,9 @@ def test_books_are_held_out_by_name(tmp_path):
     assert len(babilong.book_part(["a", "b"], "validation")) == 1
     (tmp_path / "qa1_x_train.txt").write_text("1 A.\n")
     with pytest.raises(babilong.BabilongError, match="no book"):
-        babilong.read_books(tmp_path)
-    (tmp_path / "b.txt").write_text("Short.")
+        babilong.named_books(tmp_path, False)
     with pytest.raises(babilong.BabilongError, match="no sentence"):
-        babilong.read_books(tmp_path)
+        babilong.book("b", "Short.")
 
 
 def test_the_estimate_counts_words_marks_and_long_words():

@@ -61,6 +61,9 @@ def token(text, **flags):
 IN_VOCAB = {"__vocab__": {"<extra>": 259}}
 CASES = {
     "texts": {"tokenizer_config": FAST | {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}},
+    "object, known otherwise": {"tokenizer_config": FAST | {"bos_token": None, "eos_token": token("<|im_end|>", lstrip=True, rstrip=True)}},
+    "map, known otherwise": {"special_tokens_map": {"eos_token": {"content": "<|im_end|>", "rstrip": True}}, "tokenizer_config": FAST},
+    "additional, known otherwise": {"tokenizer_config": FAST | {"eos_token": "<|im_end|>", "additional_special_tokens": [token("<|im_start|>", rstrip=True)]}},
     "objects": {"tokenizer_config": FAST | {"bos_token": token("<|im_start|>"), "eos_token": token("<|endoftext|>") }},
     "null": {"tokenizer_config": FAST | {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": None}},
     "one is not named": {"tokenizer_config": FAST | {"eos_token": "<|im_end|>"}},
@@ -225,7 +228,7 @@ def test_where_a_template_may_be(source, tmp_path, name):
         ({"tokenizer_config": {"chat_template": NAMED[:1]}}, r"\['tool_use'\] but none called 'default'"),
         ({"additional_chat_templates__rag_jinja": "x"}, r"additional_chat_templates: .*\['rag'\] but none"),
         ({"tokenizer_config": {"chat_template": 5}}, "chat_template must be text or a list of named texts, not int"),
-        ({"chat_template": {"chat_template": ["x"]}}, "none called 'default'"),
+        ({"chat_template": {"chat_template": ["x"]}}, "chat_template must be text or a list of named texts, not list"),
     ],
 )  # fmt: skip
 def test_templates_that_cannot_be_chosen(source, tmp_path, files, said):
@@ -247,3 +250,11 @@ def test_every_file_of_text_goes_along(source, tmp_path):
     assert "tokenizer_config.json" in have
     for made in ("onnx", "mlx"):
         assert {name: (tmp_path / made / name).read_bytes() for name in have} == have
+
+
+@pytest.mark.parametrize("size", ["267", None, 267.0, True])
+def test_vocabulary_size_that_is_none_is_the_configs_fault(source, tmp_path, size):
+    config = json.loads((source / "config.json").read_text())
+    write(source, config=config | {"vocab_size": size})
+    with pytest.raises(ConvertError, match=r"config\.json: vocab_size .* must be a positive whole number"):
+        convert(source, tmp_path / "dst")

@@ -21,9 +21,10 @@ def tokens(model, batch, length, seed=5):
     return torch.randint(0, model.config.vocab_size, (batch, length), generator=g)  # (b, t)
 
 
-def feed(model, buffers, ids, positions, tables):
-    """One step: ids (b,) at positions (b,). Returns logits (b, v)."""
-    buffers.inputs.copy_(torch.cat((ids, torch.as_tensor(positions).expand(len(ids)))))
+def feed(model, buffers, ids, positions, tables, rows=None):
+    """One step: ids (b,) at positions (b,), writing `rows` (b,), by default those of the same numbers. Returns logits (b, v)."""
+    positions = torch.as_tensor(positions).expand(len(ids))
+    buffers.inputs.copy_(torch.cat((ids, positions, positions if rows is None else torch.as_tensor(rows).expand(len(ids)))))
     decode.step(model, buffers, tables)
     return buffers.logits.clone()
 
@@ -81,12 +82,12 @@ def test_rewinding_is_feeding_at_an_earlier_position(name):
     model = make(name)
     tables, buffers, ids = model.tables(), decode.new_buffers(model, 1), tokens(model, 1, 8)
     bank = model(tokens(model, 1, model.config.memory.chunk, 1), model.initial_bank())[1]
-    decode.begin(model, buffers, bank, 1)
+    decode.begin(model, buffers, bank, model.config.memory.chunk)
     for t in range(8):
         feed(model, buffers, ids[:, t], t, tables)
     for t in (3, 4):
         got = feed(model, buffers, ids[:, t] * 0 + t, t, tables)
-    chunk = model.start(bank, 1)
+    chunk = model.start(bank, model.config.memory.chunk)
     _, chunk = model.extend(ids[:, :3], chunk, tables)
     want, _ = model.extend(torch.tensor([[3, 4]]), chunk, tables)
     assert_close("after rewinding", got, want[:, 0], EXACT)
@@ -103,7 +104,7 @@ def test_separate_sessions_in_one_batch(name):
     for s, (past, length) in enumerate(((0, 4), (1, full - 3), (2, 1))):
         bank, chunks = model.initial_bank(), 0
         for c in range(past):
-            bank, chunks = model(tokens(model, 1, full, 70 + 10 * s + c), bank, c)[1], c + 1
+            bank, chunks = model(tokens(model, 1, full, 70 + 10 * s + c), bank, c * full)[1], (c + 1) * full
         _, chunk = model.extend(tokens(model, 1, length, s), model.start(bank, chunks), tables)
         decode.adopt(model, buffers, s, chunk)
         sessions.append(chunk)

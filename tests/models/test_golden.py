@@ -46,7 +46,7 @@ def test_whole_chunks(golden):
     assert torch.equal(bank, model.initial_bank())
     for c in range(3):
         trace = []
-        logits, bank = model(golden[f"input_ids.{c}"], bank, c, trace=trace)
+        logits, bank = model(golden[f"input_ids.{c}"], bank, c * 32, trace=trace)
         assert_close(f"chunk {c} logits", logits, golden[f"logits.{c}"], ATOL, RTOL)
         assert_close(f"chunk {c} bank", bank[0], golden[f"memory.{c + 1}"], ATOL, RTOL)
         for layer, after in enumerate(trace):
@@ -58,12 +58,12 @@ def test_through_chunk_states(golden):
     model, bank = golden_model(), golden["memory.0"][None]
     for c in range(3):
         ids = golden[f"input_ids.{c}"]
-        chunk = model.start(bank, c)
+        chunk = model.start(bank, c * 32)
         for piece in ids.split((13, 1, 18), dim=1):
             logits, chunk = model.extend(piece, chunk, model.tables())
         assert_close(f"chunk {c} last logits", logits[:, -1], golden[f"logits.{c}"][:, -1], ATOL, RTOL)
         bank, chunks = model.commit(chunk)
-        assert chunks == c + 1
+        assert chunks == (c + 1) * 32
         assert_close(f"chunk {c} bank", bank[0], golden[f"memory.{c + 1}"], ATOL, RTOL)
 
 

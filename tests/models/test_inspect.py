@@ -12,10 +12,10 @@ from lm2.models.weights import random_model
 GATED = [name for name in tiny.CELLS if name.startswith("gated")]
 
 
-def read(model, ids, bank, chunks):
+def read(model, ids, bank, written):
     """The same chunk without a recorder: logits and bank."""
     with torch.inference_mode():
-        logits, chunk = model.extend(ids, model.start(bank, chunks), model.tables(), all_logits=True)
+        logits, chunk = model.extend(ids, model.start(bank, written), model.tables(), all_logits=True)
         return logits[0], model.commit(chunk)[0]
 
 
@@ -24,18 +24,18 @@ def test_parts_add_up_to_the_bank(name):
     """Three chunks, the last one partial: added + kept * old is the bank the model leaves; attention sums to one, or to nothing before a write."""
     model = random_model(tiny.CELLS[name], 3).eval()
     bank, generator = model.initial_bank(), torch.Generator().manual_seed(0)
-    for chunks, length in enumerate((16, 16, 9)):
+    for written, length in ((0, 16), (16, 16), (32, 9)):
         ids = torch.randint(0, 61, (1, length), generator=generator)
-        logits, after = read(model, ids, bank, chunks)
-        seen = view(model, ids, bank, chunks, model.tables())
+        logits, after = read(model, ids, bank, written)
+        seen = view(model, ids, bank, written, model.tables())
         assert_close("logits", seen.logits, logits, 0)
         assert_close("bank", seen.bank, after, 0)
-        first = model.first_row(chunks)
+        first = int(model.places(written, 1))
         for j, layer in enumerate(seen.layers):
             assert layer.layer == model.config.memory.layers[j]
             old = bank[j, 0, first : first + length]
             assert_close("rows", layer.added + layer.kept * old, after[j, 0, first : first + length], 2e-6)
-            never = chunks == 0 and model.config.memory.init == "zeros"
+            never = written == 0 and model.config.memory.init == "zeros"
             assert_close("mass", layer.mass.sum(dim=-1), torch.full((length,), 0.0 if never else 1.0), 1e-5)
             assert layer.mass.shape == (length, model.config.memory.slots) and bool((layer.mass >= 0).all())
             assert_close("forget", layer.forget, layer.kept.mean(dim=-1), 1e-6)
@@ -48,7 +48,7 @@ def test_swapped_gates_would_not_add_up():
     model = random_model(tiny.CELLS["gated"], 3).eval()
     ids = torch.arange(16)[None]
     bank = view(model, ids, model.initial_bank(), 0, model.tables()).bank
-    seen = view(model, ids, bank, 1, model.tables())
+    seen = view(model, ids, bank, 16, model.tables())
     layer, old, new = seen.layers[0], bank[0, 0], seen.bank[0, 0]
     assert float((layer.added + layer.kept * old - new).abs().max()) < 1e-5
     assert float((layer.added + layer.write[:, None] * old - new).abs().max()) > 1e-3

@@ -32,11 +32,16 @@ def run(model, chunk, ids, split):
     return torch.cat(out, dim=1), chunk
 
 
+def at(model, chunks=5):
+    """Tokens in a bank after whole chunks."""
+    return chunks * model.config.memory.chunk
+
+
 def written(model, batch=1, chunks=5, seed=9):
     """A bank after some chunks of random tokens, (l, b, n, d)."""
     bank = model.initial_bank(batch)
     for c in range(chunks):
-        _, bank = model(tokens(model, batch, model.config.memory.chunk, seed + c), bank, c)
+        _, bank = model(tokens(model, batch, model.config.memory.chunk, seed + c), bank, c * model.config.memory.chunk)
     return bank
 
 
@@ -46,11 +51,11 @@ def test_causality(name):
     model = make(name)
     length = model.config.memory.chunk
     ids, bank = tokens(model, 1, length), written(model)
-    base, _ = model(ids, bank, 5)
+    base, _ = model(ids, bank, at(model))
     for t in (0, 1, length // 2, length - 1):
         other = ids.clone()
         other[0, t] = (other[0, t] + 1) % model.config.vocab_size
-        logits, _ = model(other, bank, 5)
+        logits, _ = model(other, bank, at(model))
         assert_close(f"before {t}", logits[:, :t], base[:, :t], EXACT)
         assert (logits[:, t:] - base[:, t:]).abs().max() > 1e-4, "changing a token must change something"
 
@@ -71,12 +76,12 @@ def test_split_invariance(name):
     model = make(name)
     length = model.config.memory.chunk
     ids, bank = tokens(model, 2, length), written(model, 2)
-    whole_logits, whole_bank = model(ids, bank, 5)
+    whole_logits, whole_bank = model(ids, bank, at(model))
     for split in (length, 1, 5, [3, length - 4, 1]):
-        logits, chunk = run(model, model.start(bank, 5), ids, split)
+        logits, chunk = run(model, model.start(bank, at(model)), ids, split)
         assert_close(f"logits split {split}", logits, whole_logits, EXACT)
         after, chunks = model.commit(chunk)
-        assert chunks == 6
+        assert chunks == at(model, 6)
         assert_close(f"bank split {split}", after, whole_bank, EXACT)
 
 
@@ -96,18 +101,18 @@ def test_chaining_and_partial_chunks(name):
     """Chunk states chained by commit equal whole chunks chained by forward, with a partial chunk between; rows not reached keep their content."""
     model = make(name)
     full = model.config.memory.chunk
-    whole, step, chunks = model.initial_bank(), model.initial_bank(), 0
+    whole, step, count = model.initial_bank(), model.initial_bank(), 0
     for c, length in enumerate((full, 5, full, 1)):
         ids = tokens(model, 1, length, seed=40 + c)
         before = step
-        logits, whole = model(ids, whole, c)
-        got, chunk = run(model, model.start(step, chunks), ids, length)
-        step, chunks = model.commit(chunk)
+        places = model.places(count, length)
+        logits, whole = model(ids, whole, count)
+        got, chunk = run(model, model.start(step, count), ids, length)
+        step, count = model.commit(chunk)
         assert_close(f"chunk {c} logits", got, logits, EXACT)
         assert_close(f"chunk {c} bank", step, whole, EXACT)
-        first = model.first_row(c)
         kept = torch.ones(step.shape[2], dtype=torch.bool)
-        kept[first : first + length] = False
+        kept[places] = False
         assert torch.equal(step[:, :, kept], before[:, :, kept])
         assert not torch.equal(step[:, :, ~kept], before[:, :, ~kept])
 
@@ -136,8 +141,8 @@ def test_never_written_memory_adds_nothing(name):
 def test_the_bank_matters(name):
     model = make(name)
     ids, bank = tokens(model, 1, 7), written(model)
-    on, _ = model(ids, bank, 5)
-    off, _ = model(ids, torch.zeros_like(bank), 5)
+    on, _ = model(ids, bank, at(model))
+    off, _ = model(ids, torch.zeros_like(bank), at(model))
     assert relative_l2(off, on) > 1e-2
 
 
@@ -146,15 +151,15 @@ def test_the_bank_matters(name):
 def test_batch_rows_are_independent(name):
     model = make(name)
     ids, bank = tokens(model, 3, 9), written(model, 3)
-    logits, after = model(ids, bank, 5)
+    logits, after = model(ids, bank, at(model))
     other_ids, other_bank = ids.clone(), bank.clone()
     other_ids[1] = tokens(model, 1, 9, seed=77)[0]
     other_bank[:, 1] = 0.5
-    changed, changed_after = model(other_ids, other_bank, 5)
+    changed, changed_after = model(other_ids, other_bank, at(model))
     for row in (0, 2):
         assert torch.equal(logits[row], changed[row])
         assert torch.equal(after[:, row], changed_after[:, row])
-        alone, alone_after = model(ids[row : row + 1], bank[:, row : row + 1], 5)
+        alone, alone_after = model(ids[row : row + 1], bank[:, row : row + 1], at(model))
         assert_close(f"row {row} alone", alone[0], logits[row], EXACT)
         assert_close(f"row {row} bank alone", alone_after[:, 0], after[:, row], EXACT)
     assert not torch.equal(logits[1], changed[1])
@@ -167,9 +172,9 @@ def test_padding_equals_a_short_chunk(name):
     model = make(name)
     ids, bank = tokens(model, 2, 10), written(model, 2)
     lengths = torch.tensor([4, 10])
-    logits, after = model(ids, bank, 5, lengths)
+    logits, after = model(ids, bank, at(model), lengths)
     for row, n in enumerate(lengths.tolist()):
-        alone, alone_after = model(ids[row : row + 1, :n], bank[:, row : row + 1], 5)
+        alone, alone_after = model(ids[row : row + 1, :n], bank[:, row : row + 1], at(model))
         assert_close(f"row {row} logits", logits[row, :n], alone[0], EXACT)
         assert_close(f"row {row} bank", after[:, row], alone_after[:, 0], EXACT)
 
@@ -179,11 +184,11 @@ def test_padding_equals_a_short_chunk(name):
 def test_rewind_is_free_and_exact(name):
     model = make(name)
     ids, bank = tokens(model, 1, 12), written(model)
-    _, chunk = run(model, model.start(bank, 5), ids[:, :6], 3)
+    _, chunk = run(model, model.start(bank, at(model)), ids[:, :6], 3)
     longer = run(model, chunk, ids[:, 6:], 2)[1]
     other = tokens(model, 1, 6, seed=99)
     got, again = run(model, longer._replace(length=6), other, 6)
-    want, fresh = run(model, model.start(bank, 5), torch.cat((ids[:, :6], other), dim=1), 12)
+    want, fresh = run(model, model.start(bank, at(model)), torch.cat((ids[:, :6], other), dim=1), 12)
     assert_close("logits after rewind", got, want[:, 6:], EXACT)
     assert_close("bank after rewind", model.commit(again)[0], model.commit(fresh)[0], EXACT)
 
@@ -238,7 +243,7 @@ def test_gradients_reach_the_first_chunk(name):
     model.embed_tokens.register_forward_hook(lambda _m, _i, out: embeddings.append(out) or out.retain_grad())
     bank = model.initial_bank(1)
     for c in range(3):
-        logits, bank = model(tokens(model, 1, 8, seed=c), bank, c)
+        logits, bank = model(tokens(model, 1, 8, seed=c), bank, c * 8)
     logits.square().mean().backward()
     assert embeddings[0].grad is not None and embeddings[0].grad.abs().max() > 0
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())

@@ -55,8 +55,8 @@ def test_what_is_no_text_is_refused_by_name(tmp_path):
         ("Grüße".encode("latin-1"), "not UTF-8 (byte 2)"),
         (b"a" * 70000 + b"\xff", "not UTF-8 (byte 70000)"),
         (b"abc\xe4\xb8", "not UTF-8 (byte 3)"),
-        ("text".encode("utf-16"), "begins as UTF-16"),
-        ("text".encode("utf-32"), "begins as UTF-32"),
+        ("text".encode("utf-16"), "is UTF-16 (little-endian), not UTF-8"),
+        ("text".encode("utf-32"), "is UTF-32 (little-endian), not UTF-8"),
         (b"one\ntwo\0", "line 2 has a NUL byte"),
         (b"x" * 101, "101 bytes, more than the 100 allowed"),
     ):
@@ -76,8 +76,9 @@ def prose(seed, count, sizes):
 def test_wrapped_paragraphs_are_put_together(width):
     for made in (prose(0, 40, (5, 60, 120)), prose(1, 5, (200,))):
         assert textfile.paragraphs("\n\n".join(textwrap.fill(p, width) for p in made)) == made
-    indented = "\n\n".join(textwrap.fill(p, width, initial_indent="    ") for p in made)
-    assert textfile.paragraphs(indented) == made
+    for end in ("\n\n", "\n"):
+        indented = end.join(textwrap.fill(p, width, initial_indent="    ") for p in made)
+        assert textfile.paragraphs(indented) == made
     joined = textfile.paragraphs("\n\n".join(textwrap.fill(p.replace("old tower", "well-known"), width) for p in made))
     assert joined == [p.replace("old tower", "well-known") for p in made], "no blank after a hyphen"
 

@@ -34,15 +34,15 @@ def opened(made):
     return Tokenizer(json.dumps(made).encode(), "tokenizer.json")
 
 
-def test_moments_that_share_a_bank_have_its_chunks(tmp_path):
+def test_moments_that_share_a_bank_have_its_tokens(tmp_path):
     from lm2.runtime.session import Session
     from lm2.runtime.statefile import SessionError
 
     session, file = Session(tiny_model.load_tiny(tiny_model.make(tmp_path / "m")), seed=1), tmp_path / "s.lm2s"
     session.say("Hello", 4)
     session.save(file)
-    file.write_bytes(forge.with_meta(file.read_bytes(), chunks="1"))
-    with pytest.raises(SessionError, match=r"snapshot 0 chunks 0 must be 1, .*restore a copy"):
+    file.write_bytes(forge.with_meta(file.read_bytes(), written="1"))
+    with pytest.raises(SessionError, match=r"snapshot 0 written 0 must be 1, .*restore a copy"):
         Session.restore(session.model, file)
 
 

@@ -56,14 +56,14 @@ def test_chat_without_a_template(bare):
     assert standing(system)[:30] == [ENDOFTEXT, *b"Be brief.\nUser: hi\nAssistant:"][:30]
 
 
-def test_every_chunk_of_a_chat_begins_so(tmp_path):
+def test_every_window_of_a_chat_begins_so(tmp_path):
     from tiny_model import recorded
 
     session = Session(recorded(make(tmp_path / "m", None)), seed=1)
     for _ in range(6):
         session.say("some words", 9)
-    chunks = session.model.backend.chunks(session.at.memory)
-    assert len(chunks) > 1 and all(chunk[0] == ENDOFTEXT and ENDOFTEXT not in chunk[1:] for chunk in chunks)
+    left = session.model.backend.windows(session.at.memory)
+    assert len(left) > 1 and all(ids[0] == ENDOFTEXT and ENDOFTEXT not in ids[1:] for ids in (*(ids for ids, *_ in left), session.at.tokens + session.at.pending))
 
 
 def test_prompts_and_files(bare):

@@ -2,11 +2,13 @@
 
 import io
 import json
+from dataclasses import replace
 from itertools import islice
 
 import evaluation_kit
 import numpy as np
 import pytest
+import tiny_model
 import tiny_tokenizer
 from compare import assert_close
 
@@ -23,6 +25,13 @@ from lm2.runtime.evaluation.streams import Reader, Stopped, Stream, streams_at_o
 from lm2.runtime.session.session import Session
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The tiny models with chunks of 64 in every cell: an evaluation reads whole chunks."""
+    folder = tmp_path_factory.mktemp("models")
+    return {c: replace(tiny_model.load_tiny(tiny_model.make(folder / c, c, chunk=64)), eos=frozenset()) for c in tiny_model.CELLS}
+
+
 def drawn(model, lengths, seed=0):
     """Random streams: one list of chunk lengths each."""
     rng = np.random.default_rng(seed)
@@ -30,10 +39,11 @@ def drawn(model, lengths, seed=0):
 
 
 def alone(backend, stream, question, longest):
-    """The plain way: one stream, one chunk after the other, one token at a time."""
+    """The plain way: one stream, one chunk after the other, one token at a time; a chunk counts whole, however short it is."""
     state = MemoryState(backend.commit(backend.start(1)).bank, 0)
-    for ids in stream:
-        state = backend.commit(backend.extend(np.array(ids), backend.start(1, state))[1])
+    for number, ids in enumerate(stream, 1):
+        after = backend.commit(backend.extend(np.array(ids), backend.start(1, state))[1])
+        state = MemoryState(after.bank, number * backend.config.memory.chunk)
     logits, chunk = backend.extend(np.array(question), backend.start(1, state))
     answer = []
     for _ in range(longest):

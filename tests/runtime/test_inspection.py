@@ -1,5 +1,6 @@
 """What `lm2 inspect` shows: histories add up, rows are credited to who wrote them, pages and pictures hold it and nothing foreign."""
 
+import itertools
 import re
 import zlib
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from compare import assert_close
+from evaluation_kit import whole_windows
 
 from lm2.models.errors import BackendError, ModelFileError, PromptError
 from lm2.models.tasks.recall import Turn
@@ -20,6 +22,11 @@ from lm2.runtime.inspection.picture import picture
 from lm2.runtime.inspection.pixels import EMPTY, RED, png
 from lm2.runtime.inspection.subject import built_in, look_at_model, look_at_session, look_into_session, read_turns
 from lm2.runtime.session.session import Session
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return whole_windows(tmp_path_factory)
 
 
 @pytest.fixture
@@ -140,21 +147,27 @@ def test_the_picture(model, tmp_path):
 
 
 def test_a_session(model, tmp_path):
-    """Its rows' sizes without the model; with it the unfinished chunk is committed and a question asked, and the file stays as it was."""
+    """Its rows' sizes without the model; with it the window is run again, fold by fold, and a question asked, and the file stays as it was."""
     session = Session(model, seed=0)
     for words in ("one", "two", "three"):
         session.say(words, max_tokens=4)
+    assert session.at.carried and session.at.folds, "the window slid, and was folded since"
     file = tmp_path / "s.lm2s"
     session.save(file)
     seen, record = look_at_session(file)
-    assert seen.word == "bank" and seen.answered is None and seen.norms.shape[:2] == (2, 64) and record.now.chunks > 0
+    assert seen.word == "bank" and seen.answered is None and seen.norms.shape[:2] == (2, 192) and record.now.written > 0
     assert_close("now", seen.norms[..., -1], rms(model.backend.to_host(session.at.memory)[:, 0]), 1e-7)
     before = file.read_bytes()
     asked = look_into_session(model, file, "And?", 4)
-    state = session.feeder.commit(session.at).memory
-    assert_close("after", asked.norms[..., -1], rms(model.backend.to_host(state)[:, 0]), 2e-5)
+    assert_close("after", asked.norms[..., -1], rms(model.backend.to_host(session.memory())[:, 0]), 2e-5)
+    ids, folds = session.at.tokens, (session.at.carried, *session.at.folds)
+    spelled = "".join(asked.carried), ["".join(text) for text in asked.texts]
+    assert spelled == (model.text.decode(ids[: folds[0]]), [model.text.decode(ids[a:b]) for a, b in itertools.pairwise(folds)])
+    assert asked.unit == "fold" and len(asked.times) - asked.begin == len(asked.texts)
     assert asked.answered.question == "And?" and asked.word == "layer" and file.read_bytes() == before
-    assert "unfinished chunk was committed" in page(asked) and "Bank 0" in page(seen)
+    shown = page(asked)
+    assert all(words in shown for words in ("run again, fold by fold", "carried over into this window", "<div>fold 1</div>")) and "chunk 1" not in shown
+    assert "Bank 0" in page(seen) and "carried over into this window" not in page(seen)
 
 
 def test_what_can_be_read(model, tmp_path):

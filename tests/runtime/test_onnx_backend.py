@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import sys
 from pathlib import Path
 
 import mlx_kit as kit
@@ -68,7 +70,7 @@ def test_same_numbers_as_torch(cells, name, form):
         assert_close("logits", got, want, 5e-5, RTOL)
         a, b = torch.commit(at), onnx.commit(bt)
         assert_close("bank", onnx.to_host(b), torch.to_host(a), ATOL, RTOL)
-        assert b.chunks == a.chunks == c + 1
+        assert b.written == a.written == (c + 1) * onnx.config.memory.chunk
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -112,7 +114,7 @@ def test_chunk_pooling_sees_the_future(cells):
 def test_zeroing_the_bank_changes_the_logits(cells, name):
     b = cells(name)[1]
     ids, state = kit.tokens(b, 1, b.config.memory.chunk), kit.written(b)
-    zero = b.from_host(np.zeros_like(b.to_host(state)), state.chunks)
+    zero = b.from_host(np.zeros_like(b.to_host(state)), state.written)
     assert np.abs(kit.run(b, ids, state)[0] - kit.run(b, ids, zero)[0]).max() > 1e-3
 
 
@@ -154,7 +156,7 @@ def test_rewind_and_partial_commit(cells, name):
     assert_close("logits after rewinding", again, last, 1e-6)
     rows = np.abs(partial - before).max(axis=(0, 1, 3)) > 0  # (n,)
     m = b.config.memory
-    first = state.chunks % (m.slots // m.chunk) * m.chunk
+    first = 0 if m.cell == "released" else state.written % m.slots
     assert rows[first : first + 6].all() and rows.sum() == 6
     assert np.array_equal(b.to_host(b.commit(b.rewind(longer, 0))), before)
     assert np.array_equal(b.to_host(state), before), "a state must not change under a chunk"
@@ -170,7 +172,7 @@ def test_the_graph_itself_begins_chunks(cells, name):
     for value in session.get_inputs():
         if value.name in pairs:
             kind = {"tensor(float)": np.float32, "tensor(int64)": np.int64}[value.type]
-            state[value.name] = np.zeros([1 if s == "batch" else s for s in value.shape], kind)
+            state[value.name] = np.zeros([{"batch": 1, "window": c.memory.chunk}.get(s, s) for s in value.shape], kind)
     state["past_bank"] = b.to_host(b.commit(b.start())).swapaxes(0, 1)
     names = ["logits", *pairs.values()]
     memory = None
@@ -178,12 +180,13 @@ def test_the_graph_itself_begins_chunks(cells, name):
         ids = kit.tokens(b, 1, length, n)
         for part in (slice(0, 4), slice(4, None)):
             feeds = state | {"input_ids": ids[:, part], "new_chunk": np.array([int(part.start == 0)]), "logits_from": np.array([0])}
+            feeds |= {"carry": np.array([0])} if c.memory.cell == "gated" else {}
             logits, *present = session.run(names, feeds)
             state = dict(zip(pairs, present, strict=True))
         want, chunk = kit.run(b, ids, memory, (4,))
         memory = b.commit(chunk)
         assert_close("logits", logits, want[:, 4:], ATOL, RTOL)
-    assert state["past_chunks"] == [3] and state["past_length"] == [7]
+    assert state["past_written"] == [c.memory.chunk + 5 + c.memory.chunk - 1] and state["past_length"] == [7]
 
 
 def test_golden_chunks(tmp_path):
@@ -230,7 +233,7 @@ def test_a_wrong_graph_fails(tmp_path, fault, monkeypatch):
     state = kit.written(torch)
     ids = kit.tokens(torch, 1, 16)
     want, a = kit.run(torch, ids, state)
-    got, b = kit.run(onnx, ids, onnx.from_host(torch.to_host(state), state.chunks))
+    got, b = kit.run(onnx, ids, onnx.from_host(torch.to_host(state), state.written))
     with pytest.raises(AssertionError):
         assert_close("bank", onnx.to_host(onnx.commit(b)), torch.to_host(torch.commit(a)), ATOL, RTOL)
     if fault == "no output gate":
@@ -316,7 +319,7 @@ def test_a_thousand_chunks_cost_the_same_memory(cells):
             before = process.memory_info().rss
     gc.collect()
     assert process.memory_info().rss - before < 8 << 20
-    assert state.chunks == 1000 and np.isfinite(b.to_host(state)).all()
+    assert state.written == 1000 * b.config.memory.chunk and np.isfinite(b.to_host(state)).all()
 
 
 def test_errors_are_one_line(cells, tmp_path):
@@ -325,7 +328,7 @@ def test_errors_are_one_line(cells, tmp_path):
     for call, words in (
         (lambda: b.extend([], chunk), "at least one token"),
         (lambda: b.extend([61], chunk), "token ids must lie from 0 to 60"),
-        (lambda: b.extend([1] * 17, chunk), "do not fit in a chunk of 16"),
+        (lambda: b.extend([1] * 17, chunk), "do not fit in a window of 16"),
         (lambda: b.rewind(chunk, 1), "cannot rewind"),
         (lambda: b.start(2, b.commit(chunk)), "does not fit"),
         (lambda: b.from_host(np.zeros((1, 1, 16, 32), np.float32), 0), "does not fit"),
@@ -361,6 +364,14 @@ def test_a_plain_folder_is_exported_once(tmp_path, monkeypatch):
     ids = np.arange(7)
     assert np.array_equal(b.extend(ids, b.start())[0], again.extend(ids, again.start())[0])
     (kept,) = (tmp_path / "home" / "onnx").glob("*-fp32-*/model.onnx")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("lm2.runtime.backends.onnx_cache.GRAPH", 1)
+        kept.parent.rename(kept.parent.with_name(kept.parent.name.rsplit("-", 1)[0] + "-1"))
+        open_backend("onnx", source, options)
+    assert len(notes) == 1
+    open_backend("onnx", source, options)  # what another version kept is left alone, and this one exports for itself
+    assert len(notes) == 2
+    (kept,) = (tmp_path / "home" / "onnx").glob("*-fp32-[!1]*/model.onnx")
     kept.write_bytes(kept.read_bytes()[:-1])
     with pytest.raises(BackendError, match="remove .* and it is made again"):
         open_backend("onnx", source, options)
@@ -423,3 +434,13 @@ def test_smollm2(smollm2, tmp_path):
         assert (x.argmax(-1) == y.argmax(-1)).mean() >= (1.0 if precision == "fp32" else 0.93)
         x, y = (a - np.log(np.exp(a - a.max(-1, keepdims=True)).sum(-1, keepdims=True)) - a.max(-1, keepdims=True) for a in (x, y))
         assert (np.exp(x) * (x - y)).sum(-1).mean() <= 0.01
+
+
+def test_the_engine_reports_nothing_and_keeps_no_number_of_its_own(tmp_path):
+    import subprocess
+
+    env = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    program = "import lm2, onnxruntime"
+    for home in (tmp_path, "/proc/nothing"):
+        done = subprocess.run([sys.executable, "-c", program], env=env | {"HOME": str(home)}, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "") and not list(tmp_path.iterdir())

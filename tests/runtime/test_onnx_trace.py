@@ -59,12 +59,12 @@ def no_output_gate(self, g, x, a, keys, values, layer):
     return g.op("Add", a, read), write
 
 
-def wrong_tables(config):
+def wrong_tables(config, positions):
     from dataclasses import replace
 
     from lm2.models.config import RopeConfig
 
-    return RIGHT["rope"](replace(config, rope=RopeConfig(10000.0)))
+    return RIGHT["rope"](replace(config, rope=RopeConfig(10000.0)), positions)
 
 
 RIGHT = {}

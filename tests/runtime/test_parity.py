@@ -1,6 +1,7 @@
 """torch and MLX side by side on tiny models of every cell: logits, banks over a hundred chunks, greedy tokens, sessions both ways."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import parity_kit
@@ -12,6 +13,7 @@ from lm2.runtime.parity.inputs import Inputs
 from lm2.runtime.parity.run import Settings, compare
 from lm2.runtime.parity.sessions import converse
 from lm2.runtime.parity.sides import Spec, parse, same_model
+from lm2.runtime.parity.window import script
 
 mlx = pytest.importorskip("mlx.core")
 
@@ -35,9 +37,38 @@ def test_a_hundred_chunks(tmp_path, cell):
     assert drift.gate == 1e-10 and 0 < drift.value <= 1e-10, "two libraries do not round alike: exactly nothing means nothing was compared"
     assert pair.greedy.agreed == pair.greedy.tokens >= 40
     for h in pair.handovers:
-        assert h.changed == 0 and h.chunks >= 1 and 0 < h.position < a.model.config.memory.chunk
+        assert h.changed == 0 and h.written >= 1 and 0 < h.position < pair.conversation.window
         assert h.agreement.agreed == h.agreement.tokens >= 20
     assert [(h.source, h.target) for h in pair.handovers] == [("torch", "mlx"), ("mlx", "torch")]
+    held, chunk, folding = pair.conversation, a.model.config.memory.chunk, cell.startswith("gated")
+    assert held.window == (chunk * 5 // 4 if folding else chunk) and held.folds >= (4 if folding else 2) and (held.slides >= 1) == folding
+    if not folding:
+        assert pair.forced.window is None and not any(c.section == "window" for c in pair.checks)
+        return
+    seen = pair.forced.window
+    assert (seen.script.carried, seen.script.folds, len(seen.script.tokens)) == (4, (6, 14, 30), 32) and sum(seen.script.calls) == 32
+    assert seen.logits.positions == 32 and len(seen.banks) == 4 and 0 < max(map(max, seen.banks)) <= 1e-10
+    assert found["window", "logits: relative L2"].gate == 1e-5 and found["window", "largest bank NMSE after a fold"].gate == 1e-10
+    assert any(h.carried for h in pair.handovers), "a session moved in a window that had slid"
+
+
+@pytest.mark.parametrize(("tokens", "most"), [(16, 2048), (16, 16), (16, 20), (9, 2048), (2, 2048), (1, 2048), (1, 16)])
+@pytest.mark.parametrize("talking", [True, False])
+def test_the_window_of_every_size_has_folds_in_it(tmp_path, tokens, most, talking):
+    """Also with few tokens a chunk, and where the model has no more positions than a chunk."""
+    a, b = parity_kit.sides(parity_kit.folder(tmp_path / "m", talking=talking, max_position_embeddings=most))
+    inputs = Inputs(a.model, tokens, 0)
+    given = script(a.model.config, inputs)
+    assert given.folds and list(given.folds) == sorted(set(given.folds)) and given.carried < given.folds[0]
+    assert len(given.tokens) == sum(given.calls) <= most and given.folds[-1] <= len(given.tokens)
+    assert all(end - begin <= a.model.config.memory.chunk for begin, end in itertools.pairwise((given.carried, *given.folds, len(given.tokens))))
+    ends = set(itertools.accumulate(given.calls))
+    assert {*given.folds, given.carried} - {0} <= ends, "no call goes over a fold, or from what is carried into what is not"
+    same = script(b.model.config, Inputs(a.model, tokens, 0))
+    assert np.array_equal(given.tokens, same.tokens) and given.calls == same.calls
+    pair = compare(a, b, Settings(chunks=1, tokens=tokens, greedy=8))
+    checks(pair)
+    assert pair.passed and pair.conversation.slides >= 1
 
 
 def test_a_conversation_with_tokenizer_and_template(tmp_path):
@@ -71,7 +102,7 @@ def test_quantised(tmp_path, bits, passes):
     quantize_folder(path, tmp_path / "q", bits, 32)
     a, _ = parity_kit.sides(path)
     b = same_model(a, load(tmp_path / "q", "mlx", "cpu", "float32"), f"mlx@{tmp_path / 'q'}")
-    pair = compare(a, b, Settings(chunks=12, greedy=20))
+    pair = compare(a, b, Settings(chunks=48, greedy=20))
     found = checks(pair)
     assert pair.precision == "quantised" and pair.passed == passes
     judged = {name for (_, name), c in found.items() if c.gate is not None}
@@ -107,9 +138,10 @@ def test_a_difference_is_found_where_it_is(tmp_path):
     wrong = parity_kit.sides(parity_kit.folder(tmp_path / "w", seed=4), second="torch")[1]
     wrong = dataclasses.replace(wrong, model=dataclasses.replace(wrong.model, fingerprint=a.model.fingerprint))
     inputs = Inputs(a.model, 16, 0)
-    same, _ = converse(a, b, inputs, 20)
+    same = converse(a, b, inputs, 20).agreement
     assert same.whole and same.gap is None
-    found, handovers = converse(a, wrong, inputs, 20)
+    held = converse(a, wrong, inputs, 20)
+    found, handovers = held.agreement, held.handovers
     assert not found.whole and found.agreed < 20 and found.turn >= 0 and found.gap > 0
     assert not all(h.agreement.whole for h in handovers)
 

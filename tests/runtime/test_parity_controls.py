@@ -3,6 +3,8 @@
 import parity_kit
 import pytest
 
+from lm2.models.errors import BackendError
+from lm2.runtime.parity.inputs import Inputs
 from lm2.runtime.parity.run import Settings, compare
 
 pytest.importorskip("mlx.core")
@@ -38,6 +40,58 @@ def test_a_wrong_mirror_fails_and_is_explained(tmp_path, monkeypatch, mutant, ce
     first = pair.explanation.first
     assert (first.chunk, first.name) == (chunk, name)
     assert f"chunk {chunk + 1}, {first.words}" in pair.explanation.sentence
+
+
+FOLDS = [
+    (parity_kit.stale_reads, "window.1.logits", {"window", "sessions"}),
+    (parity_kit.forget_the_pointer, "window.2.layers.0.memory.bank", {"window", "sessions"}),
+    (parity_kit.write_carried_tokens, None, {"window", "sessions"}),
+    (parity_kit.pointer_off_by_one, None, {"one chunk", "window", "sessions"}),
+]
+
+
+@pytest.mark.parametrize(("mutant", "name", "sections"), FOLDS, ids=[m.__name__ for m, _, _ in FOLDS])
+def test_a_window_that_is_wrong_fails(tmp_path, monkeypatch, mutant, name, sections):
+    """Chunks by themselves are right on these mirrors: only folds and carried tokens show it, in the window and in sessions."""
+    path = parity_kit.folder(tmp_path / "m", "gated-4T", talking=True)
+    settings = Settings(chunks=3, greedy=40, explain=True)
+    right = compare(*parity_kit.sides(path), settings)
+    assert right.passed and right.explanation.first is None and any(d.place == "window" for d in right.explanation.tensors)
+    mutant(monkeypatch)
+    try:
+        pair = compare(*parity_kit.sides(path), settings)
+    except BackendError as error:
+        assert mutant is parity_kit.write_carried_tokens and "fold first" in str(error), error
+        return
+    failed = {c.section for c in pair.checks if c.passed is False}
+    print(failed, pair.explanation.sentence)
+    assert sections <= failed
+    if name:
+        assert pair.explanation.first.name == name and pair.explanation.sentence.startswith("first disagreement: window, ")
+        assert not failed & {"logits", "memory", "one chunk"}
+
+
+def test_a_slide_that_loses_the_head_fails(tmp_path, monkeypatch):
+    """With a head to lose: what the template puts before every conversation. Only the conversation shows it."""
+    path = parity_kit.folder(tmp_path / "m", "gated-4T", talking=True)
+    template = "{{ '<|im_start|>x\n' }}" + (path / "chat_template.jinja").read_text()
+    (path / "chat_template.jinja").write_text(template)
+    settings = Settings(chunks=1, greedy=60)
+    assert compare(*parity_kit.sides(path), settings).passed
+    parity_kit.lose_the_head(monkeypatch)
+    pair = compare(*parity_kit.sides(path), settings)
+    assert {c.section for c in pair.checks if c.passed is False} == {"sessions"}
+
+
+def test_a_conversation_without_a_slide_fails(tmp_path, monkeypatch):
+    """A window so large that nothing slides: the report would say nothing of slides, and does not pass for it."""
+    from lm2.runtime.parity import sessions
+
+    monkeypatch.setattr(sessions, "window_size", lambda model: 2048)
+    monkeypatch.setattr(Inputs, "reading", lambda self, count: "short")
+    pair = compare(*parity_kit.sides(parity_kit.folder(tmp_path / "m", talking=True)), Settings(chunks=1, greedy=20))
+    (check,) = (c for c in pair.checks if c.passed is False)
+    assert check.name == "slides, in a window of 2048 tokens" and check.value == 0
 
 
 @pytest.mark.parametrize("mutant", [parity_kit.swap_gates, parity_kit.shift_rows, parity_kit.drop_output_gate])

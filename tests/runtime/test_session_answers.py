@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from oracle import Oracle, chatml, check, standing
+from oracle import chatml, check, oracle, standing
 from tiny_tokenizer import IM_END
 
 from lm2 import Sampling, Session
@@ -85,10 +85,11 @@ def test_nothing_to_continue(gated):
 
 
 def test_plain_text_over_many_chunks(model):
-    oracle, session = Oracle(overlap=5), Session(model, seed=1, overlap=5)
+    session = Session(model, seed=1, overlap=5)
+    rule = oracle(session, 5)
     for prompt, n in (("abc" * 30, 40), ("more", 100), ("x", 1)):
         "".join(session.complete(prompt, n))
-        oracle.plain([*prompt.encode(), *session.reply.tokens])
-        assert standing(session) == (tuple(oracle.done), tuple(oracle.open))
+        rule.plain(prompt.encode(), session.reply.tokens)
+        assert standing(session) == rule.standing()
     assert session.at.seen == 90 + 40 + 4 + 100 + 1 + 1 and not session.transcript
     check(session)

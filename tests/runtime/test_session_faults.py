@@ -1,8 +1,8 @@
 """Answers that end badly: closed early, interrupted, an error inside the backend. The session stays whole, usable, and equal to a fresh replay."""
 
 import pytest
-from oracle import Oracle, check, standing
-from tiny_model import CHUNK, recorded
+from oracle import check, oracle, standing
+from tiny_model import WINDOW, recorded
 
 from lm2 import Session
 from lm2.models.errors import BackendError, PromptError
@@ -91,8 +91,8 @@ def test_error_at_every_forward_pass(models, cell_and_steps, error, message):
     for k in (*range(1, 9), *range(9, most + 1, 3)):
         model = recorded(models[cell])
         session = conversation(model)
-        oracle = Oracle(system="S.")
-        oracle.say("first message", session.reply.tokens)
+        rule = oracle(session)
+        rule.say("first message", session.reply.tokens)
         before, calls = whole(session), len(model.backend.calls)
         model.backend.fail = (k, error)
         try:
@@ -111,8 +111,8 @@ def test_error_at_every_forward_pass(models, cell_and_steps, error, message):
                 {"role": "user", "content": message},
                 {"role": "assistant", "content": reply.text},
             ]
-            oracle.say(message, reply.tokens)
-        assert standing(session) == (tuple(oracle.done), tuple(oracle.open))
+            rule.say(message, reply.tokens)
+        assert standing(session) == rule.standing()
         check(session)
         session.say("go on", 3)
         assert len(session.reply.tokens) == 3
@@ -132,7 +132,7 @@ def test_an_error_in_reading_goes_back_to_before(gated):
     for k in (1, 2, 5):
         gated.backend.fail = (k, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            session.read("r" * 10 * CHUNK)
+            session.read("r" * 10 * WINDOW)
         assert whole(session) == before
         check(session)
 
@@ -146,24 +146,56 @@ def test_an_error_in_making_an_answer_again_keeps_the_old_one(gated):
         "".join(session.again(5))
     assert whole(session) == before
     check(session)
-    gated.backend.fail = (4, RuntimeError("boom"))
-    with pytest.raises(RuntimeError):
-        "".join(session.again(9))
-    assert len(session.transcript) == 4 and 0 < len(session.reply.tokens) < 9
+    for k in range(2, 30):  # the window is run again in several pieces; then the new answer begins
+        gated.backend.fail = (k, RuntimeError("boom"))
+        with pytest.raises(RuntimeError):
+            "".join(session.again(9))
+        if whole(session) != before:
+            break
+    assert k > 3 and len(session.transcript) == 4 and 0 < len(session.reply.tokens) < 9
     check(session)
 
 
-def test_a_listener_that_fails_does_no_harm(gated):
-    def notify(text):
-        raise OSError("the pipe is gone")
+@pytest.mark.parametrize("cell", ["gated", "released-causal"])
+@pytest.mark.parametrize("message", ["x" * 100, "x"])
+def test_a_listener_that_fails_does_no_harm(models, cell, message):
+    """At its k-th call of a turn, for every k: a fold or a slide in the prompt leaves nothing of it, one in the answer what was answered."""
+    seen = set()
+    for k in range(1, 16):
+        left = []
 
-    session = Session(gated, seed=1, notify=notify)
-    session.say("hello", 5)
-    before = whole(session)
-    with pytest.raises(OSError, match="pipe"):
-        session.say("x" * 100, 5)
-    assert whole(session) == before
-    check(session)
+        def notify(text, left=left):
+            if left and left.pop() and not left:
+                raise OSError("the pipe is gone")
+
+        model = recorded(models[cell])
+        session = Session(model, seed=1, notify=notify)
+        session.say("hello", 5)
+        rule = oracle(session)
+        rule.say("hello", session.reply.tokens)
+        before = whole(session)
+        left += [True] * k
+        try:
+            session.say(message, 40)
+        except OSError as error:
+            assert str(error) == "the pipe is gone"
+        else:
+            break
+        left.clear()
+        if len(session.transcript) == 2:
+            seen.add("prompt")
+            assert whole(session) == before
+        else:
+            seen.add("answer")
+            assert session.reply.finish == "error" and len(session.transcript) == 4
+            rule.say(message, session.reply.tokens)
+            assert standing(session) == rule.standing()
+        check(session)
+        session.say("go on", 3)
+        check(session)
+    assert k < 15 and seen, "the last one went through"
+    if cell == "gated":
+        assert seen == {"prompt", "answer"}
 
 
 def test_a_message_that_cannot_be_encoded_changes_nothing(gated):

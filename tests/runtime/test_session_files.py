@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import forge
 import numpy as np
 import pytest
+import tiny
 import tiny_model
 from compare import assert_close
 from oracle import check, standing
@@ -178,11 +180,16 @@ def put(*keys, value):
 
 
 BAD = {
-    **{f"no {k}": put("document", k, value=KeyError) for k in ("system", "transcript", "forgotten_turns", "overlap", "sampling")},
-    **{f"no note {k}": put("notes", k, value=KeyError) for k in ("turn", "seen", "draws", "turns")},
-    **{f"no snapshot note {k}": put("snapshots", 0, "notes", k, value=KeyError) for k in ("turn", "seen", "draws", "turns")},
-    **{f"{k} {v!r}": put("notes", k, value=v) for k in ("turn", "seen", "draws", "turns") for v in (-1, "1", 1.5, None, True, [])},
-    **{f"{k} {v!r}": put("document", k, value=v) for k in ("forgotten_turns", "overlap") for v in (-1, "1", 0.5, None, 2**70)},
+    **{f"no {k}": put("document", k, value=KeyError) for k in ("system", "transcript", "forgotten_turns", "overlap", "window", "sampling")},
+    **{f"no note {k}": put("notes", k, value=KeyError) for k in ("starts", "seen", "draws", "turns")},
+    **{f"no snapshot note {k}": put("snapshots", 0, "notes", k, value=KeyError) for k in ("starts", "seen", "draws", "turns")},
+    **{f"{k} {v!r}": put("notes", k, value=v) for k in ("seen", "draws", "turns") for v in (-1, "1", 1.5, None, True, [])},
+    **{
+        f"starts {v!r}": put("notes", "starts", value=v)
+        for v in (-1, 0, "1", None, True, {}, [-1], [1.5], [True], ["1"], [None], [2, 1], [1, 1], [[1]], [2**70])
+    },
+    **{f"{k} {v!r}": put("document", k, value=v) for k in ("forgotten_turns", "overlap", "window") for v in (-1, "1", 0.5, None, 2**70)},
+    **{f"window {v}": put("document", "window", value=v) for v in (0, 15, 4096, True)},
     **{f"system {v!r}": put("document", "system", value=v) for v in (1, [], {}, "s" * 1000)},
     **{
         f"transcript {v!r}": put("document", "transcript", value=v)
@@ -192,11 +199,12 @@ BAD = {
         f"sampling {v!r}": put("document", "sampling", value=v)
         for v in (None, [], {"temp": 1}, {"temperature": -1}, {"temperature": "hot"}, {"top_k": 1.5}, {"top_p": 2})
     },
-    "turn past the tokens": put("notes", "turn", value=60),
+    "starts past the tokens": put("notes", "starts", value=[0, 64]),
     "turns past the transcript": put("notes", "turns", value=7),
     "fewer turns than the transcript": put("notes", "turns", value=5),
     "snapshot with more turns": put("snapshots", 0, "notes", "turns", value=7),
-    "snapshot turn past its tokens": put("snapshots", 0, "notes", "turn", value=1),
+    "snapshot starts past its tokens": put("snapshots", 0, "notes", "starts", value=[1]),
+    "the name of version 1": lambda content: content["notes"].update(turn=content["notes"].pop("starts")[-1]),
     "overlap too large": put("document", "overlap", value=17),
     "document empty": put("document", value={}),
     "notes empty": put("notes", value={}),
@@ -214,10 +222,106 @@ def test_crafted_documents_are_refused(saved, gated, path, edit):
 
 def test_crafting_itself_does_no_harm(saved, gated, path):
     """Control: the same way of editing with values that are right, and a key nobody knows."""
-    edited(path, put("notes", "turn", value=saved.at.filled))
+    edited(path, put("notes", "starts", value=[0, saved.at.filled]))
     edited(path, put("document", "later", value={"a": 1}))
     assert Session.restore(gated, path).transcript == saved.transcript
     check_contents(path, read_session(path, expected(gated)))
+
+
+def test_a_window_smaller_than_what_it_holds(saved, gated, path):
+    """Sizes that are right one by one: the tokens of a moment must fit in the document's window, and one more than what was carried."""
+    good = path.read_bytes()
+    most = max(s.filled for s in (saved.at, *saved.snapshots))
+    edited(path, put("document", "window", value=max(64, most)))
+    assert Session.restore(gated, path).transcript
+    edited(path, put("document", "window", value=most - 1))
+    with pytest.raises(SessionValueError, match=rf"has {most} tokens, its window {most - 1} positions \(document.window\)"):
+        Session.restore(gated, path)
+    path.write_bytes(good)
+    edited(path, lambda c: (c["window"].update(carried=saved.at.filled, folds=[]), c["document"].update(window=saved.at.filled, overlap=0), c.update(snapshots=[])))
+    path.write_bytes(forge.with_array(forge.with_array(path.read_bytes(), "snapshots.tokens", b"", [0]), "snapshots.banks", b"", [0, *saved.model.config.bank_shape()]))
+    with pytest.raises(SessionValueError, match=rf"carried {saved.at.filled} must be less than its window of {saved.at.filled} positions"):
+        Session.restore(gated, path)
+
+
+@pytest.mark.parametrize("window", [{"carried": 3, "folds": []}, {"carried": 0, "folds": [2]}])
+def test_cell_released_neither_carries_nor_folds(models, path, window):
+    model = models["released-causal"]
+    talk(Session(model, "S.", seed=5), (("hello", 9),)).save(path)
+    edited(path, put("window", value=window))
+    with pytest.raises(SessionValueError, match=r"cell \(released\) has neither"):
+        Session.restore(model, path)
+
+
+# Version 1
+
+
+def frozen(config, folder):
+    """A model folder whose weights are drawn by NumPy's RandomState, whose numbers never change: files of version 1 belong to it."""
+    import tiny_tokenizer
+    import torch
+
+    from lm2.models.weights import new_model, save_folder, slots_of
+
+    model, draw = new_model(config), np.random.RandomState(1)
+    with torch.no_grad():
+        for name, slot in slots_of(model):
+            noise = torch.from_numpy(draw.standard_normal(tuple(slot.shape)))
+            norm, matrix = "norm" in name and name.endswith("weight"), slot.dim() > 1
+            slot.copy_(1 + 0.1 * noise if norm else noise * (1.0 if "embed" in name else slot.shape[-1] ** -0.5) if matrix else 0.1 * noise)
+    save_folder(model, folder)
+    tiny_tokenizer.make(folder)
+    return replace(tiny_model.load_tiny(folder), eos=frozenset())
+
+
+VERSION_1 = {
+    "gated": (
+        (19, 113, 100, 28, 181, 184, 113, 123, 113),
+        (192, 131, 257, 81, 247, 179, 22, 217, 232, 150, 12, 257),
+    ),
+    "released": (
+        (251, 46, 81, 251, 83, 96, 156, 96, 96),
+        (80, 185, 169, 58, 28, 255, 27, 23, 58, 47, 140, 30),
+    ),
+}
+"""What the code that wrote the files answered to `c` with 9 tokens, and after two undos to `d` with 12, inside the chunk of 64."""
+
+
+@pytest.mark.parametrize("cell", VERSION_1)
+def test_a_file_of_version_1_goes_on(cell, tmp_path):
+    """Files saved by the code before windows: three chunks in the memory, 19 tokens in the fourth, two turns that can be undone."""
+    old = (Path(__file__).parent / "version1" / f"{cell}.lm2s").read_bytes()
+    fields = dict(vocab=259, layers=2, name="tiny", tie_word_embeddings=False)
+    config = tiny.config(chunk=64, memory_layers=(0, 1), **fields) if cell == "gated" else tiny.config("released", width=64, **fields)
+    model, path = frozen(config, tmp_path / "m"), tmp_path / "s.lm2s"
+    path.write_bytes(old)
+    record = read_session(path, expected(model))
+    assert (record.version, record.now.written, len(record.now.tokens), len(record.snapshots)) == (1, 3 * 64, 19, 2)
+    for number in (1, 2):  # from version 1, and from what was saved of it
+        session = Session.restore(model, path)
+        assert session.at.carried == 0 and session.at.folds == () and session.feeder.size == model.window
+        session.save(path)
+        again = read_session(path, expected(model))
+        assert again.version == 2 and again.now.bank.tobytes() == record.now.bank.tobytes() and again.now.tokens == record.now.tokens
+        assert [s.written for s in again.snapshots] == [s.written for s in record.snapshots]
+        for back in (session, Session.restore(model, path)):
+            back.say("c", 9)
+            assert back.reply.tokens == VERSION_1[cell][0], number
+            back.undo()
+            back.undo()
+            back.say("d", 12)
+            assert back.reply.tokens == VERSION_1[cell][1], number
+
+
+def test_version_1_has_its_own_notes():
+    """`turn` where version 2 has `starts`, and a turn past the tokens is refused as before."""
+    path = Path(__file__).parent / "version1" / "gated.lm2s"
+    record = read_session(path, None)
+    check_contents(path, record)
+    for notes, word in (({"turn": 20}, "turn 20"), ({"turn": None}, "turn None"), ({"starts": [0]}, "turn is missing")):
+        bad = {k: v for k, v in record.now.notes.items() if k != "turn"} | notes
+        with pytest.raises(SessionValueError, match=word):
+            check_contents(path, replace(record, now=replace(record.now, notes=bad)))
 
 
 def test_session_value_error_is_a_session_error():

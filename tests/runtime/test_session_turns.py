@@ -1,13 +1,14 @@
 """Turns taken back, forked, made again; and a session whose size does not grow."""
 
 import gc
+import itertools
 import random
 
 import psutil
 import pytest
 from compare import assert_close
-from oracle import check, standing
-from tiny_model import CHUNK
+from oracle import chatml, check, standing
+from tiny_model import WINDOW, recorded
 
 from lm2 import Sampling, Session
 from lm2.models.errors import PromptError
@@ -27,8 +28,8 @@ def logits(session):
 # undo
 
 
-def test_undo_across_chunk_borders(model):
-    """Back through turns of every kind, of which several end in a later chunk than they began: each time exactly where it was."""
+def test_undo_across_windows(model):
+    """Back through turns of every kind, of which several end in a later window than they began: each time exactly where it was."""
     session, draw, places = Session(model, "S.", seed=1), random.Random(2), []
     for n in (3, 20, 120, 5, 40, 9):
         places.append((place(session), logits(session) if session.at.filled else None))
@@ -36,7 +37,7 @@ def test_undo_across_chunk_borders(model):
         if n == 20:
             places.append((place(session), logits(session)))
             session.read("text " * 40, "t")
-    assert session.at.memory.chunks > 5
+    assert session.at.memory.written > 5 * WINDOW // 2
     while places and session.snapshots:
         session.undo()
         (was, numbers) = places.pop()
@@ -44,7 +45,7 @@ def test_undo_across_chunk_borders(model):
         if numbers is not None:
             assert_close("logits", logits(session), numbers, 1e-4, 1e-4)
             check(session)
-    assert len(places) <= 2 and (not places or not session.snapshots)
+    assert len(places) <= 3 and (not places or not session.snapshots), "banks of at most UNDO_BANKS earlier windows are kept"
 
 
 def test_undone_turn_said_again_is_the_same(model):
@@ -68,15 +69,15 @@ def test_undo_needs_something_to_undo(gated):
         session.undo()
 
 
-def test_undo_costs_no_second_pass_over_the_chunk(gated):
-    """Back inside one chunk nothing is run again but the last token."""
+def test_undo_costs_no_second_pass_over_the_window(gated):
+    """Back inside one window nothing is run again: what is said next costs its own tokens."""
     session = Session(gated, seed=1)
     session.say("a", 5)
     session.say("b", 3)
     session.undo()
     calls = len(gated.backend.calls)
-    logits(session)
-    assert sum(gated.backend.calls[calls:]) <= 3
+    session.say("c", 1)
+    assert sum(gated.backend.calls[calls:]) <= len(chatml([("user", "c")])) + 1
 
 
 def test_snapshots_are_bounded(gated):
@@ -85,7 +86,7 @@ def test_snapshots_are_bounded(gated):
         session.say("a", 1)
         assert len(session.snapshots) <= session_module.UNDO_TURNS
         others = {id(s.memory) for s in session.snapshots} - {id(session.at.memory)}
-        assert len(others) <= session_module.UNDO_BANKS and all(s.chunk is None and s.logits is None for s in session.snapshots)
+        assert len(others) <= session_module.UNDO_BANKS and all(s.window is None and s.logits is None for s in session.snapshots)
     session.say("b" * 400, 1)
     session.undo()
     check(session)
@@ -125,15 +126,13 @@ def test_forks_do_not_influence_each_other(model):
 
 
 def test_steps_taken_in_turn_on_two_forks(gated):
-    """Two answers made token by token at the same time, from one place in one chunk."""
+    """Two answers made token by token at the same time, from one place in one window."""
     session = Session(gated, seed=1)
     session.say("begin", 4)
     other = session.fork()
     want = session.fork().say("hello", 25)
     a, b = session.stream("hello", 25), other.stream("howdy", 25)
-    text = "".join(x[0] for x in zip(a, b, strict=False)) + "".join(a)
-    assert text == want
-    list(b)
+    assert "".join(piece for piece, _ in itertools.zip_longest(a, b, fillvalue="")) == want
     check(session)
     check(other)
 
@@ -218,16 +217,45 @@ def test_longest_transcript_fits_in_a_file(gated, tmp_path):
 
 
 def test_state_is_constant(models, tmp_path):
-    """Session file and resident memory after 300 chunks are those after 10."""
+    """Session file and resident memory after 300 windows are those after 10."""
     for cell in ("gated", "released-causal"):
         session, sizes = Session(models[cell], seed=1), []
         process = psutil.Process()
         for until in (10, 300):
-            while session.at.memory.chunks < until:
-                session.read("r" * CHUNK, "same title", chat=False)
+            while session.at.written < until * WINDOW:
+                session.read("r" * WINDOW, "same title", chat=False)
             gc.collect()
             sizes.append((session.save(tmp_path / "s.lm2s"), process.memory_info().rss))
         (file, resident), (file_later, resident_later) = sizes
         print(f"{cell}: file {file} then {file_later} bytes, resident {resident} then {resident_later}")
         assert abs(file_later - file) <= 256, "header and counters only"
         assert resident_later - resident < 4 << 20
+
+
+# ahead
+
+
+def test_what_is_done_ahead_is_what_the_next_turn_would_do(models):
+    """A nearly full window is left between turns: what is said next is the same, and costs only its own tokens."""
+    model = recorded(models["gated"])
+    session, other = Session(model, sampling=Sampling(0.0), seed=1), Session(model, sampling=Sampling(0.0), seed=1)
+    for s in (session, other):
+        s.say("hello there", 8)
+    before = session.at
+    session.ahead()
+    assert session.at is before or session.at.carried, "nothing to do while a quarter of the window is free"
+    for s in (session, other):
+        s.say("and more", 6)
+    other.ahead()
+    assert other.at.carried and other.at.window is not None and not other.at.pending
+    calls = len(model.backend.calls)
+    said = other.say("next", 5)
+    assert sum(model.backend.calls[calls:]) <= len(chatml([("user", "next")])) + 5
+    check(other)
+    again = Session(model, sampling=Sampling(0.0), seed=1)
+    again.say("hello there", 8)
+    again.say("and more", 6)
+    again.at = again.feeder.slide(again.at, again.head(), WINDOW // 2)
+    assert again.say("next", 5) == said
+    other.undo()
+    check(other)

@@ -86,6 +86,8 @@ def test_same_notices_every_difference():
     assert not forge.same(a, replace(a, now=replace(a.now, bank=bank), snapshots=snapshots))
     assert not forge.same(a, replace(a, now=replace(a.now, tokens=(1, 2, 4))))
     assert not forge.same(a, replace(a, document={}))
+    for field, value in (("written", 8), ("carried", 0), ("folds", (2,)), ("folds", ())):
+        assert not forge.same(a, replace(a, now=replace(a.now, **{field: value}))), field
 
 
 def test_shared_banks_are_stored_once(path):
@@ -107,7 +109,7 @@ def test_bits_are_kept(path):
 @pytest.mark.parametrize("shape", [(0, 1, 4, 8), (1, 1, 1, 1), (2, 1, 64, 64)])
 def test_empty_parts(path, shape):
     record = replace(forge.record(shape), snapshots=(), document={})
-    record = replace(record, now=replace(record.now, tokens=(), notes={}))
+    record = replace(record, now=replace(record.now, tokens=(), notes={}, carried=0, folds=()))
     write_session(path, record)
     assert forge.same(record, read_session(path, replace(forge.EXPECTED, bank_shape=shape)))
 
@@ -136,14 +138,24 @@ def test_the_documented_reader_reads_it(path, good):
     page = (Path(__file__).parents[2] / "docs" / "session-file.md").read_text(encoding="utf-8")
     space = {}
     exec(page.split("```python\n")[1].split("```")[0], space)
-    meta, arrays, text = space["read"](path)
     record = forge.record()
+    for data, folds in ((good, [2, 3]), (forge.version_1(good), [])):
+        path.write_bytes(data)
+        moments = space["moments"](*space["read"](path), forge.CHUNK)
+        assert len(moments) == 4 and moments[0]["folds"] == folds
+        for said, moment in zip(moments, (record.now, *record.snapshots), strict=True):
+            assert said["bank"].tobytes() == moment.bank.tobytes() and tuple(said["tokens"]) == moment.tokens and said["notes"] == moment.notes
+            if folds:
+                assert (said["written"], said["carried"], tuple(said["folds"])) == (moment.written, moment.carried, moment.folds)
+            else:
+                assert (said["written"], said["carried"], said["folds"]) == (moment.written // forge.CHUNK * forge.CHUNK, 0, [])
+    meta, arrays, text = space["read"](path)
     assert meta["draws"] == "17" and text["document"] == record.document
     assert arrays["memory.bank"].tobytes() == record.now.bank.tobytes() and arrays["chunk.tokens"].tolist() == [1, 2, 3]
     path.write_bytes(good[:-1] + b" ")
     with pytest.raises(AssertionError):
         space["read"](path)
-    for name in [*statecheck.KEYS, *statecheck.ARRAYS, *(e.__name__ for e in SessionError.__subclasses__())]:
+    for name in [*statecheck.KEYS, *statecheck.WRITTEN.values(), *statecheck.ARRAYS, *(e.__name__ for e in SessionError.__subclasses__())]:
         assert f"`{name}`" in page
 
 
@@ -153,6 +165,29 @@ def test_restored_arrays_can_be_dropped_one_by_one(path):
     write_session(path, replace(record, snapshots=tuple(Moment(b, 1, (), {}) for b in banks)))
     back = read_session(path, None)
     assert all(s.bank.base is None or s.bank.base.nbytes == s.bank.nbytes for s in back.snapshots)
+
+
+# Version 1
+
+
+@pytest.mark.parametrize("expected", [forge.EXPECTED, None])
+def test_version_1_counts_chunks(path, good, expected):
+    """With a model its chunks are tokens; without one nobody knows how many, and they stay chunks."""
+    path.write_bytes(forge.version_1(good))
+    back, unit = read_session(path, expected), forge.CHUNK if expected else 1
+    assert back.version == 1 and back.now.written == 2 * unit and [s.written for s in back.snapshots] == [unit, unit, 2 * unit]
+    assert all(m.carried == 0 and m.folds == () for m in (back.now, *back.snapshots))
+    assert [m.tokens for m in (back.now, *back.snapshots)] == [(1, 2, 3), (), (7, 8), (49,)] and back.snapshots[2].bank is back.now.bank
+
+
+def test_what_is_written_is_version_2(path, good):
+    path.write_bytes(forge.version_1(good))
+    old = read_session(path, forge.EXPECTED)
+    write_session(path, old, forge.EXPECTED)
+    header, _ = forge.split(path.read_bytes())
+    assert header["__metadata__"]["version"] == "2" and header["__metadata__"]["written"] == "8" and "chunks" not in header["__metadata__"]
+    new = read_session(path, forge.EXPECTED)
+    assert new.version == 2 and forge.same(old, new)
 
 
 # Every way a file can be wrong
@@ -173,7 +208,7 @@ def test_attacks_cover_every_kind_of_damage():
     kinds = {load(file).ERROR for file in ATTACKS}
     have = {e.__name__ for e in SessionError.__subclasses__()}
     assert have - kinds == {"SessionMissingError", "SessionReadError", "SessionLockedError"}
-    assert len(ATTACKS) >= 100
+    assert len(ATTACKS) >= 140
 
 
 def test_a_byte_flipped_anywhere(path, good):
@@ -252,15 +287,19 @@ def test_messages_name_both_values_and_the_remedy(path, good):
         assert part in model
     tokenizer = str(refused(path, forge.with_meta(good, tokenizer="d" * 64)))
     assert "dddddddddddd" in tokenizer and "bbbbbbbbbbbb" in tokenizer and "`--new`" in tokenizer
-    version = str(refused(path, forge.with_meta(good, version="2")))
-    assert "made by a newer lm2: upgrade" in version and "'2'" in version and "reads 1" in version
+    version = str(refused(path, forge.with_meta(good, version="3")))
+    assert "made by a newer lm2: upgrade" in version and "'3'" in version and "reads 1 and 2" in version
+    window = str(refused(path, forge.with_content(good, lambda c: c["window"].update(folds=[3, 2]))))
+    assert "folds [3, 2] must ascend from above 1 (carried) to at most 3 (tokens)" in window
+    carried = str(refused(path, forge.with_content(good, lambda c: c["window"].update(carried=4))))
+    assert "carried 4 must be a whole number from 0 to 3" in carried
     shape = str(refused(path, good, replace(forge.EXPECTED, bank_shape=(2, 1, 5, 8))))
     assert "[2, 1, 4, 8]" in shape and "[2, 1, 5, 8]" in shape
 
 
 def test_the_model_is_told_before_its_consequences(path, good):
     """Another model usually has other shapes, sizes and ids too: the message is about the model."""
-    other = replace(forge.EXPECTED, fingerprint="e" * 64, tokenizer="f" * 64, bank_shape=(1, 1, 1, 1), chunk=1, vocab_size=2)
+    other = replace(forge.EXPECTED, fingerprint="e" * 64, tokenizer="f" * 64, bank_shape=(1, 1, 1, 1), chunk=1, vocab_size=2, positions=1)
     assert type(refused(path, good, other)) is SessionModelError
     assert type(refused(path, good, replace(other, fingerprint="a" * 64))) is SessionTokenizerError
     assert type(refused(path, good, replace(forge.EXPECTED, bank_shape=(1, 1, 1, 1)))) is SessionShapeError
@@ -283,6 +322,10 @@ def test_without_a_model_all_but_the_match_is_checked(path, good):
         "too_many_tokens",
         "token_past_vocabulary",
         "table_tokens_past_chunk",
+        "version_1_tokens_past_chunk",
+        "version_1_row_tokens_past_chunk",
+        "version_1_chunks_past_64_bits",
+        "version_1_row_past_64_bits",
     }
     assert skipped == needs_model | {"bank_of_another_shape"}
 
@@ -316,8 +359,14 @@ def broken_records():
     )
     for tokens in ((1.5,), (True,), (-1,), (2**31,), ("a",), ((1,), (2,)), (0,) * ((1 << 20) + 1)):
         yield f"tokens {tokens[:2]}", SessionValueError, replace(r, now=replace(r.now, tokens=tokens))
-    for chunks in (-1, 1.0, True, 2**63):
-        yield f"chunks {chunks}", SessionValueError, replace(r, now=replace(r.now, chunks=chunks))
+    for written in (-1, 1.0, True, 2**63):
+        yield f"written {written}", SessionValueError, replace(r, now=replace(r.now, written=written))
+    for carried in (-1, 4, 1.0, True, "1", None):
+        yield f"carried {carried!r}", SessionValueError, replace(r, now=replace(r.now, carried=carried, folds=()))
+    for folds in ((3, 2), (2, 2), (1,), (4,), (2.0,), (True,), "23", None, {2: 3}, (0,), (np.int64(2),), 3):
+        yield f"folds {folds!r}", SessionValueError, replace(r, now=replace(r.now, folds=folds))
+    yield "snapshot folds", SessionValueError, replace(r, snapshots=(replace(r.snapshots[1], folds=(3,)),))
+    yield "snapshot carried", SessionValueError, replace(r, snapshots=(replace(r.snapshots[1], carried=3, folds=()),))
     for document in (
         {1: "a"},
         {"a": {1, 2}},
@@ -376,7 +425,7 @@ def test_no_ml_library_and_no_pickle():
     """Session files need neither; both would show up as imported modules."""
     code = (
         "import sys; before = set(sys.modules); import lm2.runtime.statefile.file, lm2.runtime.statefile.lock, lm2.models.tensorfile;"
-        "import inspect; from lm2.runtime import statefile, statecheck, statejson;"
+        "import inspect; from lm2.runtime.statefile import file as statefile, check as statecheck, text as statejson;"
         "text = ''.join(inspect.getsource(m) for m in (statefile, statecheck, statejson, lm2.models.tensorfile));"
         "assert not any(w in text for w in ('pickle', 'np.load', 'eval(', 'torch')), 'pickle or ML in the source';"
         "print([m for m in ('torch', 'mlx', 'onnxruntime', 'transformers') if m in sys.modules])"

@@ -32,13 +32,18 @@ tokens = st.lists(st.integers(0, 2**31 - 1), max_size=8).map(tuple)
 
 
 @st.composite
+def moment(draw, bank):
+    ids = draw(tokens)
+    marks = draw(st.sets(st.integers(0, len(ids)), max_size=6))
+    carried, *folds = sorted(marks) or [0]
+    return Moment(bank, draw(counts), ids, draw(objects), carried, tuple(folds))
+
+
+@st.composite
 def records(draw):
     shape = (draw(st.integers(0, 3)), 1, draw(st.integers(1, 4)), draw(st.integers(1, 4)))  # (l, 1, n, d)
     banks = [draw(hnp.arrays(np.float32, shape, elements=finite)) for _ in range(draw(st.integers(1, 5)))]
-    moments = [
-        Moment(banks[i], draw(counts), draw(tokens), draw(objects))
-        for i in [0, *draw(st.lists(st.integers(0, len(banks) - 1), max_size=16))]
-    ]
+    moments = [draw(moment(banks[i])) for i in [0, *draw(st.lists(st.integers(0, len(banks) - 1), max_size=16))]]
     meta = Meta(
         draw(sha256), draw(names), draw(sha256), draw(names), draw(names),
         draw(counts), draw(st.integers(0, 2**64 - 1)), draw(counts), draw(dates), draw(dates),
@@ -145,7 +150,7 @@ def test_damage_under_right_digests(tmp_path, good):
         for _ in range(rng.randint(1, 2)):
             container, key = rng.choice(spots(where, []))
             if isinstance(container, dict) and rng.random() < 0.2:
-                container[rng.choice(["bank", "tokens", "x", "shape"])] = rng.choice(JUNK)
+                container[rng.choice(["bank", "tokens", "x", "shape", "carried", "folds", "written", "chunks", "window"])] = rng.choice(JUNK)
             else:
                 container[key] = rng.choice(JUNK)
         if where is text:

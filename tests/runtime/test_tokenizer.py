@@ -110,7 +110,8 @@ def test_half_a_surrogate_pair_is_refused_with_its_position():
     [
         (b"", "is not a tokenizer.json"),
         (b"{}", "is not a tokenizer.json"),
-        (b"\xff\xfe", "is not a tokenizer.json"),
+        (b"\xff\xfe", r"is UTF-16 \(little-endian\), not UTF-8"),
+        (b"\xff\xfd", "is not a tokenizer.json"),
         (b"[1, 2", "is not a tokenizer.json"),
         (b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}', "is not a tokenizer.json"),
     ],

@@ -75,7 +75,10 @@ def test_described_bytes_are_the_bytes_held(name):
     _, chunk = backend.extend(ids_for(backend.config, backend.config.memory.chunk), backend.start(1, state))
     about = backend.describe()
     assert about.state_bytes == nbytes(state.bank) == backend.to_host(state).nbytes
-    assert about.chunk_bytes == nbytes((chunk.keys, chunk.values, chunk.inside))
+    assert about.window_bytes == nbytes((chunk.keys, chunk.values, chunk.inside))
+    if backend.config.memory.cell == "gated":
+        wide = backend.start(1, state, 40)
+        assert backend.describe(40).window_bytes == nbytes((wide.keys, wide.values, wide.inside)) > about.window_bytes
 
 
 def test_batch_of_three_equals_three():
@@ -94,8 +97,8 @@ def test_states_travel_through_host_arrays():
     _, state = run_chunks(backend, 2)
     host = backend.to_host(state)
     assert host.dtype == np.dtype("<f4") and host.flags["C_CONTIGUOUS"] and host.shape == backend.config.bank_shape()
-    back = backend.from_host(host, state.chunks)
-    assert torch.equal(back.bank, state.bank) and back.chunks == 2
+    back = backend.from_host(host, state.written)
+    assert torch.equal(back.bank, state.bank) and back.written == 2 * backend.config.memory.chunk
     host[:] = 7  # the state owns its numbers
     assert torch.equal(back.bank, state.bank)
 
@@ -105,14 +108,26 @@ def test_refusals_name_what_is_wrong(tmp_path):
     chunk = backend.start(1)
     with pytest.raises(BackendError, match="at least one token"):
         backend.extend([], chunk)
-    with pytest.raises(BackendError, match="0 \\+ 17 tokens do not fit in a chunk of 16"):
+    with pytest.raises(BackendError, match="0 \\+ 17 tokens do not fit in a window of 16"):
         backend.extend([1] * 17, chunk)
-    with pytest.raises(BackendError, match="cannot rewind a chunk of 0 tokens to 1"):
+    with pytest.raises(BackendError, match="cannot rewind a window of 0 tokens to 1"):
         backend.rewind(chunk, 1)
     with pytest.raises(BackendError, match=r"\[2, 1, 15, 32\] does not fit"):
         backend.from_host(np.zeros((2, 1, 15, 32), np.float32), 0)
     with pytest.raises(BackendError, match=r"\[2, 1, 16, 31\] does not fit"):
         backend.start(1, MemoryState(torch.zeros(2, 1, 16, 31), 0))
+    wide = backend.start(1, None, 40)
+    with pytest.raises(BackendError, match="17 tokens since the last fold do not fit in a chunk of 16: fold first"):
+        backend.extend([1] * 17, wide)
+    folded = backend.fold(backend.extend([1] * 5, wide)[1])
+    with pytest.raises(BackendError, match="cannot rewind to 4: the window's first 5 tokens are in the memory"):
+        backend.rewind(folded, 4)
+    for size in (0, 2049):
+        with pytest.raises(BackendError, match=f"window of {size} tokens does not fit the model's 2048 positions: choose another window"):
+            backend.start(1, None, size)
+    with pytest.raises(BackendError, match="cell released cannot fold"):
+        released = TorchBackend(random_model(tiny.CELLS["released-causal"], 3))
+        released.fold(released.start(1))
     save_folder(random_model(tiny.config(), 0), tmp_path / "m")
     with pytest.raises(BackendError, match="dtype 'int3' must be auto"):
         open_backend("torch", tmp_path / "m", BackendOptions(dtype="int3"))

@@ -25,7 +25,7 @@ def forward(model, upto=None):
     """The banks after every chunk, by the model itself."""
     bank, out = model.initial_bank(B), []
     for c, (ids, lengths) in enumerate(chunks()[:upto]):
-        _, bank = model(ids, bank, c, lengths)
+        _, bank = model(ids, bank, c * T, lengths)
         out.append(bank)
     return out
 
@@ -72,9 +72,9 @@ def test_answers(model):
     reads = passes.keys_values(model, list(banks))
     own = model.lm_head(passes.answer(model, model.embed_tokens(questions), reads))
     for q in range(4):
-        wanted, _ = model(questions[:, q], banks, len(LENGTHS))
+        wanted, _ = model(questions[:, q], banks, T * len(LENGTHS))
         assert torch.allclose(own[:, q], wanted, rtol=0, atol=1e-12)
-    others, _ = model(questions[:, 0], banks.roll(1, 1), len(LENGTHS))
+    others, _ = model(questions[:, 0], banks.roll(1, 1), T * len(LENGTHS))
     assert (own[:, 0] - others).abs().max() > 1e-3, "another stream's bank is another answer"
 
 
@@ -96,7 +96,7 @@ def test_answers_side_by_side(model):
     seen = []
     for i, lengths in enumerate(SIDE_BY_SIDE):
         for begin, n in zip([0, 5, 14], lengths, strict=False) if i == 0 else zip([0, 3, 7], lengths, strict=False):
-            wanted, _ = model(ids[i : i + 1, begin : begin + n], torch.stack(banks)[:, i : i + 1], len(LENGTHS))
+            wanted, _ = model(ids[i : i + 1, begin : begin + n], torch.stack(banks)[:, i : i + 1], T * len(LENGTHS))
             assert torch.allclose(own[i, begin : begin + n], wanted[0], rtol=0, atol=1e-12)
             seen.append(n)
     assert seen == [5, 9, 2, 3, 4, 1, 16]

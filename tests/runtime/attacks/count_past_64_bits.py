@@ -6,4 +6,4 @@ ERROR = "SessionValueError"
 
 
 def attack(good: bytes) -> bytes:
-    return with_meta(good, chunks=str(2**63))
+    return with_meta(good, written=str(2**63))

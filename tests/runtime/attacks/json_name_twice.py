@@ -6,4 +6,4 @@ ERROR = "SessionFormatError"
 
 
 def attack(good: bytes) -> bytes:
-    return with_text(good, lambda t: t.replace('"turn":3', '"turn":3,"turn":4'))
+    return with_text(good, lambda t: t.replace('"starts":[1]', '"starts":[1],"starts":[2]'))

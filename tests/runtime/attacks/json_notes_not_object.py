@@ -6,4 +6,4 @@ ERROR = "SessionFormatError"
 
 
 def attack(good: bytes) -> bytes:
-    return with_text(good, lambda t: t.replace('"notes":{"turn":3}', '"notes":[3]'))
+    return with_text(good, lambda t: t.replace('"notes":{"starts":[1]}', '"notes":[3]'))

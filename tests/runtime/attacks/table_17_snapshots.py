@@ -6,4 +6,5 @@ ERROR = "SessionFormatError"
 
 
 def attack(good: bytes) -> bytes:
-    return with_table(good, lambda t: t.extend([{"bank": -1, "chunks": 0, "tokens": 0, "notes": {}}] * 14))
+    empty = {"bank": -1, "written": 0, "tokens": 0, "carried": 0, "folds": [], "notes": {}}
+    return with_table(good, lambda t: t.extend([empty] * 14))

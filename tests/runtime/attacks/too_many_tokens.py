@@ -1,4 +1,4 @@
-"""One token more than a chunk has positions."""
+"""One token more than the longest window has positions."""
 
 from forge import with_array
 

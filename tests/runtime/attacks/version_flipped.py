@@ -4,4 +4,4 @@ ERROR = "SessionCorruptError"
 
 
 def attack(good: bytes) -> bytes:
-    return good.replace(b'"version":"1"', b'"version":"3"')
+    return good.replace(b'"version":"2"', b'"version":"3"')

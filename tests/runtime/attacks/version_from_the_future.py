@@ -6,4 +6,4 @@ ERROR = "SessionVersionError"
 
 
 def attack(good: bytes) -> bytes:
-    return with_meta(good, version="2")
+    return with_meta(good, version="3")

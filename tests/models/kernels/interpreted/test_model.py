@@ -53,7 +53,7 @@ def test_chunks_and_steps(name, dtype, launched):
     ids = ids_of(model, 2, 5, 1)
     logits, chunk = model.extend(ids, model.start(bank), model.tables(), all_logits=True)
     want, want_bank = exact(ids, want_bank)
-    (bank, chunks), (logit_gate, bank_gate) = model.commit(chunk), GATES[dtype]
+    (bank, written), (logit_gate, bank_gate) = model.commit(chunk), GATES[dtype]
     print(name, dtype, relative_l2(logits, want), nmse(bank, want_bank))
     assert relative_l2(logits, want) <= logit_gate and nmse(bank, want_bank) <= bank_gate
     expected = {"rms_norm", "opening", "closing"} if name.startswith("released") else {"rms_norm", "finish" if "eye" in name else "forward"}
@@ -61,17 +61,17 @@ def test_chunks_and_steps(name, dtype, launched):
         assert launched == expected
         return
     buffers = decode.new_buffers(model, 2)
-    decode.begin(model, buffers, bank, chunks)
+    decode.begin(model, buffers, bank, written)
     ids, got = ids_of(model, 2, 2, 2), []
     for t in range(2):
-        buffers.inputs.copy_(torch.cat((ids[:, t], torch.full((2,), t))))
+        buffers.inputs.copy_(torch.cat((ids[:, t], torch.full((4,), t))))
         decode.step(model, buffers, model.tables())
         got.append(buffers.logits.clone())
-    want, want_bank = exact(ids, bank.double(), chunks)
+    want, want_bank = exact(ids, bank.double(), written)
     assert buffers.logits.dtype == wide(dtype)
     print("steps", relative_l2(torch.stack(got, 1), want))
     assert relative_l2(torch.stack(got, 1), want) <= logit_gate
-    first = model.first_row(chunks)
+    first = int(model.places(written, 1))
     assert nmse(buffers.rows[:, :, :2], want_bank[:, :, first : first + 2]) <= bank_gate
     assert launched == expected | {"rms_norm", "rotate_store", "attention"} | (
         {"pool", "store"} if name.startswith("released") else {"finish"}
@@ -87,7 +87,7 @@ def test_training(name, launched):
         m.requires_grad_()
         bank = m.initial_bank(1)
         for c in range(2):
-            logits, bank = m(ids_of(m, 1, 4, c), bank, c)
+            logits, bank = m(ids_of(m, 1, 4, c), bank, c * 4)
         (logits.double().log_softmax(-1)[..., 0].mean() + bank.double().square().mean()).backward()
         grads.append({k: p.grad for k, p in m.named_parameters() if p.grad is not None})
     assert set(grads[0]) == set(grads[1]) and len(grads[0]) > 20

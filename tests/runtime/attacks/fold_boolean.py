@@ -1,0 +1,9 @@
+"""A truth value for a fold, which counts as 1."""
+
+from forge import with_content
+
+ERROR = "SessionValueError"
+
+
+def attack(good: bytes) -> bytes:
+    return with_content(good, lambda c: c["window"].update(carried=0, folds=[True, 2]))

@@ -1,0 +1,9 @@
+"""A fold after the last token."""
+
+from forge import with_content
+
+ERROR = "SessionValueError"
+
+
+def attack(good: bytes) -> bytes:
+    return with_content(good, lambda c: c["window"].update(folds=[2, 4]))

@@ -1,0 +1,9 @@
+"""Nothing, where folds are a list."""
+
+from forge import with_content
+
+ERROR = "SessionValueError"
+
+
+def attack(good: bytes) -> bytes:
+    return with_content(good, lambda c: c["window"].update(folds=None))

@@ -1,0 +1,9 @@
+"""The same fold twice: its rows would be written twice."""
+
+from forge import with_content
+
+ERROR = "SessionValueError"
+
+
+def attack(good: bytes) -> bytes:
+    return with_content(good, lambda c: c["window"].update(folds=[2, 2]))

@@ -1,0 +1,9 @@
+"""A snapshot's count of tokens in the memory as text."""
+
+from forge import with_table
+
+ERROR = "SessionValueError"
+
+
+def attack(good: bytes) -> bytes:
+    return with_table(good, lambda t: t[0].update(written="1"))

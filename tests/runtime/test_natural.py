@@ -1,0 +1,175 @@
+"""Natural recall: what is told and asked, how long it has been out of sight, and the four ways a question is answered."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from oracle import chatml, check, oracle, standing
+from tiny_model import recorded
+
+from lm2 import Session
+from lm2.models.errors import PromptError
+from lm2.runtime.evaluation import natural, natural_report
+from lm2.runtime.evaluation.store import EvaluationError
+from lm2.runtime.evaluation.streams import Stopped
+
+
+@pytest.fixture
+def talker(models, monkeypatch):
+    """A tiny model with short fillers; its answers are noise."""
+    monkeypatch.setattr(natural, "FILLERS", 4)
+    monkeypatch.setattr(natural, "FILLER_TOKENS", 4)
+    return natural.Talker(replace(models["gated-4T"]), 0, 3, 64)
+
+
+def rows_of(talker, count, rows=(), distances=(0, 90), given=()):
+    out = list(rows)
+    for batch in natural.measure(talker, distances, count, given, out, lambda new: None):
+        out += batch
+    return out
+
+
+# a turn that was answered elsewhere
+
+
+def test_a_turn_that_was_heard_is_a_turn_that_was_said(model):
+    session = Session(recorded(model), seed=1)
+    rule = oracle(session)
+    for message, answer in (("hello", "world"), ("x" * 30, "y" * 40), ("m" * 90, "n"), ("q", "z" * 150)):
+        session.hear(message, answer)
+        rule.say(message, list(answer.encode()))
+        assert standing(session) == rule.standing()
+    check(session)
+    assert [m["content"] for m in session.transcript[:2]] == ["hello", "world"] and session.reply is None
+    session.undo()
+    assert len(session.transcript) == 6
+
+
+def test_hearing_nothing_is_refused(gated):
+    session = Session(gated, seed=1)
+    with pytest.raises(PromptError, match="the message is empty"):
+        session.hear(" ", "yes")
+    assert not session.transcript and session.head() == tuple(chatml([], answer=False))
+
+
+# what is told
+
+
+def test_conversations_are_held_out_and_drawn_from_the_seed():
+    seen = [natural.told(n, 3, ()) for n in range(8)]
+    assert seen == [natural.told(n, 3, ()) for n in range(8)] and seen != [natural.told(n, 4, ()) for n in range(8)]
+    assert {t.source for t in seen} == {"drawn", "written"}
+    for what in seen:
+        assert len(what.questions) == natural.FACTS
+        for q in what.questions:
+            assert q.is_right(f"It was {q.value}.") and not q.is_right("I do not know.") and not q.is_right(q.question)
+            assert q.is_right(what.turns[q.turn][0]) or q.wrong, "the value stands in what was said"
+
+
+def dialogue(folder, held=("Trains_1",)):
+    turns = [
+        {"role": "user", "content": "To Ghent please", "slots": [["Trains_1.to", 3, 8]]},
+        {"role": "assistant", "content": "How many?"},
+        {"role": "user", "content": "No, to Bruges, three of us", "slots": [["Trains_1.to", 7, 13], ["Trains_1.seats", 15, 20]]},
+    ]
+    record = {"id": "1", "services": ["Trains_1"], "turns": turns}
+    (folder / "a_slots.jsonl").write_text(json.dumps(record) + "\n")
+    (folder / "a_schema.json").write_text(json.dumps({"Trains_1.to": "City the train goes to", "Trains_1.seats": "Number of seats"}))
+    (folder / "questions.json").write_text(json.dumps({"held_out": list(held), "questions": {}}))
+    return folder
+
+
+def test_dialogues_of_a_folder(tmp_path):
+    """The last value of a slot counts, the one before is wrong; assistants say what they said."""
+    (what,) = natural.from_dialogues(dialogue(tmp_path))
+    assert what.turns == (("To Ghent please", "How many?"), ("No, to Bruges, three of us", None))
+    to, seats = what.questions
+    assert to.value == "Bruges" and to.wrong == ("Ghent",) and to.turn == 1 and not to.is_right("Ghent, then Bruges") and to.is_right("Bruges")
+    assert seats.is_right("3 seats")
+    assert natural.told(2, 0, (what,)) == what
+    with pytest.raises(EvaluationError, match="no held-out dialogue with two values"):
+        natural.from_dialogues(dialogue(tmp_path, held=()))
+
+
+# how it is asked
+
+
+def test_distances_are_counted_from_the_last_sight(talker):
+    """By hand: the window's own tokens are searched for the message."""
+    for stop in talker.conversation(0, (), (0, 90)):
+        tokens = stop.session.at.tokens + stop.session.at.pending
+        for q in stop.told.questions:
+            message = stop.told.turns[q.turn][0].encode()
+            in_sight = bytes(min(t, 255) for t in tokens).find(message) >= 0
+            hidden = stop.hidden[q.turn]
+            assert not (in_sight and hidden) and (stop.at == 0 or hidden >= stop.at)
+        assert stop.at == 0 or all(stop.hidden)
+
+
+def test_every_arm_reads_its_own_memory(talker, monkeypatch):
+    """The same window in every arm; the bank of the session, of the conversation before, and none."""
+    banks, backend = [], talker.model.backend
+    answer = natural.Talker._answer
+
+    def spied(self, session, at, question):
+        state = backend.memory(at.window)
+        banks.append((backend.to_host(state).copy(), at.tokens))
+        return answer(self, session, at, question)
+
+    monkeypatch.setattr(natural.Talker, "_answer", spied)
+    (stop,) = talker.conversation(0, (), (90,))
+    (before,) = talker.conversation(7, (), (90,))
+    other = before.session.memory()
+    never = stop.session.feeder.new().memory
+    questions = stop.told.questions[:1]
+    replies = [talker.ask(stop.session, questions, memory) for memory in (None, other, never)]
+    (mine, a), (theirs, b), (none, c) = banks
+    assert a == b == c and all(len(r) == 1 for r in replies)
+    assert np.array_equal(theirs, backend.to_host(other)) and not none.any()
+    assert np.array_equal(mine, backend.to_host(stop.session.memory())) and not np.array_equal(mine, theirs)
+
+
+def test_asking_leaves_the_session_where_it_was(talker):
+    (stop,) = talker.conversation(1, (), (0,))
+    before, said = stop.session.at, list(stop.session.transcript)
+    first = talker.ask(stop.session, stop.told.questions)
+    assert talker.ask(stop.session, stop.told.questions) == first
+    assert stop.session.at is before and stop.session.transcript == said
+
+
+def test_a_run_goes_on_where_it_stopped(talker, models):
+    whole = rows_of(talker, 13)
+    assert len(whole) == 26 and {row.at for row in whole} == {0, 90} and {row.number for row in whole} == {0, 1, 2}
+    assert rows_of(natural.Talker(models["gated-4T"], 0, 3, 64), 13, whole[:12]) == whole
+    calls = []
+
+    def stop():
+        calls.append(1)
+        if len(calls) > 20:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        rows_of(natural.Talker(models["gated-4T"], 0, 3, 64, stop), 13)
+
+
+def test_the_report_counts_each_arm(talker, monkeypatch):
+    """An oracle in place of one arm: right there and nowhere else."""
+    real, state = natural.Talker.ask, {}
+
+    def ask(self, session, questions, memory=None):
+        return [q.value for q in questions] if memory is None else real(self, session, questions, memory)
+
+    monkeypatch.setattr(natural.Talker, "ask", ask)
+    rows = rows_of(talker, 6)
+    for at in (0, 90):
+        mine, other, off, whole = natural_report.shares(rows, at)
+        assert mine == (6, 6) and other == (0, 6) and off == (0, 6) and (whole is None or whole[0] == 0), state
+    document = natural_report.document(talker.model, rows, (0, 90), {}, True)
+    assert document["cells"][0]["arms"]["memory"]["accuracy"] == 1.0 and document["cells"][1]["distance_mean"] >= 90
+    assert json.loads(json.dumps(document))["cells"][1]["label"] == "90 tokens out of sight"
+
+
+def test_released_cells_are_refused(models):
+    with pytest.raises(EvaluationError, match="needs a memory of cell gated"):
+        natural.Talker(models["released-causal"], 0, 3)

@@ -1,0 +1,135 @@
+"""What must not pass the comparison of test_onnx_window.py; what a window refuses; calls that were interrupted or failed."""
+
+import mlx_kit as kit
+import onnx_kit
+import pytest
+import torch
+from compare import assert_close
+from onnx_window_kit import BANK, LOGITS, RTOL, W, memory_of, oracle, reference, state_of, tokens
+from window_kit import Script
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+from lm2.models.errors import BackendError, LM2Error
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory):
+    return onnx_kit.backend(onnx_kit.exported(tmp_path_factory.mktemp("faults"), "gated")[1])
+
+
+FAULTS = ["carried tokens written twice", "pointer off by one", "stale reads after a fold", "fold ignored", "rows where positions are"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_window_is_noticed(tmp_path, fault, monkeypatch):
+    """Negative controls, in the graph or in the backend: each is a plausible mistake; none may pass the comparison with the oracle."""
+    from lm2.export import border, step
+    from lm2.runtime.backends import onnx_backend
+
+    if fault == "stale reads after a fold":
+        right = border.Border.reads
+
+        def reads(self, bank, past, kind, first, finished):
+            return right(self, bank, past, kind, first, self.graph.op("Mul", finished, self.graph.constant([0])))
+
+        monkeypatch.setattr(border.Border, "reads", reads)
+    elif fault == "rows where positions are":
+        monkeypatch.setattr(step.Step, "_kept", lambda self, w, place: step.write_at(self.graph, "past_writes", w, place.past, 2, place, 16))
+    source, path = onnx_kit.exported(tmp_path, "gated-4T")
+    model, b = reference(source), onnx_kit.backend(path)
+    bank, written = memory_of(model)
+    script = Script(torch.as_tensor(tokens(1, 40)), (25, 33), 20)
+    want, given, start = oracle(model, bank, written, script), script, written
+    if fault == "carried tokens written twice":
+        given = Script(script.ids, (16, 25, 33), 0)
+    elif fault == "pointer off by one":
+        start += 1
+    elif fault == "fold ignored":
+        monkeypatch.setattr(onnx_backend.OnnxBackend, "_at", lambda self, w: onnx_backend.At(w.length, w.written, w.folded, w.carried))
+    got, window = onnx_kit.windowed(b, state_of(bank, start), given, W, 8)
+    with pytest.raises(AssertionError):
+        assert_close("logits", got, want.logits.numpy(), LOGITS, RTOL)
+    if fault != "stale reads after a fold":  # its rows are those of what it read: near, and a matter of the logits
+        with pytest.raises(AssertionError):
+            assert_close("bank", b.commit(window).bank, want.banks[-1].numpy(), BANK, RTOL)
+
+
+def test_interrupted_after_a_fold_was_done(backend, monkeypatch):
+    """Ctrl-C arrives when the call is over and nothing was returned: the fold is not done twice, whatever is fed next."""
+    b = backend
+    ids, state = tokens(1, 20), kit.written(b)
+
+    def after_a_fold():
+        return b.fold(b.extend(ids[:, :12], b.start(1, state, W))[1])
+
+    want, wanted = b.extend(ids[:, 12:], after_a_fold())
+    window = after_a_fold()
+    right = type(window.buffers)._call
+
+    def interrupted(self, *args):
+        right(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(window.buffers), "_call", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        b.extend(ids[:, :5], window)
+    monkeypatch.undo()
+    got, longer = b.extend(ids[:, 12:], window)
+    assert_close("logits", got, want, 1e-6)
+    assert_close("bank", b.commit(longer).bank, b.commit(wanted).bank, 1e-6)
+
+
+def test_a_fold_that_fails_is_not_gone_on_from(backend, monkeypatch):
+    """Nobody knows how much of it was done: the window says so from then on."""
+    b = backend
+    window = b.fold(b.extend(tokens(1, 12), b.start(1, None, W))[1])
+
+    class Broken:
+        def run_with_iobinding(self, binding):
+            raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as m, pytest.raises(BackendError, match="could not run the model"):
+        m.setattr(window.buffers, "session", Broken())
+        b.extend([1], window)
+    assert window.stale
+    for call in (lambda: b.extend([1], window), lambda: b.commit(window), lambda: b.memory(window)):
+        with pytest.raises(BackendError, match="failed half-way"):
+            call()
+
+
+def test_what_a_window_refuses(backend, tmp_path):
+    b = backend
+    most = b.config.max_position_embeddings
+    released = onnx_kit.backend(onnx_kit.exported(tmp_path, "released-causal")[1])
+    _, full = b.extend(tokens(1, 16), b.start(1, None, W))
+    for call, words in (
+        (lambda: b.start(1, None, most + 1), f"a window of {most + 1} tokens does not fit the model's {most} positions: choose another"),
+        (lambda: b.start(1, None, 0), "a window of 0 tokens"),
+        (lambda: b.start(1, None, W, W), "48 carried tokens do not fit in a window of 48"),
+        (lambda: released.start(1, None, W), "cell released has windows of its chunk, 32 tokens"),
+        (lambda: released.start(1, None, None, 3), "carries none over"),
+        (lambda: released.fold(released.start()), "cell released cannot fold"),
+        (lambda: b.extend([1], full), "17 tokens since the last fold do not fit in a chunk of 16: fold first"),
+        (lambda: b.extend([1] * 17, b.fold(full)), "17 tokens since the last fold"),
+        (lambda: b.extend([1], b.extend(tokens(1, 16), b.start(1, None, 16))[1]), r"16 \+ 1 tokens do not fit in a window of 16: commit"),
+    ):
+        with pytest.raises(BackendError, match=words):
+            call()
+
+
+@pytest.mark.parametrize("place", ["config.json", "model.onnx"])
+def test_exports_of_an_earlier_version_are_refused(tmp_path, place):
+    """By the record, or by the file's own word where the record was changed: one line with the remedy."""
+    _, path = onnx_kit.exported(tmp_path, "gated")
+    if place == "config.json":
+        text = (path / place).read_text()
+        assert '"format": 3' in text
+        (path / place).write_text(text.replace('"format": 3', '"format": 2'))
+    else:
+        onnx_kit.rewritten(path, lambda m: [setattr(p, "value", "2") for p in m.metadata_props if p.key == "lm2.format"])
+    with pytest.raises(LM2Error, match=r"exported by an earlier lm2: export it again with `lm2 export MODEL DST`") as caught:
+        onnx_kit.backend(path)
+    assert "\n" not in str(caught.value)
+
+

@@ -1,0 +1,113 @@
+"""An oracle for windows and folds: a whole window layer by layer, without caches, every token reading the bank of the last fold before it."""
+
+import itertools
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Script:
+    """What happens in one window. ids (b, s); folds: lengths at which the window is folded, ascending; carried: first tokens that are not written."""
+
+    ids: torch.Tensor
+    folds: tuple[int, ...] = ()
+    carried: int = 0
+
+    def segments(self):
+        """(begin, end) of the tokens between two folds; the carried ones and those up to the first fold read the same bank."""
+        marks = [0, *(f for f in self.folds if f > self.carried), self.ids.shape[1]]
+        return [(a, b) for a, b in itertools.pairwise(marks) if b > a]
+
+
+@dataclass
+class Result:
+    """logits (b, s, v); banks after each fold, the last one as if the window were committed; written: tokens in it."""
+
+    logits: torch.Tensor
+    banks: list[torch.Tensor] = field(default_factory=list)
+    written: int = 0
+
+
+def whole(model, bank, written, script):
+    """The window by its definition: gated cells of models/memory.py on slices, self-attention over everything."""
+    from lm2.models.lm2 import _no_cache
+
+    ids, s = script.ids, script.ids.shape[1]
+    cos, sin = model.tables(s)
+    x = model.embed_tokens(ids)  # (b, s, d)
+    n, count = bank.shape[2], max(0, s - script.carried)
+    versions = [[] for _ in script.segments()]
+    for i, block in enumerate(model.blocks):
+        a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, _no_cache)  # (b, s, d)
+        if block.memory is not None:
+            now, adds = bank[model.bank_of[i]].clone(), []
+            for number, (begin, end) in enumerate(script.segments()):
+                at = [(written + p - script.carried) % n for p in range(begin, end)]
+                kv = block.memory.keys_values(now, x.dtype)
+                add, rows = block.memory(x[:, begin:end], kv, now[:, at])
+                adds.append(add)
+                now = now.clone()
+                for p, place in zip(range(begin, end), at, strict=True):
+                    if p >= script.carried:
+                        now[:, place] = rows[:, p - begin]
+                versions[number].append(now)
+            a = a + torch.cat(adds, dim=1)
+        x = block.finish(x, a)
+    return Result(model.lm_head(model.norm(x)), [torch.stack(v) for v in versions if v], written + count)
+
+
+def run(model, bank, written, script, window, split=None):
+    """The same through the model's own windows; tokens fed in pieces of `split` (None: as large as allowed) that stop at folds and at the carried ones."""
+    state, tables, chunk = model.start(bank, written, window, script.carried), model.tables(window), model.config.memory.chunk
+    out, banks, s = [], [], script.ids.shape[1]
+    stops = sorted({*script.folds, s})
+    at = 0
+    for stop in stops:
+        while at < stop:
+            size = min(stop - at, split or s, max(1, state.folded + chunk - at))
+            logits, state = model.extend(script.ids[:, at : at + size], state, tables, all_logits=True)
+            out.append(logits)
+            at += size
+        if stop in script.folds:
+            before = state
+            state = model.fold(state)
+            if state is not before:
+                banks.append(state.bank)
+    last, count = model.commit(state)
+    if count != state.written:
+        banks.append(last)
+    return Result(torch.cat(out, dim=1), banks, count), state
+
+
+SCRIPTS = {
+    "one chunk": ((), 0, 16),
+    "a fold a turn": ((5, 6, 19, 33), 0, 40),
+    "full chunks": ((16, 32), 0, 48),
+    "carried, nothing new": ((), 24, 24),
+    "carried beyond a chunk": ((27, 30, 44), 20, 47),
+    "carried, folded late": ((36,), 20, 37),
+    "fold inside what is carried": ((7, 25), 10, 28),
+}
+"""Folds, carried tokens and length of a window of 48 positions, in models that fold after 16 tokens at the latest."""
+
+
+def on_backend(backend, state, script, window, split=None):
+    """The same through a backend's contract: logits (b, s, v) and the memory after each fold and after a commit, on the host."""
+    import numpy as np
+
+    at, out, banks, chunk = backend.start(script.ids.shape[0], state, window, script.carried), [], [], backend.config.memory.chunk
+    ids = script.ids.numpy()
+    for stop in sorted({*script.folds, ids.shape[1]}):
+        while at.length < stop:
+            if at.length >= script.carried and at.length - at.folded == chunk:
+                at = backend.fold(at)
+            room = script.carried - at.length if at.length < script.carried else at.folded + chunk - at.length
+            size = min(stop - at.length, room, split or stop)
+            logits, at = backend.extend(ids[:, at.length : at.length + size], at, all_logits=True)
+            out.append(logits)
+        if stop in script.folds and stop > at.folded:
+            at = backend.fold(at)
+            banks.append(backend.to_host(backend.memory(at)))
+    last = backend.commit(at)
+    return np.concatenate(out, axis=1), [*banks, backend.to_host(last)], last.written, at
