@@ -8,7 +8,7 @@ import pytest
 from command_line import spawn
 
 from lm2.models.errors import WriteError
-from lm2.runtime.commands import chat, common, reading
+from lm2.runtime.commands import common, reading, talk
 from lm2.runtime.commands.common import Ended, soft_interrupt
 from lm2.runtime.statefile import read_session
 
@@ -28,7 +28,7 @@ def file(tmp_path):
 
 def at_piece(monkeypatch, count, do):
     """`do()` where the answer's piece number `count` would be written."""
-    written, real = [], chat.write_out
+    written, real = [], talk.write_out
 
     def write_out(text):
         written.append(text)
@@ -36,7 +36,7 @@ def at_piece(monkeypatch, count, do):
             do()
         real(text)
 
-    monkeypatch.setattr(chat, "write_out", write_out)
+    monkeypatch.setattr(talk, "write_out", write_out)
     return written
 
 

@@ -246,7 +246,7 @@ def test_wrong_command_lines(lm2, chat_model, tmp_path, args, words, code):
         ("chat/d.jsonl", "{", ("line 1 is not JSON",)),
         ("chat/d.jsonl", "[]\n", ("line 1 must be a JSON object, not list",)),
         ("chat/d.jsonl", '{"turns": [{"role": "user"}]}\n', ("dialogue 1", "turns with role and content")),
-        ("background/a.txt", b"\xff\xfe", ("is not UTF-8",)),
+        ("background/a.txt", b"\xff\xfe", ("UTF-16", "not UTF-8",)),
     ],
 )
 def test_wrong_data(lm2, small, chat_model, tmp_path, file, text, words):

@@ -55,7 +55,7 @@ def test_half_a_surrogate_pair_in_a_tensor_header(tmp_path, text):
 
 def test_half_a_surrogate_pair_in_a_config(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["\\ud800"]}')
-    with pytest.raises(ModelFileError, match="surrogates"):
+    with pytest.raises(ModelFileError, match="surrogate pair"):
         read_config(tmp_path / "config.json")
 
 
