@@ -62,7 +62,11 @@ def rope(d: dict[str, Any]) -> dict[str, Any]:
         out["factor"] = number(block, "factor")
     if kind == "llama3":
         out["low_freq_factor"], out["high_freq_factor"] = number(block, "low_freq_factor"), number(block, "high_freq_factor")
-        out["original_max_position_embeddings"] = whole(block, "original_max_position_embeddings")
+        name = "original_max_position_embeddings"  # beside the block too, else all positions, as in transformers
+        lengths = [x for x in (block.get(name), d.get(name)) if x is not None]
+        if any(x != lengths[0] for x in lengths):
+            raise Bad(f"two lengths {lengths}")
+        out[name] = whole({name: lengths[0] if lengths else d.get("max_position_embeddings")}, name)
         if out["high_freq_factor"] <= out["low_freq_factor"]:
             raise Bad("factors")
     return out

@@ -134,7 +134,10 @@ def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
         raise ModelFileError(f"{file} has {PREFIX}format {own!r}, which {exported.other_format(int(own) if own.isdecimal() else 0)}")
     inputs, outputs = {i.name: i for i in session.get_inputs()}, {o.name for o in session.get_outputs()}
     whole = isinstance(state, dict) and all(k in inputs and isinstance(v, str) and v in outputs for k, v in state.items())
-    if not whole or not isinstance(trace, dict):
+    m, layers = folder.config.memory, range(folder.config.num_hidden_layers)
+    exact = m.cell == "released" and m.gate_pool == "chunk"
+    needed = {"past_length"} | (set() if exact else {f"past_{part}.{i}" for part in ("key", "value") for i in layers})
+    if not whole or not isinstance(trace, dict) or not needed <= set(state):
         raise ModelFileError(f"{file} does not have the state it declares: export the model again")
     for name in state:
         kind, sizes = inputs[name].type, list(inputs[name].shape[1:])

@@ -146,6 +146,7 @@ def test_ordinary_uses_of_the_same_filters():
         *((f"lm2.{part}", text) for part in ("trace", "state", "config") for text in ("", "[1]")),
         ("lm2.state", '{"past_bank": ["present_bank"]}'),
         ("lm2.state", '{"past_bank": "nowhere"}'),
+        ("lm2.state", '{"past_length": "present_length", "past_bank": "present_bank"}'),
     ],
 )
 def test_what_an_onnx_file_says_of_itself(tmp_path, name, text):
