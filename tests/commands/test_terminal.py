@@ -54,6 +54,11 @@ class Terminal:
         self.screen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]", "", data.decode("utf-8", "replace")).replace("\r\n", "\n")
         return bool(data)
 
+    def settle(self):
+        """Wait until nothing has come for a second: the chat waits for a key."""
+        while select.select([self.keyboard], [], [], 1)[0] and self.read():
+            pass
+
     def type(self, text):
         os.write(self.keyboard, text.encode() if isinstance(text, str) else text)
 
@@ -117,7 +122,8 @@ def test_a_conversation(terminal, tiny, tmp_path):
     t.wait(PROMPT)
 
     t.type("half a line")
-    t.wait("half a line")  # now it is read: Python leaves a Ctrl-C between a prompt and the first read until another key comes
+    t.wait("half a line")
+    t.settle()  # Python leaves a Ctrl-C that comes between two reads of the keyboard until another key comes
     t.type("\x03")
     assert "Ctrl-D or /exit leaves" in t.wait(PROMPT)
     t.type("\x04")
