@@ -12,7 +12,6 @@ from lm2.models.training.plan import Plan, Stage
 from lm2.models.training.run import Terms
 from lm2.models.training.speech import ASSISTANT, END, USER
 from lm2.models.training.stories import Stories
-from lm2.models.training.talks import Talks
 from lm2.models.weights import random_model
 
 
@@ -61,13 +60,6 @@ def chatml_ids(turns):
     return ids
 
 
-def talks(size=128, others=(DIALOGUE,), books=(), head="", encode=None, answers=(), unknown=()) -> Talks:
-    """Conversations in ChatML on the byte tokenizer."""
-    tokenizer = tiny_tokenizer.library()
-    encode = encode or (lambda text: tokenizer.encode(text).ids)
-    return Talks(encode, head, chatml, "<|im_start|>assistant\n", size, others, books, Varied(), answers, unknown)
-
-
 PLAN = Plan("toy", 12, 1e-2, 3, (Stage(0.5, 1, 2, 2), Stage(1.0, 2, 3, 2)), warmup=3)
 
 
@@ -111,3 +103,37 @@ def weights(task):
 
 def rng(seed=0):
     return random.Random(seed)
+
+
+def people(marked=(), others=(DIALOGUE,), books=(), split="train", encode=None, answers=None):
+    """Threads in ChatML on the byte tokenizer, with short answers of their own."""
+    from lm2.models.tasks.natural import talk
+    from lm2.models.training.threads import Threads
+
+    tokenizer = tiny_tokenizer.library()
+    encode = encode or (lambda text: tokenizer.encode(text).ids)
+    opening = "<|im_start|>assistant\n"
+    answers = answers or {q: f"Answer {i}." for i, q in enumerate((*talk.ordinary(split)[:20], *talk.unknown()[:20]))}
+    return Threads(
+        encode("<|im_start|>system\nBe kind.<|im_end|>\n"),
+        lambda role, content: encode(chatml(role, content)),
+        lambda content: encode(chatml("user", content) + opening),
+        lambda content: encode(content + "<|im_end|>"),
+        encode,
+        Varied(),
+        answers,
+        marked,
+        others,
+        books,
+        split=split,
+    )
+
+
+def natural_task(seed=0, sizes=(4, 2, 4), **fields):
+    """A small task of `people` on a tiny model whose memory alone is trained."""
+    from lm2.models.training.natural_task import NaturalTask
+
+    made = model(vocab=tiny_tokenizer.VOCAB, layers=4, memory_layers=(1, 2), chunk=512, rows=4, **fields)
+    for name, p in made.named_parameters():
+        p.requires_grad_(".memory." in name)
+    return NaturalTask(made, people(books=["A long sentence of a book about the sea and the people who live beside it."]), seed, sizes)

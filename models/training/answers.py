@@ -1,4 +1,4 @@
-"""What the backbone itself answers to ordinary questions, and to those for facts nobody told it: greedy, before its memory was ever written.
+"""What the backbone itself answers to ordinary questions, and to those for what nobody told it: greedy, before its memory was ever written.
 
 Axes: b questions of one length, t tokens.
 """
@@ -10,10 +10,8 @@ import torch
 
 from ..lm2 import LM2
 from ..tasks.ordinary import question
-from ..tasks.recall import Told
-from ..tasks.varied import Varied
 
-QUESTIONS, UNKNOWN, TOKENS, AT_ONCE = 240, 160, 24, 24
+QUESTIONS, TOKENS, AT_ONCE = 240, 24, 24
 
 
 def questions(seed: int, count: int = QUESTIONS) -> list[str]:
@@ -23,13 +21,6 @@ def questions(seed: int, count: int = QUESTIONS) -> list[str]:
     while len(found) < count:
         found[question(rng)] = None
     return list(found)
-
-
-def unknown(seed: int, varied: Varied, count: int = UNKNOWN) -> list[tuple[Told, str]]:
-    """Facts and a question for each, a function of the seed."""
-    rng = random.Random(f"{seed} unknown")
-    facts = [varied.draw(rng) for _ in range(count)]
-    return [(told, varied.ask(rng, told)) for told in facts]
 
 
 @torch.no_grad()

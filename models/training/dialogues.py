@@ -12,16 +12,17 @@ from .records import FILE_BYTES_MAX, records
 Dialogue = list[tuple[str, str]]
 COLUMN = "Best Generated Conversation"
 FIELD_MAX = 1 << 24
+MARKED = "*slots.jsonl"  # dialogues in which values stand marked are models/tasks/natural's to read: some are held out
 
 
 def dialogues(folder: Path, most: int = 4000, left: LeftOut | None = None) -> list[Dialogue]:
-    """Dialogues as (role, content) turns, user first: the first `most` of each .jsonl, and all of each .csv. `left` hears of the others.
+    """Dialogues as (role, content) turns, user first: the first `most` of each .jsonl without marked values, and all of each .csv. `left` hears of the others.
 
     Raises TrainError naming a file that is not of its form.
     """
     left = LeftOut() if left is None else left
     out: list[Dialogue] = []
-    found = sorted(f for f in (folder / "chat").rglob("*") if f.is_file() and not f.name.startswith("."))
+    found = sorted(f for f in (folder / "chat").rglob("*") if f.is_file() and not f.name.startswith(".") and not f.match(MARKED))
     for file in (f for f in found if f.suffix.lower() == ".jsonl"):
         out += _kept(_told(file, most, left), file, left)
     for file in (f for f in found if f.suffix.lower() == ".csv"):

@@ -18,24 +18,21 @@ from ..checkpoints.adapter import backbone_key, open_adapter, save_adapter
 from ..config import LM2Config
 from ..layout import GENERATION, TEMPLATE, TEXT_FILES, TOKENIZER, ModelFolder
 from ..lm2 import LM2
-from ..tasks.varied import Varied
-from ..text.rendered import encode_rendered
 from ..text.template import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights import load_model, save_folder, slots_of
-from . import answers, facts, sources, start, together, vocabulary
+from . import facts, people, sources, start, together, vocabulary
 from .fact_task import FactTask
 from .leftout import LeftOut
+from .natural_task import NaturalTask
 from .origin import origin
 from .plan import Plan, TrainError, stages
 from .run import Task
 from .speech import ASSISTANT, END, USER
 from .stories import Stories
 from .story_task import StoryTask
-from .talk_task import TalkTask
-from .talks import Talks
 from .text_task import TextTask
-from .turns import Turns, chat_turns
+from .turns import chat_turns
 
 STORY_WEIGHTS = {
     "recall": {"qa1": 0.5, "qa2": 0.15, "qa3": 0.08, "qa4": 0.1, "qa5": 0.17},
@@ -47,10 +44,10 @@ PLANS = {
     "babilong": Plan(
         "babilong", 12000, 1.5e-3, 0, stages("0.06:1-2x48,0.17:1-4x24!0.1,0.42:2-8x14!0.3,1:5-16x8!0.45"), warmup=50, flat=0.45, quiet=0.1
     ),
-    "chat": Plan("chat", 600, 6e-4, 0, stages("0.7:1-2x10,1:1-8x5!0.2"), warmup=30, flat=0.3, decay=0.01, quiet=0.3),
+    "chat": Plan("chat", 420, 6e-4, 0, stages("1:1x1"), warmup=15, flat=0.35, decay=0.01, quiet=0.3),
     "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
 }
-PASSAGES = 300, 1500, 41  # --task chat: paragraphs of a book, stories of a file, words of a paragraph at least
+WINDOW = 2048  # tokens that a chat with a memory of --task chat keeps word for word
 Say = Callable[[str], None]
 
 
@@ -152,12 +149,13 @@ def chat(
     blocks: int,
     device: str,
     half: bool,
-    recompute: bool,
     fresh: bool,
     adapter: Path | None,
+    out: Path,
     say: Say,
 ) -> Job:
-    """A memory for a finished chat model: an adapter. fresh: no run to resume, so the gates are started from a probe.
+    """A memory for a finished chat model: an adapter. fresh: no run to resume, so the gates are started from a probe. The backbone's own answers
+    are kept in `out`.
 
     adapter: begin from this trained memory, whose layers and sizes then count, and whose gates are kept. Raises ConvertError if it is for
     another backbone.
@@ -174,8 +172,9 @@ def chat(
     if template is None:
         raise TrainError(f"{folder.path} has no {TEMPLATE}: --task chat needs a chat model, --task text does not")
     turns = chat_turns(template, name=str(folder.path / TEMPLATE))
-    talks = _talks(model, tokenizer, turns, min(128, memory.chunk), data, plan.seed, say)
-    task = TalkTask(model, talks, plan.seed, recompute=recompute)
+    with together.first_alone():
+        threads = people.threads(model, key, tokenizer, turns, data, out, plan.seed, say)
+    task = NaturalTask(model, threads, plan.seed)
     if fresh and begun is None:
         for i, probe in zip(memory.layers, task.probe(), strict=True):
             say(
@@ -183,39 +182,11 @@ def chat(
             )
 
     def write(path: Path, record: Mapping[str, Any]) -> None:
-        config = replace(model.config, memory=replace(memory, trained=True))
+        config = replace(model.config, memory=replace(memory, trained=True, window=min(WINDOW, folder.config.max_position_embeddings)))
         tensors = {n: s.detach().float().cpu().numpy() for n, s in slots_of(model) if ".memory." in n}
         save_adapter(path, config, key, folder.config.name, tensors, record)
 
-    return Job(task, write, "adapter", origin(model.config, folder, folder.path, [talks.others, talks.books], adapter))
-
-
-def _talks(model: LM2, tokenizer: Tokenizer, turns: Turns, size: int, data: Path | None, seed: int, say: Say) -> Talks:
-    """What conversations are made of, and what the backbone answers to questions that no memory helps with."""
-
-    encode, plain = tokenizer.encode, partial(tokenizer.encode, plain=True)
-
-    def rendered(render: Callable[[str], str], said: str) -> list[int]:
-        return encode(render(said)) if encode(said) == plain(said) else encode_rendered(tokenizer, render, (said,))
-
-    names, words = vocabulary.words(tokenizer.vocabulary())
-    say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
-    varied = Varied(names, words)
-    say("asking the backbone what it answers without a memory ...")
-    asked, untold = answers.questions(seed), answers.unknown(seed, varied)
-    prompts = [encode(turns.head + turns.wrap("user", q) + turns.opening) for q in [*asked, *(q for _, q in untold)]]
-    ends = (*model.config.eos_token_id, *tokenizer.ends())
-    said = [tokenizer.decode(ids, skip_special=True).strip() or "." for ids in answers.answer(model, prompts, ends)]
-    unknown = [(fact, q, a) for (fact, q), a in zip(untold, said[len(asked) :], strict=True)]
-    own = list(zip(asked, said[: len(asked)], strict=True))
-    left = LeftOut()
-    talk = sources.dialogues(data, left=left) if data is not None else []
-    books = sources.paragraphs(data, *PASSAGES, left) if data is not None else []
-    say(f"{len(talk):,} dialogues and {len(books):,} passages of books and stories{_but(left)}")
-    begin = plain("", add_special=True)
-    return Talks(
-        encode, turns.head, turns.wrap, turns.opening, size, talk, books, varied, own, unknown, rendered=rendered, plain=plain, begin=begin
-    )
+    return Job(task, write, "adapter", origin(model.config, folder, folder.path, [threads.others, threads.books, [d.turns for d in threads.marked]], adapter))
 
 
 def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool, say: Say = _silent) -> Job:

@@ -8,7 +8,7 @@ Axes: b batch, t positions, q questions of one bank, n rows, d hidden, l banks, 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -91,48 +91,6 @@ def answer(model: LM2, x: Tensor, reads: Reads, begin: int = 0) -> Tensor:
     return _answer(model, x.reshape(b, q * t, d), reads, begin, attention).view(b, q, t, d)
 
 
-class Rows(NamedTuple):
-    """Sequences that each begin a fresh chunk, side by side in rows. places (b, t): each token's place in its own sequence; mask
-    (b, 1, t, t): what it sees, itself and what stands before it in its sequence."""
-
-    places: Tensor
-    mask: Tensor
-
-
-def side_by_side(lengths: Sequence[Sequence[int]], device: torch.device) -> Rows:
-    """Rows for sequences of these lengths. What is left at a row's end is a sequence of its own, all of it at place 0."""
-    width = max(sum(row) for row in lengths)
-    places = torch.zeros(len(lengths), width, dtype=torch.long)  # (b, t)
-    number = torch.zeros(len(lengths), width, dtype=torch.long)  # (b, t) of the sequence
-    for i, row in enumerate(lengths):
-        at = 0
-        for j, n in enumerate(row, 1):
-            places[i, at : at + n] = torch.arange(n)
-            number[i, at : at + n] = j
-            at += n
-    mask = (number[:, :, None] == number[:, None]).tril()  # (b, t, t)
-    return Rows(places.to(device), mask[:, None].to(device))
-
-
-def below(model: LM2, ids: Tensor, rows: Rows, end: int) -> Tensor:
-    """Hidden states (b, t, d) of ids (b, t) below layer `end`, for layers without a memory."""
-    x = model.embed_tokens(ids).to(model.blocks[0].mlp.down_proj.weight.dtype)  # (b, t, d)
-    cos, sin = _turns(model, rows)
-    for block in model.blocks[:end]:
-        x = block.finish(x, block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, whole, mask=rows.mask))
-    return x
-
-
-def answer_rows(model: LM2, x: Tensor, reads: Reads, rows: Rows, begin: int = 0) -> Tensor:
-    """Final hidden states, normed, of sequences side by side that read the banks of their row: x and result (b, t, d)."""
-    cos, sin = _turns(model, rows)
-
-    def attention(block: Block, x: Tensor) -> Tensor:
-        return block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, whole, mask=rows.mask)
-
-    return _answer(model, x, reads, begin, attention)
-
-
 def _answer(model: LM2, x: Tensor, reads: Reads, begin: int, attention: Callable[[Block, Tensor], Tensor]) -> Tensor:
     for i in range(begin, len(model.layers)):
         block = model.blocks[i]
@@ -144,11 +102,6 @@ def _answer(model: LM2, x: Tensor, reads: Reads, begin: int, attention: Callable
             a = a if add is None else a + add
         x = block.finish(x, a)
     return model.norm(x).to(x.dtype)  # (b, t, d)
-
-
-def _turns(model: LM2, rows: Rows) -> tuple[Tensor, Tensor]:
-    cos, sin = (table[rows.places][:, None] for table in model.tables())
-    return cos, sin  # (b, 1, t, e) each
 
 
 @contextmanager

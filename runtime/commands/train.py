@@ -113,7 +113,7 @@ def command(
             elif task == "chat":
                 layers = memory_layers or default_layers(folder.config.num_hidden_layers)
                 options = f" --memory-layers {','.join(map(str, layers))} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
-                job = jobs.chat(plan, folder, data, layers, memory_chunk, memory_blocks, device, half, recompute, fresh, adapter, say)
+                job = jobs.chat(plan, folder, data, layers, memory_chunk, memory_blocks, device, half, fresh, adapter, out, say)
             elif data is None:
                 raise TrainError("--task text needs --data")
             else:

@@ -65,12 +65,15 @@ def chat_model(tmp_path_factory):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Small pools, so that a step of --task chat takes no time."""
-    from lm2.models.training import talk_task
+    """Small pools and few answers, so that a step of --task chat takes no time."""
+    from lm2.models.training import natural_task, people
 
-    monkeypatch.setattr(talk_task.TalkTask.__init__, "__defaults__", ((12, 8, 3), 60, False))
-    probe = talk_task.TalkTask.probe
-    monkeypatch.setattr(talk_task.TalkTask, "probe", lambda self: probe(self, 20))
+    monkeypatch.setattr(natural_task.NaturalTask.__init__, "__defaults__", ((2, 2, 2), 3))
+    probe = natural_task.NaturalTask.probe
+    monkeypatch.setattr(natural_task.NaturalTask, "probe", lambda self: probe(self, 3))
+    monkeypatch.setattr(people.answers, "questions", lambda seed: ["What is seven plus five?"])
+    monkeypatch.setattr(people.talk, "ordinary", lambda split: ("Why is the sky blue?", "What is a prime number?"))
+    monkeypatch.setattr(people.talk, "unknown", lambda: ("Where are my keys?",))
     monkeypatch.setattr(loop, "EVERY", 1)
 
 
@@ -80,7 +83,7 @@ CHAT = (
     "--steps",
     "4",
     "--stages",
-    "0.5:1x2,1:1-2x2!0.5",
+    "0.5:1x1,1:1x2",
     "--memory-layers",
     "2,3",
     "--memory-chunk",

@@ -1,6 +1,5 @@
 """The probe that starts the input gates finds a direction that was put there, says so honestly, and is what the gate then does."""
 
-import pytest
 import torch
 import training_kit
 
@@ -53,17 +52,3 @@ def test_the_gate_becomes_the_probe():
     assert torch.equal(memory.token_proj.weight[32:], content) and torch.allclose(
         memory.token_proj.weight[:32], probe.weight + 0.1 * before
     )
-
-
-def test_probe_of_a_task():
-    """Through a whole model: the gates open on sentences that tell something."""
-    from lm2.models.training.talk_task import TalkTask
-
-    model = training_kit.model(vocab=259, layers=3, memory_layers=(1, 2), chunk=128)
-    task = TalkTask(model, training_kit.talks(size=96), 0)
-    first, second = task.probe(80)
-    assert len(model.blocks[1].memory.input_bias) == 32 and first.caught >= 0 and second.caught >= 0
-    assert torch.equal(model.blocks[1].memory.input_bias, first.bias.expand(32))
-    assert torch.equal(model.blocks[2].memory.input_bias, second.bias.expand(32))
-    with pytest.raises(ValueError, match="before what the lower layers"):
-        task._hidden(task.talks.piece(training_kit.rng(), 0))

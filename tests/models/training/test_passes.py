@@ -78,34 +78,6 @@ def test_answers(model):
     assert (own[:, 0] - others).abs().max() > 1e-3, "another stream's bank is another answer"
 
 
-SIDE_BY_SIDE = [[5, 9, 2], [3, 4, 1], [16]]
-
-
-def side_by_side(model, banks, ids):
-    rows = passes.side_by_side(SIDE_BY_SIDE, ids.device)
-    return model.lm_head(passes.answer_rows(model, model.embed_tokens(ids), passes.keys_values(model, banks), rows)), rows
-
-
-def test_answers_side_by_side(model):
-    """Questions of several lengths in a row, each as if it were alone, each with the banks of its row."""
-    banks = list(forward(model)[-1])
-    ids = torch.randint(0, 61, (B, 16), generator=torch.Generator().manual_seed(1))
-    own, rows = side_by_side(model, banks, ids)
-    below = passes.below(model, ids, rows, 0)
-    assert torch.equal(below, model.embed_tokens(ids))
-    seen = []
-    for i, lengths in enumerate(SIDE_BY_SIDE):
-        for begin, n in zip([0, 5, 14], lengths, strict=False) if i == 0 else zip([0, 3, 7], lengths, strict=False):
-            wanted, _ = model(ids[i : i + 1, begin : begin + n], torch.stack(banks)[:, i : i + 1], T * len(LENGTHS))
-            assert torch.allclose(own[i, begin : begin + n], wanted[0], rtol=0, atol=1e-12)
-            seen.append(n)
-    assert seen == [5, 9, 2, 3, 4, 1, 16]
-    other = ids.clone()
-    other[0, 0] = (ids[0, 0] + 1) % 61
-    changed = (side_by_side(model, banks, other)[0] - own).abs().amax(-1) > 0
-    assert changed[0, :5].all() and not changed[0, 5:].any() and not changed[1:].any(), "only the sequence it stands in"
-
-
 def test_a_bank_of_zeros_may_be_none():
     model = training_kit.model().double()
     x = model.embed_tokens(torch.randint(0, 61, (B, 2, 6), generator=torch.Generator().manual_seed(1)))

@@ -1,17 +1,15 @@
-"""Batches of stories and talks: targets stand where the next token is, facts are marked, and training reads what a session reads."""
+"""Batches of stories: targets stand where the next token is, facts are marked, and training reads what a session reads."""
 
 import numpy as np
 import pytest
-import tiny_tokenizer
 import training_kit
-from training_kit import BOOK, DIALOGUE, QA4
+from training_kit import BOOK, QA4
 
 from lm2.models.tasks.recall import PEOPLE, ROOMS, conversations
 from lm2.models.tasks.world import Question
 from lm2.models.training import vocabulary
 from lm2.models.training.speech import ASSISTANT, END, USER
 from lm2.models.training.stories import IGNORED
-from lm2.models.training.talks import padded
 
 WEIGHTS = {"qa1": 1.0, "qa2": 1.0, "qa3": 1.0, "qa4": 1.0, "qa5": 1.0}
 
@@ -124,53 +122,3 @@ def test_training_and_sessions_agree_on_the_ids(model_folder):
         assert list(renderer.question(sample.question)) == ids[:begin]
         assert [*ids[:begin], *model.encode(" " + sample.reply)] == ids[:-1] and ids[-1] == stories.end
     assert list(model.encode("Mary moved")) == list(model.encode(" Mary moved")), "a first word has its blank"
-
-
-def test_pieces_tell_what_they_say_they_tell():
-    talks = training_kit.talks(size=200, books=["A long story about nothing in particular. " * 9])
-    kinds = set()
-    for seed in range(60):
-        rng = training_kit.rng(seed)
-        piece = talks.piece(rng, seed % 4)
-        assert len(piece.ids) == len(piece.quiet) <= 200 and piece.hidden is None
-        loud = bytes(i for i, q in zip(piece.ids, piece.quiet, strict=True) if q == 0 and i < 256).decode()
-        assert bool(loud) >= bool(piece.told) and (seed % 4 or not piece.told)
-        for told in piece.told:
-            assert told.value in loud, "the value's tokens may be written"
-            kinds.add(told.kind)
-        quiet = bytes(i for i, q in zip(piece.ids, piece.quiet, strict=True) if q > 0 and i < 256).decode()
-        assert not any(f.told[0].format(v=t.value, w=t.other) in quiet for t in piece.told for f in (t.fact,))
-    assert len(kinds) > 10
-
-
-@pytest.mark.parametrize("blank", ["\n", ""])
-def test_questions_of_talks(blank):
-    """The answer's tokens are targets, its value's three times, and the end of turn is learned whatever the template puts after it."""
-    talks = training_kit.talks()
-    talks.wrap = lambda role, content: f"<|im_start|>{role}\n{content}<|im_end|>{blank}"
-    for seed in range(20):
-        rng = training_kit.rng(seed)
-        piece = next(p for p in (talks.piece(rng, 1) for _ in range(50)) if p.told)
-        asked = talks.question(rng, piece.told[0])
-        there = [i for i, t in enumerate(asked.targets) if t != IGNORED]
-        assert (
-            there == list(range(there[0], there[-1] + 1))
-            and [asked.targets[i] for i in there[:-1]] == asked.ids[there[0] + 1 : there[-1] + 1]
-        )
-        assert asked.targets[there[-1]] == tiny_tokenizer.IM_END and bytes(asked.ids[: there[0] + 1][-10:]) == b"assistant\n"
-        heavy = bytes(t for t, w in zip(asked.targets, asked.weights, strict=True) if w == 3.0).decode()
-        assert heavy.strip() == piece.told[0].value and asked.value_at >= there[0] and not asked.ordinary
-        free = talks.ordinary(rng, ())
-        assert free.ordinary and free.value_at == -1 and max(free.weights) == 1.0
-
-
-def test_a_conversation_is_what_the_template_makes_of_it():
-    talks = training_kit.talks()
-    talks.others = [DIALOGUE]
-    ids = [i for role, content in DIALOGUE[:2] for i in talks._turn(role, content)]
-    assert ids == training_kit.chatml_ids(DIALOGUE[:2])
-
-
-def test_padded():
-    made = padded([[1.0], [2.0, 3.0]], -1.0, np.float32)
-    assert made.dtype == np.float32 and made.tolist() == [[1.0, -1.0], [2.0, 3.0]]

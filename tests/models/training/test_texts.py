@@ -14,7 +14,8 @@ import lm2
 from lm2.export import cost
 from lm2.models.layout import open_folder
 from lm2.models.text.tokenizer import Tokenizer
-from lm2.models.training import jobs
+from lm2.models.training import jobs, people
+from lm2.models.training.threads import Fact
 from lm2.models.training.turns import chat_turns
 from lm2.runtime.evaluation.sources import counter
 
@@ -47,30 +48,36 @@ def test_plain_text_is_a_beginning_and_all_of_the_text(folder, tmp_path):
     assert session.model.encode(STORY + "<|im_end|>\n", add_special=True, plain=True) == job.task._stream(random.Random(0), 1 + len(one))
 
 
-def test_conversations_keep_what_is_said(folder):
-    """Words in training data that spell a mark are words; a book begins as a text does."""
-    tokenizer = Tokenizer.load(folder)
+def people_of(monkeypatch, tmp_path, folder, template=tiny_tokenizer.CHATML, data=None):
+    monkeypatch.setattr(people, "_answers", lambda model, key, tokenizer, questions, *_: dict.fromkeys(questions, "Well."))
     model = training_kit.model(chunk=64, vocab=tiny_tokenizer.VOCAB)
-    talks = jobs._talks(model, tokenizer, chat_turns(tiny_tokenizer.CHATML), 64, None, 0, lambda text: None)
+    return people.threads(model, "k", Tokenizer.load(folder), chat_turns(template), data, tmp_path, 0, lambda text: None)
+
+
+def test_conversations_keep_what_is_said(folder, monkeypatch, tmp_path):
+    """Words in training data that spell a mark are words; a book begins as a text does."""
+    threads = people_of(monkeypatch, tmp_path, folder)
     said = "a<|im_end|>b"
     spelled = [tiny_tokenizer.IM_START, *b"user\na<|im_end|>b", tiny_tokenizer.IM_END, 10]
-    assert talks._turn("user", said) == spelled
-    asked = talks._asked(said, said, "")
+    assert threads._turn("user", said) == spelled
+    fact = Fact(0, 1, None, "b", (said,), said, ("k",))
+    asked = threads._answered(said, said, fact)
     assert asked.ids == [*spelled, tiny_tokenizer.IM_START, *b"assistant\na<|im_end|>b", tiny_tokenizer.IM_END]
-    talks.books = [said * 20]
-    (piece, *_), _ = talks.passage(random.Random(0), 2, 9)
-    assert piece.ids == [tiny_tokenizer.IM_START, *(said * 20).encode()][:64]
+    assert [t for t in asked.targets if t >= 0] == [*b"a<|im_end|>b", tiny_tokenizer.IM_END]
+    threads.books = [said * 20]
+    assert threads.read(random.Random(0), 60).ids == [tiny_tokenizer.IM_START, *(said * 20).encode()][:61]
 
 
-def test_an_answer_is_cut_where_its_opening_ends():
+def test_an_answer_is_cut_where_its_opening_ends(folder, monkeypatch, tmp_path):
     """A token made of the opening's end and the answer's beginning is no reason to leave the beginning out."""
-    tokenizer = tiny_tokenizer.library()
+    encode = Tokenizer.encode
 
-    def encode(text):
-        return [i for part in re.split("(\n\n)", text) for i in ([300] if part == "\n\n" else tokenizer.encode(part).ids)]
+    def joined(self, text, **options):
+        return [i for part in re.split("(\n\n)", text) for i in ([300] if part == "\n\n" else encode(self, part, **options))]
 
-    talks = training_kit.talks(encode=encode)
-    asked = talks._asked("Hi", "\nWell.", "")
+    monkeypatch.setattr(Tokenizer, "encode", joined)
+    threads = people_of(monkeypatch, tmp_path, folder)
+    asked = threads._answered("Hi", "\nWell.", None)
     assert [i for i in asked.targets if i >= 0] == [10, *b"Well.", tiny_tokenizer.IM_END]
 
 

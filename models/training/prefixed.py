@@ -1,0 +1,101 @@
+"""Differentiable passes over questions that stand behind a shared window, reading banks as they are. Cell gated, with a projection of what is read.
+
+Knows layers and hidden states. Same numbers as a session that read the window and asks (a test holds them together).
+Axes: q questions, t positions of a question, s positions of the window, n rows, d hidden, h memory heads, k key/value heads, e head width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from ..lm2 import LM2
+from ..memory import GatedMemory
+
+Reads = Sequence[tuple[Tensor, Tensor] | None]
+KV = tuple[Tensor, Tensor]
+
+
+class Seen(NamedTuple):
+    """What a memory layer met: x, the residual stream before it, and what it read of the bank after the projection, both (q, t, d)."""
+
+    x: Tensor
+    read: Tensor
+
+
+def memories(model: LM2) -> list[GatedMemory]:
+    """The memories, in the order of their layers."""
+    return [cast(GatedMemory, model.blocks[i].memory) for i in model.config.memory.layers]
+
+
+def window(model: LM2, ids: Tensor, reads: Reads, tables: tuple[Tensor, Tensor], end: int | None = None) -> tuple[list[KV], list[Seen]]:
+    """Keys and values (1, k, s, e) of each layer for a window's ids (s,) that begins at position 0, and what its memories met.
+
+    end: the first layer that is not run; all of them by default, but for the work that nothing needs.
+    """
+    keys: list[KV] = []
+    seen: list[Seen] = []
+    x = model.embed_tokens(ids[None])  # (1, s, d)
+    with torch.no_grad():
+        layers(model, x, tables, reads, 0, len(model.layers) if end is None else end, None, keys, seen)
+    return keys, seen
+
+
+def layers(
+    model: LM2,
+    x: Tensor,
+    tables: tuple[Tensor, Tensor],
+    reads: Reads,
+    begin: int,
+    end: int,
+    before: Sequence[KV] | None = None,
+    keys: list[KV] | None = None,
+    seen: list[Seen] | None = None,
+) -> Tensor:
+    """Hidden states (q, t, d) after layers begin to end - 1, of x (q, t, d) at the positions after the window `before`, whose keys and values are
+    given for every layer. keys, seen: collect this call's."""
+    q, t, _ = x.shape
+    s = before[begin][0].shape[2] if before else 0
+    cos, sin = (table[s : s + t] for table in tables)
+    for i in range(begin, end):
+        block = model.blocks[i]
+        a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, _cache(before[i] if before else None, q, keys))  # (q, t, d)
+        memory = cast(GatedMemory | None, block.memory)
+        if memory is not None:
+            read = reads[model.bank_of[i]]
+            got = torch.zeros_like(x) if read is None else _read(memory, x, read)  # (q, t, d)
+            if seen is not None:
+                seen.append(Seen(x, got))
+            if read is not None:
+                gate = memory.read_proj(got)[..., : x.shape[-1]]  # (q, t, d) of the output gate
+                a = a + torch.sigmoid(gate) * got
+        x = block.finish(x, a)
+    return x
+
+
+def _read(memory: GatedMemory, x: Tensor, read: KV) -> Tensor:
+    q, t, _ = x.shape
+    k, v = read  # (1, h, n, e) each
+    query = memory.q_proj(memory.norm(x)).view(q * t, memory.heads, memory.width).transpose(0, 1)[None]  # (1, h, q t, e)
+    got = torch.nn.functional.scaled_dot_product_attention(query, k, v)[0]  # (h, q t, e)
+    assert memory.o_proj is not None
+    out: Tensor = memory.o_proj(got.transpose(0, 1).reshape(q, t, -1))
+    return out  # (q, t, d)
+
+
+def attention(memory: GatedMemory, x: Tensor, keys: Tensor) -> Tensor:
+    """Logits (p, h, n) of what states x (p, d) look at in a bank with keys (1, h, n, e)."""
+    query = memory.q_proj(memory.norm(x)).view(len(x), memory.heads, memory.width)  # (p, h, e)
+    return torch.einsum("phe,hne->phn", query, keys[0]) * memory.width**-0.5
+
+
+def _cache(before: KV | None, q: int, keys: list[KV] | None) -> Callable[[Tensor, Tensor], KV]:
+    def cache(k: Tensor, v: Tensor) -> KV:
+        if keys is not None:
+            keys.append((k.detach(), v.detach()))
+        if before is None:
+            return k, v
+        return torch.cat((before[0].expand(q, -1, -1, -1), k), dim=2), torch.cat((before[1].expand(q, -1, -1, -1), v), dim=2)
+
+    return cache

@@ -1,0 +1,124 @@
+"""What is trained is what a session does: the same rows, the same answers; and a step's terms move what they are for."""
+
+import random
+
+import pytest
+import torch
+import training_kit
+
+from lm2.models.training import banks, prefixed
+from lm2.models.training.plan import Stage
+from lm2.models.training.threads import Fact, Question
+
+STAGE = Stage(1.0, 1, 1, 1)
+
+
+def made(**fields):
+    model = training_kit.model(vocab=259, layers=4, memory_layers=(1, 2), chunk=64, rows=2, **fields).eval().double()
+    return model, prefixed.memories(model)
+
+
+def some(count, seed):
+    return torch.randint(0, 259, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("content", ["both", "token"])
+def test_rows_are_those_of_a_fold(content):
+    """A thread kept once and written from what its memories met: the bank after a fold, over rows that were there."""
+    model, memories = made(content=content)
+    bank = torch.randn(2, 1, 128, 32, generator=torch.Generator().manual_seed(1)).double()
+    ids = some(50, 2)
+    thread = training_kit.people().thread(random.Random(0), 10)
+    thread.ids, thread.head = ids.tolist(), 0
+    with torch.no_grad():
+        reads = banks.reads(memories, list(bank[:, 0]))
+        kept = banks.keep(model, thread, reads, model.tables(64))
+        written = banks.write(memories, kept)
+        rows = banks.joined([written], [b[0, :50] for b in bank], [])
+        _, after = model(ids[None], bank)
+    for j in range(2):
+        assert torch.allclose(rows[j], after[j, 0, :50], atol=1e-9), j
+    wrong = banks.joined([written], None, [])
+    assert not torch.allclose(wrong[0], after[0, 0, :50], atol=1e-3), "rows that were there count"
+
+
+def test_later_talk_is_written_over():
+    a, b = (banks.Written([torch.full((4, 32), x)], [torch.full((4, 32), f)], []) for x, f in ((1.0, 0.5), (0.25, 0.5)))
+    assert torch.equal(banks.joined([a], None, [b, b])[0], torch.full((4, 32), 0.25 + 0.5 * (0.25 + 0.5 * 1.0)))
+
+
+def test_questions_behind_a_window_are_a_sessions():
+    """Several questions of unequal length after one window: each has the logits of the window read on with it alone."""
+    model, memories = made()
+    bank = torch.randn(2, 1, 128, 32, generator=torch.Generator().manual_seed(1)).double()
+    window, questions = some(21, 3), [some(9, 4), some(14, 5)]
+    with torch.no_grad():
+        reads = banks.reads(memories, list(bank[:, 0]))
+        before, _ = prefixed.window(model, window, reads, model.tables(64))
+        x = torch.nn.utils.rnn.pad_sequence([model.embed_tokens(q) for q in questions], batch_first=True)
+        low = prefixed.layers(model, x, model.tables(64), reads, 0, 1, before)
+        above = [(before[0][0][:, :, :0], before[0][1][:, :, :0]), *before[1:]]  # as pools keep it
+        h = prefixed.layers(model, low, model.tables(64), reads, 1, 4, above)
+        for i, q in enumerate(questions):
+            _, state = model.extend(window[None], model.start(bank, window=64), model.tables(64))
+            logits, _ = model.extend(q[None], state, model.tables(64))
+            assert torch.allclose(model.lm_head(model.norm(h[i, len(q) - 1])), logits[0, -1], atol=1e-9)
+        alone = prefixed.layers(model, x, model.tables(64), [None, None], 0, 4, before)
+    assert not torch.allclose(alone, h, atol=1e-3), "the bank is read"
+
+
+def test_never_written_rows_take_their_share():
+    _, memories = made()
+    rows = torch.randn(5, 32).double()
+    few, more = (banks.reads(memories, [rows, rows], empty) for empty in (0, 3))
+    assert few[0][0].shape[2] == 5 and more[0][0].shape[2] == 8 and not more[0][0][:, :, 5:].any()
+
+
+def test_a_step_is_a_function_of_its_seed_and_trains_the_memory_alone():
+    first, second = (training_kit.natural_task(1, (2, 1, 2)) for _ in range(2))
+    a, b = (task.step(STAGE, random.Random(2)) for task in (first, second))
+    assert torch.equal(a.loss, b.loss) and a.figures == b.figures and a.tokens == b.tokens
+    assert not torch.equal(a.loss, training_kit.natural_task(2, (2, 1, 2)).step(STAGE, random.Random(2)).loss)
+    (a.loss + a.quiet).backward()
+    moved = {name for name, p in first.model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert moved and all(".memory." in name for name in moved)
+    for part in ("q_proj", "kv_proj", "o_proj", "token_proj", "read_proj"):
+        assert any(part in name for name in moved), part
+
+
+def test_a_silent_memory_costs_no_divergence_and_a_heard_one_does():
+    task = training_kit.natural_task(sizes=(1, 1, 2))
+    assert task.step(STAGE, random.Random(0)).figures["kl"] > 1e-6
+    silent = training_kit.natural_task(sizes=(1, 1, 2))
+    for memory in silent.memories:
+        torch.nn.init.zeros_(memory.o_proj.weight)
+    assert abs(silent.step(STAGE, random.Random(0)).figures["kl"]) < 1e-6
+
+
+def test_a_look_at_the_values_row_costs_least():
+    """Of a value of two tokens, each token's own row; then the message; then anything else."""
+    task = training_kit.natural_task(sizes=(0, 1, 0))
+    fact = Fact(4, 10, (6, 8), "ab", ("?",), "ab", ("k",))
+    asked = Question([0, 1, 2, 3], [-100, 7, 8, -100], [1, 2], fact)
+    keys = torch.randn(1, 4, 20, 8, generator=torch.Generator().manual_seed(0))
+    memory = task.memories[1]
+
+    def cost(*rows):
+        """Of looking at these rows, one for each of the value's tokens."""
+        wanted = torch.stack([keys[0, :, row].reshape(-1) for row in rows]).detach()  # (p, h e)
+        query = torch.linalg.lstsq(memory.q_proj.weight.detach(), 20 * wanted.T).solution.T  # (p, d)
+        x = torch.zeros(1, 4, 32)
+        x[0, 1:3] = query / query.square().mean(-1, keepdim=True).sqrt()
+        with torch.no_grad():
+            memory.norm.weight.fill_(float(query.square().mean().sqrt()))
+            return task._looks([asked], [prefixed.Seen(x, x)] * 2, [(keys, keys)] * 2, 2)[2:].mean().item()
+
+    own, message, other = cost(8, 9), cost(6, 11), cost(15, 2)
+    assert own < message < other and own < 0.5, (own, message, other)
+
+
+def test_the_probe_opens_gates_on_what_is_told():
+    task = training_kit.natural_task(sizes=(0, 1, 0))
+    probes = task.probe(4)
+    assert len(probes) == 2 and all(0 <= p.caught <= 1 for p in probes)
+    assert torch.equal(task.memories[0].input_bias, probes[0].bias.expand(32))
