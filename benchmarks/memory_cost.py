@@ -143,12 +143,13 @@ def fold(backend, state, ids, position: int, size: int, turn: int, rounds: int) 
     return {"token": plain, "with_fold": folded, "fold": statistics.median(added), "ratio": statistics.median(x / a for x, a in zip(added, plain, strict=True))}
 
 
-def full_window(model, size: int):
-    """A session whose window the next message finds full, its window run."""
+def full_window(model, state, size: int):
+    """A session whose window the next message finds full, begun from a memory state (None: never written)."""
     import lm2
     from lm2.runtime.session.sampling import Sampling
 
     session = lm2.Session(model, sampling=Sampling(temperature=0.0), seed=0, window=size)
+    session.at = session.at if state is None else session.at._replace(memory=state)
     words, n = long_text().split(), 0
     later = len(session.wording.turn(MESSAGE, first=False))
     while session.at.filled + later + size // 8 <= size:
@@ -176,9 +177,9 @@ def slide(session) -> dict:
     return out
 
 
-def slides(models: dict, size: int, rounds: int) -> dict:
+def slides(models: dict, states: dict, size: int, rounds: int) -> dict:
     """Medians of `slide` for each side, in turn."""
-    sessions = {name: full_window(model, size) for name, model in models.items()}
+    sessions = {name: full_window(model, states[name], size) for name, model in models.items()}
     found: dict = {name: [] for name in models}
     for _ in range(rounds):
         for name, session in sessions.items():
@@ -214,7 +215,7 @@ def measure(a, backend: str) -> dict:
         record["decode"][str(p)] = decode(sides, ids, p, a.window, a.steps, a.rounds)
         print(f"{backend}: decode at {p}: {record['decode'][str(p)]['ratio']:.3f}", file=sys.stderr, flush=True)
     record["fold"] = {"turn": a.turn, **fold(on.backend, state, ids, places[0], a.window, a.turn, a.rounds)}
-    record["slide"] = slides(models, a.window, max(1, a.rounds // 2))
+    record["slide"] = slides(models, {"on": state, "off": None}, a.window, max(1, a.rounds // 2))
     return record
 
 

@@ -14,7 +14,7 @@ NOTE_EVERY = 5
 
 def harm(model: "Model", backbone: "Model", count: int, seed: int, window: int | None, longest: int, out: Path | None, as_json: bool) -> None:
     """Ask `count` questions. With `out` a run goes on where it stopped. Raises EvaluationError, WriteError; click.Abort after a stop."""
-    from ..evaluation import full_bank, harm_report
+    from ..evaluation import full_bank, harm_report, natural
     from ..evaluation.harm import Examiner, Row
     from ..evaluation.report import header
     from ..evaluation.store import Store
@@ -36,6 +36,8 @@ def harm(model: "Model", backbone: "Model", count: int, seed: int, window: int |
                 raise Stopped
 
         examiner = Examiner(full_bank.FullBank(model, seed, window, check), backbone, longest)
+        if len(rows) < count:
+            note(f"harm: first {natural.FILLERS} answers of the model's own, for the talk before the questions")
         try:
             for row in examiner.rows(count, len(rows), lambda tokens: note(f"harm: a conversation of {tokens} tokens")):
                 rows.append(row)

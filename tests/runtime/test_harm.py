@@ -10,6 +10,7 @@ import tiny_model
 from safetensors.numpy import load_file, save_file
 
 from lm2.models.tasks.natural import talk
+from lm2.runtime.backends.torch_backend import TorchBackend
 from lm2.runtime.evaluation import harm, harm_report, natural
 from lm2.runtime.evaluation.full_bank import QUESTIONS, FullBank
 from lm2.runtime.evaluation.store import EvaluationError
@@ -192,3 +193,18 @@ def test_figures_and_report_by_hand(pair):
     (cell,) = json.loads(json.dumps(document, allow_nan=False))["cells"]
     assert cell["tokens_scored"] == 40 and cell["first_sentence"]["share"] == 0.5 and cell["control"]["answer"]["share"] == 1.0
     assert "never written" in document["control"]
+
+
+@pytest.mark.parametrize("kind", ["mlx", "static"])
+def test_other_backends_find_the_same(pair, kind):
+    """MLX, and torch in static buffers as on CUDA: the same answers, divergences by rounding."""
+    want = list(examiner(pair).rows(3))
+    if kind == "mlx":
+        pytest.importorskip("mlx.core")
+        others = [load(pair[0].path, "mlx", device="cpu", memory=memory) for memory in (True, False)]
+    else:
+        others = [replace(model, backend=TorchBackend(model.backend.model, static=True)) for model in pair]
+    found = list(examiner(tuple(replace(model, eos=frozenset()) for model in others)).rows(3))
+    for a, b in zip(want, found, strict=True):
+        assert (a.question, a.backbone, a.memory, a.never, a.written) == (b.question, b.backbone, b.memory, b.never, b.written)
+        assert b.divergence == pytest.approx(a.divergence, rel=1e-2) and b.control / b.scored < 1e-9
