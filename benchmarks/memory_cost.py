@@ -181,9 +181,9 @@ def slides(models: dict, states: dict, size: int, rounds: int) -> dict:
     """Medians of `slide` for each side, in turn."""
     sessions = {name: full_window(model, states[name], size) for name, model in models.items()}
     found: dict = {name: [] for name in models}
-    for _ in range(rounds):
-        for name, session in sessions.items():
-            found[name].append(slide(session))
+    for r in range(rounds):
+        for name in list(sessions)[:: 1 if r % 2 == 0 else -1]:
+            found[name].append(slide(sessions[name]))
     out = {}
     for name, each in found.items():
         middle = lambda way, key: statistics.median(r[way][key] for r in each)  # noqa: E731, B023
@@ -209,7 +209,7 @@ def measure(a, backend: str) -> dict:
     m, places = on.config.memory, [int(p) for p in a.positions.split(",")]
     record: dict = {
         "backend": backend, "threads": threads, "model": on.name, "memory_layers": len(m.layers), "rows": m.slots, "chunk": m.chunk, "written": state.written,
-        "window": a.window, "decode": {},
+        "window": a.window, "rounds": a.rounds, "command": command(), "machine": machine(), "decode": {},
     }  # fmt: skip
     for p in places:
         record["decode"][str(p)] = decode(sides, ids, p, a.window, a.steps, a.rounds)
@@ -261,12 +261,14 @@ def main() -> int:
     new = {(r["backend"], r["threads"]) for r in results}
     results = [r for r in kept if (r["backend"], r["threads"]) not in new] + results
     report = {
-        "command": command(), "machine": machine(), "versions": versions("lm2", "torch", "mlx", "onnxruntime", "numpy"), "rounds": a.rounds, "seed": 0,
+        "versions": versions("lm2", "torch", "mlx", "onnxruntime", "numpy"), "seed": 0,
         "aims": {"decode": DECODE_AIM, "fold": FOLD_AIM}, "results": results,
     }  # fmt: skip
     a.out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"`{report['command']}` on {report['machine']}; {report['versions']}; float32, seed 0, medians of {a.rounds} interleaved rounds\n")
+    for r in {r["command"]: r for r in results}.values():
+        print(f"`{r['command']}` on {r['machine']}: medians of {r['rounds']} interleaved rounds")
+    print(f"{report['versions']}; float32, seed 0\n")
     print(table(["backend", "what", "memory full", "no memory", "ratio", "aim"], [line for r in results for line in rows(r)]))
     met = all(d["ratio"] <= DECODE_AIM for r in results for d in r["decode"].values()) and all(r["fold"]["ratio"] <= FOLD_AIM for r in results)
     return 0 if met else 1

@@ -87,6 +87,8 @@ def _met(met: bool) -> str:
 
 
 def _nats(side: Side) -> str:
+    if side.divergence < 5e-5:  # not 0.0000
+        return f"{side.divergence:.0e}" if side.divergence else "0"
     interval = "" if side.low is None else f" \\[{side.low:.4f}-{side.high:.4f}]"
     return f"{side.divergence:.4f}{interval}"
 
