@@ -257,7 +257,12 @@ def main() -> int:
     a = parser.parse_args()
     file = a.out / "memory_cost.json"
     kept = json.loads(file.read_text())["results"] if a.add and file.is_file() else []
-    results = [measure(a, backend) for backend in a.backends.split(",")]
+    from lm2.models.errors import LM2Error
+
+    try:
+        results = [measure(a, backend) for backend in a.backends.split(",")]
+    except LM2Error as error:
+        sys.exit(str(error))
     new = {(r["backend"], r["threads"]) for r in results}
     results = [r for r in kept if (r["backend"], r["threads"]) not in new] + results
     report = {

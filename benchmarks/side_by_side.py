@@ -9,8 +9,10 @@ five questions come after a conversation of their own. Prints how many answers a
 """
 
 import argparse
+import sys
 from pathlib import Path
 
+from lm2.models.errors import LM2Error
 from lm2.runtime.evaluation.full_bank import FullBank
 from lm2.runtime.evaluation.harm import first_sentence, unwritten
 from lm2.runtime.loading import load
@@ -56,9 +58,11 @@ def main() -> None:
     options.add_argument("--window", type=int, default=None, help="the model's by default")
     options.add_argument("--out", type=Path, default=None, help="write the Markdown here as well")
     given = options.parse_args()
-    model, backbone = (load(given.model, "torch", threads=given.threads, memory=memory) for memory in (True, False))
-    bank = FullBank(model, given.seed, given.window)
-    found = pairs(bank, backbone, given.tokens)
+    try:
+        model, backbone = (load(given.model, "torch", threads=given.threads, memory=memory) for memory in (True, False))
+        found = pairs(FullBank(model, given.seed, given.window), backbone, given.tokens)
+    except LM2Error as error:
+        sys.exit(str(error))
     m = model.config.memory
     text = (
         f"`python benchmarks/side_by_side.py {given.model} --tokens {given.tokens} --seed {given.seed}`: seed {given.seed}, greedy, at most {given.tokens} tokens; "

@@ -36,10 +36,11 @@ def harm(model: "Model", backbone: "Model", count: int, seed: int, window: int |
                 raise Stopped
 
         examiner = Examiner(full_bank.FullBank(model, seed, window, check), backbone, longest)
+        asked = examiner.rows(count, len(rows), lambda tokens: note(f"harm: a conversation of {tokens} tokens"))
         if len(rows) < count:
             note(f"harm: first {natural.FILLERS} answers of the model's own, for the talk before the questions")
         try:
-            for row in examiner.rows(count, len(rows), lambda tokens: note(f"harm: a conversation of {tokens} tokens")):
+            for row in asked:
                 rows.append(row)
                 if store:
                     store.save("harm", rows)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...models.tasks.natural import talk
-from ..session.session import Session
+from ..session.session import Session, checked_window
 from .natural import GREEDY, SPLIT, Question, Talker, drawn, oldest
 from .store import EvaluationError
 
@@ -28,13 +28,17 @@ class Full(NamedTuple):
 
 
 class FullBank:
-    """Holds the conversations. check: raises to stop. Raises EvaluationError for a model without a memory, or with one that cannot fold."""
+    """Holds the conversations. check: raises to stop.
+
+    Raises EvaluationError for a model without a memory, or with one that cannot fold; PromptError for a window it cannot have.
+    """
 
     def __init__(self, model: "Model", seed: int, window: int | None = None, check: Callable[[], None] = lambda: None):
         if not model.remembers:
             raise EvaluationError(f"{model.name} has no memory: there is nothing that could do harm")
         self.model, self.seed = model, seed
         self.talker = Talker(model, seed, 1, window, check)
+        checked_window(model, window)
         messages = talk.ordinary(SPLIT)
         self.order = tuple(random.Random(f"harm {seed}").sample(messages, len(messages)))  # every ordinary held-out question, once
 

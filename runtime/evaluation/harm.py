@@ -100,11 +100,14 @@ class Examiner:
     def rows(self, count: int, done: int = 0, fed: Callable[[int], None] = lambda tokens: None) -> Iterator[Row]:
         """Questions done .. count - 1, each a function of the seed and its number. `fed` hears of the tokens each conversation has read.
 
-        Raises EvaluationError for more questions than there are, or a window too small for one.
+        Raises EvaluationError for more questions than there are, at once; for a window too small for a question, when it is asked.
         """
         most = len(self.bank.order)
         if count > most:
             raise EvaluationError(f"--samples {count}: there are {most} ordinary held-out questions")
+        return self._rows(count, done, fed)
+
+    def _rows(self, count: int, done: int, fed: Callable[[int], None]) -> Iterator[Row]:
         for talk in range(done // QUESTIONS, -(-count // QUESTIONS)):
             full = self.bank.conversation(talk)
             session = full.session

@@ -9,6 +9,7 @@ import pytest
 import tiny_model
 from safetensors.numpy import load_file, save_file
 
+from lm2.models.errors import PromptError
 from lm2.models.tasks.natural import talk
 from lm2.runtime.backends.torch_backend import TorchBackend
 from lm2.runtime.evaluation import harm, harm_report, natural
@@ -156,7 +157,9 @@ def test_what_cannot_be_measured_is_refused(pair, models):
     with pytest.raises(EvaluationError, match="is not tiny without its memory"):
         harm.Examiner(FullBank(pair[0], 0), pair[0], 3)
     with pytest.raises(EvaluationError, match="--samples 206: there are 205"):
-        list(examiner(pair).rows(206))
+        examiner(pair).rows(206)
+    with pytest.raises(PromptError, match="--window 8 must be from 16"):
+        FullBank(pair[0], 0, 8)
 
 
 # figures by hand
