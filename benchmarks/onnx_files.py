@@ -48,19 +48,29 @@ def backbone(root: Path) -> dict[str, Path]:
 
 def without_memory(paths: dict[str, Path]) -> None:
     """The backbone's tensors alone, as an LM2 folder without memory layers and as a Hugging Face folder."""
-    from safetensors.numpy import load_file, save_file
-
-    weights = {n: w for n, w in load_file(paths["on"] / "model.safetensors").items() if ".memory." not in n}
     config = json.loads((paths["on"] / "config.json").read_text())
     llama = {k: v for k, v in config.items() if k not in ("memory", "name", "rope_theta", "rope_scaling")}
-    bare = config | {"name": "off", "memory": config["memory"] | {"layers": []}}
-    for kind, body in (("off", bare), ("hf", llama | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]})):
-        partial = paths[kind].with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(paths["on"], partial, ignore=lambda _, names: [n for n in names if n.startswith(".") or n.endswith(".safetensors")])
-        (partial / "config.json").write_text(json.dumps(body))
-        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-        partial.rename(paths[kind])
+    backbone_folder(paths["on"], paths["off"], bare_config(config, "off"))
+    backbone_folder(paths["on"], paths["hf"], llama | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
+
+
+def bare_config(config: dict, name: str) -> dict:
+    """A model folder's config.json without memory layers."""
+    return config | {"name": name, "memory": config["memory"] | {"layers": []}}
+
+
+def backbone_folder(source: Path, target: Path, config: dict) -> None:
+    """A copy of a model folder with another config.json and without its memory's tensors."""
+    from safetensors.numpy import load_file, save_file
+
+    weights = {n: w for n, w in load_file(source / "model.safetensors").items() if ".memory." not in n}
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    ours = ("fingerprint.json", "source.json")
+    shutil.copytree(source, partial, ignore=lambda _, names: [n for n in names if n.startswith(".") or n.endswith(".safetensors") or n in ours])
+    (partial / "config.json").write_text(json.dumps(config))
+    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+    partial.rename(target)
 
 
 def exported(root: Path, source: Path, precision: str) -> Path:

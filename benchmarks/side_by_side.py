@@ -1,56 +1,76 @@
-"""Ordinary questions with and without something in the memory: 20 greedy answers side by side, as a Markdown table.
+"""Ordinary questions with and without a full memory: 20 greedy answers side by side, as Markdown.
 
-    python benchmarks/side_by_side.py MODEL [--tokens 32] [--seed 0]
+    python benchmarks/side_by_side.py MODEL [--tokens 48] [--seed 0] [--threads 0] [--window W] [--out FILE.md]
 
-Left: a fresh session, whose memory was never written, which is the backbone exactly. Right: the same question in the fresh chunk of a session
-that was told facts and other talk over several chunks. Prints how many answers are word for word the same.
+The questions and the conversations are those of `lm2 eval --task harm` (runtime/evaluation/full_bank.py): held-out facts are told in people's own
+words, other things are talked about until every row of the memory was written and no fact stands in the window, then a held-out question that no
+training knows is asked. Left: the backbone, the model opened without its memory, with the same words in its window. Right: the session as it is. Every
+five questions come after a conversation of their own. Prints how many answers and first sentences are word for word the same.
 """
 
 import argparse
-import tempfile
+import sys
 from pathlib import Path
 
-from lm2.models.tasks.recall import conversations
+from lm2.models.errors import LM2Error
+from lm2.runtime.evaluation.full_bank import FullBank
+from lm2.runtime.evaluation.harm import first_sentence, unwritten
 from lm2.runtime.loading import load
-from lm2.runtime.session.sampling import Sampling
 from lm2.runtime.session.session import Session
 
-QUESTIONS = (
-    "What is the capital of France?", "Who wrote Romeo and Juliet?", "What is 7 plus 5?", "Name three primary colors.", "What is the boiling point of water?",
-    "Explain gravity in one sentence.", "What is the largest planet?", "Give me a synonym for happy.", "What do bees make?", "How many days are in a week?",
-    "What is the opposite of cold?", "Write a short sentence about rain.", "What is a noun?", "Why is the sky blue?", "What language is spoken in Brazil?",
-    "What is photosynthesis?", "Name a mammal that can fly.", "How do I boil an egg?", "What is the square root of 81?", "Who painted the Mona Lisa?",
-)  # fmt: skip
+QUESTIONS, EACH = 20, 5
+
+
+def pairs(bank: FullBank, backbone, tokens: int) -> list[tuple[int, str, str, str]]:
+    """(conversation, question, the backbone's answer, the answer with the full memory) of every question."""
+    out = []
+    for number in range(QUESTIONS // EACH):
+        told = bank.conversation(number).session
+        bare = Session(backbone, sampling=told.sampling, seed=told.seed, window=told.feeder.size)
+        bare.at = unwritten(bare.feeder, told.at)
+        for question in bank.questions(number)[:EACH]:
+            answers = []
+            for session in (bare, told):
+                asked = session.fork()
+                asked.at = session.at  # its window is there, and is gone back to
+                answers.append(asked.say(question, tokens).strip())
+            out.append((number, question, *answers))
+    return out
+
+
+def markdown(found: list[tuple[int, str, str, str]]) -> str:
+    """A line of totals, and the table."""
+    same = sum(plain == after for _, _, plain, after in found)
+    first = sum(first_sentence(plain) == first_sentence(after) for _, _, plain, after in found)
+    lines = [f"{same} of {len(found)} answers and {first} first sentences are word for word the same.", ""]
+    lines += ["| conversation | question | backbone | with a full memory |", "|---|---|---|---|"]
+    for number, *texts in found:
+        lines.append("| " + " | ".join([str(number), *(" ".join(text.split()).replace("|", "/") for text in texts)]) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("model")
-    options.add_argument("--tokens", type=int, default=32)
+    options.add_argument("--tokens", type=int, default=48)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--threads", type=int, default=0)
+    options.add_argument("--window", type=int, default=None, help="the model's by default")
+    options.add_argument("--out", type=Path, default=None, help="write the Markdown here as well")
     given = options.parse_args()
-    print(f"seed {given.seed}, greedy, at most {given.tokens} tokens")
-    model = load(given.model, "torch", threads=given.threads)
-    greedy = Sampling(temperature=0.0)
-    told = Session(model, sampling=greedy, seed=0)
-    talk = next(conversations("chat", given.seed, "validation", 4, lambda text: len(model.encode(text)), model.config.memory.chunk - 32))
-    for chunk in talk.chunks:
-        told.read("\n".join(turn.content for turn in chunk))
-    same = 0
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "told.lm2s"
-        told.save(file)
-        for question in QUESTIONS:
-            plain = Session(model, sampling=greedy, seed=0).say(question, given.tokens)
-            after = Session.restore(model, file).say(question, given.tokens)
-            same += plain == after
-            rows.append((question, plain, after))
-    print(f"{len(talk.chunks)} chunks told, {told.at.written} tokens in the memory; {same} of {len(QUESTIONS)} answers are word for word the same\n")
-    print("| question | backbone | with a written memory |\n|---|---|---|")
-    for row in rows:
-        print("| " + " | ".join(" ".join(text.split()).replace("|", "/") for text in row) + " |")
+    try:
+        model, backbone = (load(given.model, "torch", threads=given.threads, memory=memory) for memory in (True, False))
+        found = pairs(FullBank(model, given.seed, given.window), backbone, given.tokens)
+    except LM2Error as error:
+        sys.exit(str(error))
+    m = model.config.memory
+    text = (
+        f"`python benchmarks/side_by_side.py {given.model} --tokens {given.tokens} --seed {given.seed}`: seed {given.seed}, greedy, at most {given.tokens} tokens; "
+        f"after conversations that filled {m.slots} rows, a window of {given.window or model.window} tokens.\n\n{markdown(found)}\n"
+    )
+    print(text, end="")
+    if given.out is not None:
+        given.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,28 @@
 """`lm2 eval`: what a model remembers, and what it answers without its memory, on the same samples in the same run."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...models.errors import BackendError
-from .common import model_options, need_folder, note, open_model, soft_interrupt
-from .plain import console
+from .common import model_options, note, open_model, soft_interrupt
+from .eval_end import Done, ready, tell
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..evaluation.plans import Asked, Plan
     from ..evaluation.store import Store
     from ..loading import Model
 
-TASKS = ("recall", "babilong", "perplexity", "mmlu")
+TASKS = ("recall", "babilong", "perplexity", "mmlu", "harm")
 LENGTHS, DISTANCES, SAMPLES, ANSWER_TOKENS, SEED = "0k,1k,2k,4k", "1,2,4,8", 100, 12, 0
 TEXT_LENGTH, TEXTS = "4k", 16
 HIDDEN, NATURAL_TOKENS, NATURAL = "0,500,1500,4000,16000", 24, ("natural",)
+ORDINARY, ORDINARY_TOKENS = 200, 64
 
 
 @click.command("eval", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
-@click.option("--task", required=True, type=click.Choice(TASKS), help="What to measure; recall needs no data.")
+@click.option("--task", required=True, type=click.Choice(TASKS), help="What to measure; recall and harm need no data.")
 @click.option(
     "--data", type=click.Path(path_type=Path, file_okay=False), default=None, help="Folder with the task's files (docs/evaluation.md)."
 )
@@ -42,7 +38,7 @@ HIDDEN, NATURAL_TOKENS, NATURAL = "0,500,1500,4000,16000", 24, ("natural",)
     "--samples",
     type=click.IntRange(1),
     default=None,
-    help=f"Samples of each kind at each length or distance [{SAMPLES}; perplexity {TEXTS}].",
+    help=f"Samples of each kind at each length or distance [{SAMPLES}; perplexity {TEXTS}; harm {ORDINARY}].",
 )
 @click.option(
     "--part", type=click.Choice(["auto", "validation", "test", "train"]), default="auto",
@@ -51,8 +47,8 @@ HIDDEN, NATURAL_TOKENS, NATURAL = "0,500,1500,4000,16000", 24, ("natural",)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=SEED, show_default=True, help="Decides every sample.")
 @click.option("--system", default=None, help="System prompt.")
 @click.option("--chunk", type=click.IntRange(1), default=None, metavar="T", help="Tokens of a chunk of text [the model's].")
-@click.option("--window", type=click.IntRange(1), default=None, metavar="W", help="natural: tokens kept word for word [the model's].")
-@click.option("--answer-tokens", type=click.IntRange(1), default=None, help=f"Longest answer [{ANSWER_TOKENS}; natural {NATURAL_TOKENS}].")
+@click.option("--window", type=click.IntRange(1), default=None, metavar="W", help="natural, harm: tokens kept word for word [the model's].")
+@click.option("--answer-tokens", type=click.IntRange(1), default=None, help=f"Longest answer [{ANSWER_TOKENS}; natural {NATURAL_TOKENS}; harm {ORDINARY_TOKENS}].")
 @click.option(
     "--counter",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -79,9 +75,15 @@ def command(
     """
     from ..evaluation.plans import Asked, plan
     from ..evaluation.report import header
-    from ..evaluation.store import Store, write_json
+    from ..evaluation.store import Store
     from ..evaluation.streams import Reader, Stopped, streams_at_once
 
+    if task == "harm":
+        from .eval_harm import harm
+
+        loaded, alone = (open_model(model, backend, device, dtype, threads, memory) for memory in (True, False))
+        harm(loaded, alone, samples or ORDINARY, seed, window, answer_tokens or ORDINARY_TOKENS, out, as_json)
+        return
     if task != "recall" and data is None:
         raise click.UsageError(f"--task {task} needs --data DIR (docs/evaluation.md says what is in it)")
     if task == "recall" and "natural" in _words(only or ""):
@@ -93,13 +95,7 @@ def command(
     spans = _words(lengths or (TEXT_LENGTH if task == "perplexity" else LENGTHS))
     asked = Asked(task, data, spans, _distances(distances or DISTANCES, 1), _words(only or ""), part, seed, system, chunk, counter)
     count = samples or (TEXTS if task == "perplexity" else SAMPLES)
-    if out is not None:
-        from ...models.atomic import check_file, check_folder
-
-        need_folder(out)
-        out = check_folder(out)
-        for name in ("result.json", f"{task}.png"):
-            check_file(out / name)
+    out = ready(out, f"{task}.png")
     loaded = open_model(model, backend, device, dtype, threads)
     with soft_interrupt() as interrupted:
 
@@ -111,30 +107,7 @@ def command(
         planned = plan(asked, loaded, reader, batch or streams_at_once(loaded.backend))
         store = Store(out, planned.settings) if out else None
         done = (_scored if planned.scorer else _answered)(loaded, planned, count, store, asked)
-    report = done.document
-    if out is not None:
-        write_json(out / "result.json", report)
-        if report["cells"]:
-            _picture(done.draw, out / f"{task}.png")
-    if as_json:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        out_console = console()
-        out_console.print("\n".join(header(loaded, planned.words)), markup=False)
-        out_console.print()
-        out_console.print(done.table)
-    if not report["whole"]:
-        if out is not None:
-            note(f"stopped; the same command goes on from what is in {out}")
-        raise click.Abort
-
-
-class Done(NamedTuple):
-    """What came out: JSON, a table, and a figure to be drawn into a path."""
-
-    document: dict[str, Any]
-    table: "Table"
-    draw: Callable[[Path], None]
+    tell(done, header(loaded, planned.words), out, f"{task}.png", as_json)
 
 
 def _answered(model: "Model", planned: "Plan", count: int, store: "Store | None", asked: "Asked") -> Done:
@@ -184,7 +157,7 @@ def _natural(
     """Conversations in people's own words, asked in four ways. With `out` a run goes on where it stopped."""
     from ..evaluation import natural, natural_report
     from ..evaluation.report import header
-    from ..evaluation.store import Store, write_json
+    from ..evaluation.store import Store
     from ..evaluation.streams import Stopped
 
     given = natural.from_dialogues(data) if data is not None else ()
@@ -194,11 +167,7 @@ def _natural(
         "task": "recall", "only": "natural", "model": model.name, "fingerprint": model.fingerprint, "backend": about.backend, "dtype": about.dtype,
         "seed": seed, "window": window or model.window, "distances": distances, "answer_tokens": longest, "dialogues": len(given),
     }  # fmt: skip
-    if out is not None:
-        from ...models.atomic import check_folder
-
-        need_folder(out)
-        out = check_folder(out)
+    out = ready(out, "recall.png")
     store = Store(out, settings) if out else None
     rows: list[natural.Row] = store.load_rows("natural", natural.Row) if store else []
     whole = True
@@ -218,34 +187,16 @@ def _natural(
         except (Stopped, KeyboardInterrupt):
             whole = False
     report = natural_report.document(model, rows, distances, settings | {"samples": count}, whole)
-    if out is not None:
-        write_json(out / "result.json", report)
-        if rows:
-            _picture(lambda path: natural_report.draw(rows, distances, f"{model.name}: recall, natural", path), out / "recall.png")
-    if as_json:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        words = {
-            "window": f"{window or model.window} tokens; seed {seed}; greedy answers of at most {longest} tokens",
-            "talk": "held-out kinds and conversations of the package" + (f", {len(given)} held-out dialogues of {data}" if data else ""),
-        }
-        out_console = console()
-        out_console.print("\n".join(header(model, words)[:-1]), markup=False)
-        out_console.print()
-        out_console.print(natural_report.table(rows, distances))
-    if not whole:
-        raise click.Abort
+    words = {
+        "window": f"{window or model.window} tokens; seed {seed}; greedy answers of at most {longest} tokens",
+        "talk": "held-out kinds and conversations of the package" + (f", {len(given)} held-out dialogues of {data}" if data else ""),
+    }
+    title = f"{model.name}: recall, natural"
+    done = Done(report, natural_report.table(rows, distances), lambda path: natural_report.draw(rows, distances, title, path))
+    tell(done, header(model, words)[:-1], out, "recall.png", as_json)
 
 
 def _so_far(rows: "list[Any]", distances: list[int]) -> str:
     from ..evaluation.natural_report import label, shares
 
     return ", ".join(f"{label(at)} {100 * f[0] / f[1]:.0f}%" for at in distances if (f := shares(rows, at)[0]) is not None)
-
-
-def _picture(draw: Callable[[Path], None], path: Path) -> None:
-    """Draw a figure, or say in one line why there is none."""
-    try:
-        draw(path)
-    except BackendError as error:
-        note(str(error))

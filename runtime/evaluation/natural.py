@@ -84,6 +84,11 @@ def told(number: int, seed: int, given: Sequence[Told]) -> Told:
         chosen = known[random.Random(f"natural {seed}").sample(range(len(known)), len(known))[number // len(ways) % len(known)]]
         asked = [Question(chosen.title, q.question, q.value, q.accepted, q.wrong, i) for i, part in enumerate(chosen.asked) for q in part]
         return Told("written", tuple((message, None) for message in chosen.messages), tuple(asked))
+    return Told("drawn", *drawn(rng))
+
+
+def drawn(rng: random.Random) -> tuple[tuple[tuple[str, str | None], ...], tuple[Question, ...]]:
+    """FACTS held-out facts of different kinds and values as people tell them: turns, and what is asked of each."""
     turns: list[tuple[str, str | None]] = []
     questions: list[Question] = []
     keys: set[tuple[str, ...]] = set()
@@ -99,7 +104,12 @@ def told(number: int, seed: int, given: Sequence[Told]) -> Told:
         said = kinds.chatty(rng, fact, SPLIT) if rng.random() < 0.5 else fact
         turns.append((said.text, None))
         questions.append(Question(fact.kind, kinds.ask(rng, fact), fact.value, (), (), len(turns) - 1))
-    return Told("drawn", tuple(turns), tuple(questions))
+    return tuple(turns), tuple(questions)
+
+
+def oldest(session: Session) -> int:
+    """The number of the oldest token of the conversation that stands word for word in the session's window, the head aside."""
+    return session.at.seen - (session.at.filled - len(session.head()))
 
 
 def from_dialogues(folder: Path) -> tuple[Told, ...]:
@@ -177,9 +187,8 @@ class Talker:
             heard.append((message, answer))
             if len(heard) <= len(what.turns):
                 ends.append(session.at.seen)
-            verbatim = session.at.seen - (session.at.filled - len(session.head()))  # the oldest token that stands in the window
             for turn, end in enumerate(ends):
-                if end <= verbatim:
+                if end <= oldest(session):
                     gone.setdefault(turn, session.at.seen)
 
         for message, answer in what.turns:
