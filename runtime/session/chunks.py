@@ -18,7 +18,7 @@ class Chunks(Feeder):
             at = self.commit(at)
         at = self._repeated(at, head)
         ids = later if at.filled else tuple(first)
-        at = at._replace(starts=(at.filled,))
+        at = at._replace(starts=(at.filled,), number=at.number + 1)
         return self.append(at, ids, head if len(ids) > self.size else ())
 
     def append(self, at: Cursor, ids: Iterable[int], head: Sequence[int] = ()) -> Cursor:
