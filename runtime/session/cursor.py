@@ -117,7 +117,7 @@ class Feeder:
                 folding = _Folding.before(self.backend, at, window, held)
                 window = self.backend.fold(window)
                 if here > len(at.tokens) or at.window is not None:
-                    self.on_write(folding.count, folding.first + folding.count)
+                    self.on_write(folding.size, folding.first + folding.size)
             if here == len(ids):
                 break
             if here >= at.carried and here - window.folded == self.chunk:
@@ -152,13 +152,13 @@ class Feeder:
 
 
 class _Folding(NamedTuple):
-    """A fold between being asked for and being noted. count tokens from position `begin` on, the first of them number `first`.
+    """A fold between being asked for and being noted. size tokens from position `begin` on, the first of them number `first`.
 
-    ledger and rows (l, 1, count, d): before the fold; None where rows are not noted. turns (count,).
+    ledger and rows (l, 1, size, d): before the fold; None where rows are not noted. turns (size,).
     """
 
     begin: int
-    count: int
+    size: int
     first: int
     turns: np.ndarray
     ledger: Ledger | None
@@ -175,6 +175,6 @@ class _Folding(NamedTuple):
         """The ledger after the fold."""
         if self.ledger is None or self.rows is None:
             return None
-        after = backend.rows(window, self.first, self.count)
-        tokens = ids[self.begin : self.begin + self.count]
+        after = backend.rows(window, self.first, self.size)
+        tokens = ids[self.begin : self.begin + self.size]
         return self.ledger.folded(self.first, tokens, self.turns, self.rows[:, 0], after[:, 0], backend.config.rms_norm_eps)

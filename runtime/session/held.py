@@ -15,6 +15,7 @@ from ...models.text.tokenizer import Tokenizer
 from .ledger import HEAD, UNKNOWN, Ledger, Spans, turns_of
 
 GAP = "…"
+HEARD = 1e-3  # from which size on a row can be heard
 Words = Callable[[Sequence[tuple[int, int]]], str]
 
 
@@ -45,8 +46,8 @@ def held_turns(ledger: Ledger | None, spans: Spans, tokens: Sequence[int], words
     for turn in sorted(names, key=lambda name: (-sizes[name], -name))[:limit]:
         own = rows[(of == turn) & (rows["number"] >= 0)]
         at = np.flatnonzero(there == turn)  # positions in the window
-        pairs = np.sort(own, order="number")[["number", "token"]].tolist() or [(int(i), tokens[i]) for i in at]
-        out.append(Held(turn, sizes[turn] / total, int((rows["strength"][of == turn] > 0).sum()), words(pairs), len(at)))
+        pairs = np.sort(own, order="number")[["number", "token"]].tolist() or [(i, tokens[i]) for i in at.tolist()]
+        out.append(Held(turn, sizes[turn] / total, int((rows["strength"][of == turn] >= HEARD).sum()), words(pairs), len(at)))
     return out
 
 

@@ -217,9 +217,8 @@ class Session:
         """
         self._need_notes()
         self.memory()
-        words = no_words
-        if self.model.tokenizer is not None:
-            words = wording(self.model.text, frames_of(self.model.text, self.wording.dialogue))
+        tokenizer = self.model.tokenizer
+        words = no_words if tokenizer is None else wording(tokenizer, frames_of(tokenizer, self.wording.dialogue))
         return held_turns(self.at.noted(), self.at.spans, self.at.tokens + self.at.pending, words, limit)
 
     def forget(self, number: int) -> Forgotten:
