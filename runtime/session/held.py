@@ -1,4 +1,5 @@
-"""What a memory holds, turn by turn, in words. Knows ledgers, windows and a tokenizer; no backend.
+"""What a memory holds, turn by turn, in words. Knows ledgers, windows and a tokenizer; no backend. Axes: n rows, p parts
+of a row, t positions of a window.
 
 The words of a turn are those of the tokens whose rows are still most of it, in the order of the conversation.
 """
@@ -12,7 +13,7 @@ from ...models.errors import LM2Error
 from ...models.text.dialogue import Dialogue
 from ...models.text.rendered import encode_document, encode_turn
 from ...models.text.tokenizer import Tokenizer
-from .ledger import HEAD, UNKNOWN, Ledger, Spans, turns_of
+from .ledger import Ledger, Spans, turns_of
 
 GAP = "…"
 HEARD = 1e-3  # from which size on a row can be heard
@@ -23,7 +24,7 @@ Words = Callable[[Sequence[tuple[int, int]]], str]
 class Held:
     """What the memory holds of one turn. number: 0 for what every window begins with, -1 for what was written before turns were noted.
 
-    share: of the size of all that the memory holds, 0 to 1. rows: that can be heard, mostly of this turn. text: the words of its rows, `…` where
+    share: of the size of all that the memory holds, 0 to 1. rows: that can be heard and have a part of the turn. text: the words of its rows, `…` where
     others are between them, without the template's; of a turn without rows those in the window. window: its tokens that are there word for word.
     """
 
@@ -37,17 +38,18 @@ class Held:
 def held_turns(ledger: Ledger | None, spans: Spans, tokens: Sequence[int], words: Words, limit: int | None = None) -> list[Held]:
     """Turns in the memory or the window (its `tokens`, with `spans`), what is held most strongly first, `limit` of them at most."""
     there = turns_of(spans, 0, len(tokens))  # (t,)
-    rows = ledger.rows if ledger is not None else Ledger.empty(0).rows
-    of = np.where((rows["number"] < 0) & (rows["strength"] == 0), HEAD, rows["turn"])  # (n,)
-    names = np.unique(np.concatenate((of[(rows["number"] >= 0) | (of == UNKNOWN)], there))).tolist()
-    total = float(rows["strength"].sum(dtype=np.float64)) or 1.0
-    sizes = {turn: float(rows["strength"][of == turn].sum(dtype=np.float64)) for turn in names}
+    ledger = ledger or Ledger.empty(0)
+    rows, loud = ledger.rows, ledger.rows["sizes"] > 0  # (n,), (n, p)
+    owners = rows["turns"][ledger.known, 0]
+    names = np.unique(np.concatenate((rows["turns"][loud], owners, there))).tolist()
+    sizes = {turn: float(ledger.parts(turn).sum(dtype=np.float64)) for turn in names}
+    total = sum(sizes.values()) or 1.0
     out = []
     for turn in sorted(names, key=lambda name: (-sizes[name], -name))[:limit]:
-        own = rows[(of == turn) & (rows["number"] >= 0)]
-        at = np.flatnonzero(there == turn)  # positions in the window
-        pairs = np.sort(own, order="number")[["number", "token"]].tolist() or [(i, tokens[i]) for i in at.tolist()]
-        out.append(Held(turn, sizes[turn] / total, int((rows["strength"][of == turn] >= HEARD).sum()), words(pairs), len(at)))
+        own = np.sort(rows[ledger.owned(turn)], order="number")
+        at = np.flatnonzero(there == turn).tolist()  # positions in the window
+        pairs = list(zip(own["number"].tolist(), own["token"].tolist(), strict=True)) or [(i, tokens[i]) for i in at]
+        out.append(Held(turn, sizes[turn] / total, int((ledger.parts(turn) >= HEARD).sum()), words(pairs), len(at)))
     return out
 
 

@@ -2,7 +2,8 @@
 
 A bank is a ring: token number i writes row i mod n over what was there, new = write * content + forget * old. So an older token may outlive younger
 ones whose write gates were shut. Whose a row is can be told from the bank alone, before and after a fold: what is left of the old row is the part of
-the new one along it, the rest is the token's. Axes: l banks, n rows, c rows of one fold, d width.
+the new one along it, the rest is the token's. Axes: l banks, n rows, c rows of one fold, p parts
+of a row, d width.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,22 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-HEAD = 0  # the turn of what every window begins with (the system prompt)
+HEAD = 0  # the turn of what every window begins with (the system prompt), and in place of none
 UNKNOWN = -1  # of what was written before turns were noted
-NONE = -1  # in place of a token's number and id, where a row was never written
-RESIDUE = 0.1  # a turn's share of a row that another one holds, from which on forgetting the turn takes the row
+NONE = -1  # in place of a token's number and id, where none is known
+PARTS = 4  # turns told apart in a row
+RESIDUE = 0.1  # a turn's share of a row that another one owns, from which on forgetting the turn takes the row
 
-ENTRY = np.dtype(
-    [("number", "<i8"), ("token", "<i4"), ("turn", "<i4"), ("strength", "<f4"), ("second", "<i4"), ("rest", "<f4")]
-)  # packed: 28 bytes
+ENTRY = np.dtype([("number", "<i8"), ("token", "<i4"), ("turns", "<i4", PARTS), ("sizes", "<f4", PARTS)])  # packed: 44 bytes
 Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
-    """rows (n,) of ENTRY, read-only: the token a row is most of (its number in the conversation, its id, its turn) and the size of its part; the turn
-    that has most of the remainder, and the size of that. Sizes are root mean squares, mean over the banks, as far as a reader hears them. A change
-    makes a new ledger: old ones may be kept.
+    """rows (n,) of ENTRY, read-only: the token a row is most of (its number in the conversation, its id), and the turns in the row, the token's first, with
+    the sizes of their parts, falling. Sizes are root mean squares, mean over the banks, as far as a reader hears them; 0 where there is no turn.
+    A change makes a new ledger: old ones may be kept.
     """
 
     rows: np.ndarray
@@ -43,11 +43,9 @@ class Ledger:
     @classmethod
     def unknown(cls, bank: np.ndarray, eps: float) -> "Ledger":
         """Of a bank (l, n, d) that nothing was noted of: every row that can be heard belongs to nobody known."""
-        ledger = cls.empty(bank.shape[1])
-        size = heard(bank, eps)
-        rows = ledger.rows.copy()
-        rows["turn"] = np.where(size > 0, UNKNOWN, HEAD)
-        rows["strength"] = size
+        size, rows = heard(bank, eps), cls.empty(bank.shape[1]).rows.copy()
+        rows["turns"][:, 0] = np.where(size > 0, UNKNOWN, HEAD)
+        rows["sizes"][:, 0] = size
         return cls(rows)
 
     def folded(
@@ -55,54 +53,75 @@ class Ledger:
     ) -> "Ledger":
         """The ledger after a fold of c tokens, the first of them number `first`. turns (c,); before, after: their rows of the bank, (l, c, d).
 
-        The owner's part shrinks as the row's old part does, and the token takes the row over once its own is as large.
+        The parts of a row shrink as the old row does, and the token takes the row over once its own part is as large as the largest.
         """
         number = first + np.arange(len(tokens))  # (c,)
         places = number % len(self.rows)
         old = self.rows[places]
-        total = heard(before, eps)  # (c,)
-        kept = kept_share(before, after, eps)  # (c,)
-        inherited = np.divide(kept, total, out=np.zeros_like(total), where=total > 0)
-        owner, second, new = old["strength"] * inherited, old["rest"] * inherited, 1 - kept  # shares of the new row, (c,) each
-        takes = new >= owner
+        total, kept = heard(before, eps), kept_share(before, after, eps)  # (c,) each
+        scale = np.divide(kept, total, out=np.zeros_like(total), where=total > 0)
+        shares = np.concatenate(((1 - kept)[:, None], old["sizes"] * scale[:, None]), axis=1)  # (c, 1 + p), of the new row
+        whose = np.concatenate((turns[:, None], old["turns"]), axis=1)  # (c, 1 + p)
+        takes = shares[:, 0] >= shares[:, 1]
+        again = whose[:, 1:] == turns[:, None]  # (c, p): the turn has a part of the row already
+        into = np.where(again[:, 0] & ~takes, 1, 0)  # where both are then counted
+        both = shares[:, 0] + np.where(again, shares[:, 1:], 0).sum(axis=1)
+        shares[:, 1:][again] = 0
+        shares[:, 0] = 0
+        shares[np.arange(len(tokens)), into] = both
+        order = np.argsort(-shares, axis=1, kind="stable")[:, :PARTS]  # (c, p)
+        order[takes] = _with_first(order[takes], 0)
+        order[~takes] = _with_first(order[~takes], 1)
         fresh = np.zeros(len(tokens), ENTRY)
-        fresh["number"] = np.where(takes, number, old["number"])
-        fresh["token"] = np.where(takes, np.asarray(tokens), old["token"])
-        fresh["turn"] = np.where(takes, turns, old["turn"])
-        size = heard(after, eps)
-        fresh["strength"] = np.where(takes, new, owner) * size
-        loser, lost = np.where(takes, old["turn"], turns), np.where(takes, owner, new)
-        lost = np.where(loser == fresh["turn"], 0, lost)
-        second = np.where(old["second"] == fresh["turn"], 0, second)
-        fresh["second"] = np.where(lost >= second, loser, old["second"])
-        fresh["rest"] = np.maximum(lost, second) * size
-        fresh["second"][fresh["rest"] == 0] = HEAD
+        fresh["number"], fresh["token"] = np.where(takes, number, old["number"]), np.where(takes, np.asarray(tokens), old["token"])
+        fresh["sizes"] = np.take_along_axis(shares, order, axis=1) * heard(after, eps)[:, None]
+        fresh["turns"] = np.take_along_axis(whose, order, axis=1)
+        fresh["turns"][:, 1:][fresh["sizes"][:, 1:] == 0] = HEAD
         rows = self.rows.copy()
         rows[places] = fresh
         return Ledger(rows)
 
+    @property
+    def known(self) -> np.ndarray:
+        """Rows (n,) that a token is known of."""
+        known: np.ndarray = self.rows["number"] >= 0
+        return known
+
+    def parts(self, turn: int) -> np.ndarray:
+        """The size of the turn's part of every row, (n,), 0 where it owns a row that cannot be heard."""
+        size: np.ndarray = np.where(self.rows["turns"] == turn, self.rows["sizes"], 0).sum(axis=1)
+        return size
+
+    def owned(self, turn: int) -> np.ndarray:
+        """Rows (n,) whose token is the turn's."""
+        return self.known & (self.rows["turns"][:, 0] == turn)
+
     def of(self, turn: int) -> np.ndarray:
         """Rows (n,) that forgetting `turn` takes: those it owns, and those it still has a good part of."""
-        rows = self.rows
-        part = rows["rest"] >= RESIDUE * (rows["strength"] + rows["rest"])
-        return (self.owned & (rows["turn"] == turn)) | ((rows["rest"] > 0) & (rows["second"] == turn) & part)
+        part, total = self.parts(turn), self.rows["sizes"].sum(axis=1)
+        return self.owned(turn) | ((part > 0) & (part >= RESIDUE * total))
 
     def knows(self, turn: int) -> bool:
-        """Whether `turn` has any part of any row."""
-        return bool((self.owned & (self.rows["turn"] == turn)).any() or ((self.rows["rest"] > 0) & (self.rows["second"] == turn)).any())
-
-    @property
-    def owned(self) -> np.ndarray:
-        """Rows (n,) that a token is known of."""
-        return self.rows["number"] >= 0
+        """Whether `turn` owns a row or has a part of one."""
+        return bool(self.owned(turn).any() or (self.parts(turn) > 0).any())
 
     def without(self, turn: int) -> "Ledger":
         """The ledger with the rows of `of(turn)` never written, and no mention of the turn."""
         rows, gone = self.rows.copy(), self.of(turn)
-        faint = rows["second"] == turn
-        rows["second"][faint], rows["rest"][faint] = HEAD, 0
+        for part in range(1, PARTS):
+            faint = rows["turns"][:, part] == turn
+            rows["turns"][faint, part:-1], rows["sizes"][faint, part:-1] = rows["turns"][faint, part + 1 :], rows["sizes"][faint, part + 1 :]
+            rows["turns"][faint, -1], rows["sizes"][faint, -1] = HEAD, 0
         rows[gone] = Ledger.empty(1).rows[0]
         return Ledger(rows)
+
+
+def _with_first(order: np.ndarray, part: int) -> np.ndarray:
+    """Each row of order (c, p) with `part` moved to its front: it is the owner's, also where others are as large."""
+    rest = np.argsort(order != part, axis=1, kind="stable")
+    found: np.ndarray = np.take_along_axis(order, rest, axis=1)
+    found[:, 0] = part
+    return found
 
 
 def heard(bank: np.ndarray, eps: float) -> np.ndarray:

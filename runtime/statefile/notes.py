@@ -12,24 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from ..session.ledger import ENTRY, NONE, UNKNOWN, Ledger, Spans
+from ..session.ledger import ENTRY, HEAD, NONE, UNKNOWN, Ledger, Spans
 from .check import DAMAGED, check_count, plain
 from .record import Record, SessionValueError
 
 TURN_MAX = (1 << 31) - 1
-ROWS_MAX = 1 << 13  # of a memory whose ledger is kept: the text of a session file is bounded
+ROWS_MAX = 1 << 12  # of a memory whose ledger is kept: the text of a session file is bounded
 LEDGERS, NUMBERS = "ledgers", "numbers"  # of the document
 NUMBER, SPANS = "number", "spans"  # of a moment's notes
 
 
 def packed(ledger: Ledger) -> str:
-    """A ledger as base64 of its entries, little-endian, 28 bytes a row."""
+    """A ledger as base64 of its entries, little-endian, 44 bytes a row."""
     return base64.b64encode(ledger.rows.tobytes()).decode("ascii")
 
 
 def unpacked(where: str, text: object, n: int, written: int, turns: int, vocabulary: int) -> Ledger:
     """The ledger of n rows from `packed`'s text. Raises SessionValueError naming `where`: another length, a token's number that is not below `written`
-    or not of its row, an id outside the vocabulary, a turn above `turns`, a size that is negative or not finite.
+    or not of its row, an id outside the vocabulary, a turn above `turns`, a size that is negative or not finite,
+    a part that is none.
     """
 
     def need(ok: bool | np.bool_, what: str) -> None:
@@ -45,16 +46,15 @@ def unpacked(where: str, text: object, n: int, written: int, turns: int, vocabul
         raise SessionValueError(f"{where} is not base64 ({plain(error)}): {DAMAGED}") from None
     need(len(raw) == n * ENTRY.itemsize and base64.b64encode(raw).decode() == text, f"it has {len(raw)} bytes, {n} rows have {n * ENTRY.itemsize}")
     rows = np.frombuffer(raw, ENTRY).copy()  # (n,)
-    number, token, turn = (rows[name] for name in ("number", "token", "turn"))
+    number, token, turns_in, sizes = (rows[name] for name in ("number", "token", "turns", "sizes"))
     known = number >= 0
     need((number >= NONE).all() and (number < written).all(), f"token numbers must be from {NONE} to {written - 1} (tokens in the memory)")
     need((number[known] % n == np.flatnonzero(known)).all(), f"token number i must be in row i mod {n}")
     need((token[known] >= 0).all() and (token < vocabulary).all() and (token[~known] == NONE).all(), f"token ids must be from 0 to {vocabulary - 1}")
-    for name in ("turn", "second"):
-        need((rows[name] >= UNKNOWN).all() and (rows[name] <= turns).all(), f"{name} must be from {UNKNOWN} to {turns} (turns so far)")
-    need((turn[~known] <= 0).all(), "a row without a token belongs to a turn")
-    for name in ("strength", "rest"):
-        need(np.isfinite(rows[name]).all() and (rows[name] >= 0).all() and not np.signbit(rows[name]).any(), f"{name} must be finite, 0 or more")
+    need((turns_in >= UNKNOWN).all() and (turns_in <= turns).all(), f"turns must be from {UNKNOWN} to {turns} (turns so far)")
+    need((turns_in[~known, 0] <= HEAD).all(), "a row without a token is a turn's")
+    need(np.isfinite(sizes).all() and not np.signbit(sizes).any(), "sizes must be finite, 0 or more")
+    need((turns_in[:, 1:][sizes[:, 1:] == 0] == HEAD).all(), "a turn has a part of no size in a row that is another's")
     return Ledger(rows)
 
 
