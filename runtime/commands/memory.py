@@ -27,10 +27,11 @@ def held_lines(held: Sequence["Held"], width: int, shown: int = SHOWN) -> list[s
 def _line(h: "Held", width: int) -> str:
     text = visible(h.text)
     if h.number < 0:
-        text = f"(written before this was noted, {h.rows} rows)"
+        text = f"(written before this was noted, {h.rows} rows) {text}"
     elif h.number == 0:
         text = f"(what every window begins with) {text}"
-    share = "<1%" if 0 < h.share < FAINT else f"{h.share:.0%}"
+    share = "<1%" if 0 < h.share < FAINT else f"{h.share:.0%}" if h.share else "-"
+    text = text.rstrip()
     after = " (in the window)" if h.window else ""
     return f"{h.number if h.number > 0 else '-':>5} {share:>5}  {cut(text, width - 13 - len(after))}{after}"
 

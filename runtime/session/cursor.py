@@ -98,6 +98,10 @@ class Feeder:
         empty = Ledger.empty(self.backend.config.memory.slots) if self.noting else None
         return Cursor(self.backend.memory(self.backend.start(1, window=self.size)), ledger=empty)
 
+    def opened(self, at: Cursor, head: int = 0) -> Cursor:
+        """A turn begins here, after `head` tokens of every window in an empty one."""
+        return at.begins(head)
+
     def flush(self, at: Cursor) -> Cursor:
         """Feed what is pending, and fold where it is marked; re-run the window first if it is not there (after a restore, an undo, a fork).
 

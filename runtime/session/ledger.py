@@ -24,7 +24,7 @@ Spans = tuple[tuple[int, int], ...]
 @dataclass(frozen=True, eq=False)
 class Ledger:
     """rows (n,) of ENTRY, read-only: the token a row is most of (its number in the conversation, its id), and the turns in the row, the token's first, with
-    the sizes of their parts, falling. Sizes are root mean squares, mean over the banks, as far as a reader hears them; 0 where there is no turn.
+    the sizes of their parts, falling. Sizes are root mean squares, mean over the banks, as far as a reader hears them, and add up in squares; 0 where there is no turn.
     A change makes a new ledger: old ones may be kept.
     """
 
@@ -58,14 +58,14 @@ class Ledger:
         number = first + np.arange(len(tokens))  # (c,)
         places = number % len(self.rows)
         old = self.rows[places]
-        total, kept = heard(before, eps), kept_share(before, after, eps)  # (c,) each
+        total, (kept, new) = heard(before, eps), split(before, after, eps)  # (c,) each
         scale = np.divide(kept, total, out=np.zeros_like(total), where=total > 0)
-        shares = np.concatenate(((1 - kept)[:, None], old["sizes"] * scale[:, None]), axis=1)  # (c, 1 + p), of the new row
+        shares = np.concatenate((new[:, None], old["sizes"] * scale[:, None]), axis=1)  # (c, 1 + p), of the new row
         whose = np.concatenate((turns[:, None], old["turns"]), axis=1)  # (c, 1 + p)
         takes = shares[:, 0] >= shares[:, 1]
         again = whose[:, 1:] == turns[:, None]  # (c, p): the turn has a part of the row already
         into = np.where(again[:, 0] & ~takes, 1, 0)  # where both are then counted
-        both = shares[:, 0] + np.where(again, shares[:, 1:], 0).sum(axis=1)
+        both = np.sqrt(shares[:, 0] ** 2 + np.where(again, shares[:, 1:] ** 2, 0).sum(axis=1))
         shares[:, 1:][again] = 0
         shares[:, 0] = 0
         shares[np.arange(len(tokens)), into] = both
@@ -89,7 +89,7 @@ class Ledger:
 
     def parts(self, turn: int) -> np.ndarray:
         """The size of the turn's part of every row, (n,), 0 where it owns a row that cannot be heard."""
-        size: np.ndarray = np.where(self.rows["turns"] == turn, self.rows["sizes"], 0).sum(axis=1)
+        size: np.ndarray = np.where(self.rows["turns"] == turn, self.rows["sizes"], 0).max(axis=1)
         return size
 
     def owned(self, turn: int) -> np.ndarray:
@@ -133,13 +133,18 @@ def heard(bank: np.ndarray, eps: float) -> np.ndarray:
     return size
 
 
-def kept_share(before: np.ndarray, after: np.ndarray, eps: float) -> np.ndarray:
-    """The old rows' share of the new ones, 0 to 1: before, after (l, c, d) -> (c,). Banks count as they are heard."""
-    old, new = before.astype(np.float64), after.astype(np.float64)
-    along, length = (old * new).sum(axis=-1), (old * old).sum(axis=-1)  # (l, c)
+def split(before: np.ndarray, after: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """The sizes of what is left of old rows and of what is new, in those of the new rows: before, after (l, c, d) -> (c,) each, squares adding up to 1.
+
+    Parts of a row are told from one another as if they were at right angles. Banks count as they are heard; where nothing is, all is new.
+    """
+    old, whole = before.astype(np.float64), after.astype(np.float64)
+    along, length = (old * whole).sum(axis=-1), (old * old).sum(axis=-1)  # (l, c)
     a = np.clip(np.divide(along, length, out=np.zeros_like(along), where=length > 0), 0, 1)[..., None]  # (l, c, 1)
-    left, added = heard_each(a * old, new, eps), heard_each(new - a * old, new, eps)  # (c,) each
-    return np.divide(left, left + added, out=np.zeros_like(left), where=left + added > 0)
+    left, added = heard_each(a * old, whole, eps), heard_each(whole - a * old, whole, eps)  # (c,) each
+    both = np.hypot(left, added)
+    kept = np.divide(left, both, out=np.zeros_like(left), where=both > 0)
+    return kept, np.divide(added, both, out=np.ones_like(added), where=both > 0)
 
 
 def heard_each(part: np.ndarray, whole: np.ndarray, eps: float) -> np.ndarray:

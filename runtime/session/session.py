@@ -146,7 +146,7 @@ class Session:
                 self.at = self.feeder.before_document(self.at, len(opening) + len(ids) + len(closing), self.wording.head())
                 opening, closing = self.wording.document(first=not self.at.filled)
                 self.at = self.at._replace(starts=(*self.at.starts, self.at.filled or len(self.wording.head())))
-            self.at = self.at.begins(len(self.wording.head() if chat else self.wording.beginning(tuple(ids))))
+            self.at = self.feeder.opened(self.at, len(self.wording.head() if chat else self.wording.beginning(tuple(ids))))
             self.at = self.feeder.append(self.at, opening)
             while True:
                 for begin in range(0, len(ids), self.feeder.size):
@@ -333,7 +333,7 @@ class Session:
         try:
             answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop, ignore_eos, continuing=True)
             ids = self.model.encode(prompt, add_special=self.at.seen == 0)
-            self.at = self.at.begins(len(self.wording.beginning(tuple(ids))))
+            self.at = self.feeder.opened(self.at, len(self.wording.beginning(tuple(ids))))
             self.at = self.feeder.logits(self.feeder.append(self.at, ids, self.wording.beginning(self.at.tokens + self.at.pending)))
         except BaseException:
             self.at = before

@@ -26,7 +26,7 @@ class Windows(Feeder):
         ids = later if began else tuple(first)
         if not began and head and ids[: len(head)] == tuple(head):
             began = len(head)
-        at = at.begins(began)._replace(starts=(*at.starts, began))
+        at = self.opened(at, began)._replace(starts=(*at.starts, began))
         return self.append(at, ids, head if len(ids) > self.size else ())
 
     def append(self, at: Cursor, ids: Iterable[int], head: Sequence[int] = ()) -> Cursor:
