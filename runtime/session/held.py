@@ -25,7 +25,7 @@ class Held:
     """What the memory holds of one turn. number: 0 for what every window begins with, -1 for what was written before turns were noted.
 
     share: of the size of all that the memory holds, 0 to 1. rows: that can be heard and have a part of the turn. text: the words of its rows, `…` where
-    others are between them, without the template's; of a turn without rows those in the window. window: its tokens that are there word for word.
+    others are between them, without the template's; where there are none those in the window. window: its tokens that are there word for word.
     """
 
     number: int
@@ -48,8 +48,8 @@ def held_turns(ledger: Ledger | None, spans: Spans, tokens: Sequence[int], words
     for turn in sorted(names, key=lambda name: (-sizes[name], -name))[:limit]:
         own = np.sort(rows[ledger.owned(turn)], order="number")
         at = np.flatnonzero(there == turn).tolist()  # positions in the window
-        pairs = list(zip(own["number"].tolist(), own["token"].tolist(), strict=True)) or [(i, tokens[i]) for i in at]
-        out.append(Held(turn, sizes[turn] / total, int((ledger.parts(turn) >= HEARD).sum()), words(pairs), len(at)))
+        text = words(list(zip(own["number"].tolist(), own["token"].tolist(), strict=True))) or words([(i, tokens[i]) for i in at])
+        out.append(Held(turn, sizes[turn] / total, int((ledger.parts(turn) >= HEARD).sum()), text, len(at)))
     return out
 
 
