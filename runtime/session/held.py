@@ -65,15 +65,17 @@ def wording(tokenizer: Tokenizer, frames: Iterable[tuple[int, ...]]) -> Words:
     def words(pairs: Sequence[tuple[int, int]]) -> str:
         parts: list[str] = []
         for run in _runs(pairs):
-            kept: list[int] = []
+            said: list[list[int]] = [[]]  # between control tokens
             at, edge = 0, True
             while at < len(run):
                 frame = next((f for f in longest_first if edge and tuple(run[at : at + len(f)]) == f), ())
                 edge = not frame and run[at] in tokenizer.control
-                if not frame and not edge:
-                    kept.append(run[at])
+                if edge:
+                    said.append([])
+                elif not frame:
+                    said[-1].append(run[at])
                 at += len(frame) or 1
-            text = " ".join(tokenizer.decode(kept, skip_special=True).split())
+            text = " ".join(" ".join(tokenizer.decode(ids, skip_special=True) for ids in said).split())
             parts += [text] if text else []
         return f" {GAP} ".join(parts)
 
