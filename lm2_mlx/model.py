@@ -246,6 +246,10 @@ class LM2:
         evaluate(state, bank, *(x for kv in reads for x in kv))
         return state
 
+    def rows(self, state: WindowState, first: int, count: int) -> mx.array:
+        """Rows first mod n .. of the bank as of the last fold, round its end: lazy (l, b, count, d)."""
+        return _taken(state.bank, self.first_row(first), count)
+
     def commit(self, state: WindowState) -> tuple[mx.array, int]:
         """The memory with everything of the window in it: the bank, lazy (l, b, n, d), and the tokens written. Nothing new changes nothing."""
         s, count = state.length, state.length - state.folded

@@ -95,6 +95,13 @@ class Backend(Protocol):
         """The state as of the window's last fold, or its start."""
         ...
 
+    def rows(self, window: Any, first: int, count: int) -> np.ndarray:
+        """Rows first mod n .. of the bank as of the window's last fold, round its end: float32 (l, b, count, d) in host memory, a copy. Cell gated.
+
+        Costs no more than those rows where the fold has been made; a backend that makes it in the next call is asked after that one.
+        """
+        ...
+
     def commit(self, window: Any) -> MemoryState:
         """End the window: the state with all its tokens written, for the next one to read. Rows of positions not reached keep their content."""
         ...

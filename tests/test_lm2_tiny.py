@@ -64,3 +64,60 @@ def test_the_same_session_answers_the_same_elsewhere(folder, samples, saved, bac
     model = load(folder, backend, device="cpu")
     for sample, (file, answer) in list(zip(samples, saved, strict=True))[:ELSEWHERE]:
         assert Session.restore(model, file).say(sample.question, 8) == answer
+
+
+# Seen and steered
+
+FACTS = ("Mary went to the kitchen.", "John moved to the garden.", "Bill journeyed to the office.")
+TALK = ("The heavy snow rose above the roofs.", "The warm fence vanished beyond the roofs.")
+WHO = (("Mary", "kitchen"), ("John", "garden"), ("Bill", "office"))
+
+
+def told(model, talk):
+    """Three facts and so many turns of other talk."""
+    session = Session(model, sampling=GREEDY, seed=0)
+    for line in (*FACTS, *(TALK[i % 2] for i in range(talk))):
+        session.hear(line, "Ok.")
+    return session
+
+
+def asked(session):
+    return [session.fork().say(f"Where is {who}?", 8) for who, _ in WHO]
+
+
+@pytest.mark.parametrize("talk", [0, 12], ids=["in the window", "out of the window"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_fact_is_forgotten_and_others_are_not(folder, tmp_path, talk, number):
+    from lm2.runtime.statefile.file import read_session
+
+    model, file = load(folder, "torch", threads=1), tmp_path / "s.lm2s"
+    session = told(model, talk)
+    strongest = session.held(3)
+    assert {h.number for h in strongest} == {1, 2, 3} and all(FACTS[h.number - 1] in h.text and h.rows for h in strongest)
+    assert all((h.window > 0) == (talk == 0) for h in strongest)
+    assert all(place in answer for (_, place), answer in zip(WHO, asked(session), strict=True)), "the control: nothing is forgotten yet"
+    gone = session.forget(number)
+    assert gone.rows > 0 and (gone.tokens > 0) == (talk == 0)
+    session.save(file)
+    for each in (session, Session.restore(model, file)):
+        right = [place in answer for (_, place), answer in zip(WHO, asked(each), strict=True)]
+        assert right == [i + 1 != number for i in range(3)]
+    record = read_session(file, None)
+    name, place = WHO[number - 1]
+    words = "\n".join(model.text.decode(m.tokens) for m in (record.now, *record.snapshots)) + str(record.document["transcript"])
+    assert name not in words and place not in words
+    assert all(name not in h.text and place not in h.text for h in Session.restore(model, file).held())
+
+
+@pytest.mark.parametrize("backend", ["mlx", "onnx"])
+@pytest.mark.parametrize("talk", [0, 12], ids=["in the window", "out of the window"])
+def test_forgotten_alike_on_every_backend(folder, backend, talk, monkeypatch, tmp_path):
+    pytest.importorskip({"mlx": "mlx.core", "onnx": "onnxruntime"}[backend])
+    monkeypatch.setenv("LM2_HOME", str(tmp_path))
+    here, there = told(load(folder, "torch", threads=1), talk), told(load(folder, backend, device="cpu"), talk)
+    assert asked(here) == asked(there)
+    held = [[(h.number, round(h.share, 3), h.rows, h.text, h.window) for h in s.held(3)] for s in (here, there)]
+    assert held[0] == held[1]
+    assert here.forget(2) == there.forget(2)
+    answers = asked(there)
+    assert asked(here) == answers and [place in a for (_, place), a in zip(WHO, answers, strict=True)] == [True, False, True]

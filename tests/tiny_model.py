@@ -103,6 +103,9 @@ class Recorder:
             self._past[self.to_host(state).tobytes()] = (*window.past, (window.tokens[: window.folded], window.carried, window.folds))
         return state
 
+    def rows(self, window, first, count):
+        return self.real.rows(window.inner, first, count)
+
     def commit(self, window):
         assert len(window.tokens) == window.length
         state = self.real.commit(window.inner)

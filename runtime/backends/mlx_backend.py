@@ -68,6 +68,10 @@ class MLXBackend:
     def memory(self, window: WindowState) -> MemoryState:
         return MemoryState(window.bank, window.written)
 
+    def rows(self, window: WindowState, first: int, count: int) -> np.ndarray:
+        with mx.stream(self.device):
+            return np.array(self.model.rows(window, first, count))  # (l, b, count, d)
+
     def commit(self, window: WindowState) -> MemoryState:
         with mx.stream(self.device):
             bank, written = self.model.commit(window)

@@ -161,6 +161,14 @@ class OnnxBackend:
             bank = window.buffers.bank_after(at._replace(length=window.folded), self.config.vocab_size)
         return MemoryState(np.array(bank.swapaxes(0, 1), order="C"), window.written)
 
+    def rows(self, window: OnnxWindow, first: int, count: int) -> np.ndarray:
+        """See Backend. On a device the bank is copied whole: ONNX Runtime copies no parts."""
+        places = (first + np.arange(count)) % self.config.memory.slots  # (count,)
+        if window.bank is None and self._at(window).written == window.written:
+            return window.buffers.tensors["past_bank"].numpy()[:, :, places].swapaxes(0, 1).copy()  # (l, b, count, d)
+        found: np.ndarray = self.memory(window).bank[:, :, places]
+        return found
+
     def commit(self, window: OnnxWindow) -> MemoryState:
         length, m, buffers = window.length, self.config.memory, window.buffers
         if length <= window.folded:

@@ -90,6 +90,11 @@ class TorchBackend:
         inner = window.inner if isinstance(window, StaticWindow) else window
         return MemoryState(inner.bank, inner.written)
 
+    def rows(self, window: WindowState | StaticWindow, first: int, count: int) -> np.ndarray:
+        inner = window.inner if isinstance(window, StaticWindow) else window
+        with torch.inference_mode():
+            return np.array(inner.bank[:, :, self.model.places(first, count)].float().cpu().numpy())  # (l, b, count, d)
+
     def commit(self, window: WindowState | StaticWindow) -> MemoryState:
         with torch.inference_mode():
             return MemoryState(*self.model.commit(window.inner if isinstance(window, StaticWindow) else window))

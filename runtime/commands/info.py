@@ -1,6 +1,8 @@
 """`lm2 info`: what a model folder or a session file holds, without loading weights."""
 
 import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,24 @@ from .common import megabytes
 @click.command("info", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("target")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(target: str, as_json: bool) -> None:
+@click.option("--model", default=None, help="Whose tokenizer tells the words of a session (default: its own model, where it can be found by name).")
+def command(target: str, as_json: bool, model: str | None) -> None:
     """Show what TARGET is: a model folder, a name such as smollm2, or a session file (.lm2s). Checks it on the way."""
     from ...models.checkpoints.catalog import is_name
 
     path = Path(target)
     session = not is_name(target) and (path.is_file() or (path.suffix == ".lm2s" and not path.exists()))
-    facts = session_facts(path) if session else model_facts(target)
+    facts = session_facts(path, model) if session else model_facts(target)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
+    held = facts.pop("held", [])
     width = max(map(len, facts))
     for key, value in facts.items():
         if value is not None and value != []:
             click.echo(f"{key.replace('_', ' '):<{width}}  {_readable(key, value)}")
+    if held:
+        _show(held)
 
 
 def model_facts(target: str) -> dict[str, Any]:
@@ -62,15 +68,27 @@ def model_facts(target: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def session_facts(path: Path) -> dict[str, Any]:
-    """Facts about a session file; everything in it is checked but the match with a model. Raises a SessionError."""
+def _show(held: list[dict[str, Any]]) -> None:
+    """Turn by turn what a session holds, cut to the terminal's width."""
+    import shutil
+
+    from ..session.held import Held
+    from .memory import held_lines
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
+    click.echo("held most strongly when the window began, share of all that was held, and what is in the window:")
+    click.echo("\n".join(held_lines([Held(**h) for h in held], width)))
+
+
+def session_facts(path: Path, model: str | None = None) -> dict[str, Any]:
+    """Facts about a session file; everything in it is checked but the match with a model. model: see memory.held_in_file. Raises a SessionError."""
     import numpy as np
 
     from ..statefile.file import read_session
-    from ..statefile.keeping import check_contents
+    from .memory import held_in_file
 
     record = read_session(path, None)
-    check_contents(path, record)
+    turns = held_in_file(path, record, model)
     bank, meta = record.now.bank, record.meta
     written = np.any(bank != 0, axis=(1, 3)).sum(axis=1)
     now = record.now
@@ -85,6 +103,7 @@ def session_facts(path: Path) -> dict[str, Any]:
         "tokens_seen": meta.tokens_seen, **held,
         "messages": record.now.notes["turns"], "undo_steps": len(record.snapshots), "seed": meta.seed, "draws": meta.draws,
         "bank_shape": list(bank.shape), "state_bytes": int(bank.nbytes), "rows_not_zero": [int(n) for n in written],
+        "held": [asdict(h) for h in turns],
     }  # fmt: skip
 
 

@@ -122,20 +122,49 @@ def _read(talk: Talk, argument: str) -> None:
 def _memory(talk: Talk, argument: str) -> None:
     import numpy as np
 
+    from .memory import SHOWN, TITLE, held_lines
+
     session, memory = talk.session, talk.session.model.config.memory
-    if not session.model.remembers:
+    shown = _count(argument, "/memory") if argument else SHOWN
+    if session.model.remembers:
+        state = session.memory()
+        bank = session.model.backend.to_host(state)  # (l, 1, n, d)
+        _say(
+            talk,
+            f"cell {memory.cell}, {state.written} tokens written, {megabytes(bank.nbytes)}{'' if memory.trained else ', weights not trained'}",
+        )
+        names = [f"layer {i}" for i in memory.layers] if memory.cell == "gated" else ["all layers"]
+        for name, rows in zip(names, bank[:, 0], strict=True):
+            size = np.sqrt(np.mean(rows**2, axis=1))  # (n,)
+            _say(talk, f"{name:>10}: {int((size > 0).sum())} of {len(size)} rows not zero, RMS mean {size.mean():.3f} max {size.max():.3f}")
+    else:
         _say(talk, "no memory: what leaves the window is forgotten")
-        return
-    held = session.memory()
-    bank = session.model.backend.to_host(held)  # (l, 1, n, d)
-    _say(
-        talk,
-        f"cell {memory.cell}, {held.written} tokens written, {megabytes(bank.nbytes)}{'' if memory.trained else ', weights not trained'}",
-    )
-    names = [f"layer {i}" for i in memory.layers] if memory.cell == "gated" else ["all layers"]
-    for name, rows in zip(names, bank[:, 0], strict=True):
-        size = np.sqrt(np.mean(rows**2, axis=1))  # (n,)
-        _say(talk, f"{name:>10}: {int((size > 0).sum())} of {len(size)} rows not zero, RMS mean {size.mean():.3f} max {size.max():.3f}")
+    if memory.cell == "gated" and (held := session.held()):
+        _say(talk, "\n".join([TITLE, *held_lines(held, _width(talk), shown)]))
+
+
+def _forget(talk: Talk, argument: str) -> None:
+    number = _count(argument, "/forget")
+    gone = talk.session.forget(number)
+    talk.autosave()
+    parts = [f"{gone.rows} rows of the memory"] if talk.session.model.remembers else []
+    parts += [f"{gone.tokens} tokens of the window", f"{gone.messages} messages"]
+    _say(talk, f"turn {number} is forgotten: {', '.join(parts)}; turns that can be undone: {gone.undo}")
+
+
+def _count(argument: str, name: str) -> int:
+    """A number from 1 on, given to command `name`. Raises PromptError."""
+    if not (argument.isascii() and argument.isdecimal() and 0 < len(argument) < 10 and int(argument)):
+        had = f", not {argument[:20]!r}" if argument else ""
+        raise PromptError(f"{name} needs the number of a turn{had}: {name} 3 (/memory shows them)" if name == "/forget" else f"{name} takes how many turns to show{had}: {name} 40")
+    return int(argument)
+
+
+def _width(talk: Talk) -> int:
+    """Columns of the terminal; in a pipe as many as tables have there."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if talk.terminal else 160
 
 
 def _stats(talk: Talk, argument: str) -> None:
@@ -188,7 +217,8 @@ COMMANDS: dict[str, tuple[Command, str, str]] = {
     "/reset": (_reset, "/reset", "forget everything"),
     "/fork": (_fork, "/fork FILE", "go on in a copy; the session so far stays in its own file"),
     "/read": (_read, "/read FILE", "read a text of any length"),
-    "/memory": (_memory, "/memory", "what the memory holds, layer by layer"),
+    "/memory": (_memory, "/memory [COUNT]", "what the memory holds: layer by layer, and turn by turn in words"),
+    "/forget": (_forget, "/forget N", "take turn N out, of the memory, the window and the file"),
     "/stats": (_stats, "/stats", "speed, counts and sizes"),
     "/exit": (_exit, "/exit", "leave"),
     "/bye": (_exit, "", ""),

@@ -11,6 +11,10 @@ from .cursor import Cursor, Feeder
 class Chunks(Feeder):
     """What is kept free for an answer is an eighth of a chunk."""
 
+    def opened(self, at: Cursor, head: int = 0) -> Cursor:
+        """The turn is counted; whose the window's tokens are is not noted, as rows of this cell are no one turn's."""
+        return at._replace(number=at.number + 1)
+
     def begin(self, at: Cursor, first: Sequence[int], later: Sequence[int], head: Sequence[int]) -> Cursor:
         """Add a turn's tokens: `later` where it fits with an eighth of a chunk to spare for the answer, else `first` in a new chunk."""
         later = tuple(later)
@@ -18,7 +22,7 @@ class Chunks(Feeder):
             at = self.commit(at)
         at = self._repeated(at, head)
         ids = later if at.filled else tuple(first)
-        at = at._replace(starts=(at.filled,))
+        at = self.opened(at)._replace(starts=(at.filled,))
         return self.append(at, ids, head if len(ids) > self.size else ())
 
     def append(self, at: Cursor, ids: Iterable[int], head: Sequence[int] = ()) -> Cursor:

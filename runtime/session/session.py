@@ -14,6 +14,8 @@ from ..statefile.keeping import Kept, restore, save, unusable
 from .answer import Answer, Reply
 from .chunks import Chunks
 from .cursor import Cursor
+from .forgetting import Forgetting, Forgotten
+from .held import Held, frames_of, held_turns, no_words, wording
 from .sampling import Sampling, new_seed
 from .transcript import last_exchange, remember, shortened
 from .windows import Windows
@@ -54,10 +56,12 @@ class Session:
         self.notify = notify or (lambda text: None)
         size = checked_window(model, window)
         rule = Chunks if model.config.memory.cell == "released" else Windows
-        self.feeder = rule(model.backend, size, size // 8 if overlap is None else overlap, self._written, self._slid)
+        noting = model.remembers and rule is Windows
+        self.feeder = rule(model.backend, size, size // 8 if overlap is None else overlap, self._written, self._slid, noting=noting)
         self.wording = Wording(model, system, size)
         self.at = self.feeder.new()
         self.transcript: list[dict[str, str]] = []
+        self.numbers: list[int] = []  # the turn of each message of the transcript
         self.forgotten_turns = 0
         self.snapshots: list[Cursor] = []
         self.reply: Reply | None = None
@@ -142,6 +146,7 @@ class Session:
                 self.at = self.feeder.before_document(self.at, len(opening) + len(ids) + len(closing), self.wording.head())
                 opening, closing = self.wording.document(first=not self.at.filled)
                 self.at = self.at._replace(starts=(*self.at.starts, self.at.filled or len(self.wording.head())))
+            self.at = self.feeder.opened(self.at, len(self.wording.head() if chat else self.wording.beginning(tuple(ids))))
             self.at = self.feeder.append(self.at, opening)
             while True:
                 for begin in range(0, len(ids), self.feeder.size):
@@ -205,6 +210,42 @@ class Session:
         self.at = self.feeder.flush(self.at)
         return self.at.memory if self.at.window is None else self.model.backend.memory(self.at.window)
 
+    def held(self, limit: int | None = None) -> list[Held]:
+        """What the memory holds, turn by turn, most strongly first; turns that are in the window alone follow. `limit`: as many of them.
+
+        Raises PromptError for cell released, whose rows are not noted.
+        """
+        self._need_notes()
+        self.memory()
+        tokenizer = self.model.tokenizer
+        words = no_words if tokenizer is None else wording(tokenizer, frames_of(tokenizer, self.wording.dialogue))
+        return held_turns(self.at.noted(), self.at.spans, self.at.tokens + self.at.pending, words, limit)
+
+    def forget(self, number: int) -> Forgotten:
+        """Take turn `number` (as `held` tells them) out of the memory, the window, the transcript and what can be undone.
+
+        The window's other turns are run again when the session goes on. Turns that repeat what was said are others' and stay.
+        Raises PromptError where there is no such turn, and for cell released.
+        """
+        self._need_notes()
+        if number <= 0:
+            raise PromptError(f"turn {number} cannot be forgotten: turns are numbered from 1, /memory shows them")
+        self.memory()
+        forgetting, said = Forgetting(self.model.backend, number), self.numbers.count(number)
+        if not said and not any(map(forgetting.knows, (self.at, *self.snapshots))):
+            raise PromptError(f"there is no turn {number} (the last one is {self.at.number}): /memory shows those there are")
+        noted, before = self.at.noted(), self.at
+        rows = 0 if noted is None else int(noted.of(number).sum())
+        at = forgetting.without(self.at, said)
+        later = [s for s in self.snapshots if s.number != number - 1]  # where the turn began, and where it ended, are now the same
+        snapshots = [forgetting.without(s, said if s.number >= number else 0) for s in later]
+        if number == before.number:
+            self.reply = None
+        self.at, self.snapshots = at, snapshots
+        kept = [(m, n) for m, n in zip(self.transcript, self.numbers, strict=True) if n != number]
+        self.transcript, self.numbers = [m for m, _ in kept], [n for _, n in kept]
+        return Forgotten(rows, before.filled - at.filled, said, len(snapshots))
+
     def head(self) -> tuple[int, ...]:
         """Tokens that every window begins with: the system prompt, given or the template's own. Raises PromptError if they leave less than half of one."""
         return self.wording.head()
@@ -218,7 +259,7 @@ class Session:
         """Forget everything: the memory as it was before the first word, the transcript, and what could be undone."""
         self.settle()
         self.at = self.feeder.new()
-        self.transcript, self.snapshots, self.forgotten_turns, self.reply = [], [], 0, None
+        self.transcript, self.numbers, self.snapshots, self.forgotten_turns, self.reply = [], [], [], 0, None
 
     def fork(self) -> "Session":
         """A second session that goes on from here; neither influences the other."""
@@ -226,6 +267,7 @@ class Session:
         other = Session(self.model, self.system, self.sampling, self.seed, self.feeder.overlap, self.notify, self.feeder.size)
         other.at, other.snapshots = self.at.at_rest(), list(self.snapshots)
         other.transcript, other.forgotten_turns, other.created = [dict(m) for m in self.transcript], self.forgotten_turns, self.created
+        other.numbers = list(self.numbers)
         return other
 
     def save(self, path: str | Path) -> int:
@@ -233,7 +275,7 @@ class Session:
         self.settle()
         kept = Kept(
             self.system, self.sampling, self.seed, self.feeder.overlap, self.feeder.size, self.at,
-            self.snapshots, self.transcript, self.forgotten_turns, self.created,
+            self.snapshots, self.transcript, self.numbers, self.forgotten_turns, self.created,
         )  # fmt: skip
         written, self.created = save(self.model, kept, Path(path))
         return written
@@ -248,6 +290,7 @@ class Session:
             raise unusable(Path(path), error) from None
         session.at, session.snapshots = kept.at, kept.snapshots
         session.transcript, session.forgotten_turns, session.created = kept.transcript, kept.forgotten_turns, kept.created
+        session.numbers = kept.numbers
         return session
 
     def _only(self, generator: Generator[str, None, None]) -> Generator[str, None, None]:
@@ -290,6 +333,7 @@ class Session:
         try:
             answer = Answer(self.model, self.sampling, self.seed, self.at.draws, stop, ignore_eos, continuing=True)
             ids = self.model.encode(prompt, add_special=self.at.seen == 0)
+            self.at = self.feeder.opened(self.at, len(self.wording.beginning(tuple(ids))))
             self.at = self.feeder.logits(self.feeder.append(self.at, ids, self.wording.beginning(self.at.tokens + self.at.pending)))
         except BaseException:
             self.at = before
@@ -307,6 +351,7 @@ class Session:
         self, message: str, max_tokens: int, stop: Iterable[str], interrupted: Callable[[], bool] | None
     ) -> Generator[str, None, None]:
         old = self.at.at_rest(), list(self.snapshots), list(self.transcript), self.forgotten_turns, self.reply
+        numbers = list(self.numbers)
         self._undo()
         self.at = undone = self.at._replace(draws=old[0].draws)
         try:
@@ -314,6 +359,7 @@ class Session:
         except BaseException:
             if self.at is undone:  # the new answer never began: keep the old one
                 self.at, self.snapshots, self.transcript, self.forgotten_turns, self.reply = old
+                self.numbers = numbers
             raise
 
     def _answer(
@@ -347,7 +393,9 @@ class Session:
             answer.end("error")
 
     def _remember(self, role: str, content: str) -> None:
-        self.forgotten_turns += remember(self.transcript, role, content)
+        dropped = remember(self.transcript, role, content)
+        self.numbers = [*self.numbers, self.at.number][dropped:]
+        self.forgotten_turns += dropped
         self.at = self.at._replace(turns=self.at.turns + 1)
 
     def _keep(self, before: Cursor) -> None:
@@ -362,11 +410,17 @@ class Session:
         past, now = self.snapshots.pop(), self.at
         if past.memory is now.memory and now.window is not None and not now.window.stale and now.window.folded <= past.filled <= now.window.length:
             past = past._replace(
-                window=self.feeder.backend.rewind(now.window, past.filled), tokens=past.tokens + past.pending, pending=(), logits=None
-            )
-        del self.transcript[max(0, past.turns - self.forgotten_turns) :]
+                window=self.feeder.backend.rewind(now.window, past.filled), tokens=past.tokens + past.pending, pending=(), logits=None,
+                held=now.held,
+            )  # fmt: skip
+        left = max(0, past.turns - self.forgotten_turns)
+        del self.transcript[left:], self.numbers[left:]
         self.forgotten_turns = min(self.forgotten_turns, past.turns)
         self.at, self.reply = past, None
+
+    def _need_notes(self) -> None:
+        if self.model.config.memory.cell == "released":
+            raise PromptError("cell released mixes its rows in every layer, so no row is one turn's: /undo takes back the last turns, /reset all of them")
 
     def _written(self, tokens: int, written: int) -> None:
         if self.model.remembers:

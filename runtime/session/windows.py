@@ -7,6 +7,7 @@ conversation begins with) and the last whole turns, which are in the memory alre
 from collections.abc import Iterable, Sequence
 
 from .cursor import Cursor, Feeder
+from .ledger import moved
 
 
 class Windows(Feeder):
@@ -25,7 +26,7 @@ class Windows(Feeder):
         ids = later if began else tuple(first)
         if not began and head and ids[: len(head)] == tuple(head):
             began = len(head)
-        at = at._replace(starts=(*at.starts, began))
+        at = self.opened(at, began)._replace(starts=(*at.starts, began))
         return self.append(at, ids, head if len(ids) > self.size else ())
 
     def append(self, at: Cursor, ids: Iterable[int], head: Sequence[int] = ()) -> Cursor:
@@ -91,5 +92,5 @@ class Windows(Feeder):
         memory = at.memory if at.window is None else self.backend.memory(at.window)
         return at._replace(
             memory=memory, window=None, tokens=(), pending=carried, logits=None, folds=(), carried=len(carried),
-            starts=tuple(s - begin + len(head) for s in starts),
+            starts=tuple(s - begin + len(head) for s in starts), spans=moved(at.spans, begin, len(head)), ledger=at.noted(), held=None,
         )  # fmt: skip

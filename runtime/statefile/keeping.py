@@ -14,10 +14,12 @@ import numpy as np
 from ...models.errors import PromptError
 from ..backend import MemoryState
 from ..session.cursor import Cursor
+from ..session.ledger import Ledger
 from ..session.sampling import Sampling
+from . import notes as turns_in
 from .check import DAMAGED, check_count, plain, positions
 from .file import Expected, Meta, Moment, Record, read_session, write_session
-from .record import SessionValueError
+from .record import ID_MAX, SessionValueError
 
 if TYPE_CHECKING:
     from ..loading import Model
@@ -34,6 +36,7 @@ class Kept(NamedTuple):
     at: Cursor
     snapshots: list[Cursor]
     transcript: list[dict[str, str]]
+    numbers: list[int]
     forgotten_turns: int
     created: str
 
@@ -49,12 +52,16 @@ def save(model: "Model", kept: Kept, path: Path) -> tuple[int, str]:
     """Write what is kept to `path`, atomically; bytes written, and when the session was created. Raises WriteError or a SessionError."""
     wanted, about = expected(model), model.backend.describe()
     hosts: dict[int, np.ndarray] = {}
+    ledgers: list[str] = []
 
     def moment(at: Cursor) -> Moment:
         bank = hosts.get(id(at.memory))
         if bank is None:
             bank = hosts[id(at.memory)] = model.backend.to_host(at.memory)  # (l, 1, n, d)
-        notes = {"starts": list(at.starts), "seen": at.seen, "draws": at.draws, "turns": at.turns}
+            if at.ledger is not None and bank.shape[2] <= turns_in.ROWS_MAX:
+                ledgers.append(turns_in.packed(at.ledger))
+        notes: dict[str, Any] = {"starts": list(at.starts), "seen": at.seen, "draws": at.draws, "turns": at.turns}
+        notes |= {turns_in.NUMBER: at.number, turns_in.SPANS: [list(s) for s in at.spans]}
         return Moment(bank, at.memory.written, at.tokens + at.pending, notes, at.carried, at.folds)
 
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -65,17 +72,23 @@ def save(model: "Model", kept: Kept, path: Path) -> tuple[int, str]:
         "overlap": kept.overlap,
         "window": kept.window,
         "sampling": kept.sampling.to_dict(),
+        turns_in.NUMBERS: kept.numbers,
     }
     meta = Meta(
         wanted.fingerprint, wanted.model, wanted.tokenizer, about.backend, about.dtype,
         kept.at.seen, kept.seed, kept.at.draws, kept.created or stamp, stamp,
     )  # fmt: skip
     record = Record(moment(kept.at), tuple(moment(s) for s in kept.snapshots), document, meta)
+    if ledgers:
+        document[turns_in.LEDGERS] = ledgers
     return write_session(path, record, wanted), meta.created
 
 
-def check_contents(path: Path, record: Record) -> None:
-    """The parts of a record that only a session gives a meaning to. Raises SessionValueError naming the file and the field."""
+def check_contents(path: Path, record: Record, vocabulary: int = ID_MAX + 1) -> dict[int, Ledger] | None:
+    """The parts of a record that only a session gives a meaning to. Returns the ledgers of its banks by the bank's id(), if it has them.
+
+    Raises SessionValueError naming the file and the field.
+    """
 
     def need(ok: bool, field: str, value: object, what: str) -> None:
         if not ok:
@@ -102,6 +115,7 @@ def check_contents(path: Path, record: Record) -> None:
     turns = document["forgotten_turns"] + len(transcript)
     for name, at in (("now", record.now), *((f"snapshot {i}", s) for i, s in enumerate(record.snapshots))):
         _check_notes(f"{path}: {name} notes", at.notes, len(at.tokens), turns, "turn" if record.version == 1 else "starts")
+        turns_in.check_spans(f"{path}: {name} notes", at.notes, len(at.tokens))
         if record.version > 1:
             _check_fits(f"{path}: {name}", at, document["window"])
     for i, moment in enumerate(record.snapshots):
@@ -109,6 +123,10 @@ def check_contents(path: Path, record: Record) -> None:
         same = f"{like.written}, as where this bank stands first"
         need(moment.written == like.written, f"snapshot {i} written", moment.written, same)
     need(record.now.notes["turns"] == turns, "now notes.turns", record.now.notes["turns"], f"{turns}, as many as the transcript counts")
+    if turns_in.NUMBERS in document:
+        last = turns_in.number_from(record.now.notes)
+        turns_in.check_numbers(f"{path}: document.{turns_in.NUMBERS}", document[turns_in.NUMBERS], len(transcript), last)
+    return turns_in.ledgers(path, record, vocabulary)
 
 
 def _check_notes(where: str, notes: Mapping[str, Any], tokens: int, turns: int, begins: str) -> None:
@@ -143,21 +161,28 @@ def _check_cell(path: Path, record: Record, cell: str) -> None:
 def restore(model: "Model", path: Path) -> Kept:
     """Read a session file for `model`; cursors are at rest. All checks are done before anything is returned. Raises a SessionError."""
     record = read_session(path, expected(model))
-    check_contents(path, record)
+    ledgers = check_contents(path, record, model.config.vocab_size)
     _check_cell(path, record, model.config.memory.cell)
     document, most = record.document, model.config.max_position_embeddings
     if record.version > 1 and document["window"] > most:
         raise SessionValueError(f"{path}: its window of {document['window']} tokens is larger than {positions(most)}")
     memories: dict[int, MemoryState] = {}
+    unknown: dict[int, Ledger] = {}
 
     def cursor(m: Moment) -> Cursor:
         if id(m.bank) not in memories:
             memories[id(m.bank)] = model.backend.from_host(m.bank, m.written)
         notes = m.notes
         starts = tuple(notes["starts"]) if record.version > 1 else (notes["turn"],) if m.tokens else ()
+        ledger = None
+        if model.remembers and model.config.memory.cell == "gated":
+            if ledgers is None and id(m.bank) not in unknown:
+                unknown[id(m.bank)] = Ledger.unknown(m.bank[:, 0], model.config.rms_norm_eps)
+            ledger = (unknown if ledgers is None else ledgers)[id(m.bank)]
         return Cursor(
             memories[id(m.bank)], tokens=m.tokens, folds=m.folds, carried=m.carried, starts=starts,
             seen=notes["seen"], draws=notes["draws"], turns=notes["turns"],
+            number=turns_in.number_from(notes), spans=turns_in.spans_from(notes), ledger=ledger,
         )  # fmt: skip
 
     return Kept(
@@ -169,6 +194,7 @@ def restore(model: "Model", path: Path) -> Kept:
         cursor(record.now),
         [cursor(s) for s in record.snapshots],
         [{"role": m["role"], "content": m["content"]} for m in document["transcript"]],
+        turns_in.numbers_from(document, document["transcript"]),
         document["forgotten_turns"],
         record.meta.created,
     )

@@ -243,3 +243,36 @@ def test_interrupt_in_mid_answer_keeps_the_session(tiny, file):
     assert process.returncode == 130 and err == b"seed 1\ninterrupted\n" and out.endswith(b"\n")
     assert len(messages(file)) == 2 and messages(file)[0] == "one" and len(messages(file)[1]) > 0
     assert json.loads(shell(["info", file, "--json"]).out)["undo_steps"] == 1
+
+
+def test_memory_in_words_and_forget(lm2, talk_tiny, tmp_path):
+    """What is shown in a pipe: one clear line for each, on stderr; and the file is written at once."""
+    file = tmp_path / "s.lm2s"
+    lines = ["Mary went to the kitchen.", "John moved to the garden.", "/memory", "/memory 1", "/forget 1", "/forget 1", "/forget", "/forget two", "/forget 0", "/memory x"]
+    result = talk_tiny(*lines, "Where is John?", args=["--session", file])
+    assert result.code == 1 and result.out.splitlines() == ["Ok.", "Ok.", "garden."]
+    told = result.err.splitlines()
+    shown = [line for line in told if "Mary" in line or "John" in line]
+    assert sorted(shown[:2]) == ["    1   50%  Mary went to the kitchen. Ok. (in the window)", "    2   50%  John moved to the garden. Ok. (in the window)"]
+    assert len(shown) == 3 and "             and 1 more turn, held less" in told
+    assert "turn 1 is forgotten: 12 rows of the memory, 12 tokens of the window, 2 messages; turns that can be undone: 1" in told
+    errors = [line for line in told if line.startswith("lm2: ")]
+    assert errors == [
+        "lm2: there is no turn 1 (the last one is 2): /memory shows those there are",
+        "lm2: /forget needs the number of a turn: /forget 3 (/memory shows them)",
+        "lm2: /forget needs the number of a turn, not 'two': /forget 3 (/memory shows them)",
+        "lm2: /forget needs the number of a turn, not '0': /forget 3 (/memory shows them)",
+        "lm2: /memory takes how many turns to show, not 'x': /memory 40",
+    ]
+    known = lm2("info", file)
+    assert known.code == 0 and "John moved to the garden. Ok. (in the window)" in known.out and "Mary" not in known.out
+    held = json.loads(lm2("info", file, "--json").out)["held"]
+    assert [(h["number"], h["text"]) for h in held] == [(3, "Where is John? garden."), (2, "John moved to the garden. Ok.")]
+
+
+@pytest.fixture
+def talk_tiny(lm2):
+    def talk(*lines, args=()):
+        return lm2("chat", "lm2-tiny", "--temp", "0", "--threads", "1", *args, stdin="\n".join(lines) + "\n")
+
+    return talk

@@ -79,3 +79,14 @@ def test_no_ml_library_is_needed(lm2, tiny, session, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     assert facts(lm2("info", tiny, "--json"))["kind"] == "model"
     assert facts(lm2("info", session, "--json"))["kind"] == "session"
+
+
+def test_whose_words_a_session_holds(lm2, session, tiny, tmp_path):
+    """With the model's folder the turns are told in words, without it by number; another model's tokenizer is refused."""
+    named = facts(lm2("info", session, "--json", "--model", tiny))["held"]
+    bare = facts(lm2("info", session, "--json"))["held"]
+    assert [(h["number"], h["rows"]) for h in named] == [(h["number"], h["rows"]) for h in bare] and {0, 2, 3} & {h["number"] for h in named}
+    assert any("three" in h["text"] for h in named) and not any(h["text"] for h in bare)
+    assert "three" in lm2("info", session, "--model", tiny).out
+    lm2("info", session, "--model", "lm2-tiny").fails(session, "saved with tokenizer", "give the model it was saved with")
+    lm2("info", session, "--model", tmp_path).fails("tokenizer.json")

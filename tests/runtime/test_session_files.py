@@ -1,5 +1,6 @@
 """Sessions saved and opened again: as if nothing had happened, and never with what does not belong."""
 
+import base64
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from oracle import check, standing
 
 from lm2 import Sampling, Session
 from lm2.models.errors import WriteError
+from lm2.runtime.session.ledger import ENTRY
 from lm2.runtime.statefile.file import read_session
 from lm2.runtime.statefile.keeping import check_contents, expected
 from lm2.runtime.statefile.record import (
@@ -179,6 +181,34 @@ def put(*keys, value):
     return edit
 
 
+def part(**fields):
+    """Fields of the current memory's ledger changed in its first row."""
+
+    def edit(content):
+        rows = np.frombuffer(base64.b64decode(content["document"]["ledgers"][0]), ENTRY).copy()
+        for name, value in fields.items():
+            rows[name][0] = value
+        content["document"]["ledgers"][0] = base64.b64encode(rows.tobytes()).decode()
+
+    return edit
+
+
+LEDGERS = {
+    "number of another row": dict(number=1),
+    "number not written yet": dict(number=72 * 10**6),
+    "number below none": dict(number=-2),
+    "token outside": dict(number=0, token=259),
+    "token negative": dict(number=0, token=-1),
+    "token without a number": dict(number=-1, token=3, turns=0),
+    "turn without a number": dict(number=-1, token=-1, turns=[1, 0, 0, 0], sizes=[1, 0, 0, 0]),
+    "turn to come": dict(turns=[9, 0, 0, 0]),
+    "turn below unknown": dict(turns=[-2, 0, 0, 0]),
+    "size NaN": dict(sizes=[np.nan, 0, 0, 0]),
+    "size infinite": dict(sizes=[np.inf, 0, 0, 0]),
+    "size negative": dict(sizes=[-1, 0, 0, 0]),
+    "size minus zero": dict(sizes=[-0.0, 0, 0, 0]),
+    "a part of nothing": dict(turns=[1, 2, 0, 0], sizes=[1, 0, 0, 0]),
+}
 BAD = {
     **{f"no {k}": put("document", k, value=KeyError) for k in ("system", "transcript", "forgotten_turns", "overlap", "window", "sampling")},
     **{f"no note {k}": put("notes", k, value=KeyError) for k in ("starts", "seen", "draws", "turns")},
@@ -205,6 +235,14 @@ BAD = {
     "snapshot with more turns": put("snapshots", 0, "notes", "turns", value=7),
     "snapshot starts past its tokens": put("snapshots", 0, "notes", "starts", value=[1]),
     "the name of version 1": lambda content: content["notes"].update(turn=content["notes"].pop("starts")[-1]),
+    **{f"ledgers {v!r:.20}": put("document", "ledgers", value=v) for v in (None, {}, [], "", [1], ["", "", "", ""], ["A" * 4224], ["é" * 4224] * 3)},
+    **{f"ledger {name}": part(**fields) for name, fields in LEDGERS.items()},
+    **{f"numbers {v!r}": put("document", "numbers", value=v) for v in (None, {}, [], [1], [1, 1, 2, 2, 3, 4], [1, 1, 2, 2, 3, -1], [3, 3, 2, 2, 1, 1], ["1"] * 6, [True] * 6)},
+    **{f"number {v!r}": put("notes", "number", value=v) for v in (-1, "1", None, 1.5, True, 2**31, KeyError)},
+    **{
+        f"spans {v!r}": put("notes", "spans", value=v)
+        for v in (KeyError, None, {}, 1, [1], [[0]], [[0, 1, 2]], [[0, "1"]], [[0, 4]], [[0, -2]], [[-1, 1]], [[65, 1]], [[2, 1], [1, 2]], [[1, 1], [1, 2]], [[True, 1]])
+    },
     "overlap too large": put("document", "overlap", value=17),
     "document empty": put("document", value={}),
     "notes empty": put("notes", value={}),
@@ -224,6 +262,7 @@ def test_crafting_itself_does_no_harm(saved, gated, path):
     """Control: the same way of editing with values that are right, and a key nobody knows."""
     edited(path, put("notes", "starts", value=[0, saved.at.filled]))
     edited(path, put("document", "later", value={"a": 1}))
+    edited(path, part(sizes=[1, 0, 0, 0], turns=[1, 0, 0, 0]))
     assert Session.restore(gated, path).transcript == saved.transcript
     check_contents(path, read_session(path, expected(gated)))
 

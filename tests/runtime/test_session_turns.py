@@ -210,7 +210,7 @@ def test_longest_transcript_fits_in_a_file(gated, tmp_path):
         for _ in range(40 if len(text) > 1 else 17000):
             messages.append({"role": "user", "content": text})
         dropped = transcript.remember(messages, "assistant", text)
-        session.transcript, session.forgotten_turns = messages, dropped
+        session.transcript, session.forgotten_turns, session.numbers = messages, dropped, [0] * len(messages)
         session.at = session.at._replace(turns=dropped + len(messages))
         session.save(tmp_path / "s.lm2s")
         assert Session.restore(gated, tmp_path / "s.lm2s").transcript == messages
