@@ -21,7 +21,7 @@ from lm2.models.atomic import new_folder
 
 PART_BYTES = 15_000_000
 MANIFEST = "manifest.json"
-FULL = ("--task", "chat", "--steps", "4000", "--stages", "0.1:1-2x48,0.35:1-4x32!0.1,0.7:1-8x24!0.3,1:2-16x12!0.3", "--seed", "0")
+FULL = ("--task", "chat", "--steps", "4000", "--stages", "1:1x4", "--seed", "0")
 
 
 def sha256(data: bytes) -> str:

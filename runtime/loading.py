@@ -89,13 +89,16 @@ def find_model(model: str | Path, report: Report = silent) -> Path:
     catalogue, which is pulled once if it is not here.
 
     Of a name and something called so in the working folder the name is meant, unless that is a model folder of lm2 (`catalog.is_name`).
-    A path that is not there is returned as it is: opening it says so. Raises DownloadError when a model cannot be fetched.
+    A path that is not there is returned as it is: opening it says so. Raises DownloadError when a model cannot be fetched, and ModelFileError
+    for the name of a backbone alone (`smollm2-bare`), which has no folder of its own: `load` and --no-memory open it.
     """
     from ..models.checkpoints import catalog
     from ..models.checkpoints.pull import pull
 
     if not isinstance(model, str) or not catalog.is_name(model):
         return Path(model)
+    if model in catalog.BARE:
+        raise ModelFileError(f"{model} is {catalog.BARE[model]} without its memory and has no folder of its own: give {catalog.BARE[model]}")
     return shipped_model(model) or catalog.resolve(model) or pull(model, report=report)
 
 
@@ -108,10 +111,15 @@ def load(
     report: Report = silent,
     memory: bool = True,
 ) -> Model:
-    """Load a model folder, or a catalogue name such as `smollm2` (pulled once). `report` hears of the pull. `memory` False: the backbone alone.
+    """Load a model folder, or a catalogue name such as `smollm2` (pulled once). `report` hears of the pull. `memory` False, or `smollm2-bare`: the
+    backbone alone.
 
     Raises ModelFileError, ConfigError, BackendError, TokenizerError or DownloadError, each one line that names the file and the remedy.
     """
+    from ..models.checkpoints import catalog
+
+    if isinstance(model, str) and model in catalog.BARE and catalog.is_name(model):
+        model, memory = catalog.BARE[model], False
     path = find_model(model, report)
     folder = open_folder(path, quantized=True, exported=True)  # the backend says whether it can compute with what is in it
     if folder.export is not None and backend == "auto":

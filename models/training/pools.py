@@ -13,11 +13,14 @@ from torch import Tensor
 
 from ..lm2 import LM2
 from . import banks, prefixed
+from .plan import TrainError
 from .threads import Question, Thread, Threads
 
 PREFIXES = (("none", 0.45), ("other", 0.3), ("own", 0.25))
 PASSAGE = 140  # tokens of a book to be predicted
+GROUP = 10  # questions that are computed together, at most
 TAIL = 260  # tokens of talk in a window, at most
+TRIES = 50
 LENGTHS, OTHER_LENGTHS = (160, 420), (250, 450)  # of threads, tokens
 POSITIONS = 2048
 
@@ -59,7 +62,7 @@ class Pools:
     def draw(self, turn: int) -> Pool:
         """Pool number `turn`, a function of the seed and of the memory as it is."""
         rng = random.Random(f"{self.seed} pool {turn}")
-        told = [self.threads.thread(rng, rng.randint(160, 420), 0.85) for _ in range(self.sizes[0])]
+        told = [self._told(rng) for _ in range(self.sizes[0])]
         other = [self._other(rng, number) for number in range(self.sizes[1])]
         unread: prefixed.Reads = [None] * len(self.memories)
         first = [banks.write(self.memories, banks.keep(self.model, thread, unread, self.tables)) for thread in other]
@@ -71,20 +74,30 @@ class Pools:
         for number in range(self.sizes[2]):
             if self.threads.books and number % 4 == 0:
                 prefix, passage = self.threads.read_on(rng, rng.randint(30, TAIL), PASSAGE)
-                nothing.append(self._group(None, prefix, [passage], reads))
-                continue
-            prefix = self._prefix(rng, rng.choice(other)) if rng.random() < 0.5 else self.threads.head
-            nothing.append(self._group(None, prefix, [self.threads.nothing(rng) for _ in range(5)], reads))
+                questions = [passage]
+            else:
+                prefix = self._prefix(rng, rng.choice(other)) if rng.random() < 0.5 else self.threads.head
+                questions = [self.threads.nothing(rng) for _ in range(5)]
+            before, _ = prefixed.window(self.model, self._ids(prefix), reads, self.tables)
+            nothing.append(self._group(None, prefix, before, questions))
         stale = [banks.write(self.memories, k) for k in kept]
         return Pool(kept, len(told), groups, nothing, stale)
 
+    def _told(self, rng: random.Random) -> Thread:
+        """A thread that fits in a bank and can be asked about."""
+        for _ in range(TRIES):
+            thread = self.threads.thread(rng, rng.randint(*LENGTHS), 0.85)
+            if thread.rows <= self.slots and any(fact.at is not None for fact in thread.facts):
+                return thread
+        raise TrainError(f"a memory of {self.slots} rows is too small for a conversation with facts: give more --memory-blocks")
+
     def _other(self, rng: random.Random, number: int) -> Thread:
         if self.threads.books and number % 5 == 0:
-            return self.threads.read(rng, rng.randint(250, 450))
-        return self.threads.thread(rng, rng.randint(250, 450), 0.06)
+            return self.threads.read(rng, rng.randint(*OTHER_LENGTHS))
+        return self.threads.thread(rng, rng.randint(*OTHER_LENGTHS), 0.06)
 
     def _ids(self, ids: Sequence[int]) -> Tensor:
-        return torch.tensor(ids, device=self.model.device)
+        return torch.tensor(ids, dtype=torch.long, device=self.model.device)
 
     def _prefix(self, rng: random.Random, thread: Thread) -> list[int]:
         """The head and a thread's end, as a window holds them."""
@@ -94,15 +107,12 @@ class Pools:
         last = {fact.key: fact for fact in thread.facts}
         questions = [q for fact in last.values() for q in (self.threads.question(rng, fact) for _ in range(2)) if q.value]
         rng.shuffle(questions)
-        out = []
-        for begin in range(0, len(questions), 8):
-            way = rng.choices([w for w, _ in PREFIXES], [s for _, s in PREFIXES])[0]
-            prefix = self.threads.head if way == "none" else self._prefix(rng, thread if way == "own" else rng.choice(other))
-            out.append(self._group(number, prefix, questions[begin : begin + 8], reads))
-        return out
-
-    def _group(self, number: int | None, prefix: list[int], questions: list[Question], reads: prefixed.Reads) -> Group:
+        way = rng.choices([w for w, _ in PREFIXES], [s for _, s in PREFIXES])[0]
+        prefix = self.threads.head if way == "none" else self._prefix(rng, thread if way == "own" else rng.choice(other))
         before, _ = prefixed.window(self.model, self._ids(prefix), reads, self.tables)
+        return [self._group(number, prefix, before, questions[i : i + GROUP]) for i in range(0, len(questions), GROUP)]
+
+    def _group(self, number: int | None, prefix: list[int], before: list[prefixed.KV], questions: list[Question]) -> Group:
         ids = padded([q.ids for q in questions], 0).to(self.model.device)  # (q, t)
         x = prefixed.layers(self.model, self.model.embed_tokens(ids), self.tables, [None] * len(self.memories), 0, self.below, before)
         final: list[Tensor] = []

@@ -32,13 +32,18 @@ def memories(model: LM2) -> list[GatedMemory]:
 def window(model: LM2, ids: Tensor, reads: Reads, tables: tuple[Tensor, Tensor], end: int | None = None) -> tuple[list[KV], list[Seen]]:
     """Keys and values (1, k, s, e) of each layer for a window's ids (s,) that begins at position 0, and what its memories met.
 
-    end: the first layer that is not run; all of them by default, but for the work that nothing needs.
+    end: the first layer that is not run; None runs all.
     """
     keys: list[KV] = []
     seen: list[Seen] = []
+    count = len(model.layers) if end is None else end
     x = model.embed_tokens(ids[None])  # (1, s, d)
+    if not len(ids):
+        c = model.config
+        none = x.new_zeros(1, c.num_key_value_heads, 0, c.head_dim)  # (1, k, 0, e)
+        return [(none, none)] * count, [Seen(x, x)] * sum(i < count for i in c.memory.layers)
     with torch.no_grad():
-        layers(model, x, tables, reads, 0, len(model.layers) if end is None else end, None, keys, seen)
+        layers(model, x, tables, reads, 0, count, None, keys, seen)
     return keys, seen
 
 

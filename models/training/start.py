@@ -141,14 +141,20 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
 
 @torch.no_grad()
 def take(model: LM2, adapter: Adapter, key: str) -> None:
-    """Copy an adapter's tensors into a model whose memory has its shape. key: the model's backbone. Raises ConvertError for another one."""
+    """Copy an adapter's tensors into a model whose memory has its sizes, in the layers that both have. key: the model's backbone. Raises ConvertError
+    for another one, and for an adapter of none of the model's layers."""
     if adapter.key != key:
         raise ConvertError(
             f"{adapter.path} is a memory for {adapter.name} (backbone {adapter.key[:12]}), the model is another (backbone {key[:12]}): "
             "give its own adapter, or leave --adapter out"
         )
-    check_shapes(adapter, model.config)
-    tensors = adapter.tensors(model.config)
+    own = replace(model.config, memory=adapter.memory)
+    check_shapes(adapter, own)
+    if not set(adapter.memory.layers) & set(model.config.memory.layers):
+        raise ConvertError(
+            f"{adapter.path} has memories for layers {adapter.memory.layers}, the model for {model.config.memory.layers}: name one of its layers"
+        )
+    tensors = adapter.tensors(own)
     for name, slot in slots_of(model):
         if name in tensors:
             slot.copy_(torch.from_numpy(whole(tensors[name])))

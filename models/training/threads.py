@@ -6,7 +6,7 @@ values stand marked, and from templates (models/tasks/varied); other talk from o
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..tasks.fillers import exchanges
 from ..tasks.natural import kinds, talk
@@ -96,15 +96,18 @@ class Threads:
             if rng.random() >= share:
                 self._chat(out, rng, small)
                 continue
-            way = rng.random()
-            if way < 0.2 and self.marked:
-                self._marked(out, rng)
-            elif way < 0.35:
-                told = self.varied.draw(rng)
-                self._tell(out, rng, self.varied.say(rng, told), [_of_template(self.varied, rng, told)])
-            else:
-                self._natural(out, rng)
+            self._something(out, rng)
         return out
+
+    def _something(self, out: Thread, rng: random.Random) -> None:
+        way = rng.random()
+        if way < 0.2 and self.marked:
+            self._marked(out, rng)
+        elif way < 0.35:
+            told = self.varied.draw(rng)
+            self._tell(out, rng, self.varied.say(rng, told), [_of_template(self.varied, rng, told)])
+        else:
+            self._natural(out, rng)
 
     def book(self, rng: random.Random, tokens: int) -> list[int]:
         """`tokens` ids of books read on from a drawn paragraph."""
@@ -125,6 +128,18 @@ class Threads:
         ids = [*self.begin, *self.book(rng, before + tokens)]
         next_ = ids[-tokens:]
         return ids[:-tokens], Question(next_, [*next_[1:], -100], [], None)
+
+    def messages(self, rng: random.Random) -> list[tuple[list[int], list[Fact]]]:
+        """Messages that tell something, each by itself: its ids, and the facts in it whose value can be placed. Of one drawn exchange; may be empty."""
+        out = Thread([], 0, [])
+        self._something(out, rng)
+        told: dict[tuple[int, int], list[Fact]] = {}
+        for fact in {f.key: f for f in out.facts}.values():
+            if fact.at is not None:
+                begin = fact.begin
+                own = replace(fact, begin=0, end=fact.end - begin, at=(fact.at[0] - begin, fact.at[1] - begin))
+                told.setdefault((begin, fact.end), []).append(own)
+        return [(out.ids[begin:end], facts) for (begin, end), facts in told.items()]
 
     def _put(self, out: Thread, role: str, content: str, quiet: float) -> tuple[int, int]:
         begin = len(out.ids)

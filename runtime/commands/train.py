@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.argument("model")
-@click.option("--task", type=click.Choice(["recall", "distance", "babilong", "chat", "text"]), required=True, help="What is learned.")
+@click.option("--task", type=click.Choice(["recall", "distance", "babilong", "find", "chat", "text"]), required=True, help="What is learned.")
 @click.option(
     "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder with babi/, background/, chat/, tinystories/."
 )
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     callback=parse_layers,
-    help="--task chat: layers that get a memory, 15,18,21 of 30.",
+    help="--task find and chat: layers that get a memory [those of --adapter, or 15,18,21 of 30].",
 )
-@click.option("--memory-chunk", type=click.IntRange(16), default=512, show_default=True, help="--task chat: tokens per chunk.")
+@click.option("--memory-chunk", type=click.IntRange(16), default=512, show_default=True, help="--task find and chat: tokens per chunk.")
 @click.option(
-    "--memory-blocks", type=click.IntRange(1), default=4, show_default=True, help="--task chat: chunks until a row is written again."
+    "--memory-blocks", type=click.IntRange(1), default=4, show_default=True, help="--task find and chat: chunks until a row is written again."
 )
 @click.option(
     "--adapter",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="--task chat: begin from this trained memory instead of a new one.",
+    help="--task find and chat: begin from this memory, in the layers that it has.",
 )
 @click.option("--all-parameters", is_flag=True, help="--task text: train the backbone too.")
 @click.option("--recompute", is_flag=True, help="Keep no activations of chunks: less memory, a third more work.")
@@ -71,7 +71,7 @@ def command(
     """Train a memory, or a small model with one.
 
     MODEL is `tiny` (recall, babilong: lm2-tiny or lm2-babi from scratch) or a model folder or name (distance: lm2-tiny, on to 32 chunks;
-    babilong: lm2-babi, trained on; chat: a memory for it, written as an adapter; text: next-token prediction through the memory). Checkpoints are written every 250 steps; the same command goes on
+    babilong: lm2-babi, trained on; find: where a memory for it looks; chat: all of it; both written as an adapter; text: next-token prediction through the memory). Checkpoints are written every 250 steps; the same command goes on
     from the last one. Several GPUs: torchrun --nproc-per-node N $(which lm2) train ...
     """
     from ..backend import installed
@@ -83,7 +83,6 @@ def command(
     import torch
 
     from ...models.atomic import check_file, check_folder
-    from ...models.checkpoints.warmstart import default_layers
     from ...models.training import jobs, together
     from ...models.training import run as loop
     from ...models.training.plan import TrainError
@@ -110,10 +109,10 @@ def command(
             folder = _open(model)
             if task == "distance":
                 job = jobs.tiny(plan, data, out, device, recompute, folder, say)
-            elif task == "chat":
-                layers = memory_layers or default_layers(folder.config.num_hidden_layers)
-                options = f" --memory-layers {','.join(map(str, layers))} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
-                job = jobs.chat(plan, folder, data, layers, memory_chunk, memory_blocks, device, half, fresh, adapter, out, say)
+            elif task in ("find", "chat"):
+                named = f" --memory-layers {','.join(map(str, memory_layers))}" if memory_layers else ""
+                options = f"{named} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
+                job = jobs.chat(plan, folder, data, memory_layers, memory_chunk, memory_blocks, device, half, fresh, adapter, out, say)
             elif data is None:
                 raise TrainError("--task text needs --data")
             else:

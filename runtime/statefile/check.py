@@ -183,8 +183,8 @@ def check_model(path: Path, meta: Meta, expected: Expected) -> None:
             raise SessionModelError(f"{path} was saved without a memory: go on with --no-memory, or start fresh with `--new`")
         raise SessionModelError(
             f"{path} was saved with model {plain(meta.model)} (fingerprint {meta.fingerprint[:12]}), this is model "
-            f"{plain(expected.model)} (fingerprint {plain(expected.fingerprint)[:12]}): open it with the model it was "
-            "saved with, or start fresh with `--new`"
+            f"{plain(expected.model)} (fingerprint {plain(expected.fingerprint)[:12]}), or the same with another memory: open it with the model "
+            "it was saved with, or start fresh with `--new`"
         )
     if meta.tokenizer != expected.tokenizer:
         raise SessionTokenizerError(

@@ -82,7 +82,7 @@ def test_legs_end_in_an_adapter(tmp_path):
     from lm2.models.checkpoints.warmstart import MemoryRequest
 
     convert(hf, tmp_path / "model", MemoryRequest())
-    small = ["--steps", "2", "--stages", "1:1x1", "--memory-layers", "1", "--memory-chunk", "64", "--memory-blocks", "1", "--threads", "1"]
+    small = ["--steps", "2", "--stages", "1:1x1", "--memory-layers", "1", "--memory-chunk", "64", "--memory-blocks", "32", "--threads", "1"]
     command = [sys.executable, str(SCRIPT), str(tmp_path / "model"), "--parts", str(tmp_path / "parts"), "--device", "cpu", *small]
     said = []
     for leg in range(3):

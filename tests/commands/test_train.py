@@ -66,11 +66,12 @@ def chat_model(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     """Small pools and few answers, so that a step of --task chat takes no time."""
-    from lm2.models.training import natural_task, people
+    from lm2.models.training import find_task, natural_task, people
 
     monkeypatch.setattr(natural_task.NaturalTask.__init__, "__defaults__", ((2, 2, 2), 3))
     probe = natural_task.NaturalTask.probe
-    monkeypatch.setattr(natural_task.NaturalTask, "probe", lambda self: probe(self, 3))
+    monkeypatch.setattr(natural_task.NaturalTask, "probe", lambda self, layers: probe(self, layers, 3))
+    monkeypatch.setattr(find_task.FindTask.__init__, "__defaults__", (8, 4, 2))
     monkeypatch.setattr(people.answers, "questions", lambda seed: ["What is seven plus five?"])
     monkeypatch.setattr(people.talk, "ordinary", lambda split: ("Why is the sky blue?", "What is a prime number?"))
     monkeypatch.setattr(people.talk, "unknown", lambda: ("Where are my keys?",))
@@ -89,7 +90,7 @@ CHAT = (
     "--memory-chunk",
     "128",
     "--memory-blocks",
-    "2",
+    "16",
     *ONE,
 )
 
@@ -104,8 +105,8 @@ def test_chat_makes_an_adapter_for_the_llama(lm2, small, data, chat_model, tmp_p
     assert second.code == 0 and f"written to {tmp_path / 'out' / 'adapter'}" in second.out and "probe" not in second.out, second
     assert "step 2 of 4" in second.out and "step 4/4" in second.out
     record = json.loads((tmp_path / "out" / "adapter" / "adapter.json").read_text())
-    assert record["memory"]["layers"] == [2, 3] and record["memory"]["slots"] == 256 and record["memory"]["trained"]
-    assert "--memory-layers 2,3 --memory-chunk 128 --memory-blocks 2" in record["training"]["command"]
+    assert record["memory"]["layers"] == [2, 3] and record["memory"]["slots"] == 2048 and record["memory"]["trained"]
+    assert "--memory-layers 2,3 --memory-chunk 128 --memory-blocks 16" in record["training"]["command"]
     assert lm2("convert", hf, tmp_path / "made", "--adapter", tmp_path / "out" / "adapter").code == 0
     said = lm2("generate", tmp_path / "made", "--chat", "--prompt", "Hi", "--max-tokens", "4", "--seed", "1", *ONE)
     assert said.code == 0, said
@@ -126,6 +127,27 @@ def test_chat_in_legs_is_one_run(lm2, small, data, chat_model, tmp_path):
     assert one == legs
     assert lm2(*args, "--seed", "1", "--out", tmp_path / "other").code == 0
     assert (tmp_path / "other" / "adapter" / "memory.safetensors").read_bytes() != one
+
+
+def test_a_memory_smaller_than_a_conversation_is_refused(lm2, small, data, chat_model, tmp_path):
+    few = [*CHAT[: CHAT.index("--memory-blocks") + 1], "1", *ONE]
+    lm2("train", chat_model[1], *few, "--data", data, "--out", tmp_path / "out").fails("128 rows is too small", "more --memory-blocks")
+
+
+def test_finding_first_then_answers(lm2, small, data, chat_model, tmp_path):
+    """--task find makes an adapter; --task chat goes on from it, with a memory in another layer too, whose gates start from a probe."""
+    chat = ("--task", "chat", *CHAT[2:])
+    layers = chat.index("--memory-layers")
+    find = ("train", chat_model[1], "--task", "find", *chat[2:], "--data", data, "--out", tmp_path / "find")
+    found = lm2(*find)
+    assert found.code == 0 and "looks" in found.out and "layer 3" in found.out and found.out.count("the gates start from a probe") == 2, found
+    more = (*chat[: layers + 1], "1,3", *chat[layers + 2 :], "--data", data, "--out", tmp_path / "chat", "--adapter", tmp_path / "find" / "adapter")
+    went_on = lm2("train", chat_model[1], *more)
+    assert went_on.code == 0 and went_on.out.count("the gates start from a probe") == 1 and "layer 1: the gates" in went_on.out, went_on
+    record = json.loads((tmp_path / "chat" / "adapter" / "adapter.json").read_text())
+    assert record["memory"]["layers"] == [1, 3] and record["memory"]["window"] == 512
+    other = (*chat[: layers + 1], "0,1", *chat[layers + 2 :], "--data", data, "--out", tmp_path / "no", "--adapter", tmp_path / "find" / "adapter")
+    lm2("train", chat_model[1], *other).fails("has memories for layers (2, 3), the model for (0, 1)")
 
 
 @pytest.mark.parametrize("task", ["recall", "babilong"])
@@ -192,7 +214,8 @@ def test_a_run_goes_on_with_what_it_began_with(lm2, small, data, chat_model, oth
     out = ("--out", tmp_path / "out")
     assert lm2("train", chat_model[1], *args, "--data", data, *out, "--until", "1").code == 0
     before = (tmp_path / "out" / "state.pt").read_bytes()
-    lm2("train", other_model, *args, "--data", data, *out).fails(tmp_path / "out" / "state.pt", "of a run with model '", "another --out")
+    named = {"text": ("state.pt", "of a run with model '"), "chat": ("answers.json", "has answers of backbone")}[task]
+    lm2("train", other_model, *args, "--data", data, *out).fails(tmp_path / "out" / named[0], named[1], "another --out")
     more = shutil.copytree(data, tmp_path / "data")
     for name in ("a", "b", "c"):
         with open(more / "background" / f"{name}.txt", "a") as f:

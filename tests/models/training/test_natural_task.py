@@ -63,6 +63,10 @@ def test_questions_behind_a_window_are_a_sessions():
             _, state = model.extend(window[None], model.start(bank, window=64), model.tables(64))
             logits, _ = model.extend(q[None], state, model.tables(64))
             assert torch.allclose(model.lm_head(model.norm(h[i, len(q) - 1])), logits[0, -1], atol=1e-9)
+        none, _ = prefixed.window(model, window[:0], reads, model.tables(64))
+        first = prefixed.layers(model, x, model.tables(64), reads, 0, 4, none)
+        logits, _ = model.extend(questions[0][None], model.start(bank, window=64), model.tables(64))
+        assert torch.allclose(model.lm_head(model.norm(first[0, 8])), logits[0, -1], atol=1e-9), "a window of nothing"
         alone = prefixed.layers(model, x, model.tables(64), [None, None], 0, 4, before)
     assert not torch.allclose(alone, h, atol=1e-3), "the bank is read"
 
@@ -119,6 +123,6 @@ def test_a_look_at_the_values_row_costs_least():
 
 def test_the_probe_opens_gates_on_what_is_told():
     task = training_kit.natural_task(sizes=(0, 1, 0))
-    probes = task.probe(4)
+    probes = task.probe(threads=4)
     assert len(probes) == 2 and all(0 <= p.caught <= 1 for p in probes)
     assert torch.equal(task.memories[0].input_bias, probes[0].bias.expand(32))
