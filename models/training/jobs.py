@@ -180,7 +180,7 @@ def chat(
         raise TrainError(f"{folder.path} has no {TEMPLATE}: --task chat needs a chat model, --task text does not")
     turns = chat_turns(template, name=str(folder.path / TEMPLATE))
     with together.first_alone():
-        threads = people.threads(model, key, tokenizer, turns, data, out, plan.seed, say)
+        threads = people.threads(model, key, tokenizer, turns, data, out, plan.seed, say, ask=plan.task == "chat")
     task = NaturalTask(model, threads, plan.seed)
     new = [i for i in memory.layers if begun is None or i not in begun.memory.layers]
     if fresh and new:

@@ -29,12 +29,15 @@ PASSAGES = 300, 1500, 41  # paragraphs of a book, stories of a file, words of a 
 Say = Callable[[str], None]
 
 
-def threads(model: LM2, key: str, tokenizer: Tokenizer, turns: Turns, data: Path | None, out: Path, seed: int, say: Say) -> Threads:
-    """What `--task chat` draws from. key: of the backbone, whose answers are kept in `out`/answers.json. Raises TrainError for a file of another one."""
+def threads(
+    model: LM2, key: str, tokenizer: Tokenizer, turns: Turns, data: Path | None, out: Path, seed: int, say: Say, ask: bool = True
+) -> Threads:
+    """What `--task find` and chat draw from. ask: what the backbone itself answers is used as well. key: of the backbone, whose answers are kept in
+    `out`/answers.json. Raises TrainError for a file of another one."""
     head, turn, asked, said, plain = turns_of(tokenizer, turns)
     names, words = vocabulary.words(tokenizer.vocabulary())
     say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
-    questions = [*talk.ordinary("train"), *talk.unknown(), *answers.questions(seed)]
+    questions = [*talk.ordinary("train"), *talk.unknown(), *answers.questions(seed)] if ask else []
     own = _answers(model, key, tokenizer, questions, [[*head, *asked(q)] for q in questions], out / ANSWERS, say)
     marked, others = _dialogues(data, say)
     left = LeftOut()

@@ -140,6 +140,7 @@ def test_finding_first_then_answers(lm2, small, data, chat_model, tmp_path):
     layers = chat.index("--memory-layers")
     find = ("train", chat_model[1], "--task", "find", *chat[2:], "--data", data, "--out", tmp_path / "find")
     found = lm2(*find)
+    assert "asking the backbone" not in found.out and not (tmp_path / "find" / "answers.json").exists()
     assert found.code == 0 and "looks" in found.out and "layer 3" in found.out and found.out.count("the gates start from a probe") == 2, found
     more = (*chat[: layers + 1], "1,3", *chat[layers + 2 :], "--data", data, "--out", tmp_path / "chat", "--adapter", tmp_path / "find" / "adapter")
     went_on = lm2("train", chat_model[1], *more)
