@@ -2,6 +2,7 @@
 `real`."""
 
 import os
+import signal
 import sys
 import warnings
 from importlib.util import find_spec
@@ -10,6 +11,12 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).parent.parent / ".cache" / "lm2-tests"
+
+
+def pytest_configure(config):
+    """Under nohup SIGHUP is ignored, in every program that tests start as well: those about closed terminals need it as a terminal leaves it."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_sessionstart(session):

@@ -162,6 +162,8 @@ def session_checks(reference: Side, held: Conversation, gates: Gates) -> list[Ch
     for h in held.handovers:
         way = f"{h.source} to {h.target}"
         where = f"saved with {h.written} tokens in the memory, position {h.position} of the window ({h.carried} carried over, {h.folds} folds)"
+        if h.refused:
+            where = f"not opened: {h.refused}"
         checks.append(Check("sessions", f"{way}: numbers of the bank changed", h.changed, 0, unit="n", note=where))
         checks.append(_greedy_check("sessions", f"{way}: greedy tokens as if it had stayed", h.agreement, gates))
         if h.bank is not None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..session.sampling import Sampling
 from ..session.session import WINDOW_MIN, Session
+from ..statefile.record import SessionValueError
 from .inputs import Inputs
 from .measures import bank_nmse, top_gap
 from .sides import Side
@@ -46,7 +47,8 @@ class Agreement:
 class Handover:
     """A session saved on `source` and continued on `target`, against the one that stayed. changed: numbers of the bank that are not
     bit-identical after the move. written: tokens in the memory where it was saved; position, carried, folds: of its window.
-    bank: NMSE of each bank after the last turn, against the one that stayed; None where their tokens are not the same, and so their memories."""
+    bank: NMSE of each bank after the last turn, against the one that stayed; None where their tokens are not the same, and so their memories.
+    refused: why the file was not opened at all."""
 
     source: str
     target: str
@@ -57,6 +59,7 @@ class Handover:
     changed: int
     agreement: Agreement
     bank: list[float] | None = None
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,14 +159,18 @@ def converse(reference: Side, other: Side, inputs: Inputs, tokens: int) -> Conve
 
 
 def _carried(stayed: Talking, target: Talking, file: Path, plan: list[int], saved: int) -> Handover:
-    moved = Session.restore(target.side.model, file)
     at = stayed.before[saved].at if saved < len(plan) else stayed.session.at
+    place = at.memory.written, at.filled, at.carried, len(at.folds)
+    try:
+        moved = Session.restore(target.side.model, file)
+    except SessionValueError as error:  # a memory that does not hold what its file says: nothing of it agrees
+        nothing = Agreement(sum(map(len, stayed.turns[saved:])) or 1, 0, None, saved, 0)
+        return Handover(stayed.side.label, target.side.label, *place, stayed.side.model.backend.to_host(at.memory).size, nothing, None, str(error))
     there, here = stayed.side.model.backend.to_host(at.memory), target.side.model.backend.to_host(moved.at.memory)
     changed = int((there.view(np.uint32) != here.view(np.uint32)).sum())
     turns = stayed.turns[:saved] + [turn(moved, stayed.inputs, k, plan[k]) for k in range(saved, len(plan))]
     agreement = _agreement(stayed, turns, saved)
     bank = _memories(agreement, stayed.session, moved)
-    place = at.memory.written, at.filled, at.carried, len(at.folds)
     return Handover(stayed.side.label, target.side.label, *place, changed, agreement, bank)
 
 

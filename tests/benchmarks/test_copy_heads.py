@@ -28,7 +28,7 @@ def test_shares(script):
         turned, plain, facts = script.heads_of(model, training_kit.people(), 2, 0)
         again = script.heads_of(model, training_kit.people(), 2, 0)
     assert facts > 2 and turned.shape == plain.shape == (3, 4) and torch.equal(turned, again[0]) and torch.equal(plain, again[1])
-    assert 0 <= turned.min() and turned.max() < 0.5 and plain.max() < 0.5, "random heads find little"
+    assert turned.min() >= 0 and turned.max() < 0.5 and plain.max() < 0.5, "random heads find little"
 
 
 def test_the_head_that_looks_there_is_found(script, monkeypatch):

@@ -66,6 +66,9 @@ def test_a_window_that_is_wrong_fails(tmp_path, monkeypatch, mutant, name, secti
     failed = {c.section for c in pair.checks if c.passed is False}
     print(failed, pair.explanation.sentence)
     assert sections <= failed
+    if mutant is parity_kit.forget_the_pointer:
+        assert any("token numbers must be from -1" in h.refused for h in pair.handovers), "a file whose pointer is behind its ledger is not opened"
+        assert any("not opened: " in c.note for c in pair.checks if c.passed is False)
     if name:
         assert pair.explanation.first.name == name and pair.explanation.sentence.startswith("first disagreement: window, ")
         assert not failed & {"logits", "memory", "one chunk"}
