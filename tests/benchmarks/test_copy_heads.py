@@ -18,7 +18,7 @@ def script():
     spec = importlib.util.spec_from_file_location("copy_heads", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.WINDOW = 200
+    module.WINDOW = 120
     return module
 
 

@@ -66,9 +66,11 @@ def chat_model(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     """Small pools and few answers, so that a step of --task chat takes no time."""
-    from lm2.models.training import find_task, natural_task, people
+    from lm2.models.training import find_task, natural_task, people, pools
 
-    monkeypatch.setattr(natural_task.NaturalTask.__init__, "__defaults__", ((2, 2, 2), 3))
+    for name, value in {"LENGTHS": (60, 120), "OTHER_LENGTHS": (60, 120), "PASSAGE": 40, "TAIL": 80}.items():
+        monkeypatch.setattr(pools, name, value)
+    monkeypatch.setattr(natural_task.NaturalTask.__init__, "__defaults__", ((1, 1, 2), 3))
     probe = natural_task.NaturalTask.probe
     monkeypatch.setattr(natural_task.NaturalTask, "probe", lambda self, layers: probe(self, layers, 3))
     monkeypatch.setattr(find_task.FindTask.__init__, "__defaults__", (8, 4, 2))
@@ -130,8 +132,8 @@ def test_chat_in_legs_is_one_run(lm2, small, data, chat_model, tmp_path):
 
 
 def test_a_memory_smaller_than_a_conversation_is_refused(lm2, small, data, chat_model, tmp_path):
-    few = [*CHAT[: CHAT.index("--memory-blocks") + 1], "1", *ONE]
-    lm2("train", chat_model[1], *few, "--data", data, "--out", tmp_path / "out").fails("128 rows is too small", "more --memory-blocks")
+    few = [*CHAT[: CHAT.index("--memory-chunk") + 1], "16", "--memory-blocks", "1", *ONE]
+    lm2("train", chat_model[1], *few, "--data", data, "--out", tmp_path / "out").fails("16 rows is too small", "more --memory-blocks")
 
 
 def test_finding_first_then_answers(lm2, small, data, chat_model, tmp_path):

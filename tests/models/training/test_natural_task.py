@@ -6,11 +6,18 @@ import pytest
 import torch
 import training_kit
 
-from lm2.models.training import banks, prefixed
+from lm2.models.training import banks, pools, prefixed
 from lm2.models.training.plan import Stage
 from lm2.models.training.threads import Fact, Question
 
 STAGE = Stage(1.0, 1, 1, 1)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Short conversations: a byte is a token here."""
+    for name, value in {"LENGTHS": (60, 120), "OTHER_LENGTHS": (60, 120), "PASSAGE": 40, "TAIL": 80}.items():
+        monkeypatch.setattr(pools, name, value)
 
 
 def made(**fields):
