@@ -20,9 +20,8 @@ from . import prefixed
 from .plan import Stage
 from .pools import POSITIONS, padded
 from .run import Terms
-from .threads import Fact, Question, Threads
+from .threads import MESSAGE_SHARE, Fact, Question, Threads
 
-MESSAGE_SHARE = 0.3  # of a look at the message that tells a fact, beside one at the value's own token
 TOGETHER = 24  # sequences that are computed at once
 
 
@@ -130,11 +129,9 @@ class FindTask:
         weights, own = torch.ones(len(places)), torch.full((len(places),), -1)
         for row, (i, number) in enumerate(places):
             q, begin = pool.questions[i], first[pool.owner[i]]
-            assert q.fact is not None and q.fact.at is not None
+            assert q.fact is not None
             wanted[row, begin : begin + q.fact.end] = MESSAGE_SHARE
-            at, end = q.fact.at
-            place = at + number if number == 0 or end - at >= len(q.value) else end - len(q.value) + number
-            if at <= place < end:
+            if (place := q.told(number)) is not None:
                 own[row] = begin + place
                 wanted[row, begin + place] = 1.0
             weights[row] = 2.0 if number == 0 else 1.0 / len(q.value)

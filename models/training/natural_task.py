@@ -21,11 +21,10 @@ from . import banks, gates, prefixed
 from .plan import Stage
 from .pools import Group, Pool, Pools, padded
 from .run import Terms
-from .threads import Question, Threads
+from .threads import MESSAGE_SHARE, Question, Threads
 
 VALUE_WEIGHT, LOOK_WEIGHT, KL_WEIGHT = 3.0, 1.0, 2.0
 KL_TOKENS = 160
-MESSAGE_SHARE = 0.3  # of a look at the message that tells a fact, beside one at the value's own token
 ROUNDS = ((0, 0.6), (1, 0.15), (2, 0.1), (4, 0.1), (7, 0.05))  # how often a bank was gone round since
 
 
@@ -108,7 +107,7 @@ class NaturalTask:
         rows = banks.joined(parts, None if old is None else old.new, rounds)
         full = self.slots - n
         reads = banks.reads(self.memories, rows, rng.choice((0, 0, full, rng.randint(0, full))))
-        quiet, loud = self._gates(pool, chosen, parts, rounds[-1:] if times else [])
+        quiet, loud = self._gates(pool, chosen, parts)
         answers, looks, hits = self._facts(rng, pool, chosen, first, reads, times)
         kl = self._nothing(rng, pool, reads)
         figures = {"answers": float(answers.detach()), "looks": float(looks.detach()), "kl": float(kl.detach()), "gate_on_facts": loud}
@@ -167,7 +166,8 @@ class NaturalTask:
             [torch.cat([p.new[j] for p in parts])[:n] for j in each], [torch.cat([p.forget[j] for p in parts])[:n] for j in each], []
         )
 
-    def _gates(self, pool: Pool, chosen: Sequence[int], parts: Sequence[banks.Written], rounds: Sequence[banks.Written]) -> tuple[Tensor, float]:
+    def _gates(self, pool: Pool, chosen: Sequence[int], parts: Sequence[banks.Written]) -> tuple[Tensor, float]:
+        """The mean input gate on what tells nothing, and on what tells facts."""
         marks = torch.cat([torch.tensor(pool.kept[k].thread.quiet[pool.kept[k].thread.head :]) for k in chosen]).to(self.model.device)  # (n,)
         means = [torch.cat([p.gate[j] for p in parts]).mean(-1) for j in range(len(self.memories))]  # (n,) each
         quiet = torch.stack([(mean * marks).sum() / marks.sum().clamp(min=1) for mean in means]).mean()
@@ -235,11 +235,8 @@ class NaturalTask:
             assert q.fact is not None
             message[row, q.fact.begin + shift : q.fact.end + shift] = MESSAGE_SHARE
             number = q.value.index(p)
-            if q.fact.at is not None:
-                begin, end = q.fact.at
-                own = begin + number if number == 0 or end - begin >= len(q.value) else end - len(q.value) + number
-                if begin <= own < end:
-                    token[row, own + shift] = 1.0 - MESSAGE_SHARE
+            if (own := q.told(number)) is not None:
+                token[row, own + shift] = 1.0 - MESSAGE_SHARE
             weights[row] = 2.0 if number == 0 else 1.0 / len(q.value)
         message, token, weights = (value.to(self.model.device) for value in (message, token, weights))
         index = torch.tensor(places).T

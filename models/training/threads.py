@@ -15,6 +15,7 @@ from ..tasks.recall import THANKS, reply
 from ..tasks.varied import Varied
 
 SAID = "You said {}."
+MESSAGE_SHARE = 0.3  # of a memory's look at the message that tells a fact, beside one at the value's own token
 Encode = Callable[[str], list[int]]
 Turn = Callable[[str, str], list[int]]
 
@@ -57,6 +58,15 @@ class Question:
     targets: list[int]
     value: list[int]
     fact: Fact | None
+
+    def told(self, number: int) -> int | None:
+        """Where the message tells token `number` of the value, counted as the fact's own places; None where that cannot be told. Where what was told
+        and what is said differ in length, first tokens belong together, and later ones from the end."""
+        if self.fact is None or self.fact.at is None:
+            return None
+        begin, end = self.fact.at
+        place = begin + number if number == 0 or end - begin >= len(self.value) else end - len(self.value) + number
+        return place if begin <= place < end else None
 
 
 class Threads:
