@@ -47,14 +47,18 @@ class Border:
 
     def reads(self, bank: str, past: Pairs, kind: int, first: str, finished: str) -> Pairs:
         """K and V (b, h, m, e) of each memory layer, of the rows that go round the bank from row `first` (1,) on: all of them where a window
-        begins, the `finished` (1,) new ones at a fold, else none. past: the state's, of type `kind`."""
+        begins, the `finished` (1,) new ones at a fold (with `keys: pair` the one behind them too), else none. past: the state's, of type `kind`."""
         m, layers = self.config.memory, list(past)
 
         def begin(g: Graph) -> list[str]:
             made: list[str] = []
             fold = g.op("Equal", "new_chunk", g.constant([3]))
-            count = g.op("Max", g.op("Where", fold, finished, g.constant([m.slots])), g.constant([1]))
-            rows = g.op("Gather", bank, self._places(g, first, count), axis=2)  # (b, l, m, d)
+            some = g.op("Min", g.op("Add", finished, g.constant([1])), g.constant([m.slots])) if self.memory.pair else finished
+            count = g.op("Max", g.op("Where", fold, some, g.constant([m.slots])), g.constant([1]))
+            start = first
+            if self.memory.pair:
+                start, count = g.op("Add", first, g.constant([m.slots - 1])), g.op("Add", count, g.constant([1]))
+            rows = g.op("Gather", bank, self._places(g, start, count), axis=2)  # (b, l, m or m + 1, d)
             for j, i in enumerate(layers):
                 with g.scope(f"layers.{i}"):
                     made += self.memory.keys_values(g, g.op("Gather", rows, g.constant(j), axis=1), i)

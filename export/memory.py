@@ -48,14 +48,26 @@ class MemoryLayers:
         return x if self.matrices.dtype == "float32" else g.cast(x, "float32")
 
     def keys_values(self, g: Graph, bank: str, layer: int) -> tuple[str, str]:
-        """K and V (b, h, n, e) of a layer's bank (b, n, d), cell gated: once per chunk."""
+        """K and V (b, h, n, e) of a layer's bank (b, n, d), cell gated: once per chunk. With `keys: pair` one row more, the one before the first."""
         p = f"model.layers.{layer}.memory."
         r = self.rms(g, bank, f"{p}bank_norm.weight")
-        both = self.matrices.linear(g, self.narrow(g, r), f"{p}k_proj", f"{p}v_proj")  # (b, n, 2 h e)
+        r = self.narrow(g, r)
+        before = ""
+        if self.pair:
+            before = g.slice(r, g.constant([0]), g.constant([-1]), 1)  # (b, n, d)
+            r = g.slice(r, g.constant([1]), g.constant([self.config.memory.slots + 1]), 1)  # (b, n, d)
+        both = self.matrices.linear(g, r, f"{p}k_proj", f"{p}v_proj")  # (b, n, 2 h e)
         inner = self.heads * self.width
         k, v = g.split(both, [inner, inner])
+        if self.pair:
+            k = g.op("Add", k, self.matrices.linear(g, before, f"{p}k_before_proj"))
         k, v = (g.heads(x, self.heads, self.width) for x in (k, v))
         return (g.op("Mul", k, g.constant(self.width**-0.5, "float32")) if self.scaled_keys else k), v
+
+    @property
+    def pair(self) -> bool:
+        """Whether a row's key is made of the row before it too."""
+        return self.config.memory.keys == "pair"
 
     @property
     def scaled_keys(self) -> bool:

@@ -33,6 +33,7 @@ class GatedMemory:
     bank_norm: RMSNorm
     q: Linear
     k: Linear
+    before: Linear | None  # what a key has of the row before its own
     v: Linear
     o: Linear | None
     output_gate: Dense
@@ -43,11 +44,17 @@ class GatedMemory:
     both: bool  # a row is made of what was read too, not of the token alone
     cpu: bool
 
-    def keys_values(self, bank: mx.array) -> tuple[mx.array, mx.array]:
-        """K (b, h, n, e) and V (b, h, n, e, or e + 1 on a CPU) of a bank (b, n, d): computed once per chunk. A zero bank gives zeros."""
-        b, n, _ = bank.shape
-        r = self.bank_norm(bank).astype(self.k.dtype)  # (b, n, d)
-        k, v = (p(r).reshape(b, n, self.heads, self.width).swapaxes(1, 2) for p in (self.k, self.v))  # (b, h, n, e)
+    def keys_values(self, rows: mx.array, before: mx.array | None = None) -> tuple[mx.array, mx.array]:
+        """K (b, h, n, e) and V (b, h, n, e, or e + 1 on a CPU) of rows (b, n, d): computed once per chunk. Zero rows give zeros.
+
+        before (b, n, d): the row before each in the ring; by default `rows` is a whole bank.
+        """
+        b, n, _ = rows.shape
+        r = self.bank_norm(rows).astype(self.k.dtype)  # (b, n, d)
+        k, v = self.k(r), self.v(r)  # (b, n, h e)
+        if self.before is not None:
+            k = k + self.before(mx.roll(r, 1, axis=1) if before is None else self.bank_norm(before).astype(self.k.dtype))
+        k, v = (x.reshape(b, n, self.heads, self.width).swapaxes(1, 2) for x in (k, v))  # (b, h, n, e)
         if self.cpu:
             v = mx.concatenate([v, mx.ones((*v.shape[:-1], 1), v.dtype)], axis=-1)  # (b, h, n, e + 1)
         return mx.contiguous(k), mx.contiguous(v)

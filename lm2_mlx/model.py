@@ -237,7 +237,11 @@ class LM2:
             memory = self.blocks[i].memory
             assert isinstance(memory, GatedMemory)
             old = state.reads[j] or memory.keys_values(mx.zeros_like(bank[j]))
-            made = memory.keys_values(new[j])  # (b, h, count, e or e + 1) each
+            if self.config.memory.keys == "pair":
+                some = min(count + 1, self.config.memory.slots)
+                made = memory.keys_values(_taken(bank[j], first, some), _taken(bank[j], (first - 1) % bank[j].shape[1], some))  # (b, h, count + 1, e or e + 1) each
+            else:
+                made = memory.keys_values(new[j])  # (b, h, count, e or e + 1) each
             reads.append((mx.contiguous(_placed(old[0], made[0], first)), mx.contiguous(_placed(old[1], made[1], first))))
             if f"read{j}" not in arrays:
                 arrays[f"read{j}"] = mx.zeros_like(arrays[f"seen{j}"])  # (b, T, d)

@@ -136,6 +136,7 @@ def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:
         bank_norm=reader.norm(f"{p}bank_norm"),
         q=reader.linear(f"{p}q_proj"),
         k=reader.linear(f"{p}k_proj"),
+        before=reader.linear(f"{p}k_before_proj") if m.keys == "pair" else None,
         v=reader.linear(f"{p}v_proj"),
         o=reader.linear(f"{p}o_proj") if m.output_projection else None,
         output_gate=reader.dense(f"{p}output_gate"),

@@ -20,6 +20,8 @@ CELLS = ("gated", "released")
 INITS = ("zeros", "eye")
 POOLS = ("chunk", "causal")
 CONTENTS = ("both", "token")
+KEYS = ("row", "pair")
+LEFT_OUT = (("content", "both"), ("window", None), ("keys", "row"))  # of a config as it is written: what a memory was before there was a choice
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CONFIG_BYTES_MAX = 1 << 20
 LAYERS_MAX = 1 << 14  # every layer is named, one by one, before a weight is looked for
@@ -38,6 +40,7 @@ class MemoryConfig:
     trained: False while the memory's weights are only a starting point.
     window: tokens that a session keeps word for word unless it is told otherwise; None leaves it to the runtime.
     content (gated only): what a row is made of: `both` the token and what it read (equation 6), or the `token` alone.
+    keys (gated only): what a row is found by: the `row` itself, or the `pair` of it and the one before it in the ring.
     """
 
     cell: str = "gated"
@@ -53,6 +56,7 @@ class MemoryConfig:
     trained: bool = False
     content: str = "both"
     window: int | None = None
+    keys: str = "row"
 
     @property
     def banks(self) -> int:
@@ -102,7 +106,7 @@ class LM2Config:
             "rope_scaling": None if rope["rope_type"] == "default" else rope,
             "rope_parameters": {"rope_theta": theta, **rope},
             "eos_token_id": list(self.eos_token_id),
-            "memory": {k: v for k, v in memory.items() if (k, v) not in (("content", "both"), ("window", None))} | {"layers": list(self.memory.layers)},
+            "memory": {k: v for k, v in memory.items() if (k, v) not in LEFT_OUT} | {"layers": list(self.memory.layers)},
         }
         return d
 
@@ -197,8 +201,9 @@ class LM2Config:
         if m.cell == "released":
             if m.window not in (None, m.chunk):
                 raise ConfigError(f"memory.window {m.window} must equal memory.chunk {m.chunk} (cell released cannot fold)")
-            if m.content != "both":
-                raise ConfigError(f"memory.content {m.content!r} is for cell gated: leave it out")
+            for name, value in (("content", m.content), ("keys", m.keys)):
+                if (name, value) not in LEFT_OUT:
+                    raise ConfigError(f"memory.{name} {value!r} is for cell gated: leave it out")
             if m.slots != self.hidden_size:
                 raise ConfigError(f"memory.slots {m.slots} must equal hidden_size {self.hidden_size} (cell released needs T = N = D)")
             if m.chunk != m.slots:
@@ -283,4 +288,5 @@ def memory_from_dict(d: Any) -> MemoryConfig:
         trained=truth(d, "trained", False, w),
         content=choice(d, "content", "both", CONTENTS, w),
         window=None if d.get("window") is None else whole(d, "window", None, w),
+        keys=choice(d, "keys", "row", KEYS, w),
     )

@@ -107,9 +107,9 @@ def fold(model: LM2, buffers: Buffers, state: WindowState) -> WindowState:
     if count <= 0:
         return state
     bank, written = model.commit(state)
-    places = model.places(state.written, count)  # (count,)
+    places = model.unlike(state.written, count)  # (c,)
     for layer, j in model.bank_of.items():
-        k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j][:, places], model.dtype)  # (b, h, count, e) each
+        k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j], model.dtype, places)  # (b, h, c, e) each
         buffers.read_keys[j].index_copy_(2, places, k)
         buffers.read_values[j].index_copy_(2, places, v)
     _offer(model, buffers, bank, written)

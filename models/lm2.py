@@ -129,6 +129,11 @@ class LM2(nn.Module):
         first = 0 if m.cell == "released" else written % m.slots
         return torch.arange(first, first + count, device=self.device) % m.slots  # (count,)
 
+    def unlike(self, written: int, count: int) -> Tensor:
+        """The bank's rows (c,) whose K or V change when `count` tokens after `written` others enter: theirs, and with `memory.keys` pair the one behind."""
+        m = self.config.memory
+        return self.places(written, min(count + (m.keys == "pair"), m.slots))
+
     def forward(
         self, ids: Tensor, bank: Tensor, written: int = 0, lengths: Tensor | None = None, trace: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -259,11 +264,12 @@ class LM2(nn.Module):
             raise ValueError("cell released cannot fold: its chunk is its window")
         if count <= 0:
             return state
-        bank, places = self._entered(state)
+        bank, _ = self._entered(state)
+        places = self.unlike(state.written, count)  # (c,)
         reads = []
         for i, j in self.bank_of.items():
             memory = cast(GatedMemory, self.blocks[i].memory)
-            new = memory.keys_values(bank[j][:, places], self.dtype)  # (b, h, count, e) each
+            new = memory.keys_values(bank[j], self.dtype, places)  # (b, h, c, e) each
             old = inside.reads[j]
             if old is None:
                 zeros = new[0].new_zeros(*new[0].shape[:2], bank.shape[2], new[0].shape[3])  # (b, h, n, e)

@@ -21,7 +21,7 @@ class GatedMemory(nn.Module):
     Matrices with the same input are one in memory (`kv_proj`, `token_proj`, `read_proj`), several tensors on disk.
 
     E = attention over the bank; add = sigmoid(W_out E + b) * E; new row = sigmoid(W_in u + b) * tanh(E + W_c u) + sigmoid(W_forget E + b) * old
-    (config `content: token`: tanh(W_c u)).
+    (config `content: token`: tanh(W_c u)). A row's key is made of the row, with `keys: pair` of the one before it in the ring as well.
     """
 
     def __init__(self, config: LM2Config):
@@ -33,17 +33,25 @@ class GatedMemory(nn.Module):
         self.bank_norm = RMSNorm(d, config.rms_norm_eps)
         self.q_proj = nn.Linear(d, inner, bias=False)
         self.kv_proj = nn.Linear(d, 2 * inner, bias=False)
+        self.k_before_proj = nn.Linear(d, inner, bias=False) if m.keys == "pair" else None
         self.o_proj = nn.Linear(inner, d, bias=False) if m.output_projection else None
         self.token_proj = nn.Linear(d, 2 * d, bias=False)  # input gate, content
         self.read_proj = nn.Linear(d, 2 * d)  # output gate, forget gate
         self.input_bias = nn.Parameter(torch.zeros(d))  # (d,)
         self.scale = nn.Parameter(torch.ones(d)) if m.scale else None  # (d,)
 
-    def keys_values(self, bank: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """K and V of a bank (b, n, d) in the model's dtype, each (b, h, n, e): computed once per chunk. A zero bank gives zeros."""
-        b, n, _ = bank.shape
-        r = self.bank_norm(bank).to(dtype)  # (b, n, d)
-        k, v = self.kv_proj(r).view(b, n, 2 * self.heads, self.width).transpose(1, 2).chunk(2, dim=1)  # (b, h, n, e) each
+    def keys_values(self, bank: Tensor, dtype: torch.dtype, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """K and V of a bank (b, n, d) in the model's dtype, each (b, h, n, e): computed once per chunk. A zero bank gives zeros.
+
+        places (p,): of these rows alone, (b, h, p, e).
+        """
+        rows = bank if places is None else bank[:, places]  # (b, p, d)
+        b, p, _ = rows.shape
+        r = self.bank_norm(rows).to(dtype)  # (b, p, d)
+        k, v = self.kv_proj(r).view(b, p, 2 * self.heads, self.width).transpose(1, 2).chunk(2, dim=1)  # (b, h, p, e) each
+        if self.k_before_proj is not None:
+            before = r.roll(1, dims=1) if places is None else self.bank_norm(bank[:, places - 1]).to(dtype)  # (b, p, d); row -1 is the last
+            k = k + self.k_before_proj(before).view(b, p, self.heads, self.width).transpose(1, 2)
         return k, v
 
     def forward(self, x: Tensor, kv: tuple[Tensor, Tensor] | None, old: Tensor) -> tuple[Tensor | None, Tensor]:

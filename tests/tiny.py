@@ -20,6 +20,7 @@ def config(cell="gated", pool="causal", vocab=61, layers=3, chunk=16, rows=1, me
             scale=fields.pop("scale", False),
             content=fields.pop("content", "both"),
             window=fields.pop("window", None),
+            keys=fields.pop("keys", "row"),
         )
     base = dict(
         vocab_size=vocab, hidden_size=width, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
@@ -34,7 +35,7 @@ CELLS = {
     "gated": config(),
     "gated-eye": config(init="eye", output_projection=False, scale=True, tie_word_embeddings=False, attention_bias=True, mlp_bias=True),
     "gated-4T": config(rows=4),
-    "gated-token": config(rows=2, content="token"),
+    "gated-pair": config(rows=2, content="token", keys="pair"),
     "released-causal": config("released"),
     "released-chunk": config("released", "chunk"),
 }

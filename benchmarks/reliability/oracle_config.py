@@ -120,6 +120,7 @@ def memory(d: Any) -> dict[str, Any]:
         "gate_pool": choice(d, "gate_pool", "chunk", ("chunk", "causal")),
         "trained": flag(d, "trained"),
         "content": choice(d, "content", "both", ("both", "token")),
+        "keys": choice(d, "keys", "row", ("row", "pair")),
     }
 
 
@@ -141,7 +142,7 @@ def lm2(d: Any) -> dict[str, Any]:
         raise Bad("width of the read")
     if m["cell"] == "released":
         every = tuple(range(out["num_hidden_layers"]))
-        if not m["slots"] == m["chunk"] == hidden == inner or m["layers"] != every or m["content"] != "both":
+        if not m["slots"] == m["chunk"] == hidden == inner or m["layers"] != every or m["content"] != "both" or m["keys"] != "row":
             raise Bad("released needs T = N = D")
     return out
 

@@ -27,6 +27,8 @@ class Rings:
         m, d = model.config.memory, model.config.hidden_size
         if m.init != "zeros":
             raise ValueError(f"memory.init {m.init!r} must be zeros: blocks that were never written are shared")
+        if m.keys != "row":
+            raise ValueError(f"memory.keys {m.keys!r} must be 'row': blocks are kept apart here, and a key of two rows would reach over their borders")
         self.model, self.blocks = model, blocks
         self.memories = [cast(GatedMemory, model.blocks[i].memory) for i in m.layers]
         empty = torch.zeros(batch, m.chunk, d, dtype=wide(model.dtype), device=model.device)  # (b, T, d)
