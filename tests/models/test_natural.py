@@ -232,7 +232,7 @@ GOOD += "? How many hens?\n? how many do I keep\n? What number of hens?\n= You k
         (("I own {x}", "I own {x}{"), "a brace stands alone"),
         (("I own {x}", "I own many hens\nI own {x}"), "nothing is told"),
         (("I own {x}", "I own {x} and {x}"), "{x} stands twice"),
-        (("I own {x} hens\n", ""), "4 statements tell {x}, fewer than 5"),
+        (("We keep {x} hens\nI own {x} hens\n", ""), "3 statements tell {x}, fewer than 4"),
         (("? How many hens?", "? Do I keep {x}?"), "has the value in it"),
         (("? How many hens?\n", ""), "fewer than 3"),
         (("? How many", "?How many"), "a blank may be missing"),

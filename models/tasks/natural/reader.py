@@ -16,7 +16,7 @@ from . import values
 from .errors import CorpusError
 from .files import lines
 
-STATEMENTS_MIN = 5
+STATEMENTS_MIN = 4
 QUESTIONS_MIN = 3
 SECOND_MIN = 2  # statements that tell a slot which is not a kind's first
 
