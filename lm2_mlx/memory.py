@@ -53,7 +53,7 @@ class GatedMemory:
         r = self.bank_norm(rows).astype(self.k.dtype)  # (b, n, d)
         k, v = self.k(r), self.v(r)  # (b, n, h e)
         if self.before is not None:
-            k = k + self.before(mx.roll(r, 1, axis=1) if before is None else self.bank_norm(before).astype(self.k.dtype))
+            k = k + self.before(mx.roll(r, 1, 1) if before is None else self.bank_norm(before).astype(self.k.dtype))
         k, v = (x.reshape(b, n, self.heads, self.width).swapaxes(1, 2) for x in (k, v))  # (b, h, n, e)
         if self.cpu:
             v = mx.concatenate([v, mx.ones((*v.shape[:-1], 1), v.dtype)], axis=-1)  # (b, h, n, e + 1)

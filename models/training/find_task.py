@@ -1,15 +1,15 @@
-"""Finding alone: queries and keys of a memory learn which row to look at when a value's token is said. The backbone and all that rows are made of stand still.
+"""Finding alone: a memory learns which row to look at when a value's token is said. The backbone stands still; queries, keys and what rows are made of move.
 
-What the backbone makes of a message behind the head, and of a question with its answer, is computed once a pool; a step only multiplies by the maps of
-queries and keys, so that many more facts are seen than by answers (natural_task.py), which teach the rest. Knows pools and one loss.
+A step multiplies by the memories' maps only, so that many more facts are seen than by answers (natural_task.py), which teach the rest. Pools of facts are
+drawn as training goes on and all stay in use: a pool of its own is soon learned by heart. Knows pools and one loss.
 
 Axes: p places of values, n rows, d hidden, h memory heads, e head width, l memories.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,142 +17,142 @@ from torch import Tensor
 
 from ..lm2 import LM2
 from . import prefixed
+from .find_pools import FindPool, FindPools
 from .plan import Stage
-from .pools import POSITIONS, padded
 from .run import Terms
-from .threads import MESSAGE_SHARE, Fact, Question, Threads
+from .threads import MESSAGE_SHARE, Question, Threads
 
-TOGETHER = 24  # sequences that are computed at once
-
-
-@dataclass
-class Pool:
-    """facts of each message; rows (n, d) of each message and memory, as the bank's norm leaves them; questions, the message of each, and what each
-    memory's queries are made of at the places of its value, (p, d)."""
-
-    facts: list[list[Fact]]
-    rows: list[list[Tensor]]
-    questions: list[Question]
-    owner: list[int]
-    states: list[list[Tensor]]
+FIRST, MOST = 3, 96  # pools there are at the first step, and at the most
+DROPPED = 0.1  # of what queries and keys are made of
+SLOW = 0.3  # of the rate, for what rows are made of
+SHARP = 1.3  # how far a new memory's queries and keys are scaled up
 
 
 class FindTask:
-    """messages of a pool; at_once: of a bank; epochs: how often a pool is gone through. Raises ValueError for a memory with `content: both`, whose
-    rows are made of what was read as well."""
+    """messages: of a pool; at_once: sequences of a bank; renew: steps until another pool is drawn; kept: a folder for what pools are made of, by a
+    backbone named `key`. Raises ValueError for a memory with `content: both`, whose rows are made of what was read as well."""
 
     aids: torch.nn.Module | None = None
+    slow: ClassVar[dict[str, float]] = {".memory.token_proj": SLOW}
 
-    def __init__(self, model: LM2, threads: Threads, seed: int, messages: int = 384, at_once: int = 96, epochs: int = 4):
+    def __init__(
+        self, model: LM2, threads: Threads, seed: int, messages: int = 256, at_once: int = 48, renew: int = 60, kept: Path | None = None, key: str = ""
+    ):
         if model.config.memory.content != "token":
             raise ValueError("finding is learned on rows that are made of their token alone: memory.content must be 'token'")
-        self.model, self.threads, self.seed, self.messages, self.at_once = model, threads, seed, messages, at_once
-        self.renew = epochs * max(1, messages // at_once)
-        self.memories, self.tables = prefixed.memories(model), model.tables(POSITIONS)
-        self.last = model.config.memory.layers[-1]
+        self.model, self.seed, self.at_once, self.renew = model, seed, at_once, renew
+        self.drawn = FindPools(model, threads, seed, messages, kept, key)
+        self.memories = prefixed.memories(model)
         self._steps = 0
-        self._pool: Pool | None = None
+        self._pools: list[FindPool] = []
         for name, p in model.named_parameters():
-            p.requires_grad_(".memory.q_proj" in name or ".memory.kv_proj" in name)
+            p.requires_grad_(any(f".memory.{part}" in name for part in ("q_proj", "kv_proj", "k_before_proj", "token_proj")))
         for memory in self.memories:
-            memory.kv_proj.weight.register_hook(_keys_alone)
+            memory.kv_proj.weight.register_hook(lambda g: _half(g, first=True))
+            memory.token_proj.weight.register_hook(lambda g: _half(g, first=False))
 
     def state(self) -> dict[str, Any]:
         return {"steps": self._steps}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._steps, self._pool = state["steps"], None
+        self._steps, self._pools = state["steps"], []
 
     @torch.no_grad()
-    def draw(self, turn: int) -> Pool:
-        """Pool number `turn`, a function of the seed."""
-        rng = random.Random(f"{self.seed} find {turn}")
-        head, _ = prefixed.window(self.model, torch.tensor(self.threads.head, dtype=torch.long, device=self.model.device), self._unread(), self.tables, self.last + 1)
-        told: list[tuple[list[int], list[Fact]]] = []
-        while len(told) < self.messages:
-            told += self.threads.messages(rng)
-        rows: list[list[Tensor]] = []
-        for met in self._states([ids for ids, _ in told], head):
-            made = []
-            for memory, x in zip(self.memories, met, strict=True):
-                i, z = memory.token_proj(memory.norm(x)).chunk(2, dim=-1)  # (n, d) each
-                made.append(memory.bank_norm(torch.sigmoid(i + memory.input_bias) * torch.tanh(z)))
-            rows.append(made)
-        asked = [(self.threads.question(rng, fact), number) for number, (_, facts) in enumerate(told) for fact in facts for _ in range(2)]
-        asked = [(q, number) for q, number in asked if q.value]
-        states: list[list[Tensor]] = []
-        for (q, _), met in zip(asked, self._states([q.ids[: q.value[-1] + 1] for q, _ in asked], head), strict=True):
-            states.append([memory.norm(x[q.value]) for memory, x in zip(self.memories, met, strict=True)])
-        return Pool([facts for _, facts in told], rows, [q for q, _ in asked], [number for _, number in asked], states)
+    def begin(self, layers: Sequence[int] | None = None) -> None:
+        """Queries and keys of new memories (None: all), with `keys: pair`: both of one drawn map of the states, each channel of the same size, so that a
+        place is found by the state before it that was most like the one now. A row's own part of its key begins small."""
+        pool = self._have(0)
+        generator = torch.Generator().manual_seed(self.seed)
+        for j, (layer, memory) in enumerate(zip(self.model.config.memory.layers, self.memories, strict=True)):
+            if memory.k_before_proj is None or (layers is not None and layer not in layers):
+                continue
+            u = memory.norm(pool.states[:, j].float().to(self.model.device))  # (n, d)
+            rows = self._rows(memory, u)  # (n, d)
+            d, inner = u.shape[1], memory.heads * memory.width
+            drawn = torch.linalg.qr(torch.randn(max(d, inner), d, generator=generator))[0][:inner].to(u)  # (h e, d)
+            middle = u.mean(0) / u.std(0)  # (d,)
+            middle = middle / middle.norm()
+            memory.q_proj.weight.copy_(SHARP * (drawn - (drawn @ middle)[:, None] * middle) / u.std(0))
+            memory.k_before_proj.weight.copy_(SHARP * drawn / rows.std(0))
+            memory.kv_proj.weight[:inner] = 0.1 * d**-0.5 * torch.randn(inner, d, generator=generator).to(u) / rows.std(0)
 
-    def _unread(self) -> prefixed.Reads:
-        return [None] * len(self.memories)
-
-    def _states(self, sequences: Sequence[Sequence[int]], head: list[prefixed.KV]) -> list[list[Tensor]]:
-        """What each memory would meet in each sequence behind the head, l of (t, d)."""
-        out: list[list[Tensor]] = [[] for _ in sequences]
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        for begin in range(0, len(order), TOGETHER):
-            part = order[begin : begin + TOGETHER]
-            ids = padded([sequences[i] for i in part], 0).to(self.model.device)  # (b, t)
-            seen: list[prefixed.Seen] = []
-            x = prefixed.layers(self.model, self.model.embed_tokens(ids), self.tables, self._unread(), 0, self.last, head, None, seen)
-            met = [*(s.x for s in seen), x]  # (b, t, d) each
-            for k, i in enumerate(part):
-                out[i] = [x[k, : len(sequences[i])].clone() for x in met]
-        return out
+    def _have(self, number: int) -> FindPool:
+        while len(self._pools) <= number:
+            self._pools.append(self.drawn.draw(len(self._pools)))
+        return self._pools[number]
 
     def step(self, stage: Stage, rng: random.Random) -> Terms:
         """The loss over one bank of messages, to be differentiated."""
-        if self._pool is None or self._steps % self.renew == 0:
-            self._pool = self.draw(self._steps // self.renew)
+        count = min(FIRST + self._steps // self.renew, MOST)
         self._steps += 1
-        chosen = rng.sample(range(len(self._pool.rows)), min(self.at_once, len(self._pool.rows)))
-        loss, hits, rows = self.looks(self._pool, chosen)
+        self._have(count - 1)
+        chosen: dict[tuple[int, int], None] = {}
+        for _ in range(self.at_once):
+            number = rng.randrange(count)
+            chosen[number, rng.randrange(len(self._pools[number].facts))] = None
+        loss, hits, rows = self.looks(list(chosen), DROPPED)
         return Terms(loss, loss.new_zeros(()), {"looks": float(loss.detach())}, hits, rows)
 
-    def looks(self, pool: Pool, chosen: Sequence[int]) -> tuple[Tensor, dict[str, list[bool]], int]:
-        """How unlikely the memories look where they should, mean over values' tokens; of each memory, whether the first token's row gets the most
-        attention; and the rows there were. Facts that are told twice are not asked for."""
-        first: dict[int, int] = {}
-        n = 0
-        for number in chosen:
-            first[number] = n
-            n += len(pool.rows[number][0])
+    @staticmethod
+    def _rows(memory: Any, u: Tensor) -> Tensor:
+        """Rows of normed states u (n, d), as the bank's norm leaves them."""
+        i, z = memory.token_proj(u).chunk(2, dim=-1)  # (n, d) each
+        out: Tensor = memory.bank_norm(torch.sigmoid(i + memory.input_bias) * torch.tanh(z))
+        return out  # (n, d)
+
+    def looks(self, chosen: Sequence[tuple[int, int]], dropped: float = 0.0) -> tuple[Tensor, dict[str, list[bool]], int]:
+        """How unlikely the memories look where they should in a bank of `chosen` sequences (pool, number), mean over values' tokens; of each memory,
+        whether the first token's row gets the most attention; and the rows there were. Facts that are told twice are not asked for."""
+        device = self.model.device
         counts: dict[tuple[str, ...], int] = {}
-        for number in chosen:
-            for fact in pool.facts[number]:
+        for number_of, number in chosen:
+            for fact in self._have(number_of).facts[number]:
                 counts[fact.key] = counts.get(fact.key, 0) + 1
-        asked = [i for i, q in enumerate(pool.questions) if q.fact is not None and pool.owner[i] in first and counts[q.fact.key] == 1]
-        places = [(i, number) for i in asked for number in range(len(pool.questions[i].value))]
+        told: list[Tensor] = []
+        said: list[Tensor] = []
+        places: list[tuple[Question, int, int]] = []  # a question, which token of its value, the first row of its sequence
+        n = 0
+        for number_of, number in chosen:
+            pool = self._pools[number_of]
+            begin, end = pool.begins[number], pool.begins[number + 1]
+            told.append(pool.states[begin:end])
+            for i, q in enumerate(pool.questions):
+                if pool.owner[i] == number and q.fact is not None and counts[q.fact.key] == 1:
+                    said.append(pool.said[i])
+                    places += [(q, k, n) for k in range(len(q.value))]
+            n += end - begin
         wanted = torch.zeros(len(places), n)  # (p, n)
         weights, own = torch.ones(len(places)), torch.full((len(places),), -1)
-        for row, (i, number) in enumerate(places):
-            q, begin = pool.questions[i], first[pool.owner[i]]
+        for row, (q, k, begin) in enumerate(places):
             assert q.fact is not None
-            wanted[row, begin : begin + q.fact.end] = MESSAGE_SHARE
-            if (place := q.told(number)) is not None:
+            wanted[row, begin + q.fact.begin : begin + q.fact.end] = MESSAGE_SHARE
+            if (place := q.told(k)) is not None:
                 own[row] = begin + place
                 wanted[row, begin + place] = 1.0
-            weights[row] = 2.0 if number == 0 else 1.0 / len(q.value)
-        wanted, weights, own = (value.to(self.model.device) for value in (wanted, weights, own))
-        begins = torch.tensor([number == 0 for _, number in places], device=self.model.device) & (own >= 0)
+            weights[row] = 2.0 if k == 0 else 1.0 / len(q.value)
+        wanted, weights, own = (value.to(device) for value in (wanted, weights, own))
+        firsts = torch.tensor([k == 0 for _, k, _ in places], device=device) & (own >= 0)
+        states, asked = torch.cat(told).to(device).float(), torch.cat(said).to(device).float()  # (n, l, d), (p, l, d)
         losses: list[Tensor] = []
         hits: dict[str, list[bool]] = {}
         for j, (layer, memory) in enumerate(zip(self.model.config.memory.layers, self.memories, strict=True)):
-            width = memory.heads * memory.width
-            rows = torch.cat([pool.rows[number][j] for number in chosen])  # (n, d)
-            states = torch.cat([pool.states[i][j] for i in asked])  # (p, d)
-            keys = F.linear(rows, memory.kv_proj.weight[:width]).view(n, memory.heads, memory.width)  # (n, h, e)
-            queries = memory.q_proj(states).view(-1, memory.heads, memory.width)  # (p, h, e)
-            likely = (torch.einsum("phe,nhe->phn", queries, keys) * memory.width**-0.5).softmax(-1).mean(1)  # (p, n)
+            rows = F.dropout(self._rows(memory, memory.norm(states[:, j])), dropped)  # (n, d)
+            u = F.dropout(memory.norm(asked[:, j]), dropped)  # (p, d)
+            inner = memory.heads * memory.width
+            keys = F.linear(rows, memory.kv_proj.weight[:inner])  # (n, h e)
+            if memory.k_before_proj is not None:
+                keys = keys + memory.k_before_proj(rows.roll(1, dims=0))
+            queries = memory.q_proj(u).view(-1, memory.heads, memory.width)  # (p, h, e)
+            scores = torch.einsum("phe,nhe->phn", queries, keys.view(n, memory.heads, memory.width)) * memory.width**-0.5
+            likely = scores.softmax(-1).mean(1)  # (p, n)
             losses.append((-((likely * wanted).sum(-1) + 1e-5).log() * weights).mean())
-            hits[f"layer {layer}"] = (likely.detach().argmax(-1) == own)[begins].tolist()
+            hits[f"layer {layer}"] = (likely.detach().argmax(-1) == own)[firsts].tolist()
         return torch.stack(losses).mean(), hits, n
 
 
-def _keys_alone(gradient: Tensor) -> Tensor:
-    """The gradient of keys and values in one matrix, that of the values' half left out."""
+def _half(gradient: Tensor, first: bool) -> Tensor:
+    """The gradient of two maps in one matrix, that of the other half left out."""
     out = gradient.clone()
-    out[len(out) // 2 :] = 0
+    middle = len(out) // 2
+    (out[middle:] if first else out[:middle]).zero_()
     return out

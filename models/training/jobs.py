@@ -47,7 +47,7 @@ PLANS = {
         "babilong", 12000, 1.5e-3, 0, stages("0.06:1-2x48,0.17:1-4x24!0.1,0.42:2-8x14!0.3,1:5-16x8!0.45"), warmup=50, flat=0.45, quiet=0.1
     ),
     "chat": Plan("chat", 420, 6e-4, 0, stages("1:1x1"), warmup=15, flat=0.35, decay=0.01, quiet=0.3),
-    "find": Plan("find", 480, 1e-3, 0, stages("1:1x1"), warmup=20, flat=0.1, decay=0.0, quiet=0.0),
+    "find": Plan("find", 1500, 2e-3, 0, stages("1:1x1"), warmup=20, flat=0.0, decay=0.01, quiet=0.0),
     "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
 }
 WINDOW = 2048  # tokens that a chat with a memory of --task chat keeps word for word
@@ -194,7 +194,11 @@ def chat(
         tensors = {n: s.detach().float().cpu().numpy() for n, s in slots_of(model) if ".memory." in n}
         save_adapter(path, config, key, folder.config.name, tensors, record)
 
-    made: Task = FindTask(model, threads, plan.seed) if plan.task == "find" else task
+    made: Task = task
+    if plan.task == "find":
+        made = finding = FindTask(model, threads, plan.seed, kept=out / "pools", key=key)
+        if fresh and new:
+            finding.begin(new)
     return Job(made, write, "adapter", origin(model.config, folder, folder.path, [threads.others, threads.books, [d.turns for d in threads.marked]], adapter))
 
 

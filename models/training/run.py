@@ -43,7 +43,7 @@ class Terms(NamedTuple):
 
 class Task(Protocol):
     """What is trained. `state` and `restore` are for what the next step depends on beside weights and random numbers. aids: what is trained
-    beside the model and left behind, or None."""
+    beside the model and left behind, or None. A task may have `slow`: parts of names, and the share of the rate that those weights learn at."""
 
     model: LM2
     aids: torch.nn.Module | None
@@ -75,14 +75,14 @@ def run(
     trainable = [(name, p) for name, p in task.model.named_parameters() if p.requires_grad]
     if task.aids is not None:
         trainable += [(f"aids.{name}", p) for name, p in task.aids.named_parameters()]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for _, p in trainable if p.dim() == 2], "weight_decay": plan.decay},
-            {"params": [p for _, p in trainable if p.dim() != 2], "weight_decay": 0.0},
-        ],
-        lr=plan.rate,
-        betas=(0.9, 0.98),
-    )
+    slow: Mapping[str, float] = getattr(task, "slow", {})
+    usual = [(name, p) for name, p in trainable if not any(part in name for part in slow)]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for _, p in usual if p.dim() == 2], "weight_decay": plan.decay},
+        {"params": [p for _, p in usual if p.dim() != 2], "weight_decay": 0.0},
+    ]
+    groups += [{"params": [p for name, p in trainable if part in name], "weight_decay": plan.decay, "share": share} for part, share in slow.items()]
+    optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"{plan.seed} {together.rank()}")
     run_of = dict(origin or {})
@@ -100,7 +100,7 @@ def run(
         for step in range(begin, last):
             stage = plan.stage(step)
             for group in optimizer.param_groups:
-                group["lr"] = plan.rate_at(step)
+                group["lr"] = plan.rate_at(step) * group.get("share", 1.0)
             with torch.autocast(task.model.device.type, torch.bfloat16, enabled=half):
                 terms = task.step(stage, rng)
             optimizer.zero_grad()

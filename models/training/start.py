@@ -89,14 +89,19 @@ def fresh(config: LM2Config, seed: int) -> LM2:
 
 
 def adapter_memory(config: LM2Config, layers: tuple[int, ...], chunk: int, blocks: int) -> MemoryConfig:
-    """The memory of an adapter: like the backbone's attention, zeros at the start, `blocks` chunks before a row is written again. Rows are made
-    of the token alone: with what it read in them, facts told after the first chunk were found less often (docs/decisions.md)."""
-    heads, width = config.num_attention_heads, config.head_dim
-    return MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, content="token")
+    """The memory of an adapter: zeros at the start, `blocks` chunks before a row is written again, a head for each key/value head of the backbone's
+    attention, twice as wide where several of its heads share one. Rows are made of the token alone: with what it read in them, facts told after the first
+    chunk were found less often; they are found by the row before as well (docs/decisions.md)."""
+    heads = config.num_key_value_heads
+    width = config.head_dim * (2 if config.num_attention_heads > heads else 1)
+    return MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, content="token", keys="pair")
 
 
 def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM2:
     """The backbone of `folder` with a new memory that begins as the layers' own attention; only the memory is trainable.
+
+    Memory heads as many as key/value heads, as wide or wider, start as those: keys and values theirs, queries the mean of the heads that share them, the
+    projection of what is read the sum. Raises ConvertError for other numbers of heads.
 
     half: the backbone's matrices in bfloat16. The content map undoes the norm's weight (0.5 / g), so that a row keeps half the hidden state's
     shape whatever g is. Forget biases are spread from 4 to 8, in an order drawn from the seed.
@@ -106,6 +111,12 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
     model = new_model(config)
     generator = torch.Generator().manual_seed(seed)
     d, groups = config.hidden_size, config.num_attention_heads // config.num_key_value_heads
+    grouped = (memory.heads, memory.head_dim) != (config.num_attention_heads, config.head_dim)
+    if grouped and (memory.heads != config.num_key_value_heads or memory.head_dim < config.head_dim):
+        raise ConvertError(
+            f"memory.heads {memory.heads} of {memory.head_dim} must be the attention's {config.num_attention_heads} of {config.head_dim}, "
+            f"or {config.num_key_value_heads}, one for each of its key/value heads, of {config.head_dim} or more"
+        )
     with open(folder.weights, "rb") as f:
 
         def value(name: str) -> Tensor:
@@ -117,6 +128,8 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
             before, inside, part = name.partition("memory.")
             if not inside:
                 slot.copy_(value(name))
+            elif grouped and part in ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight"):
+                slot.copy_(_of_groups(value(f"{before}self_attn.{part}"), part[0], memory, config.head_dim, generator))
             elif part in ("q_proj.weight", "o_proj.weight"):
                 slot.copy_(value(f"{before}self_attn.{part}"))
             elif part in ("k_proj.weight", "v_proj.weight"):
@@ -137,6 +150,18 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
         if half and ".memory." not in name and p.dim() == 2:
             p.data = p.data.to(torch.bfloat16)
     return model.train()
+
+
+def _of_groups(own: Tensor, part: str, memory: MemoryConfig, width: int, generator: torch.Generator) -> Tensor:
+    """An attention's matrix for one memory head per key/value head, (h e, d), of `o` (d, h e); what is wider than the attention's heads is small and drawn."""
+    h, e = memory.heads, memory.head_dim
+    own = own.T if part == "o" else own  # (heads w, d)
+    d = own.shape[1]
+    per = own.reshape(h, -1, width, d)  # (h, g, w, d)
+    whole = torch.randn(h, e, d, generator=generator) * 0.2 * d**-0.5  # (h, e, d)
+    whole[:, :width] = per.sum(1) if part == "o" else per.mean(1)
+    made = whole.reshape(h * e, d)
+    return made.T if part == "o" else made
 
 
 @torch.no_grad()

@@ -151,6 +151,22 @@ class Threads:
                 told.setdefault((begin, fact.end), []).append(own)
         return [(out.ids[begin:end], facts) for (begin, end), facts in told.items()]
 
+    def sequence(self, rng: random.Random) -> tuple[list[int], list[Fact], int]:
+        """One to three messages that tell something one after the other, some with an answer: ids, facts with places in them, and how many messages."""
+        ids: list[int] = []
+        facts: list[Fact] = []
+        most, count = rng.choice((1, 1, 2, 3)), 0
+        while count < most:
+            for message, told in self.messages(rng):
+                begin, count = len(ids), count + 1
+                for fact in told:
+                    assert fact.at is not None
+                    facts.append(replace(fact, begin=begin, end=begin + fact.end, at=(begin + fact.at[0], begin + fact.at[1])))
+                ids += message
+                if rng.random() < 0.6:
+                    ids += self._turn("assistant", rng.choice(THANKS))
+        return ids, facts, count
+
     def _put(self, out: Thread, role: str, content: str, quiet: float) -> tuple[int, int]:
         begin = len(out.ids)
         new = self._turn(role, content)

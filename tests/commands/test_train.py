@@ -73,7 +73,7 @@ def small(monkeypatch):
     monkeypatch.setattr(natural_task.NaturalTask.__init__, "__defaults__", ((1, 1, 2), 3))
     probe = natural_task.NaturalTask.probe
     monkeypatch.setattr(natural_task.NaturalTask, "probe", lambda self, layers: probe(self, layers, 3))
-    monkeypatch.setattr(find_task.FindTask.__init__, "__defaults__", (8, 4, 2))
+    monkeypatch.setattr(find_task.FindTask.__init__, "__defaults__", (8, 4, 2, None, ""))
     monkeypatch.setattr(people.answers, "questions", lambda seed: ["What is seven plus five?"])
     monkeypatch.setattr(people.talk, "ordinary", lambda split: ("Why is the sky blue?", "What is a prime number?"))
     monkeypatch.setattr(people.talk, "unknown", lambda: ("Where are my keys?",))
