@@ -1,0 +1,53 @@
+"""What a new memory of a finished model starts as: the layer's own attention, head by head or one head for each key/value head."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+from lm2.models.errors import ConvertError
+from lm2.models.layout import open_folder
+from lm2.models.training import start
+from lm2.models.weights import random_model, save_folder, slots_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("start") / "m"
+    save_folder(random_model(tiny.config(memory_layers=()), 3), path)
+    return open_folder(path)
+
+
+def test_a_head_for_each_key_value_head(folder):
+    """Values that all heads look at alike join the stream as the attention's own would, but for what is drawn beyond its width."""
+    c = folder.config
+    memory = start.adapter_memory(c, (1,), 16, 2)
+    assert (memory.heads, memory.head_dim, memory.keys) == (2, 16, "pair") and c.num_attention_heads == 4 and c.head_dim == 8
+    slots = dict(slots_of(start.warm(folder, memory, 0, False)))
+    p = "model.layers.1."
+    own, made = (
+        {part: slots[f"{p}{where}.{part}_proj.weight"] for part in "qkvo"} for where in ("self_attn", "memory")
+    )
+    for k in range(2):
+        heads = range(2 * k, 2 * k + 2)
+        assert torch.equal(made["k"].view(2, 16, -1)[k, :8], own["k"].view(2, 8, -1)[k])
+        assert torch.equal(made["v"].view(2, 16, -1)[k, :8], own["v"].view(2, 8, -1)[k])
+        assert torch.allclose(made["o"].view(-1, 2, 16)[:, k, :8], sum(own["o"].view(-1, 4, 8)[:, h] for h in heads), atol=1e-6)
+        assert torch.allclose(made["q"].view(2, 16, -1)[k, :8], sum(own["q"].view(4, 8, -1)[h] for h in heads) / 2, atol=1e-6)
+    whole = dict(slots_of(start.warm(folder, replace(memory, heads=4, head_dim=8), 0, False)))
+    assert torch.equal(whole[f"{p}memory.q_proj.weight"], own["q"]), "as many heads as the attention: the attention's"
+
+
+def test_a_seed_decides_what_is_drawn(folder):
+    memory = start.adapter_memory(folder.config, (0, 2), 16, 2)
+    one, same, other = (dict(slots_of(start.warm(folder, memory, seed, False))) for seed in (1, 1, 2))
+    name = "model.layers.2.memory.v_proj.weight"
+    assert torch.equal(one[name], same[name]) and not torch.equal(one[name], other[name])
+
+
+@pytest.mark.parametrize(("heads", "width"), [(1, 32), (2, 4), (3, 8)])
+def test_other_heads_are_refused(folder, heads, width):
+    memory = replace(start.adapter_memory(folder.config, (1,), 16, 2), heads=heads, head_dim=width)
+    with pytest.raises(ConvertError, match=f"memory.heads {heads} of {width} must be the attention's 4 of 8, or 2, one for each"):
+        start.warm(folder, memory, 0, False)
