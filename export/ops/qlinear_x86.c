@@ -1,6 +1,6 @@
 /* ai.lm2::QLinear with AVX2, AVX-VNNI and AVX-512 VNNI: 16 outputs at once, a lane each.
 
-A panel of a tile (16 outputs, up to 16 blocks) is turned so that one vector holds 4 numbers of every output, and then multiplied by all rows
+A panel of a tile (16 outputs, up to 24 blocks) is turned so that one vector holds 4 numbers of every output, and then multiplied by all rows
 of x; its bytes are unsigned, 8-bit numbers with 128 added. Between panels y holds the sums. Outputs past the last one are copies of it and are
 not stored. Weights are read once, in one stream whose next tile is asked for ahead. Knows arrays; no ONNX Runtime, no threads, no state. */
 
@@ -22,7 +22,7 @@ not stored. Weights are read once, in one stream whose next tile is asked for ah
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { PANEL = 16, VECTORS = 8, TILE_BYTES = LM2_QTILE * LM2_QBLOCK, HALF_TILE = LM2_QTILE / 2, LINE = 64 };
+enum { PANEL = 24, VECTORS = 8, TILE_BYTES = LM2_QTILE * LM2_QBLOCK, HALF_TILE = LM2_QTILE / 2, LINE = 64 };
 
 typedef struct {
     _Alignas(64) uint8_t q[PANEL][VECTORS][LM2_QTILE][4];
@@ -84,18 +84,23 @@ INLINE AVX2 void turn_halves(const uint16_t *const *from, size_t offset, float (
     }
 }
 
-/* The same for blocks `first` .. `first + blocks` - 1 of rows of float16; the last ones, fewer than 8, over a copy: rows end there. */
+/* The same for blocks `first` .. `first + blocks` - 1 of rows of float16. The last ones are turned with those before them, or, fewer than 8 in all,
+over a copy: rows end there. */
 INLINE AVX2 void turn_scales(const uint16_t *const *from, size_t first, size_t blocks, float (*to)[LM2_QTILE]) {
     size_t k = 0;
     for (; k + 8 <= blocks; k += 8) turn_halves(from, first + k, to + k);
     if (k == blocks) return;
+    if (blocks >= 8) {
+        turn_halves(from, first + blocks - 8, to + blocks - 8);
+        return;
+    }
     uint16_t rest[LM2_QTILE][8];
     const uint16_t *rows[LM2_QTILE];
     for (int o = 0; o < LM2_QTILE; o++) {
-        for (size_t j = 0; j < 8; j++) rest[o][j] = k + j < blocks ? from[o][first + k + j] : 0;
+        for (size_t j = 0; j < 8; j++) rest[o][j] = j < blocks ? from[o][first + j] : 0;
         rows[o] = rest[o];
     }
-    turn_halves(rows, 0, to + k);
+    turn_halves(rows, 0, to);
 }
 
 INLINE AVX2 void read_panel(const Lm2QMatrix *w, size_t tile, Panel *p) {
@@ -125,6 +130,13 @@ INLINE AVX2 __m256 add_block(__m256 sums, __m256i dot, const float *d, const flo
     return _mm256_add_ps(sums, _mm256_mul_ps(_mm256_add_ps(own, least), _mm256_set1_ps(step)));
 }
 
+/* Adds in the order written: taken apart, the compiler would make a tree of the sums, for which there are not enough registers. */
+#define ADD(SUM, OPERATION, VALUE) \
+    do { \
+        SUM = OPERATION(SUM, VALUE); \
+        __asm__("" : "+x"(SUM)); \
+    } while (0)
+
 INLINE int32_t four(const int8_t *from) {
     int32_t all;
     memcpy(&all, from, sizeof all);
@@ -143,8 +155,8 @@ INLINE AVX2 void dot4(const Panel *p, size_t k, const Lm2QRows *x, size_t at, in
             const __m256i w = _mm256_load_si256((const __m256i *)(const void *)p->q[k][v][h * HALF_TILE]);
             for (int r = 0; r < rows; r++) {
                 const size_t n = (at + r * x->blocks) * LM2_QBLOCK + 4 * v;
-                high[r][h] = _mm256_add_epi16(high[r][h], _mm256_maddubs_epi16(w, _mm256_set1_epi32(four(x->high + n))));
-                low[r][h] = _mm256_add_epi16(low[r][h], _mm256_maddubs_epi16(w, _mm256_set1_epi32(four(x->low + n))));
+                ADD(high[r][h], _mm256_add_epi16, _mm256_maddubs_epi16(w, _mm256_set1_epi32(four(x->high + n))));
+                ADD(low[r][h], _mm256_add_epi16, _mm256_maddubs_epi16(w, _mm256_set1_epi32(four(x->low + n))));
             }
         }
     }
@@ -166,7 +178,7 @@ INLINE AVX2 void dot8(const Panel *p, size_t k, const Lm2QRows *x, size_t at, in
         }
         for (int g = 0; g < 4; g++) {
             const __m256i w = _mm256_cvtepu8_epi16(_mm_load_si128((const __m128i *)(const void *)p->q[k][v][4 * g]));
-            for (int r = 0; r < rows; r++) part[r][g] = _mm256_add_epi32(part[r][g], _mm256_madd_epi16(w, n[r]));
+            for (int r = 0; r < rows; r++) ADD(part[r][g], _mm256_add_epi32, _mm256_madd_epi16(w, n[r]));
         }
     }
     for (int r = 0; r < rows; r++)
@@ -251,13 +263,15 @@ INLINE AVX512 void multiply_512(const Panel *p, const Lm2QRows *x, size_t first,
 #define TILES(NAME, TARGET, MULTIPLIER, AT_ONCE) \
     TARGET static void NAME(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) { \
         Panel p; \
+        const size_t panels = (w->blocks - 1) / PANEL + 1; \
         p.added = w->bits == 8 ? 128 : 0; \
         if (w->one_minimum) \
             for (size_t k = 0; k < PANEL * LM2_QTILE; k++) p.m[k / LM2_QTILE][k % LM2_QTILE] = lm2_q_half(*w->m); \
         for (size_t tile = first; tile < last; tile++) { \
             const size_t o = tile * LM2_QTILE, here = w->outputs - o < LM2_QTILE ? w->outputs - o : LM2_QTILE; \
-            for (p.first = 0; p.first < w->blocks; p.first += PANEL) { \
-                p.blocks = w->blocks - p.first < PANEL ? w->blocks - p.first : PANEL; \
+            for (size_t n = 0; n < panels; n++) { /* of one size, so that no last one is small */ \
+                p.first = w->blocks * n / panels; \
+                p.blocks = w->blocks * (n + 1) / panels - p.first; \
                 read_panel(w, tile, &p); \
                 size_t r = 0; \
                 if (here == LM2_QTILE) { \
