@@ -36,7 +36,7 @@ class BuildError(LM2Error):
 
 
 def library(cuda: bool = False) -> Path:
-    """The library in the user's cache, built now if it is not there (about a second; with CUDA about a minute).
+    """The library in the user's cache, built now if it is not there (a few seconds; with CUDA about a minute).
 
     Give it to ONNX Runtime's `SessionOptions.register_custom_ops_library`. With `cuda` it also holds the kernels for CUDAExecutionProvider
     and needs nvcc. Raises BuildError and WriteError.
