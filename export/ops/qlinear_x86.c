@@ -103,6 +103,11 @@ INLINE AVX2 void turn_scales(const uint16_t *const *from, size_t first, size_t b
     turn_halves(rows, 0, to);
 }
 
+/* For bytes at `from` + `offset`, which need not be there: no access, and no pointer past an end. */
+INLINE void ask(const void *from, size_t offset, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += LINE) _mm_prefetch((const char *)((uintptr_t)from + offset + at), _MM_HINT_T0);
+}
+
 INLINE AVX2 void read_panel(const Lm2QMatrix *w, size_t tile, Panel *p) {
     const uint8_t *q[LM2_QTILE];
     const uint16_t *d[LM2_QTILE], *m[LM2_QTILE];
@@ -113,10 +118,14 @@ INLINE AVX2 void read_panel(const Lm2QMatrix *w, size_t tile, Panel *p) {
         d[o] = w->d + output * w->blocks;
         m[o] = w->m + (w->one_minimum ? 0 : output * w->blocks);
     }
-    const size_t part = LM2_QTILE * bytes; /* of the next tile's bytes, for each block of this one: in the end all of them */
-    const uintptr_t ahead = (uintptr_t)w->q + (tile + 1) * LM2_QTILE * row + p->first * part;
+    const size_t next = (tile + 1) * LM2_QTILE * w->blocks; /* the next tile's first block; in the end all of that tile is asked for */
     for (size_t k = 0; k < p->blocks; k++) {
-        for (size_t at = 0; at < part; at += LINE) _mm_prefetch((const char *)(ahead + k * part + at), _MM_HINT_T0);
+        const size_t ahead = next + (p->first + k) * LM2_QTILE;
+        ask(w->q, ahead * bytes, LM2_QTILE * bytes);
+        if (k % 2 == 0) {
+            ask(w->d, ahead * sizeof *w->d, LINE);
+            if (!w->one_minimum) ask(w->m, ahead * sizeof *w->m, LINE);
+        }
         turn_block(q, p->first + k, w->bits, p, k);
     }
     turn_scales(d, p->first, p->blocks, p->d);

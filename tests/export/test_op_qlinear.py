@@ -201,7 +201,12 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
     """All levels under AddressSanitizer; with an output more than there is, a control, it is seen."""
     (tmp_path / "main.c").write_text(SANITIZED)
     sources = [tmp_path / "main.c", OPS / "qlinear_plain.c", OPS / "qlinear_x86.c"]
-    flags = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f'-DLM2_VNNI_STAND_IN="{qlinear_kit.STAND_IN}"')
+    flags = (
+        "-O0",
+        "-fsanitize=address,signed-integer-overflow,shift",
+        "-fno-sanitize-recover=all",
+        f'-DLM2_VNNI_STAND_IN="{qlinear_kit.STAND_IN}"',
+    )
     assert compile_and_run(tmp_path, sources, flags, (), OPS) == (0, "ok\n", "")
     control = subprocess.run(
         [tmp_path / "program", "1"], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
