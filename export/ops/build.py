@@ -20,9 +20,9 @@ from ...models.atomic import check_file, fsync_folder, write_error
 from ...models.errors import LM2Error
 from ...models.home import home
 
-C_SOURCES = ("library.c", "gated_memory_update.c", "block_sums.c")
+C_SOURCES = ("library.c", "gated_memory_update.c", "block_sums.c", "qlinear.c", "qlinear_plain.c", "qlinear_x86.c")
 CUDA_SOURCES = ("gated_memory_update.cu",)
-HEADERS = ("ort_abi.h", "gated_memory_update.h", "block_sums.h")
+HEADERS = ("ort_abi.h", "gated_memory_update.h", "block_sums.h", "qlinear.h")
 C_FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 CUDA_FLAGS = ("-O3", "-DLM2_OPS_CUDA", "-arch=all-major", "--cudart=static")
 COMPILERS = ("cc", "gcc", "clang")
@@ -36,7 +36,7 @@ class BuildError(LM2Error):
 
 
 def library(cuda: bool = False) -> Path:
-    """The library in the user's cache, built now if it is not there (about a second; with CUDA about a minute).
+    """The library in the user's cache, built now if it is not there (a few seconds; with CUDA about a minute).
 
     Give it to ONNX Runtime's `SessionOptions.register_custom_ops_library`. With `cuda` it also holds the kernels for CUDAExecutionProvider
     and needs nvcc. Raises BuildError and WriteError.

@@ -1,8 +1,8 @@
-/* The operator library: hands ai.lm2::GatedMemoryUpdate and ai.lm2::BlockSums (block_sums.c), version 1, to an ONNX Runtime session.
+/* The operator library: hands ai.lm2::GatedMemoryUpdate, BlockSums (block_sums.c) and QLinear (qlinear.c), version 1, to an ONNX Runtime session.
 
 Knows ONNX Runtime's C ABI (ort_abi.h) and the kernels' signatures, no arithmetic. One exported function, RegisterCustomOps. No mutable
-state: the operators below are constants, a kernel is nothing but the session's function table, so any number of sessions and threads may
-use it. Built with LM2_OPS_CUDA it also registers the kernels for CUDAExecutionProvider. */
+state: the operators below are constants, a kernel is nothing but the session's function table (QLinear's: and its choice of instructions), so
+any number of sessions and threads may use it. Built with LM2_OPS_CUDA it also registers the kernels for CUDAExecutionProvider. */
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -10,6 +10,7 @@ use it. Built with LM2_OPS_CUDA it also registers the kernels for CUDAExecutionP
 #include "block_sums.h"
 #include "gated_memory_update.h"
 #include "ort_abi.h"
+#include "qlinear.h"
 
 #if defined(_WIN32)
 #define EXPORTED __declspec(dllexport)
@@ -243,8 +244,10 @@ EXPORTED OrtStatus *ORT_API_CALL RegisterCustomOps(OrtSessionOptions *options, c
     for (size_t k = 0; status == NULL && k < sizeof OPERATORS / sizeof OPERATORS[0]; k++) {
         status = LM2_ORT(api, CustomOpDomain_Add)(domain, &OPERATORS[k]);
     }
-#ifndef LM2_OPS_CUDA /* on a device its function body stays there */
+#ifndef LM2_OPS_CUDA /* on a device their function bodies stay there */
     if (status == NULL) status = LM2_ORT(api, CustomOpDomain_Add)(domain, &LM2_BLOCK_SUMS);
+    if (status == NULL) status = LM2_ORT(api, CustomOpDomain_Add)(domain, &LM2_QLINEAR[0]);
+    if (status == NULL) status = LM2_ORT(api, CustomOpDomain_Add)(domain, &LM2_QLINEAR[1]);
 #endif
     if (status == NULL) status = LM2_ORT(api, AddCustomOpDomain)(options, domain);
     if (status != NULL) LM2_ORT(api, ReleaseCustomOpDomain)(domain);

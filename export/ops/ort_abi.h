@@ -24,6 +24,7 @@ for that it defines LM2_ORT_NAMES_ONLY, which leaves out every type of the real 
     X(61, GetDimensionsCount, (const OrtTensorTypeAndShapeInfo *info, size_t *out)) \
     X(62, GetDimensions, (const OrtTensorTypeAndShapeInfo *info, int64_t *values, size_t length)) \
     X(65, GetTensorTypeAndShape, (const OrtValue *value, OrtTensorTypeAndShapeInfo **out)) \
+    X(86, KernelInfoGetAttribute_int64, (const OrtKernelInfo *info, const char *name, int64_t *out)) \
     X(90, KernelContext_GetInput, (const OrtKernelContext *context, size_t index, const OrtValue **out)) \
     X(91, KernelContext_GetOutput, (OrtKernelContext *context, size_t index, const int64_t *dims, size_t rank, OrtValue **out)) \
     X(193, KernelContext_GetGPUComputeStream, (const OrtKernelContext *context, void **out)) \
@@ -65,6 +66,8 @@ for that it defines LM2_ORT_NAMES_ONLY, which leaves out every type of the real 
     X(2, ORT_INVALID_ARGUMENT) \
     X(9, ORT_NOT_IMPLEMENTED) \
     X(1, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) \
+    X(2, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8) \
+    X(3, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8) \
     X(10, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) \
     X(0, INPUT_OUTPUT_REQUIRED) \
     X(0, OrtMemTypeDefault)

@@ -25,9 +25,10 @@ def test_a_wrong_product_ends_the_benchmark(common):
             common.require_close("the product", wrong, right, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["op_speed", "torch_speed", "linear_layouts"])
+@pytest.mark.parametrize("name", ["op_speed", "qlinear", "torch_speed", "linear_layouts"])
 def test_it_is_asked_before_anything_is_timed(name):
     """What these scripts check stands before their first clock (the functions with the clocks are called later, or below)."""
     text = (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
     asked = text.index("require_close(")
-    assert {"op_speed": "start = clock()", "torch_speed": "time_ours(backend, memory", "linear_layouts": "for seconds in ("}[name] in text[asked:]
+    clocks = {"torch_speed": "time_ours(backend, memory", "linear_layouts": "for seconds in ("}
+    assert clocks.get(name, "start = clock()") in text[asked:]

@@ -1,0 +1,341 @@
+/* ai.lm2::QLinear with AVX2, AVX-VNNI and AVX-512 VNNI: 16 outputs at once, a lane each.
+
+A panel of a tile (16 outputs, up to 24 blocks) is turned so that one vector holds 4 numbers of every output, and then multiplied by all rows
+of x; its bytes are unsigned, 8-bit numbers with 128 added. Between panels y holds the sums. Outputs past the last one are copies of it and are
+not stored. Weights are read once, in one stream whose next tile is asked for ahead. Knows arrays; no ONNX Runtime, no threads, no state. */
+
+#include "qlinear.h"
+
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : defined(__GNUC__) && __GNUC__ >= 11)
+
+#include <cpuid.h>
+#include <immintrin.h>
+
+#define AVX2 __attribute__((target("avx2,f16c")))
+#ifdef LM2_VNNI_STAND_IN /* for tests: these instructions written out, so that their code runs on processors that lack them */
+#include LM2_VNNI_STAND_IN
+#define AVXVNNI AVX2
+#define AVX512 AVX2
+#else
+#define AVXVNNI __attribute__((target("avx2,f16c,avxvnni")))
+#define AVX512 __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")))
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { PANEL = 24, VECTORS = 8, TILE_BYTES = LM2_QTILE * LM2_QBLOCK, HALF_TILE = LM2_QTILE / 2, LINE = 64 };
+
+typedef struct {
+    _Alignas(64) uint8_t q[PANEL][VECTORS][LM2_QTILE][4];
+    _Alignas(64) float d[PANEL][LM2_QTILE];
+    _Alignas(64) float m[PANEL][LM2_QTILE];
+    size_t first, blocks; /* of W's blocks */
+    int32_t added;        /* to every number: 0 or 128 */
+} Panel;
+
+INLINE AVX2 __m256i two(const void *low, const void *high) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)), _mm_loadu_si128(high), 1);
+}
+
+/* 16 bytes of each of 8 outputs -> 4 vectors, each with 4 bytes of every output. */
+INLINE AVX2 void turn(const uint8_t *const *from, size_t offset, __m256i out[4]) {
+    __m256i a[4];
+    for (int c = 0; c < 4; c++) a[c] = two(from[c] + offset, from[c + 4] + offset);
+    const __m256i l0 = _mm256_unpacklo_epi32(a[0], a[1]), h0 = _mm256_unpackhi_epi32(a[0], a[1]);
+    const __m256i l1 = _mm256_unpacklo_epi32(a[2], a[3]), h1 = _mm256_unpackhi_epi32(a[2], a[3]);
+    out[0] = _mm256_unpacklo_epi64(l0, l1), out[1] = _mm256_unpackhi_epi64(l0, l1);
+    out[2] = _mm256_unpacklo_epi64(h0, h1), out[3] = _mm256_unpackhi_epi64(h0, h1);
+}
+
+INLINE AVX2 void turn_block(const uint8_t *const *from, size_t block, int bits, Panel *p, size_t at) {
+    const __m256i low = _mm256_set1_epi8(15), top = _mm256_set1_epi8((char)0x80);
+    for (int half = 0; half < 2; half++) {
+        __m256i v[4];
+        uint8_t *to = &p->q[at][0][half * HALF_TILE][0];
+        const size_t step = sizeof p->q[at][0];
+        if (bits == 4) {
+            turn(from + half * HALF_TILE, block * 16, v);
+            for (int c = 0; c < 4; c++) {
+                _mm256_store_si256((__m256i *)(void *)(to + c * step), _mm256_and_si256(v[c], low));
+                _mm256_store_si256((__m256i *)(void *)(to + (c + 4) * step), _mm256_and_si256(_mm256_srli_epi16(v[c], 4), low));
+            }
+        } else {
+            for (int part = 0; part < 2; part++) {
+                turn(from + half * HALF_TILE, block * 32 + 16 * part, v);
+                for (int c = 0; c < 4; c++) _mm256_store_si256((__m256i *)(void *)(to + (4 * part + c) * step), _mm256_xor_si256(v[c], top));
+            }
+        }
+    }
+}
+
+/* 8 float16 of each of 16 outputs -> float32, (8, 16). */
+INLINE AVX2 void turn_halves(const uint16_t *const *from, size_t offset, float (*to)[LM2_QTILE]) {
+    __m256i a[8], b[8];
+    for (int c = 0; c < 8; c++) a[c] = two(from[c] + offset, from[c + 8] + offset);
+    for (int c = 0; c < 4; c++) b[2 * c] = _mm256_unpacklo_epi16(a[2 * c], a[2 * c + 1]), b[2 * c + 1] = _mm256_unpackhi_epi16(a[2 * c], a[2 * c + 1]);
+    for (int c = 0; c < 2; c++) {
+        const __m256i *s = b + 4 * c;
+        a[4 * c] = _mm256_unpacklo_epi32(s[0], s[2]), a[4 * c + 1] = _mm256_unpackhi_epi32(s[0], s[2]);
+        a[4 * c + 2] = _mm256_unpacklo_epi32(s[1], s[3]), a[4 * c + 3] = _mm256_unpackhi_epi32(s[1], s[3]);
+    }
+    for (int c = 0; c < 4; c++) b[2 * c] = _mm256_unpacklo_epi64(a[c], a[c + 4]), b[2 * c + 1] = _mm256_unpackhi_epi64(a[c], a[c + 4]);
+    for (int c = 0; c < 8; c++) {
+        _mm256_store_ps(to[c], _mm256_cvtph_ps(_mm256_castsi256_si128(b[c])));
+        _mm256_store_ps(to[c] + 8, _mm256_cvtph_ps(_mm256_extracti128_si256(b[c], 1)));
+    }
+}
+
+/* The same for blocks `first` .. `first + blocks` - 1 of rows of float16. The last ones are turned with those before them, or, fewer than 8 in all,
+over a copy: rows end there. */
+INLINE AVX2 void turn_scales(const uint16_t *const *from, size_t first, size_t blocks, float (*to)[LM2_QTILE]) {
+    size_t k = 0;
+    for (; k + 8 <= blocks; k += 8) turn_halves(from, first + k, to + k);
+    if (k == blocks) return;
+    if (blocks >= 8) {
+        turn_halves(from, first + blocks - 8, to + blocks - 8);
+        return;
+    }
+    uint16_t rest[LM2_QTILE][8];
+    const uint16_t *rows[LM2_QTILE];
+    for (int o = 0; o < LM2_QTILE; o++) {
+        for (size_t j = 0; j < 8; j++) rest[o][j] = j < blocks ? from[o][first + j] : 0;
+        rows[o] = rest[o];
+    }
+    turn_halves(rows, 0, to);
+}
+
+/* For bytes at `from` + `offset`, which need not be there: no access, and no pointer past an end. */
+INLINE void ask(const void *from, size_t offset, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += LINE) _mm_prefetch((const char *)((uintptr_t)from + offset + at), _MM_HINT_T0);
+}
+
+INLINE AVX2 void read_panel(const Lm2QMatrix *w, size_t tile, Panel *p) {
+    const uint8_t *q[LM2_QTILE];
+    const uint16_t *d[LM2_QTILE], *m[LM2_QTILE];
+    const size_t bytes = w->bits == 4 ? 16 : 32, row = w->blocks * bytes;
+    for (size_t o = 0; o < LM2_QTILE; o++) {
+        const size_t here = tile * LM2_QTILE + o, output = here < w->outputs ? here : w->outputs - 1;
+        q[o] = w->q + output * row;
+        d[o] = w->d + output * w->blocks;
+        m[o] = w->m + (w->one_minimum ? 0 : output * w->blocks);
+    }
+    const size_t next = (tile + 1) * LM2_QTILE * w->blocks; /* the next tile's first block; in the end all of that tile is asked for */
+    for (size_t k = 0; k < p->blocks; k++) {
+        const size_t ahead = next + (p->first + k) * LM2_QTILE;
+        ask(w->q, ahead * bytes, LM2_QTILE * bytes);
+        if (k % 2 == 0) {
+            ask(w->d, ahead * sizeof *w->d, LINE);
+            if (!w->one_minimum) ask(w->m, ahead * sizeof *w->m, LINE);
+        }
+        turn_block(q, p->first + k, w->bits, p, k);
+    }
+    turn_scales(d, p->first, p->blocks, p->d);
+    if (!w->one_minimum) turn_scales(m, p->first, p->blocks, p->m);
+}
+
+/* sums + (dot d + sum m) step, for 8 outputs of one block. */
+INLINE AVX2 __m256 add_block(__m256 sums, __m256i dot, const float *d, const float *m, int32_t sum, float step) {
+    const __m256 own = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_load_ps(d));
+    const __m256 least = _mm256_mul_ps(_mm256_set1_ps((float)sum), _mm256_load_ps(m));
+    return _mm256_add_ps(sums, _mm256_mul_ps(_mm256_add_ps(own, least), _mm256_set1_ps(step)));
+}
+
+/* Adds in the order written: taken apart, the compiler would make a tree of the sums, for which there are not enough registers. */
+#define ADD(SUM, OPERATION, VALUE) \
+    do { \
+        SUM = OPERATION(SUM, VALUE); \
+        __asm__("" : "+x"(SUM)); \
+    } while (0)
+
+INLINE int32_t four(const int8_t *from) {
+    int32_t all;
+    memcpy(&all, from, sizeof all);
+    return all;
+}
+
+/* Below: dot (rows, 2 halves), of block k of the panel with `rows` rows of x (a constant); `at` is that block in the first of them.
+
+4 bits: products of bytes, added in int16: 16 numbers, at most 15 * 128 each, are below 2^15. 8 bits would not be. */
+INLINE AVX2 void dot4(const Panel *p, size_t k, const Lm2QRows *x, size_t at, int rows, __m256i (*dot)[2]) {
+    const __m256i one = _mm256_set1_epi16(1);
+    __m256i high[2][2], low[2][2];
+    for (int r = 0; r < rows; r++) high[r][0] = high[r][1] = low[r][0] = low[r][1] = _mm256_setzero_si256();
+    for (int v = 0; v < VECTORS; v++) {
+        for (int h = 0; h < 2; h++) {
+            const __m256i w = _mm256_load_si256((const __m256i *)(const void *)p->q[k][v][h * HALF_TILE]);
+            for (int r = 0; r < rows; r++) {
+                const size_t n = (at + r * x->blocks) * LM2_QBLOCK + 4 * v;
+                ADD(high[r][h], _mm256_add_epi16, _mm256_maddubs_epi16(w, _mm256_set1_epi32(four(x->high + n))));
+                ADD(low[r][h], _mm256_add_epi16, _mm256_maddubs_epi16(w, _mm256_set1_epi32(four(x->low + n))));
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int h = 0; h < 2; h++)
+            dot[r][h] = _mm256_add_epi32(_mm256_slli_epi32(_mm256_madd_epi16(high[r][h], one), 8), _mm256_madd_epi16(low[r][h], one));
+}
+
+/* 8 bits: products of int16. */
+INLINE AVX2 void dot8(const Panel *p, size_t k, const Lm2QRows *x, size_t at, int rows, __m256i (*dot)[2]) {
+    __m256i part[2][4]; /* 4 outputs each, in two sums */
+    for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = part[r][2] = part[r][3] = _mm256_setzero_si256();
+    for (int v = 0; v < VECTORS; v++) {
+        __m256i n[2];
+        for (int r = 0; r < rows; r++) {
+            int64_t numbers;
+            memcpy(&numbers, x->number + (at + r * x->blocks) * LM2_QBLOCK + 4 * v, sizeof numbers);
+            n[r] = _mm256_set1_epi64x(numbers);
+        }
+        for (int g = 0; g < 4; g++) {
+            const __m256i w = _mm256_cvtepu8_epi16(_mm_load_si128((const __m128i *)(const void *)p->q[k][v][4 * g]));
+            for (int r = 0; r < rows; r++) ADD(part[r][g], _mm256_add_epi32, _mm256_madd_epi16(w, n[r]));
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int h = 0; h < 2; h++) {
+            const __m256i pairs = _mm256_hadd_epi32(part[r][2 * h], part[r][2 * h + 1]); /* outputs 0 1 4 5 2 3 6 7 */
+            dot[r][h] = _mm256_sub_epi32(_mm256_permute4x64_epi64(pairs, 0xd8), _mm256_set1_epi32(p->added * x->sum[at + r * x->blocks]));
+        }
+}
+
+/* Any bits: the processor adds 4 products of bytes into an int32. */
+INLINE AVXVNNI void dot_vnni(const Panel *p, size_t k, const Lm2QRows *x, size_t at, int rows, __m256i (*dot)[2]) {
+    __m256i high[2][2], low[2][2];
+    for (int r = 0; r < rows; r++) high[r][0] = high[r][1] = low[r][0] = low[r][1] = _mm256_setzero_si256();
+    for (int v = 0; v < VECTORS; v++) {
+        for (int h = 0; h < 2; h++) {
+            const __m256i w = _mm256_load_si256((const __m256i *)(const void *)p->q[k][v][h * HALF_TILE]);
+            for (int r = 0; r < rows; r++) {
+                const size_t n = (at + r * x->blocks) * LM2_QBLOCK + 4 * v;
+                high[r][h] = _mm256_dpbusd_avx_epi32(high[r][h], w, _mm256_set1_epi32(four(x->high + n)));
+                low[r][h] = _mm256_dpbusd_avx_epi32(low[r][h], w, _mm256_set1_epi32(four(x->low + n)));
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int h = 0; h < 2; h++) {
+            const __m256i all = _mm256_add_epi32(_mm256_slli_epi32(high[r][h], 8), low[r][h]);
+            dot[r][h] = _mm256_sub_epi32(all, _mm256_set1_epi32(p->added * x->sum[at + r * x->blocks]));
+        }
+}
+
+/* y (rows, 16) at `stride`: the panel's part added, for `rows` rows of x (a constant) from row `first`. */
+#define MULTIPLY(NAME, TARGET, DOT) \
+    INLINE TARGET void NAME(const Panel *p, const Lm2QRows *x, size_t first, int rows, float *y, size_t stride) { \
+        __m256 sums[2][2]; \
+        for (int r = 0; r < rows; r++) \
+            for (int h = 0; h < 2; h++) sums[r][h] = p->first ? _mm256_loadu_ps(y + r * stride + 8 * h) : _mm256_setzero_ps(); \
+        for (size_t k = 0; k < p->blocks; k++) { \
+            const size_t at = first * x->blocks + p->first + k; \
+            __m256i dot[2][2]; \
+            DOT(p, k, x, at, rows, dot); \
+            for (int r = 0; r < rows; r++) \
+                for (int h = 0; h < 2; h++) \
+                    sums[r][h] = add_block(sums[r][h], dot[r][h], p->d[k] + 8 * h, p->m[k] + 8 * h, x->sum[at + r * x->blocks], \
+                                           x->step[at + r * x->blocks]); \
+        } \
+        for (int r = 0; r < rows; r++) \
+            for (int h = 0; h < 2; h++) _mm256_storeu_ps(y + r * stride + 8 * h, sums[r][h]); \
+    }
+MULTIPLY(multiply4, AVX2, dot4)
+MULTIPLY(multiply8, AVX2, dot8)
+MULTIPLY(multiply_vnni, AVXVNNI, dot_vnni)
+
+/* The same with 16 lanes. */
+INLINE AVX512 void multiply_512(const Panel *p, const Lm2QRows *x, size_t first, int rows, float *y, size_t stride) {
+    __m512 sums[4];
+    for (int r = 0; r < rows; r++) sums[r] = p->first ? _mm512_loadu_ps(y + r * stride) : _mm512_setzero_ps();
+    for (size_t k = 0; k < p->blocks; k++) {
+        const size_t at = first * x->blocks + p->first + k;
+        __m512i high[4], low[4];
+        for (int r = 0; r < rows; r++) high[r] = low[r] = _mm512_setzero_si512();
+        for (int v = 0; v < VECTORS; v++) {
+            const __m512i w = _mm512_loadu_si512((const void *)p->q[k][v]);
+            for (int r = 0; r < rows; r++) {
+                const size_t n = (at + r * x->blocks) * LM2_QBLOCK + 4 * v;
+                high[r] = _mm512_dpbusd_epi32(high[r], w, _mm512_set1_epi32(four(x->high + n)));
+                low[r] = _mm512_dpbusd_epi32(low[r], w, _mm512_set1_epi32(four(x->low + n)));
+            }
+        }
+        const __m512 d = _mm512_loadu_ps(p->d[k]), m = _mm512_loadu_ps(p->m[k]);
+        for (int r = 0; r < rows; r++) {
+            const int32_t sum = x->sum[at + r * x->blocks];
+            const __m512i all = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
+            const __m512 own = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(all, _mm512_set1_epi32(p->added * sum))), d);
+            const __m512 part = _mm512_add_ps(own, _mm512_mul_ps(_mm512_set1_ps((float)sum), m));
+            sums[r] = _mm512_add_ps(sums[r], _mm512_mul_ps(part, _mm512_set1_ps(x->step[at + r * x->blocks])));
+        }
+    }
+    for (int r = 0; r < rows; r++) _mm512_storeu_ps(y + r * stride, sums[r]);
+}
+
+/* Tiles first .. last - 1 of y (rows, o), AT_ONCE rows together and the rest one by one: a row's sums are the same either way. */
+#define TILES(NAME, TARGET, MULTIPLIER, AT_ONCE) \
+    TARGET static void NAME(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) { \
+        Panel p; \
+        const size_t panels = (w->blocks - 1) / PANEL + 1; \
+        p.added = w->bits == 8 ? 128 : 0; \
+        if (w->one_minimum) \
+            for (size_t k = 0; k < PANEL * LM2_QTILE; k++) p.m[k / LM2_QTILE][k % LM2_QTILE] = lm2_q_half(*w->m); \
+        for (size_t tile = first; tile < last; tile++) { \
+            const size_t o = tile * LM2_QTILE, here = w->outputs - o < LM2_QTILE ? w->outputs - o : LM2_QTILE; \
+            for (size_t n = 0; n < panels; n++) { /* of one size, so that no last one is small */ \
+                p.first = w->blocks * n / panels; \
+                p.blocks = w->blocks * (n + 1) / panels - p.first; \
+                read_panel(w, tile, &p); \
+                size_t r = 0; \
+                if (here == LM2_QTILE) { \
+                    for (; r + AT_ONCE <= rows; r += AT_ONCE) MULTIPLIER(&p, x, r, AT_ONCE, y + r * w->outputs + o, w->outputs); \
+                } \
+                for (; r < rows; r++) { \
+                    float *to = y + r * w->outputs + o, room[LM2_QTILE] = {0}; \
+                    if (here < LM2_QTILE && p.first) memcpy(room, to, here * sizeof *to); \
+                    MULTIPLIER(&p, x, r, 1, here < LM2_QTILE ? room : to, w->outputs); \
+                    if (here < LM2_QTILE) memcpy(to, room, here * sizeof *to); \
+                } \
+            } \
+        } \
+    }
+TILES(tiles4_avx2, AVX2, multiply4, 2)
+TILES(tiles8_avx2, AVX2, multiply8, 2)
+TILES(tiles_avxvnni, AVXVNNI, multiply_vnni, 2)
+TILES(tiles_avx512, AVX512, multiply_512, 4)
+
+AVX2 static void tiles_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) {
+    (w->bits == 4 ? tiles4_avx2 : tiles8_avx2)(w, x, rows, first, last, y);
+}
+
+AVX2 static void round_rows(const float *x, size_t first, size_t last, const Lm2QRows *rows) { lm2_q_round(x, first, last, rows); }
+
+static int has_avx2(void) {
+    __builtin_cpu_init();
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+#ifdef LM2_VNNI_STAND_IN
+static int has_avxvnni(void) { return has_avx2(); }
+static int has_avx512(void) { return has_avx2(); }
+#else
+/* Not all compilers have names for these. That the system keeps the registers follows from the levels below. */
+static int has_avxvnni(void) {
+    unsigned a, b, c, d;
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+static int has_avx512(void) {
+    unsigned a, b, c, d;
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & 1u << 11);
+}
+#endif
+
+static const Lm2QLevel LEVELS[] = {
+    {"avx512vnni", has_avx512, round_rows, tiles_avx512},
+    {"avxvnni", has_avxvnni, round_rows, tiles_avxvnni},
+    {"avx2", has_avx2, round_rows, tiles_avx2},
+};
+
+const Lm2QLevel *lm2_qlinear_x86(size_t *count) { return *count = sizeof LEVELS / sizeof *LEVELS, LEVELS; }
+
+#else
+const Lm2QLevel *lm2_qlinear_x86(size_t *count) { return *count = 0, (const Lm2QLevel *)0; }
+#endif

@@ -1,0 +1,214 @@
+"""ai.lm2::QLinear's kernel: every level the same bits as the reference, however rows and threads are split; odd values, refusals, memory.
+
+AVX-VNNI and AVX-512 run on processors without them through a library whose instructions are written out (vnni_stand_in.h); where the
+processor has them, the library as it is shipped is tested too.
+"""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import onnxruntime
+import pytest
+import qlinear_kit
+from op_kit import OPS, compile_and_run, library, session
+
+from lm2.export.ops.qlinear import NAME, exact, reference
+
+LEVELS = (("plain", False), ("avx2", False), ("avxvnni", False), ("avx512vnni", False), ("avxvnni", True), ("avx512vnni", True))
+SHAPES = ((1, 1), (16, 2), (17, 16), (40, 17), (70, 35))
+REFUSED = onnxruntime.capi.onnxruntime_pybind11_state
+
+
+def same(got, want):
+    """Bit for bit, NaN for NaN."""
+    assert got.dtype == np.float32 and got.shape == want.shape
+    odd = np.isnan(want)
+    np.testing.assert_array_equal(np.isnan(got), odd)
+    np.testing.assert_array_equal(got[~odd].view(np.int32), want[~odd].view(np.int32))
+
+
+def at_level(proto, level, stand_in, **settings):
+    try:
+        return qlinear_kit.kernel(proto, level, stand_in, **settings).run
+    except REFUSED.RuntimeException as error:
+        assert f"QLinear: this processor or library has no {level}, which LM2_QLINEAR asks for" in str(error)
+        pytest.skip(f"this machine has no {level}")
+
+
+@pytest.mark.parametrize(("level", "stand_in"), LEVELS)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_every_level_makes_the_bits_of_the_reference(bits, level, stand_in):
+    rng = np.random.default_rng(bits)
+    for outputs, blocks in SHAPES:
+        w = qlinear_kit.matrix(rng, outputs, blocks, bits, minimum=bits == 4 or blocks == 17)
+        run = at_level(qlinear_kit.model(w), level, stand_in)
+        for rows in (1, 2, 7):
+            x = (rng.standard_normal((rows, blocks * 32)) * np.exp(rng.standard_normal((rows, 1)) * 5)).astype(np.float32)
+            (y,) = run(None, {"x": x})
+            same(y, reference(x, w))
+            assert (np.abs(y - exact(x, w)) <= qlinear_kit.bound(x, w)).all()
+
+
+@pytest.mark.parametrize(("level", "stand_in"), LEVELS)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_largest_numbers_overflow_nothing(bits, level, stand_in):
+    """All of W and all of x at either end: sums of products are as large as they get."""
+    rng = np.random.default_rng(1)
+    ends = (0, 15) if bits == 4 else (-128, 127)
+    w = qlinear_kit.pack_numbers(np.stack([np.full((3, 32), e) for e in (*ends, ends[1])]), bits)
+    x = np.stack([np.ones(96), -np.ones(96), rng.choice([-1, 1], 96), np.tile([1, -0.99999], 48)]).astype(np.float32)
+    same(at_level(qlinear_kit.model(w), level, stand_in)(None, {"x": x})[0], reference(x, w))
+
+
+@pytest.mark.parametrize(("level", "stand_in"), LEVELS)
+def test_odd_values(level, stand_in):
+    """A NaN or an infinity makes its row NaN and no other; zeros, the smallest and the largest numbers are computed as written down."""
+    rng = np.random.default_rng(2)
+    for bits in (4, 8):
+        w = qlinear_kit.matrix(rng, 20, 18, bits)
+        x = rng.standard_normal((9, 576)).astype(np.float32)
+        x[1, 575], x[2, 0], x[3, 40], x[4] = np.nan, np.inf, -np.inf, 0
+        x[5, 32:64], x[6, :64], x[7] = -0.0, 1e-40, 3e38
+        (y,) = at_level(qlinear_kit.model(w), level, stand_in)(None, {"x": x})
+        same(y, reference(x, w))
+        assert np.isnan(y[1:4]).all() and not y[4].any() and np.isfinite(y[[0, 5, 6, 8]]).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_one_by_one_and_any_threads_give_the_same_bits(bits):
+    rng = np.random.default_rng(3)
+    w = qlinear_kit.matrix(rng, 600, 18, bits)
+    x = rng.standard_normal((1, 37, 576)).astype(np.float32)
+    proto = qlinear_kit.model(w)
+    (whole,) = qlinear_kit.kernel(proto, threads=1).run(None, {"x": x})
+    same(qlinear_kit.kernel(proto, threads=2).run(None, {"x": x})[0], whole)
+    same(whole, reference(x, w))
+    one = qlinear_kit.kernel(proto, threads=2).run
+    same(np.concatenate([one(None, {"x": x[:, t : t + 1]})[0] for t in range(37)], 1), whole)
+    for cut in (1, 3, 8, 20):
+        same(np.concatenate([one(None, {"x": part})[0] for part in (x[:, :cut], x[:, cut:])], 1), whole)
+
+
+def test_ranks_and_no_rows():
+    w = qlinear_kit.matrix(np.random.default_rng(4), 24, 2, 4)
+    run = qlinear_kit.kernel(qlinear_kit.model(w)).run
+    for shape in ((64,), (3, 64), (2, 1, 3, 64), (0, 64), (2, 0, 64)):
+        x = np.random.default_rng(5).standard_normal(shape).astype(np.float32)
+        same(run(None, {"x": x})[0], reference(x, w))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_kernel_and_body_agree_and_the_kernel_is_what_runs(tmp_path, bits):
+    rng = np.random.default_rng(6)
+    w = qlinear_kit.matrix(rng, 96, 18, bits)
+    proto, x = qlinear_kit.model(w), rng.standard_normal((1, 5, 576)).astype(np.float32)
+    (body,) = session(proto).run(None, {"x": x})
+    run = session(proto, library(), enable_profiling=True, profile_file_prefix=str(tmp_path / "kernel"))
+    (y,) = run.run(None, {"x": x})
+    assert (np.abs(y.astype(float) - body) <= qlinear_kit.bound(x, w)).all()
+    with open(run.end_profiling(), encoding="utf-8") as f:
+        ran = [e["args"]["op_name"] for e in json.load(f) if e["name"].endswith("_kernel_time")]
+    assert ran == [NAME]
+
+
+@pytest.mark.parametrize("field", ["d", "m", "q"])
+def test_another_matrix_is_seen(field):
+    """Negative control: the smallest change of one minimum, scale or number is outside the comparison, and a whole step outside the bound."""
+    rng = np.random.default_rng(8)
+    w = qlinear_kit.matrix(rng, 24, 18, 4)
+    x = rng.standard_normal((2, 576)).astype(np.float32)
+    other = w._replace(**{field: getattr(w, field).copy()})
+    other[("q", "d", "m").index(field)].view(np.uint8 if field == "q" else np.uint16)[5, 7] ^= 1
+    (y,) = qlinear_kit.kernel(qlinear_kit.model(other)).run(None, {"x": x})
+    with pytest.raises(AssertionError):
+        same(y, reference(x, w))
+    wrong = w._replace(m=w.m + np.float16(0.01))
+    (y,) = qlinear_kit.kernel(qlinear_kit.model(wrong)).run(None, {"x": x})
+    assert (np.abs(y - exact(x, w)) > qlinear_kit.bound(x, w)).any()
+
+
+def test_shapes_that_do_not_go_together_are_refused_and_the_session_goes_on():
+    w = qlinear_kit.matrix(np.random.default_rng(9), 24, 2, 4)
+    made = qlinear_kit.kernel(qlinear_kit.model(w))
+    for shape in ((1, 33), (1, 32), (1, 96), ()):
+        with pytest.raises(REFUSED.InvalidArgument, match="QLinear: inputs x .* do not go together; with 4 bits they are x "):
+            made.run(None, {"x": np.zeros(shape, np.float32)})
+    x = np.ones((1, 64), np.float32)
+    same(made.run(None, {"x": x})[0], reference(x, w))
+    for change in (
+        {"d": w.d[:, :1]}, {"d": w.d[:20]}, {"m": w.m[:, :1]}, {"m": w.m[:1]}, {"m": w.m[:0]}, {"q": w.q[..., :8]}, {"q": w.q[:20]},
+        {"q": w.q[:0], "d": w.d[:0], "m": w.m[:0]},
+    ):  # fmt: skip
+        with pytest.raises(REFUSED.InvalidArgument, match="QLinear: inputs x .* do not go together"):
+            qlinear_kit.kernel(qlinear_kit.model(w._replace(**change))).run(None, {"x": x})
+
+
+def test_types_bits_and_levels_that_are_not_there_are_refused():
+    four, eight = (qlinear_kit.matrix(np.random.default_rng(9), 24, 2, bits) for bits in (4, 8))
+    for w, bits, kind in ((four, 8, "uint8"), (eight, 4, "int8"), (four, 5, "uint8")):
+        with pytest.raises(REFUSED.RuntimeException, match=f"QLinear: attribute bits is {bits} and input q is {kind}; it needs"):
+            qlinear_kit.kernel(qlinear_kit.model(w, bits=bits))
+    for name, kind in (("x", "float16"), ("d", "float32"), ("m", "float32"), ("q", "int32")):
+        with pytest.raises(REFUSED.InvalidGraph, match=rf"input parameter \({name}\) of operator \(QLinear\)"):
+            qlinear_kit.kernel(qlinear_kit.model(four, kinds={name: kind}))
+    with pytest.raises(REFUSED.RuntimeException, match="QLinear: this processor or library has no abacus, which LM2_QLINEAR asks for"):
+        qlinear_kit.kernel(qlinear_kit.model(four), "abacus")
+
+
+SANITIZED = r"""#include "qlinear.h"
+#include <stdio.h>
+#include <stdlib.h>
+static void *exactly(size_t bytes, int step) { /* ends where the data ends */
+    uint8_t *p = malloc(bytes);
+    for (size_t k = 0; k < bytes; k++) p[k] = (uint8_t)(k * step % 59);
+    return p;
+}
+int main(int count, char **words) {
+    const size_t extra = count > 1 ? (size_t)atoi(words[1]) : 0;
+    size_t levels, sizes[] = {1, 15, 16, 33};
+    const Lm2QLevel *level = lm2_qlinear_x86(&levels);
+    for (int n = 0; n < 128; n++) {
+        const size_t outputs = sizes[n % 4], blocks = sizes[n / 4 % 4], rows = n / 16 % 2 ? 6 : 1, at = rows * blocks;
+        const int bits = n / 32 % 2 ? 4 : 8, one = n / 64;
+        const size_t numbers = outputs * blocks;
+        float *x = malloc(at * 128), *want = malloc(rows * outputs * 4);
+        for (size_t k = 0; k < at * 32; k++) x[k] = (float)(k % 101) - 50;
+        Lm2QMatrix w = {exactly(numbers * 4 * bits, 7), exactly(numbers * 2, 3), exactly(one ? 2 : numbers * 2, 5), outputs, blocks, bits, one};
+        Lm2QRows r = {exactly(at * 64, 1), exactly(at * 32, 1), exactly(at * 32, 1), exactly(at * 4, 1), exactly(at * 4, 1), blocks};
+        LM2_QLINEAR_PLAIN.round(x, 0, rows, &r);
+        LM2_QLINEAR_PLAIN.tiles(&w, &r, rows, 0, (outputs + 15) / 16, want);
+        w.outputs += extra; /* more than there are: the control */
+        for (size_t k = 0; k < levels; k++) {
+            if (!level[k].there()) continue;
+            float *y = malloc(rows * outputs * 4);
+            level[k].round(x, 0, rows, &r);
+            level[k].tiles(&w, &r, rows, 0, (outputs + 15) / 16, y);
+            if (memcmp(y, want, rows * outputs * 4)) return printf("%s differs\n", level[k].name), 1;
+            free(y);
+        }
+        void *all[] = {x, want, (void *)w.q, (void *)w.d, (void *)w.m, r.number, r.high, r.low, r.step, r.sum};
+        for (size_t k = 0; k < sizeof all / sizeof *all; k++) free(all[k]);
+    }
+    puts("ok");
+    return 0;
+}
+"""
+
+
+def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
+    """All levels under AddressSanitizer; with an output more than there is, a control, it is seen."""
+    (tmp_path / "main.c").write_text(SANITIZED)
+    sources = [tmp_path / "main.c", OPS / "qlinear_plain.c", OPS / "qlinear_x86.c"]
+    flags = (
+        "-O0",
+        "-fsanitize=address,signed-integer-overflow,shift",
+        "-fno-sanitize-recover=all",
+        f'-DLM2_VNNI_STAND_IN="{qlinear_kit.STAND_IN}"',
+    )
+    assert compile_and_run(tmp_path, sources, flags, (), OPS) == (0, "ok\n", "")
+    control = subprocess.run(
+        [tmp_path / "program", "1"], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    )
+    assert control.returncode != 0 and "heap-buffer-overflow" in control.stderr

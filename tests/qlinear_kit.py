@@ -1,0 +1,79 @@
+"""What the tests of ai.lm2::QLinear share: random matrices, one-node models, the bound of docs/ops.md, libraries and their levels."""
+
+import functools
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from op_kit import FLAGS, OPS, compiler, session
+from op_kit import library as plain_library
+
+STAND_IN = Path(__file__).parent / "export" / "vnni_stand_in.h"
+CHOICE = "LM2_QLINEAR"
+
+
+def matrix(rng, outputs, blocks, bits, minimum=True):
+    """A random QMatrix; some blocks are zero."""
+    from lm2.export.ops.qlinear import pack
+
+    shape = (outputs, blocks)
+    numbers = rng.integers(0, 16, (*shape, 32)) if bits == 4 else rng.integers(-128, 128, (*shape, 32))
+    d = (rng.standard_normal(shape) * 0.01).astype(np.float16)
+    d[rng.random(shape) < 0.05] = 0
+    return pack(numbers, d, (rng.standard_normal(shape) * 0.05).astype(np.float16) if minimum else None, bits)
+
+
+def model(w, opset=24, shape=None, kinds=None, bits=None):
+    """A model of one node with W inside; x of any shape. kinds: other types for some inputs, by name."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    from lm2.export.ops import DOMAIN
+    from lm2.export.ops.qlinear import function, node
+
+    kinds = kinds or {}
+    value = helper.make_tensor_value_info
+    held = [numpy_helper.from_array(getattr(w, n).astype(kinds.get(n, getattr(w, n).dtype)), n) for n in "qdm"]
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(kinds.get("x", "float32")))
+    output = value("y", TensorProto.FLOAT, shape and [*shape[:-1], len(w.q)])
+    graph = helper.make_graph([node("x", "q", "d", "m", "y", bits or w.bits)], "one", [value("x", element, shape)], [output], held)
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=imports, functions=[function(opset)], ir_version=10)
+
+
+def bound(x, w):
+    """The largest error that docs/ops.md allows, in float64: (.., o)."""
+    from lm2.export.ops.qlinear import unpacked, values
+
+    blocks = np.abs(x).reshape(*x.shape[:-1], -1, 32).max(-1).astype(np.float64)  # (.., k)
+    d, m = (np.broadcast_to(np.abs(a), w.q.shape[:2]).astype(np.float64) for a in (w.d, w.m))  # (o, k)
+    rounding = np.abs(values(w)).reshape(*w.q.shape[:2], 32).sum(-1) / 64500  # (o, k)
+    sums = 2.0**-24 * (w.q.shape[1] + 4) * (np.abs(unpacked(w.q)).sum(-1) * d + 32 * m)  # (o, k)
+    return blocks @ (rounding + sums).T
+
+
+@functools.cache
+def stand_in_library():
+    """The library with the instructions that this processor may lack written out."""
+    from lm2.export.ops.build import C_SOURCES, suffix
+
+    out = Path(tempfile.mkdtemp(prefix="lm2-test-ops-")) / f"ops{suffix()}"
+    words = [compiler(), *FLAGS, "-O1", "-fPIC", "-shared", f'-DLM2_VNNI_STAND_IN="{STAND_IN}"']
+    made = subprocess.run([*words, *(OPS / name for name in C_SOURCES), "-o", out], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return out
+
+
+def kernel(proto, level=None, stand_in=False, threads=1, **settings):
+    """A session with the library registered, whose kernels use `level`, or the processor's best."""
+    with mock.patch.dict(os.environ, {CHOICE: level or ""}):
+        return session(proto, stand_in_library() if stand_in else plain_library(), threads, **settings)
+
+
+def pack_numbers(numbers, bits):
+    """Numbers (o, k, 32) with scales of 0.01 and minima of -0.05."""
+    from lm2.export.ops.qlinear import pack
+
+    return pack(numbers, np.full(numbers.shape[:2], 0.01, np.float16), np.full(numbers.shape[:2], -0.05, np.float16), bits)
