@@ -107,7 +107,7 @@ def fold(model: LM2, buffers: Buffers, state: WindowState) -> WindowState:
     if count <= 0:
         return state
     bank, written = model.commit(state)
-    places = model.unlike(state.written, count)  # (c,)
+    places = model.anew(state.written, count)  # (c,)
     for layer, j in model.bank_of.items():
         k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j], model.dtype, places)  # (b, h, c, e) each
         buffers.read_keys[j].index_copy_(2, places, k)

@@ -129,7 +129,7 @@ class LM2(nn.Module):
         first = 0 if m.cell == "released" else written % m.slots
         return torch.arange(first, first + count, device=self.device) % m.slots  # (count,)
 
-    def unlike(self, written: int, count: int) -> Tensor:
+    def anew(self, written: int, count: int) -> Tensor:
         """The bank's rows (c,) whose K or V change when `count` tokens after `written` others enter: theirs, and with `memory.keys` pair the one behind."""
         m = self.config.memory
         return self.places(written, min(count + (m.keys == "pair"), m.slots))
@@ -265,7 +265,7 @@ class LM2(nn.Module):
         if count <= 0:
             return state
         bank, _ = self._entered(state)
-        places = self.unlike(state.written, count)  # (c,)
+        places = self.anew(state.written, count)  # (c,)
         reads = []
         for i, j in self.bank_of.items():
             memory = cast(GatedMemory, self.blocks[i].memory)
