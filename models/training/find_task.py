@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..lm2 import LM2
+from ..memory import GatedMemory
 from . import prefixed
 from .find_pools import FindPool, FindPools
 from .plan import Stage
@@ -94,7 +95,7 @@ class FindTask:
         return Terms(loss, loss.new_zeros(()), {"looks": float(loss.detach())}, hits, rows)
 
     @staticmethod
-    def _rows(memory: Any, u: Tensor) -> Tensor:
+    def _rows(memory: GatedMemory, u: Tensor) -> Tensor:
         """Rows of normed states u (n, d), as the bank's norm leaves them."""
         i, z = memory.token_proj(u).chunk(2, dim=-1)  # (n, d) each
         out: Tensor = memory.bank_norm(torch.sigmoid(i + memory.input_bias) * torch.tanh(z))
