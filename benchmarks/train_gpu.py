@@ -21,6 +21,7 @@ from lm2.models.atomic import new_folder
 
 PART_BYTES = 15_000_000
 MANIFEST = "manifest.json"
+POOLS = "pools"
 FULL = ("--task", "chat", "--steps", "4000", "--stages", "1:1x4", "--seed", "0")
 
 
@@ -29,12 +30,13 @@ def sha256(data: bytes) -> str:
 
 
 def pack(folder: Path, parts: Path, finished: bool, limit: int = PART_BYTES) -> None:
-    """Write every file of `folder` into a new folder `parts`, none longer than `limit` bytes; what was there before is replaced when all is there."""
+    """Write every file of `folder` into a new folder `parts`, none longer than `limit` bytes; what was there before is replaced when all is there.
+    Left out: the pools of --task find, gigabytes that a GPU makes again in seconds."""
     made = parts.with_name(f"{parts.name}.new")
     shutil.rmtree(made, ignore_errors=True)
     with new_folder(made) as target:
         files = {}
-        for file in sorted(p for p in folder.rglob("*") if p.is_file() and ".partial" not in str(p)):
+        for file in sorted(p for p in folder.rglob("*") if p.is_file() and ".partial" not in str(p) and p.parent.name != POOLS):
             pieces, whole = [], hashlib.sha256()
             with open(file, "rb") as f:
                 while data := f.read(limit):

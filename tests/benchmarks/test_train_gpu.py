@@ -47,6 +47,15 @@ def test_there_and_back(legs, packed, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".new") or "partial" in p.name]
 
 
+def test_pools_stay_behind(legs, packed, tmp_path):
+    folder, parts = packed
+    (folder / "pools").mkdir()
+    (folder / "pools" / "pool-0-0.pt").write_bytes(os.urandom(5000))
+    legs.pack(folder, parts, False, limit=1000)
+    legs.unpack(parts, tmp_path / "back")
+    assert contents(tmp_path / "back") == {name: data for name, data in contents(folder).items() if not name.startswith("pools/")}
+
+
 @pytest.mark.parametrize("damage", ["changed", "missing", "swapped", "manifest", "outside"])
 def test_damaged_parts_are_named_and_nothing_is_lost(legs, packed, tmp_path, damage):
     folder, parts = packed
