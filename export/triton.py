@@ -7,7 +7,9 @@ past_X / present_X pair is an implicit state of fixed shape that begins as docs/
 Axes: b batch, t positions of a call, l banks, n rows of a bank, d hidden.
 """
 
+import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from ..models.atomic import check_new_folder, new_folder
+from ..models.atomic import check_new_folder, new_folder, write_error
 from ..models.checkpoints.progress import Event, Report, silent
 from ..models.config import LM2Config
 from ..models.errors import ConvertError
@@ -25,6 +27,7 @@ from ..models.layout import open_folder
 from ..models.oserrors import shown
 from .export import export_model
 from .ops.build import BuildError, build, suffix
+from .ops.build import library as own_library
 from .options import Options
 
 CONFIG = "config.pbtxt"
@@ -122,10 +125,18 @@ def configuration(name: str, graph: onnx.GraphProto, config: LM2Config, library:
 
 
 def _library(folder: Path, report: Report) -> str:
-    """The operator library's file name in `folder`, built now; nothing, with a note, where it cannot be built."""
+    """The operator library's file name in `folder`: a copy of the user's own, or built now by the compiler that CC names, which may be another machine's;
+    nothing, with a note, where it cannot be built."""
     name = f"lm2_ops{suffix()}"
     try:
-        build(folder / name)
+        if os.environ.get("CC", "").strip():
+            build(folder / name)
+        else:
+            own = own_library()
+            try:
+                shutil.copyfile(own, folder / name)
+            except OSError as error:
+                raise write_error(folder / name, error, "nothing was written") from error
     except BuildError as error:
         report(Event(f"no operator library in the repository ({error}); the model runs without it", note=True))
         return ""

@@ -124,10 +124,11 @@ def test_layout_and_library(tmp_path, monkeypatch):
     text = (tmp_path / "half" / half["triton"]["model"] / "config.pbtxt").read_text()
     assert "KIND_GPU" in text and "TYPE_FP16" in text and "op_library_filename" not in text
 
-    def fails(path):
+    def fails(*_):
         raise BuildError("no C compiler found: install one")
 
-    monkeypatch.setattr("lm2.export.triton.build", fails)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("lm2.export.triton.own_library", fails)
     notes = []
     without = export_repository(source, tmp_path / "without", Options(), report=lambda e: e.note and notes.append(e.stage))
     assert without["triton"]["library"] == "" and "no C compiler found" in notes[0]
