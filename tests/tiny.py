@@ -35,6 +35,7 @@ CELLS = {
     "gated": config(),
     "gated-eye": config(init="eye", output_projection=False, scale=True, tie_word_embeddings=False, attention_bias=True, mlp_bias=True),
     "gated-4T": config(rows=4),
+    "gated-token": config(rows=2, content="token"),
     "gated-pair": config(rows=2, content="token", keys="pair"),
     "released-causal": config("released"),
     "released-chunk": config("released", "chunk"),
