@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from ..models.errors import ConvertError
 from ..models.layout import ModelFolder
-from ..models.tensorfile import to_float32
+from ..models.tensorfile import read_tensor, to_float32
 from .graph import CONTRIB, Graph
 from .offsets import pairs, to_offset_blocks
 from .ops import DOMAIN
@@ -34,7 +34,8 @@ class Weights:
         return name in self.header.tensors
 
     def __getitem__(self, name: str) -> np.ndarray:
-        array = to_float32(*self.folder.read(self.file, name))
+        info = self.header.tensors[name]
+        array = to_float32(read_tensor(self.file, info), info.dtype)
         if not np.isfinite(array).all():
             raise ConvertError(f"{self.path}: tensor {name} has values that are not finite: convert or pull the model again")
         return array

@@ -27,7 +27,7 @@ from ..models.layout import (
     write_fingerprint,
 )
 from ..models.quantized import BITS, GROUPS, KEY, Quantization, may_be_packed, may_be_rounded, packed_shapes
-from ..models.tensorfile import TensorWriter, from_float32, to_float32
+from ..models.tensorfile import TensorWriter, read_tensor, to_float32
 from .packing import Packed, round_to
 
 MEMORY_BITS = 8  # what a memory reads with: small, and recall is worth more than its bytes
@@ -115,12 +115,11 @@ def write_packed(
             for tensor in shapes:
                 info = folder.header.tensors[tensor]
                 if tensor in chosen:
-                    p = packed(tensor, to_float32(*folder.read(source, tensor)))
+                    p = packed(tensor, to_float32(read_tensor(source, info), info.dtype))
                     for part, array in zip(parts(tensor), (p.weight, p.scales, p.biases), strict=False):
                         writer.write(part, [array])
                 else:
-                    array, code = folder.read(source, tensor)
-                    writer.write(tensor, [from_float32(array, info.dtype) if code != info.dtype else array])
+                    writer.write(tensor, [read_tensor(source, info)])
                 if progress:
                     progress(info.nbytes)
             writer.finish()
@@ -153,7 +152,8 @@ def write_packed(
 def _each(folder: ModelFolder, names: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     with open(folder.weights, "rb") as f:
         for name in names:
-            yield name, to_float32(*folder.read(f, name))
+            info = folder.header.tensors[name]
+            yield name, to_float32(read_tensor(f, info), info.dtype)
 
 
 def _summary(chosen: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..models.changes import factors_of
 from ..models.checkpoints.gguf_file import EXACT, open_gguf
 from ..models.checkpoints.gguf_header import GGUFTensor, read_gguf
 from ..models.errors import ConvertError
 from ..models.layout import ModelFolder, open_folder, tensor_shapes
 from ..models.oserrors import shown
 from ..models.quantized import may_be_packed
-from ..models.tensorfile import to_float32
+from ..models.tensorfile import read_tensor, to_float32
 from .packing import GGUF_GROUP, REPACKABLE, Packed, from_gguf, two_valued
 from .quantize import Progress, write_packed
 
@@ -26,7 +25,7 @@ def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = No
     """Write model folder `src`, which was made from `gguf`, as packed folder `dst` with the GGUF's own numbers.
 
     A memory's matrices that are still the warm start's are packed with it: copies of the backbone's, also times a power of two, and a content
-    matrix with two numbers to a group. Everything else stays as it is in `src`; what the memory changes is written changed, unpacked.
+    matrix with two numbers to a group. Everything else stays as it is in `src`.
     Raises ConvertError when a matrix's type has no such layout, or when `src` does not hold exactly the GGUF's values; else as quantize_folder.
     """
     tensors = quantised_matrices(gguf)
@@ -46,7 +45,7 @@ def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = No
     def candidate(name: str, values: np.ndarray) -> Packed | None:
         """The packed numbers that a matrix of these float32 values (o, i) may consist of, or None."""
         if name in tensors:
-            return read(name) if factors_of(name, config) is None else None
+            return read(name)
         if name.endswith(".memory.content.weight"):
             return two_valued(values)
         origin = name.replace(".memory.", ".self_attn.")
@@ -64,7 +63,7 @@ def repack_gguf(gguf: Path, src: Path, dst: Path, progress: Progress | None = No
         assert p is not None
         return p
 
-    chosen = _chosen(folder, candidate, gguf, {name for name in tensors if factors_of(name, config) is None})
+    chosen = _chosen(folder, candidate, gguf, set(tensors))
     return write_packed(folder, dst, chosen, packed, "repacked", progress, name, {"repacked_from": shown(gguf.name)})
 
 
@@ -76,7 +75,8 @@ def _chosen(
         for name, shape in tensor_shapes(folder.config).items():
             if not may_be_packed(name):
                 continue
-            values = to_float32(*folder.read(f, name))
+            info = folder.header.tensors[name]
+            values = to_float32(read_tensor(f, info), info.dtype)
             p = candidate(name, values)
             if p is None:
                 continue

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..models.errors import ModelFileError
 from ..models.layout import ModelFolder, stays_float32
+from ..models.tensorfile import read_tensor
 from .linear import Dense, Linear, Quantized, stacked
 from .llama import MLP, Attention, RMSNorm
 from .memory import GatedMemory, ReleasedMemory
@@ -28,12 +29,12 @@ class _Reader:
     def array(self, name: str, dtype: mx.Dtype | None = None) -> mx.array:
         """One tensor, evaluated: uint32 stays, else `dtype`, or by name float32 (norms, the memory's gates) or the model's dtype."""
         info = self.folder.header.tensors[name]
-        host, code = self.folder.read(self.file, name)
-        if code == "BF16":
+        host = read_tensor(self.file, info)
+        if info.dtype == "BF16":
             value = mx.array(host).view(mx.bfloat16)
         else:
-            value = mx.array(host.astype(np.float32) if code == "F64" else host)
-        if code != "U32":
+            value = mx.array(host.astype(np.float32) if info.dtype == "F64" else host)
+        if info.dtype != "U32":
             value = self.finite(value.astype(dtype or (mx.float32 if stays_float32(name) else self.dtype)), name)
         mx.eval(value)
         if self.progress:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .encoding import EncodingError, read_text
 from .errors import ConfigError, ModelFileError
-from .fields import choice, count, is_whole, positive, truth, whole
+from .fields import choice, is_whole, positive, truth, whole
 from .rope import RopeConfig as RopeConfig
 from .rope import read_rope
 
@@ -21,7 +21,7 @@ INITS = ("zeros", "eye")
 POOLS = ("chunk", "causal")
 CONTENTS = ("both", "token")
 KEYS = ("row", "pair")
-LEFT_OUT = (("content", "both"), ("window", None), ("keys", "row"), ("low_rank", 0), ("low_rank_from", 0))  # of a config as it is written: what a memory was before there was a choice
+LEFT_OUT = (("content", "both"), ("window", None), ("keys", "row"))  # of a config as it is written: what a memory was before there was a choice
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CONFIG_BYTES_MAX = 1 << 20
 LAYERS_MAX = 1 << 14  # every layer is named, one by one, before a weight is looked for
@@ -41,7 +41,6 @@ class MemoryConfig:
     window: tokens that a session keeps word for word unless it is told otherwise; None leaves it to the runtime.
     content (gated only): what a row is made of: `both` the token and what it read (equation 6), or the `token` alone.
     keys (gated only): what a row is found by: the `row` itself, or the `pair` of it and the one before it in the ring.
-    low_rank (gated only): rank of the changes that the backbone's matrices have while the memory is in use, in the layers from low_rank_from; 0: none.
     """
 
     cell: str = "gated"
@@ -58,8 +57,6 @@ class MemoryConfig:
     content: str = "both"
     window: int | None = None
     keys: str = "row"
-    low_rank: int = 0
-    low_rank_from: int = 0
 
     @property
     def banks(self) -> int:
@@ -204,7 +201,7 @@ class LM2Config:
         if m.cell == "released":
             if m.window not in (None, m.chunk):
                 raise ConfigError(f"memory.window {m.window} must equal memory.chunk {m.chunk} (cell released cannot fold)")
-            for name, value in (("content", m.content), ("keys", m.keys), ("low_rank", m.low_rank), ("low_rank_from", m.low_rank_from)):
+            for name, value in (("content", m.content), ("keys", m.keys)):
                 if (name, value) not in LEFT_OUT:
                     raise ConfigError(f"memory.{name} {value!r} is for cell gated: leave it out")
             if m.slots != self.hidden_size:
@@ -218,10 +215,6 @@ class LM2Config:
                     f"memory.heads {m.heads} x memory.head_dim {m.head_dim} must equal memory.slots {m.slots} (cell released)"
                 )
         else:
-            if m.low_rank > self.hidden_size:
-                raise ConfigError(f"memory.low_rank {m.low_rank} must be at most hidden_size {self.hidden_size}")
-            if m.low_rank_from >= self.num_hidden_layers:
-                raise ConfigError(f"memory.low_rank_from {m.low_rank_from} must be a layer from 0 to {self.num_hidden_layers - 1}")
             if m.slots % m.chunk:
                 raise ConfigError(
                     f"memory.slots {m.slots} must equal memory.chunk {m.chunk} or a multiple of it (row t belongs to position t)"
@@ -296,6 +289,4 @@ def memory_from_dict(d: Any) -> MemoryConfig:
         content=choice(d, "content", "both", CONTENTS, w),
         window=None if d.get("window") is None else whole(d, "window", None, w),
         keys=choice(d, "keys", "row", KEYS, w),
-        low_rank=count(d, "low_rank", w),
-        low_rank_from=count(d, "low_rank_from", w),
     )

@@ -33,16 +33,6 @@ def whole(d: Mapping[str, Any], key: str, default: int | None = None, where: str
     return x
 
 
-def count(d: Mapping[str, Any], key: str, where: str = "") -> int:
-    """A whole number of at least 0; 0 for a missing or null field. Raises ConfigError naming `where` and `key`."""
-    x = d.get(key)
-    if x is None:
-        return 0
-    if not is_whole(x) or x < 0:
-        raise ConfigError(f"{where}{key} {x!r} must be a whole number of at least 0")
-    return int(x)
-
-
 def positive(d: Mapping[str, Any], key: str, default: float, where: str = "") -> float:
     """A number above 0; `default` for a missing field. Raises ConfigError naming `where` and `key`."""
     x = d.get(key, default)

@@ -10,12 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import Any
 
 from .atomic import write_file
-from .changes import change_shapes, read_weight
 from .config import CONFIG_BYTES_MAX, LM2Config, MemoryConfig, read_config, read_json
 from .errors import ConfigError, ModelFileError, TensorFileError, WriteError
 from .exported import KEY as ONNX_KEY
@@ -94,11 +91,6 @@ def tensor_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def file_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
-    """Every tensor of an unpacked weights file, in file order: the model's, then the factors of what the memory changes in them."""
-    return tensor_shapes(config) | change_shapes(config)
-
-
 def stays_float32(name: str) -> bool:
     """Whether a tensor is kept in float32 in a half-precision model: all norms, and the memory's gates, content and biases."""
     if ".memory." in name:
@@ -126,17 +118,9 @@ class ModelFolder:
     def weights(self) -> Path:
         return self.path / WEIGHTS
 
-    def read(self, f: BinaryIO, name: str) -> tuple[np.ndarray, str]:
-        """A tensor of the weights file `f` as the model computes with it, and its dtype code (changes.py)."""
-        return read_weight(f, self.header, self.config, name)
-
     def without_memory(self) -> "ModelFolder":
         """The backbone alone: the same files, a config without memory layers, and a name and fingerprint of its own. Cannot be had of an export."""
         m = self.config.memory
-        if m.low_rank and self.quantization is not None:
-            raise ModelFileError(
-                f"{self.path} was packed with the memory's changes in its matrices: for the backbone alone, give the model it was made from"
-            )
         memory = MemoryConfig("gated", m.slots, m.chunk, (), m.heads, m.head_dim, output_projection=True)
         config = replace(self.config, memory=memory, name=f"{self.config.name or self.path.name} without memory")
         return replace(self, config=config, fingerprint=bare_fingerprint(self.fingerprint))
@@ -168,7 +152,7 @@ def open_folder(path: Path, progress: Callable[[int], None] | None = None, quant
         raise ModelFileError(
             f"{path} holds {quantization.bits}-bit weights packed for MLX: open it with --backend mlx, or give the model it was made from"
         )
-    expected = _expected(file_shapes(config) if quantization is None else tensor_shapes(config), quantization, header)
+    expected = _expected(tensor_shapes(config), quantization, header)
     for name, (dtype, shape) in expected.items():
         have = header.tensors.get(name)
         if have is None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .changes import change_shapes
 from .config import LM2Config
 from .errors import ModelFileError
 from .layout import ModelFolder, stays_float32, tensor_shapes
 from .llama import wide
 from .lm2 import LM2
+from .tensorfile import read_tensor
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _WIDE = ("memory.token_proj", "memory.read_proj")
@@ -82,9 +82,9 @@ def load_model(
     model = new_model(folder.config, device, dtype)
     with open(folder.weights, "rb") as f:
         for name, slot in slots_of(model):
-            array, code = folder.read(f, name)
-            value = torch.from_numpy(array)
-            if code == "BF16":
+            info = folder.header.tensors[name]
+            value = torch.from_numpy(read_tensor(f, info))
+            if info.dtype == "BF16":
                 value = value.view(torch.bfloat16)
             slot.copy_(value)
             if slot.numel() and not torch.isfinite(torch.stack(torch.aminmax(slot))).all():
@@ -92,7 +92,7 @@ def load_model(
                     f"{folder.weights}: tensor {name} has values that are not finite in {dtype}: convert or pull the model again"
                 )
             if progress:
-                progress(folder.header.tensors[name].nbytes)
+                progress(info.nbytes)
     return model
 
 
@@ -126,9 +126,8 @@ def random_model(config: LM2Config, seed: int, dtype: torch.dtype = torch.float3
     return model
 
 
-def save_folder(model: LM2, path: Path, dtype: str = "float32", factors: Mapping[str, Tensor] | None = None) -> None:
-    """Write `model` as a model folder (config and weights; no tokenizer). factors: of the changes that the config calls for (changes.py), to the
-    matrices as they are in `model`. Raises WriteError, or ModelFileError for other factors than the config's."""
+def save_folder(model: LM2, path: Path, dtype: str = "float32") -> None:
+    """Write `model` as a model folder (config and weights; no tokenizer). Raises WriteError."""
     import json
 
     from .atomic import new_folder
@@ -136,12 +135,7 @@ def save_folder(model: LM2, path: Path, dtype: str = "float32", factors: Mapping
     from .tensorfile import TensorWriter, from_float32
 
     codes = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
-    wanted, factors = change_shapes(model.config), factors or {}
-    for name in sorted(set(wanted) | set(factors)):
-        have = tuple(factors[name].shape) if name in factors else None
-        if have != wanted.get(name):
-            raise ModelFileError(f"tensor {name} is {have}, the config calls for {wanted.get(name)}")
-    slots = {**dict(slots_of(model)), **factors}
+    slots = dict(slots_of(model))
     plan = [
         (name, "F32" if stays_float32(name) and dtype != "float64" else codes[dtype], tuple(slot.shape)) for name, slot in slots.items()
     ]

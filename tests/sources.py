@@ -158,7 +158,7 @@ def backbone_logits(folder: Path, ids):
     for key in ("model_type", "architectures", "memory", "name", "dtype", "rope_theta", "rope_scaling"):
         fields.pop(key)
     tensors, _ = read_folder(folder)
-    state = {k: torch.from_numpy(np.array(v)) for k, v in tensors.items() if ".memory." not in k and ".change_" not in k}
+    state = {k: torch.from_numpy(np.array(v)) for k, v in tensors.items() if ".memory." not in k}
     model = LlamaForCausalLM(LlamaConfig(**fields)).eval()
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= ({"lm_head.weight"} if fields["tie_word_embeddings"] else set())

@@ -1,5 +1,4 @@
-"""Memory adapters: the trained memory of a backbone, without the backbone. A folder of `adapter.json`, `memory.safetensors` and, for a memory that
-changes the backbone's matrices while it is in use, `changes.safetensors`.
+"""Memory adapters: the trained memory of a backbone, without the backbone. A folder of two files, `adapter.json` and `memory.safetensors`.
 
 Knows the files and which backbone they are for; training made them, a conversion puts them in. A backbone is recognised by its shape and
 by its norm weights, which every published form of a model (bfloat16, GGUF quantisations) carries unrounded.
@@ -16,14 +15,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..atomic import new_folder, write_file
-from ..changes import change_shapes, is_change
 from ..config import LM2Config, MemoryConfig, memory_from_dict, read_json
 from ..errors import ConfigError, ConvertError, ModelFileError, TensorFileError
 from ..layout import memory_shapes
 from ..tensorfile import Header, TensorInfo, TensorWriter, from_float32, read_header, read_tensor
-from .source import FLOATS, SourceTensor, sha256, whole
+from .source import FLOATS, SourceTensor, whole
 
-RECORD, TENSORS, CHANGES = "adapter.json", "memory.safetensors", "changes.safetensors"
+RECORD, TENSORS = "adapter.json", "memory.safetensors"
 FORMAT = 1
 _SHAPE = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -39,26 +37,14 @@ class Adapter:
     key: str
     memory: MemoryConfig
     header: Header
-    changes: Header | None
     training: Mapping[str, Any]
 
     def tensors(self, config: LM2Config) -> dict[str, SourceTensor]:
-        """Every memory tensor, and every factor of a change, by its full name, in the adapter's own dtype."""
+        """Every memory tensor by its full name, in the adapter's own dtype."""
         return {
-            info.name: SourceTensor(info.name, info.dtype, info.shape, partial(_blocks, self.path / file, info))
-            for file, header in self.headers().items()
-            for info in header.tensors.values()
+            name: SourceTensor(name, info.dtype, info.shape, partial(_blocks, self.path / TENSORS, info))
+            for name, info in self.header.tensors.items()
         }
-
-    def headers(self) -> dict[str, Header]:
-        """The headers of the files with tensors, by their names."""
-        return {TENSORS: self.header} | ({CHANGES: self.changes} if self.changes is not None else {})
-
-
-def adapter_digests(path: Path) -> dict[str, str]:
-    """What a model folder's source.json says of the adapter in `path`: the sha256 of each of its files with tensors."""
-    names = {"adapter_sha256": TENSORS, "adapter_changes_sha256": CHANGES}
-    return {key: sha256(path / name) for key, name in names.items() if (path / name).is_file()}
 
 
 def backbone_key(config: LM2Config, norms: Callable[[str], np.ndarray]) -> str:
@@ -104,16 +90,13 @@ def open_adapter(path: Path) -> Adapter:
         raise ConvertError(f"{path / RECORD}: backbone must have a name and a key: get the adapter again")
     try:
         memory = memory_from_dict(record.get("memory"))
-        if memory.low_rank and not (path / CHANGES).is_file():
-            raise ConvertError(f"{path / CHANGES} does not exist, and {RECORD} has memory.low_rank {memory.low_rank}: get the adapter again")
         header = read_header(path / TENSORS)
-        changes = read_header(path / CHANGES) if memory.low_rank else None
     except ConfigError as error:
         raise ConfigError(f"{path / RECORD}: {error}") from None
     except TensorFileError as error:
         raise ConvertError(f"{error}: get the adapter again") from None
     training = record.get("training")
-    return Adapter(path, backbone["name"], backbone["key"], memory, header, changes, training if isinstance(training, Mapping) else {})
+    return Adapter(path, backbone["name"], backbone["key"], memory, header, training if isinstance(training, Mapping) else {})
 
 
 def check_shapes(adapter: Adapter, config: LM2Config) -> None:
@@ -123,35 +106,26 @@ def check_shapes(adapter: Adapter, config: LM2Config) -> None:
     except ConfigError as error:
         raise ConvertError(f"{adapter.path / RECORD}: {error}: get the adapter again") from None
     part = memory_shapes(config)
-    wanted: dict[str, dict[str, tuple[int, ...]]] = {
-        TENSORS: {f"model.layers.{i}.memory.{name}": shape for i in config.memory.layers for name, shape in part.items()},
-        CHANGES: change_shapes(config),
-    }
-    for file, header in adapter.headers().items():
-        want, have = wanted[file], {name: info.shape for name, info in header.tensors.items()}
-        for name in sorted(set(want) | set(have)):
-            if want.get(name) != have.get(name):
-                raise ConvertError(
-                    f"{adapter.path / file}: tensor {name} is {_shown(have.get(name))}, {RECORD} calls for {_shown(want.get(name))}: "
-                    "get the adapter again"
-                )
-        for name, info in header.tensors.items():
-            if info.dtype not in FLOATS:
-                raise ConvertError(
-                    f"{adapter.path / file}: tensor {name} has dtype {info.dtype}, expected one of {', '.join(FLOATS)}: get the adapter again"
-                )
+    want = {f"model.layers.{i}.memory.{name}": shape for i in config.memory.layers for name, shape in part.items()}
+    have = {name: info.shape for name, info in adapter.header.tensors.items()}
+    for name in sorted(set(want) | set(have)):
+        if want.get(name) != have.get(name):
+            raise ConvertError(
+                f"{adapter.path / TENSORS}: tensor {name} is {_shown(have.get(name))}, {RECORD} calls for {_shown(want.get(name))}: "
+                "get the adapter again"
+            )
+    for name, info in adapter.header.tensors.items():
+        if info.dtype not in FLOATS:
+            raise ConvertError(
+                f"{adapter.path / TENSORS}: tensor {name} has dtype {info.dtype}, expected one of {', '.join(FLOATS)}: get the adapter again"
+            )
 
 
 def save_adapter(
     path: Path, config: LM2Config, key: str, name: str, tensors: Mapping[str, np.ndarray], training: Mapping[str, Any], dtype: str = "F16"
 ) -> None:
-    """Write an adapter folder, whole or not at all. tensors: every memory tensor and factor of a change, float32, by full name. Raises WriteError or
-    ConvertError."""
-    plans: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {TENSORS: []}
-    if config.memory.low_rank:
-        plans[CHANGES] = []
-    for n, a in tensors.items():
-        plans[CHANGES if is_change(n) else TENSORS].append((n, "F32" if a.ndim < 2 else dtype, a.shape))
+    """Write an adapter folder, whole or not at all. tensors: every memory tensor, float32, by full name. Raises WriteError or ConvertError."""
+    plan = [(n, "F32" if a.ndim < 2 else dtype, a.shape) for n, a in tensors.items()]
     record = {
         "format": FORMAT,
         "backbone": {"name": name, "key": key},
@@ -160,7 +134,7 @@ def save_adapter(
     }
     with new_folder(path) as folder:
 
-        def fill(f: BinaryIO, plan: list[tuple[str, str, tuple[int, ...]]]) -> None:
+        def fill(f: BinaryIO) -> None:
             writer = TensorWriter(f, plan, {"format": "pt"})
             for n, code, _ in plan:
                 with np.errstate(over="ignore"):  # found out, and said, below
@@ -170,8 +144,7 @@ def save_adapter(
                 writer.write(n, [values])
             writer.finish()
 
-        for file, plan in plans.items():
-            write_file(folder / file, partial(fill, plan=plan))
+        write_file(folder / TENSORS, fill)
         body = (json.dumps(record, indent=2) + "\n").encode()
         write_file(folder / RECORD, lambda f: f.write(body))
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from ... import __version__
 from ..atomic import check_new_folder, folder_name, new_folder, write_file
-from ..changes import is_change
 from ..config import LM2Config, MemoryConfig
 from ..errors import ConfigError, ConvertError, PromptError
 from ..generation import read_ends, read_settings
@@ -30,13 +29,13 @@ from ..layout import (
     TOKENIZER_CONFIG,
     WEIGHTS,
     combine_fingerprint,
-    file_shapes,
     stays_float32,
+    tensor_shapes,
     write_fingerprint,
 )
 from ..oserrors import shown
 from ..tensorfile import ITEM_BYTES, TensorWriter
-from .adapter import Adapter, adapter_digests, check_backbone, check_shapes, open_adapter
+from .adapter import TENSORS, Adapter, check_backbone, check_shapes, open_adapter
 from .gguf_file import open_gguf
 from .hf import open_huggingface
 from .progress import Counter, Report, silent
@@ -88,7 +87,7 @@ def convert(
         notes = list(source.notes)
         origin: dict[str, object] = {"format": source.format, "files": hashes, "lm2_version": __version__, "seed": seed, "dtype": dtype}
         if request.adapter is not None:
-            origin |= {"adapter": shown(request.adapter.name), **adapter_digests(request.adapter)}
+            origin |= {"adapter": shown(request.adapter.name), "adapter_sha256": sha256(request.adapter / TENSORS)}
         elif not source.memory:
             origin["memory_recipe"] = RECIPE
         files[SOURCE] = to_json({**origin, **source.detail, **(record or {}), "notes": notes})
@@ -106,7 +105,7 @@ def convert(
         "dtype": lm2.dtype,
         "layers": lm2.num_hidden_layers,
         "parameters": sum(_count(t.shape) for t, _ in plan),
-        "memory_parameters": sum(_count(t.shape) for t, _ in plan if ".memory." in t.name or is_change(t.name)),
+        "memory_parameters": sum(_count(t.shape) for t, _ in plan if ".memory." in t.name),
         "bytes": bytes_written,
         "memory": memory,
         "tokenizer": source.tokenizer is not None,
@@ -161,8 +160,8 @@ def _plan(source: Source, request: MemoryRequest, dtype: str, name: str) -> tupl
             )
     plan: Plan = []
     made: dict[str, SourceTensor] = {}
-    for tensor_name, shape in file_shapes(config).items():
-        new = source.memory is None and (".memory." in tensor_name or is_change(tensor_name))
+    for tensor_name, shape in tensor_shapes(config).items():
+        new = source.memory is None and ".memory." in tensor_name
         if new and tensor_name not in made:
             # The layer's attention comes earlier in file order, so it was checked by now.
             if adapter is not None:

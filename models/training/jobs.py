@@ -22,7 +22,7 @@ from ..lm2 import LM2
 from ..text.template import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights import load_model, save_folder, slots_of
-from . import facts, low_rank, people, sources, start, together, vocabulary
+from . import facts, people, sources, start, together, vocabulary
 from .fact_task import FactTask
 from .find_task import FindTask
 from .leftout import LeftOut
@@ -150,7 +150,6 @@ def chat(
     layers: tuple[int, ...] | None,
     chunk: int,
     blocks: int,
-    rank: int | None,
     device: str,
     half: bool,
     fresh: bool,
@@ -159,20 +158,16 @@ def chat(
     say: Say,
 ) -> Job:
     """A memory for a finished chat model: an adapter, of --task chat or, finding alone, --task find. layers: None for an adapter's own, or the
-    default ones. rank: of the backbone's changes, None for an adapter's own or none. fresh: no run to resume, so the gates of new memories are started from a probe. The backbone's own answers are kept in `out`.
+    default ones. fresh: no run to resume, so the gates of new memories are started from a probe. The backbone's own answers are kept in `out`.
 
     adapter: begin from this trained memory, whose sizes then count, in the layers that it has. Raises ConvertError if it is for another backbone.
     """
     key = backbone_key(folder.config, _norms(folder))
     begun = None if adapter is None else open_adapter(adapter)
     if begun is None:
-        memory = start.adapter_memory(folder.config, layers or default_layers(folder.config.num_hidden_layers), chunk, blocks, rank or 0)
+        memory = start.adapter_memory(folder.config, layers or default_layers(folder.config.num_hidden_layers), chunk, blocks)
     else:
         memory = replace(begun.memory, layers=layers or begun.memory.layers)
-        if rank is not None and not memory.low_rank:
-            memory = start.with_changes(memory, rank)
-        elif rank is not None and rank != memory.low_rank:
-            raise TrainError(f"{adapter} changes the backbone by rank {memory.low_rank}, --low-rank asks for {rank}: leave it out")
     if plan.task == "find" and memory.content != "token":
         raise TrainError(f"{adapter}: --task find needs rows that are made of their token alone (memory.content token), not {memory.content}")
     model = start.warm(folder, memory, plan.seed, half)
@@ -196,8 +191,7 @@ def chat(
 
     def write(path: Path, record: Mapping[str, Any]) -> None:
         config = replace(model.config, memory=replace(memory, trained=True, window=min(WINDOW, folder.config.max_position_embeddings)))
-        own = [(n, s) for n, s in slots_of(model) if ".memory." in n]
-        tensors = {n: s.detach().float().cpu().numpy() for n, s in (*own, *low_rank.slots(model))}
+        tensors = {n: s.detach().float().cpu().numpy() for n, s in slots_of(model) if ".memory." in n}
         save_adapter(path, config, key, folder.config.name, tensors, record)
 
     made: Task = task

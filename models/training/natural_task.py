@@ -1,8 +1,7 @@
-"""One training step of a memory for people: questions behind a window, of facts that stand in a bank of threads. The backbone is frozen but for changes
-of low rank, where the config has them.
+"""One training step of a memory for people: questions behind a window, of facts that stand in a bank of threads. The backbone is frozen.
 
-Knows pools, banks and losses; what is said is threads.py's, how it is read prefixed.py's and banks.py's. What the layers below the first memory and the
-first change make of questions never changes and is computed once a pool. Four terms: the answers' tokens (values three times); where memories look when a
+Knows pools, banks and losses; what is said is threads.py's, how it is read prefixed.py's and banks.py's. What the layers below the first memory make
+of threads and questions never changes and is computed once a pool. Four terms: the answers' tokens (values three times); where memories look when a
 value's token is said: at that token's row, or at least at its message; the distance to the backbone's own next tokens where no memory helps; the
 input gates on what tells nothing.
 
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..lm2 import LM2
-from . import banks, gates, low_rank, prefixed
+from . import banks, gates, prefixed
 from .plan import Stage
 from .pools import Group, Pool, Pools, padded
 from .run import Terms
@@ -37,7 +36,7 @@ class NaturalTask:
     def __init__(self, model: LM2, threads: Threads, seed: int, sizes: tuple[int, int, int] = (36, 10, 12), renew: int = 48):
         self.model, self.threads, self.seed, self.renew = model, threads, seed, renew
         self.pools = Pools(model, threads, seed, sizes)
-        self.below, self.last = low_rank.lowest(model), model.config.memory.layers[-1]
+        self.below, self.last = model.config.memory.layers[0], model.config.memory.layers[-1]
         self.slots = model.config.memory.slots
         self.memories, self.tables = self.pools.memories, self.pools.tables
         self._steps = 0
@@ -45,8 +44,7 @@ class NaturalTask:
         self._drawn: dict[str, Tensor] = {}  # the memory's parameters when the pool was drawn
 
     def _parameters(self) -> dict[str, Tensor]:
-        own: dict[str, Tensor] = {f"{j}.{name}": p for j, memory in enumerate(self.memories) for name, p in memory.named_parameters()}
-        return own | dict(low_rank.parameters(self.model))
+        return {f"{j}.{name}": p for j, memory in enumerate(self.memories) for name, p in memory.named_parameters()}
 
     def state(self) -> dict[str, Any]:
         return {"steps": self._steps, "drawn": self._drawn}

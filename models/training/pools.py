@@ -1,6 +1,6 @@
-"""Pools of threads and questions that were run through the lower layers once, to be used by many steps.
+"""Pools of threads and questions that were run through the layers below a memory once, to be used by many steps.
 
-What the layers below a memory, and below any changed matrix, make of a text never changes. What its memories met (banks.py) and the windows' keys and values above the first memory are as the
+What those layers make of a text never changes. What its memories met (banks.py) and the windows' keys and values above the first memory are as the
 memory was when the pool was drawn. Axes: q questions, t positions, n rows, d hidden.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..lm2 import LM2
-from . import banks, low_rank, prefixed
+from . import banks, prefixed
 from .plan import TrainError
 from .threads import Question, Thread, Threads
 
@@ -28,7 +28,7 @@ POSITIONS = 2048
 @dataclass
 class Group:
     """Questions behind one window. thread: the number of the one that tells what is asked, None where nothing told helps. before: keys and values
-    of the window, of each layer. states: what the layers below make of each question, (t, d). final: without a memory, (t, d)."""
+    of the window, of each layer. states: what the layers below the first memory make of each question, (t, d). final: without a memory, (t, d)."""
 
     thread: int | None
     before: list[prefixed.KV]
@@ -53,7 +53,7 @@ class Pools:
 
     def __init__(self, model: LM2, threads: Threads, seed: int, sizes: tuple[int, int, int]):
         self.model, self.threads, self.seed, self.sizes = model, threads, seed, sizes
-        self.below = low_rank.lowest(model)
+        self.below = model.config.memory.layers[0]
         self.slots = model.config.memory.slots
         self.memories = prefixed.memories(model)
         self.tables = model.tables(POSITIONS)
@@ -117,9 +117,8 @@ class Pools:
         x = prefixed.layers(self.model, self.model.embed_tokens(ids), self.tables, [None] * len(self.memories), 0, self.below, before)
         final: list[Tensor] = []
         if number is None:
-            with low_rank.unchanged(self.model):
-                plain, _ = prefixed.window(self.model, self._ids(prefix), [None] * len(self.memories), self.tables)
-                y = prefixed.layers(self.model, x, self.tables, [None] * len(self.memories), self.below, len(self.model.layers), plain)
+            plain, _ = prefixed.window(self.model, self._ids(prefix), [None] * len(self.memories), self.tables)
+            y = prefixed.layers(self.model, x, self.tables, [None] * len(self.memories), self.below, len(self.model.layers), plain)
             final = [y[i, : len(q.ids)].clone() for i, q in enumerate(questions)]
         nothing = (before[0][0][:, :, :, :0], before[0][1][:, :, :, :0])
         return Group(number, [nothing] * self.below + before[self.below :], questions, [x[i, : len(q.ids)].clone() for i, q in enumerate(questions)], final)

@@ -11,7 +11,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..changes import is_change
 from ..checkpoints.adapter import Adapter, check_shapes
 from ..checkpoints.source import whole
 from ..config import LM2Config, MemoryConfig
@@ -20,11 +19,8 @@ from ..layout import ModelFolder
 from ..lm2 import LM2
 from ..tensorfile import read_tensor
 from ..weights import new_model, slots_of
-from . import low_rank
 
 TINY = MemoryConfig(cell="gated", slots=1024, chunk=64, layers=(1, 2), heads=4, head_dim=32, init="zeros")
-
-BELOW = 6  # layers under the first memory that are changed too: they make what is looked for, and what is found
 
 BABI = MemoryConfig(cell="gated", slots=1024, chunk=32, layers=(2, 4), heads=4, head_dim=32, init="zeros")
 
@@ -92,19 +88,13 @@ def fresh(config: LM2Config, seed: int) -> LM2:
     return model.train().requires_grad_(True)
 
 
-def adapter_memory(config: LM2Config, layers: tuple[int, ...], chunk: int, blocks: int, rank: int = 0) -> MemoryConfig:
+def adapter_memory(config: LM2Config, layers: tuple[int, ...], chunk: int, blocks: int) -> MemoryConfig:
     """The memory of an adapter: zeros at the start, `blocks` chunks before a row is written again, a head for each key/value head of the backbone's
     attention, twice as wide where several of its heads share one. Rows are made of the token alone: with what it read in them, facts told after the first
     chunk were found less often; they are found by the row before as well (docs/decisions.md)."""
     heads = config.num_key_value_heads
     width = config.head_dim * (2 if config.num_attention_heads > heads else 1)
-    made = MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, content="token", keys="pair")
-    return with_changes(made, rank)
-
-
-def with_changes(memory: MemoryConfig, rank: int) -> MemoryConfig:
-    """A memory that changes the backbone's matrices by `rank` (0: none), from BELOW layers under its first on."""
-    return replace(memory, low_rank=rank, low_rank_from=max(0, memory.layers[0] - BELOW) if rank else 0)
+    return MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, content="token", keys="pair")
 
 
 def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM2:
@@ -155,10 +145,9 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
                 slot.zero_()
             else:
                 slot.copy_(torch.randn(slot.shape, generator=generator) * 0.2 * d**-0.5)
-    low_rank.install(model, seed)
     for name, p in model.named_parameters():
-        p.requires_grad_(".memory." in name or is_change(name))
-        if half and not p.requires_grad and p.dim() == 2:
+        p.requires_grad_(".memory." in name)
+        if half and ".memory." not in name and p.dim() == 2:
             p.data = p.data.to(torch.bfloat16)
     return model.train()
 
@@ -186,17 +175,11 @@ def take(model: LM2, adapter: Adapter, key: str) -> None:
         )
     own = replace(model.config, memory=adapter.memory)
     check_shapes(adapter, own)
-    memory = model.config.memory
-    if adapter.memory.low_rank and (adapter.memory.low_rank, adapter.memory.low_rank_from) != (memory.low_rank, memory.low_rank_from):
-        raise ConvertError(
-            f"{adapter.path} changes the backbone by rank {adapter.memory.low_rank} from layer {adapter.memory.low_rank_from} on, the model by "
-            f"{memory.low_rank} from {memory.low_rank_from}: leave --low-rank out"
-        )
     if not set(adapter.memory.layers) & set(model.config.memory.layers):
         raise ConvertError(
             f"{adapter.path} has memories for layers {adapter.memory.layers}, the model for {model.config.memory.layers}: name one of its layers"
         )
     tensors = adapter.tensors(own)
-    for name, slot in (*slots_of(model), *low_rank.slots(model)):
+    for name, slot in slots_of(model):
         if name in tensors:
             slot.copy_(torch.from_numpy(whole(tensors[name])))

@@ -36,7 +36,6 @@ def command(target: str, as_json: bool, model: str | None) -> None:
 
 def model_facts(target: str) -> dict[str, Any]:
     """Facts about a model folder, one that comes with the package, or a catalogue name that is installed. Raises ModelFileError or ConfigError."""
-    from ...models.changes import change_shapes, is_change
     from ...models.checkpoints import catalog
     from ...models.config import read_json
     from ...models.errors import ModelFileError
@@ -51,9 +50,9 @@ def model_facts(target: str) -> dict[str, Any]:
         path = found
     folder = open_folder(path, quantized=True, exported=True)
     c, m, packed = folder.config, folder.config.memory, folder.quantization
-    counts = {n: _count(shape) for n, shape in (tensor_shapes(c) | change_shapes(c)).items()}
+    counts = {n: _count(shape) for n, shape in tensor_shapes(c).items()}
     parameters = sum(counts.values())
-    memory = sum(count for n, count in counts.items() if ".memory." in n or is_change(n))
+    memory = sum(count for n, count in counts.items() if ".memory." in n)
     export = folder.export
     source = path / "source.json"
     return {

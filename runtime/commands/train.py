@@ -42,11 +42,6 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="--task find and chat: begin from this memory, in the layers that it has.",
 )
-@click.option(
-    "--low-rank",
-    type=click.IntRange(0, 256),
-    help="--task find and chat: also learn changes of this rank to the layers that lead to the memory and follow it [those of --adapter, or 0].",
-)
 @click.option("--all-parameters", is_flag=True, help="--task text: train the backbone too.")
 @click.option("--recompute", is_flag=True, help="Keep no activations of chunks: less memory, a third more work.")
 @click.option("--half", is_flag=True, help="Matrix products in bfloat16.")
@@ -67,7 +62,6 @@ def command(
     memory_chunk: int,
     memory_blocks: int,
     adapter: Path | None,
-    low_rank: int | None,
     all_parameters: bool,
     recompute: bool,
     half: bool,
@@ -117,8 +111,8 @@ def command(
                 job = jobs.tiny(plan, data, out, device, recompute, folder, say)
             elif task in ("find", "chat"):
                 named = f" --memory-layers {','.join(map(str, memory_layers))}" if memory_layers else ""
-                options = f"{named} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}" + ("" if low_rank is None else f" --low-rank {low_rank}")
-                job = jobs.chat(plan, folder, data, memory_layers, memory_chunk, memory_blocks, low_rank, device, half, fresh, adapter, out, say)
+                options = f"{named} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
+                job = jobs.chat(plan, folder, data, memory_layers, memory_chunk, memory_blocks, device, half, fresh, adapter, out, say)
             elif data is None:
                 raise TrainError("--task text needs --data")
             else:
