@@ -21,7 +21,9 @@ INITS = ("zeros", "eye")
 POOLS = ("chunk", "causal")
 CONTENTS = ("both", "token")
 KEYS = ("row", "pair")
-LEFT_OUT = (("content", "both"), ("window", None), ("keys", "row"))  # of a config as it is written: what a memory was before there was a choice
+TOPIC_BACK, TOPIC_AROUND = 24, 10
+# Of a config as it is written: what a memory was before there was a choice.
+LEFT_OUT = (("content", "both"), ("window", None), ("keys", "row"), ("topics", ()), ("topic_back", TOPIC_BACK), ("topic_around", TOPIC_AROUND))
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CONFIG_BYTES_MAX = 1 << 20
 LAYERS_MAX = 1 << 14  # every layer is named, one by one, before a weight is looked for
@@ -41,6 +43,8 @@ class MemoryConfig:
     window: tokens that a session keeps word for word unless it is told otherwise; None leaves it to the runtime.
     content (gated only): what a row is made of: `both` the token and what it read (equation 6), or the `token` alone.
     keys (gated only): what a row is found by: the `row` itself, or the `pair` of it and the one before it in the ring.
+    topics (gated only): layers below the first memory whose values say what is talked of (topics.py); memories then look by that as well. Empty: none.
+    topic_back, topic_around: tokens that are what is talked of now, and rows to either side that are near one.
     """
 
     cell: str = "gated"
@@ -57,11 +61,14 @@ class MemoryConfig:
     content: str = "both"
     window: int | None = None
     keys: str = "row"
+    topics: tuple[int, ...] = ()
+    topic_back: int = TOPIC_BACK
+    topic_around: int = TOPIC_AROUND
 
     @property
     def banks(self) -> int:
-        """How many banks a session carries: one per memory layer (gated) or one in all (released)."""
-        return 1 if self.cell == "released" else len(self.layers)
+        """How many banks a session carries: one per memory layer and one for topics (gated), or one in all (released)."""
+        return 1 if self.cell == "released" else len(self.layers) + bool(self.topics)
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ class LM2Config:
             "eos_token_id": list(self.eos_token_id),
             "memory": {k: v for k, v in memory.items() if (k, v) not in LEFT_OUT} | {"layers": list(self.memory.layers)},
         }
+        if self.memory.topics:
+            d["memory"]["topics"] = list(self.memory.topics)
         return d
 
     def function_dict(self) -> dict[str, Any]:
@@ -201,7 +210,7 @@ class LM2Config:
         if m.cell == "released":
             if m.window not in (None, m.chunk):
                 raise ConfigError(f"memory.window {m.window} must equal memory.chunk {m.chunk} (cell released cannot fold)")
-            for name, value in (("content", m.content), ("keys", m.keys)):
+            for name, value in (("content", m.content), ("keys", m.keys), ("topics", m.topics)):
                 if (name, value) not in LEFT_OUT:
                     raise ConfigError(f"memory.{name} {value!r} is for cell gated: leave it out")
             if m.slots != self.hidden_size:
@@ -215,6 +224,13 @@ class LM2Config:
                     f"memory.heads {m.heads} x memory.head_dim {m.head_dim} must equal memory.slots {m.slots} (cell released)"
                 )
         else:
+            first = min(m.layers, default=0)
+            if list(m.topics) != sorted(set(m.topics)) or not all(0 <= i < first for i in m.topics):
+                raise ConfigError(f"memory.topics {list(m.topics)} must be ascending layers below the first memory layer, {first}")
+            if m.topics and m.init != "zeros":
+                raise ConfigError(f"memory.init {m.init!r} must be zeros with memory.topics")
+            if m.topics and 2 * m.topic_around + 1 > m.slots:
+                raise ConfigError(f"memory.topic_around {m.topic_around} must be at most {(m.slots - 1) // 2}, so that no row of {m.slots} is near twice")
             if m.slots % m.chunk:
                 raise ConfigError(
                     f"memory.slots {m.slots} must equal memory.chunk {m.chunk} or a multiple of it (row t belongs to position t)"
@@ -265,20 +281,24 @@ def _name(x: Any) -> str:
     return x
 
 
+def _layers(d: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    layers = d.get(key, [])
+    if not isinstance(layers, (list, tuple)) or not all(is_whole(i) for i in layers):
+        raise ConfigError(f"memory.{key} {layers!r} must be a list of layer numbers")
+    return tuple(layers)
+
+
 def memory_from_dict(d: Any) -> MemoryConfig:
     """Read a `memory` block. Raises ConfigError naming the field, the value and what was expected."""
     if not isinstance(d, Mapping):
         raise ConfigError(f"memory {d!r} must be an object")
     w = "memory."
-    layers = d.get("layers", [])
-    if not isinstance(layers, (list, tuple)) or not all(is_whole(i) for i in layers):
-        raise ConfigError(f"memory.layers {layers!r} must be a list of layer numbers")
     slots = whole(d, "slots", None, w)
     return MemoryConfig(
         cell=choice(d, "cell", "gated", CELLS, w),
         slots=slots,
         chunk=whole(d, "chunk", slots, w),
-        layers=tuple(layers),
+        layers=_layers(d, "layers"),
         heads=whole(d, "heads", None, w),
         head_dim=whole(d, "head_dim", None, w),
         init=choice(d, "init", "zeros", INITS, w),
@@ -289,4 +309,7 @@ def memory_from_dict(d: Any) -> MemoryConfig:
         content=choice(d, "content", "both", CONTENTS, w),
         window=None if d.get("window") is None else whole(d, "window", None, w),
         keys=choice(d, "keys", "row", KEYS, w),
+        topics=_layers(d, "topics"),
+        topic_back=whole(d, "topic_back", TOPIC_BACK, w),
+        topic_around=whole(d, "topic_around", TOPIC_AROUND, w),
     )

@@ -32,7 +32,7 @@ FINGERPRINT = "fingerprint.json"
 FILE_BYTES_MAX = {CONFIG: CONFIG_BYTES_MAX, GENERATION: CONFIG_BYTES_MAX, TEMPLATE: 1 << 20, TOKENIZER: 64 << 20, TOKENIZER_CONFIG: 32 << 20}
 
 # Memory tensors kept in float32 whatever the model's dtype: norms, gates, and what is written into the bank.
-FLOAT32_PARTS = ("norm", "gate", "content", "scale", "_bias", "memory.mlp")
+FLOAT32_PARTS = ("norm", "gate", "content", "scale", "_bias", "memory.mlp", "topics")
 
 
 def memory_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
@@ -62,6 +62,21 @@ def memory_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def topic_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
+    """Tensors of the topics, by their name after the first memory layer's `memory.`; none without `memory.topics`."""
+    m, d = config.memory, config.hidden_size
+    f = len(m.topics) * config.num_key_value_heads * config.head_dim
+    if not m.topics:
+        return {}
+    shapes: dict[str, tuple[int, ...]] = {f"topics.{x}.{y}": (d, f) if y == "weight" else (d,) for x in ("write", "query") for y in ("weight", "bias")}
+    return shapes | {"topics.keep": (d,), "topics.gain": (len(m.layers),)}
+
+
+def layer_memory_shapes(config: LM2Config, layer: int) -> dict[str, tuple[int, ...]]:
+    """Tensors of the memory of one layer, by their name after `memory.`: the first one's has the topics too."""
+    return memory_shapes(config) | (topic_shapes(config) if layer == config.memory.layers[0] else {})
+
+
 def tensor_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model folder's weights and its shape, in file order (PyTorch's (out, in) for linear layers)."""
     c = config
@@ -75,7 +90,7 @@ def tensor_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
             if c.attention_bias:
                 shapes[f"{p}self_attn.{name}.bias"] = (out,)
         if i in c.memory.layers:
-            shapes |= {f"{p}memory.{name}": shape for name, shape in memory_shapes(c).items()}
+            shapes |= {f"{p}memory.{name}": shape for name, shape in layer_memory_shapes(c, i).items()}
         shapes[p + "post_attention_layernorm.weight"] = (d,)
         for name, out, inp in (
             ("gate_proj", c.intermediate_size, d),

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from .config import LM2Config
 from .llama import MLP, Attention, RMSNorm, rope_tables, wide
 from .memory import GatedMemory, ReleasedMemory
+from .topics import Topics
 
 
 class GatedInside(NamedTuple):
-    """Inside a window, cell gated. reads: K and V of each bank, (b, h, n, e), None for a bank of zeros. rows: of positions `folded` on, (l, b, T, d)."""
+    """Inside a window, cell gated. reads: K and V of each memory's bank, (b, h, n, e), None for a bank of zeros. rows: of positions `folded` on,
+    (l, b, T, d). around: what is near each row of the topics' bank, (b, n, d); None without topics, or for a bank of zeros."""
 
     reads: tuple[tuple[Tensor, Tensor] | None, ...]
     rows: Tensor
+    around: Tensor | None = None
 
 
 class StreamInside(NamedTuple):
@@ -68,8 +71,9 @@ class Block(nn.Module):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config)
-        cell = ReleasedMemory if config.memory.cell == "released" else GatedMemory
-        self.memory: GatedMemory | ReleasedMemory | None = cell(config) if layer in config.memory.layers else None
+        self.memory: GatedMemory | ReleasedMemory | None = None
+        if layer in config.memory.layers:
+            self.memory = ReleasedMemory(config) if config.memory.cell == "released" else GatedMemory(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
@@ -91,7 +95,14 @@ class LM2(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
-        self.bank_of = {layer: j for j, layer in enumerate(config.memory.layers)}
+        self.bank_of = {layer: j for j, layer in enumerate(config.memory.layers)}  # the topics' bank, if there is one, is the last
+
+    @property
+    def topics(self) -> Topics | None:
+        """The topics, which the first memory holds."""
+        layers = self.config.memory.layers
+        memory = self.blocks[layers[0]].memory if layers else None
+        return memory.topics if isinstance(memory, GatedMemory) else None
 
     @property
     def blocks(self) -> list[Block]:
@@ -134,6 +145,11 @@ class LM2(nn.Module):
         m = self.config.memory
         return self.places(written, min(count + (m.keys == "pair"), m.slots))
 
+    def near(self, written: int, count: int) -> Tensor:
+        """The rows (c,) whose surroundings change when `count` tokens after `written` others enter."""
+        m = self.config.memory
+        return self.places(written - m.topic_around, min(count + 2 * m.topic_around, m.slots))
+
     def forward(
         self, ids: Tensor, bank: Tensor, written: int = 0, lengths: Tensor | None = None, trace: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -150,8 +166,16 @@ class LM2(nn.Module):
         present = None if lengths is None else torch.arange(t, device=ids.device) < lengths[:, None]  # (b, t)
         x = self.embed_tokens(ids)  # (b, t, d)
         banks = list(bank)
+        values: dict[int, Tensor] = {}
+        looks = gain = None
         for i, block in enumerate(self.blocks):
-            a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, _no_cache)  # (b, t, d)
+
+            def cache(k: Tensor, v: Tensor, i: int = i) -> tuple[Tensor, Tensor]:
+                if i in self.config.memory.topics:
+                    values[i] = v
+                return k, v
+
+            a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache)  # (b, t, d)
             if block.memory is not None:
                 j = 0 if self.config.memory.cell == "released" else self.bank_of[i]
                 old = banks[j][:, places]  # (b, t, d)
@@ -159,7 +183,14 @@ class LM2(nn.Module):
                     pooled = _pool(block.memory.token_gate.lifted(a), self.config.memory.gate_pool, present)
                     add, rows = block.memory(a, old, _no_cache, pooled)
                 else:
-                    add, rows = block.memory(x, block.memory.keys_values(banks[j], x.dtype), old)
+                    if block.memory.topics is not None:
+                        topics, before = block.memory.topics, banks[-1][:, places]  # (b, t, d)
+                        features = topics.features([values[k] for k in topics.layers])  # (b, t, f)
+                        looks, gain = topics.looks(topics.lately(features, t), topics.around(banks[-1])), topics.gain  # (b, t, n)
+                        own = topics.rows(features, before)  # (b, t, d)
+                        own = own if present is None else torch.where(present[..., None], own, before)
+                        banks[-1] = banks[-1].index_copy(1, places, own)  # (b, n, d)
+                    add, rows = block.memory(x, block.memory.keys_values(banks[j], x.dtype), old, None if looks is None or gain is None else gain[j] * looks)
                 a = a + add
                 if present is not None:
                     rows = torch.where(present[..., None], rows, old)
@@ -185,7 +216,8 @@ class LM2(nn.Module):
             for i, j in self.bank_of.items():
                 memory = cast(GatedMemory, self.blocks[i].memory)
                 reads.append(memory.keys_values(bank[j], self.dtype) if bool(bank[j].any()) else None)
-            inside = GatedInside(tuple(reads), bank.new_empty(m.banks, b, m.chunk, c.hidden_size))
+            around = self.topics.around(bank[-1]) if self.topics is not None and bool(bank.any()) else None
+            inside = GatedInside(tuple(reads), bank.new_empty(m.banks, b, m.chunk, c.hidden_size), around)
         elif m.gate_pool == "causal":
             mem = (c.num_hidden_layers, b, m.heads, m.chunk, m.head_dim)
             new = self.embed_tokens.weight.new_empty
@@ -223,7 +255,7 @@ class LM2(nn.Module):
         s = past + t
         cos, sin = (table[past:s] for table in tables)
         x = self.embed_tokens(ids)  # (b, t, d)
-        rows = None
+        rows = looks = None
         for i, block in enumerate(self.blocks):
 
             def cache(k: Tensor, v: Tensor, i: int = i) -> tuple[Tensor, Tensor]:
@@ -232,8 +264,10 @@ class LM2(nn.Module):
             last = i == len(self.layers) - 1 and block.memory is None and not all_logits  # nobody looks at the other positions
             a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache, last)  # (b, t or 1, d)
             if isinstance(state.inside, GatedInside):
-                if block.memory is not None:
-                    a = self._gated(cast(GatedMemory, block.memory), self.bank_of[i], x, a, state, past)
+                if isinstance(block.memory, GatedMemory):
+                    if block.memory.topics is not None:
+                        looks = self._looks(block.memory.topics, t, state, past)  # (b, t, n)
+                    a = self._gated(block.memory, self.bank_of[i], x, a, state, past, looks)
             else:
                 rows = self._streamed(cast(ReleasedMemory, block.memory), i, a, rows, state, past)
                 a = a + rows.to(a.dtype)
@@ -275,7 +309,11 @@ class LM2(nn.Module):
                 zeros = new[0].new_zeros(*new[0].shape[:2], bank.shape[2], new[0].shape[3])  # (b, h, n, e)
                 old = (zeros, zeros)
             reads.append((old[0].index_copy(2, places, new[0]), old[1].index_copy(2, places, new[1])))
-        inside = GatedInside(tuple(reads), torch.empty_like(inside.rows))  # the old rows are the old state's
+        around, topics = inside.around, self.topics
+        if topics is not None:
+            near = self.near(state.written, count)  # (c,)
+            around = topics.around(bank[-1]) if around is None else around.index_copy(1, near, topics.around(bank[-1], near))  # (b, n, d)
+        inside = GatedInside(tuple(reads), torch.empty_like(inside.rows), around)  # the old rows are the old state's
         return state._replace(bank=bank, written=state.written + count, folded=state.length, inside=inside)
 
     def _entered(self, state: WindowState) -> tuple[Tensor, Tensor]:
@@ -294,18 +332,42 @@ class LM2(nn.Module):
             return self(state.inside.tokens[:, : state.length], state.bank, state.written)[1], state.written + count
         return self._entered(state)[0], state.written + count
 
-    def _gated(self, memory: GatedMemory, j: int, x: Tensor, a: Tensor, state: WindowState, past: int) -> Tensor:
-        inside, t = state.inside, x.shape[1]
-        assert isinstance(inside, GatedInside)
-        known = min(max(state.folded - past, 0), t)  # carried tokens read the memory and are not written again
-        at = past + known - state.folded
-        old = state.bank[j][:, self.places(state.written + at, t - known)]  # (b, t - known, d)
-        if known:
-            old = torch.cat((old.new_zeros(len(old), known, old.shape[2]), old), dim=1)  # (b, t, d)
-        add, rows = memory(x, inside.reads[j], old)
-        if known < t:
-            inside.rows[j, :, at : at + t - known] = rows[:, known:]
+    def _gated(self, memory: GatedMemory, j: int, x: Tensor, a: Tensor, state: WindowState, past: int, looks: Tensor | None) -> Tensor:
+        assert isinstance(state.inside, GatedInside)
+        if looks is not None:
+            assert self.topics is not None
+            looks = self.topics.gain[j] * looks  # (b, t, n)
+        add, rows = memory(x, state.inside.reads[j], self._old(j, x.shape[1], state, past), looks)
+        self._write(j, rows, state, past)
         return a if add is None else a + add
+
+    def _looks(self, topics: Topics, t: int, state: WindowState, past: int) -> Tensor | None:
+        """What topics add to the memories' logits for t positions from `past` on, (b, t, n), None for a bank of zeros; their rows are written."""
+        assert isinstance(state.inside, GatedInside)
+        begin, s = max(0, past - topics.back + 1), past + t
+        features = topics.features([state.values[i][:, :, begin:s] for i in topics.layers])  # (b, s', f)
+        self._write(-1, topics.rows(features[:, past - begin :], self._old(-1, t, state, past)), state, past)
+        return None if state.inside.around is None else topics.looks(topics.lately(features, t), state.inside.around)
+
+    def _old(self, j: int, t: int, state: WindowState, past: int) -> Tensor:
+        """The rows (b, t, d) of bank j that t tokens from position `past` on rewrite, zeros for those that are in the bank already."""
+        known = self._known(t, state, past)
+        old = state.bank[j][:, self.places(state.written + past + known - state.folded, t - known)]  # (b, t - known, d)
+        return torch.cat((old.new_zeros(len(old), known, old.shape[2]), old), dim=1) if known else old  # (b, t, d)
+
+    def _write(self, j: int, rows: Tensor, state: WindowState, past: int) -> None:
+        """Keep new rows (b, t, d) of bank j until the fold, those of carried tokens not."""
+        assert isinstance(state.inside, GatedInside)
+        t = rows.shape[1]
+        known = self._known(t, state, past)
+        at = past + known - state.folded
+        if known < t:
+            state.inside.rows[j, :, at : at + t - known] = rows[:, known:]
+
+    @staticmethod
+    def _known(t: int, state: WindowState, past: int) -> int:
+        """How many of t tokens from position `past` on were carried: they read the memory and are not written again."""
+        return min(max(state.folded - past, 0), t)
 
     def _streamed(self, memory: ReleasedMemory, i: int, a: Tensor, rows: Tensor | None, state: WindowState, past: int) -> Tensor:
         inside, s = state.inside, past + a.shape[1]

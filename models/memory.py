@@ -13,6 +13,7 @@ from .kernels.gated import gated_memory_finish
 from .kernels.released import released_close, released_open
 from .kernels.update import gated_memory_update
 from .llama import Cache, RMSNorm
+from .topics import Topics
 
 
 class GatedMemory(nn.Module):
@@ -24,7 +25,7 @@ class GatedMemory(nn.Module):
     (config `content: token`: tanh(W_c u)). A row's key is made of the row, with `keys: pair` of the one before it in the ring as well.
     """
 
-    def __init__(self, config: LM2Config):
+    def __init__(self, config: LM2Config, layer: int = 0):
         super().__init__()
         m, d = config.memory, config.hidden_size
         self.heads, self.width, self.both = m.heads, m.head_dim, m.content == "both"
@@ -39,6 +40,7 @@ class GatedMemory(nn.Module):
         self.read_proj = nn.Linear(d, 2 * d)  # output gate, forget gate
         self.input_bias = nn.Parameter(torch.zeros(d))  # (d,)
         self.scale = nn.Parameter(torch.ones(d)) if m.scale else None  # (d,)
+        self.topics = Topics(config) if m.topics and layer == m.layers[0] else None
 
     def keys_values(self, bank: Tensor, dtype: torch.dtype, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """K and V of a bank (b, n, d) in the model's dtype, each (b, h, n, e): computed once per chunk. A zero bank gives zeros.
@@ -54,8 +56,9 @@ class GatedMemory(nn.Module):
             k = k + self.k_before_proj(before).view(b, p, self.heads, self.width).transpose(1, 2)
         return k, v
 
-    def forward(self, x: Tensor, kv: tuple[Tensor, Tensor] | None, old: Tensor) -> tuple[Tensor | None, Tensor]:
-        """x (b, t, d) residual stream; kv of the bank, or None for a bank of zeros; old (b, t, d) rows of these positions.
+    def forward(self, x: Tensor, kv: tuple[Tensor, Tensor] | None, old: Tensor, looks: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
+        """x (b, t, d) residual stream; kv of the bank, or None for a bank of zeros; old (b, t, d) rows of these positions; looks (b, t, n): what topics
+        add to the attention's logits, this memory's gain in it.
 
         Returns what joins the attention output, (b, t, d) in x's dtype (None: exactly nothing), and the new rows (b, t, d).
         """
@@ -67,7 +70,8 @@ class GatedMemory(nn.Module):
             f = self.read_proj.bias.chunk(2)[1]  # (d,)
             return None, gated_memory_update(i + self.input_bias, f.expand_as(old), z, old)
         q = self.q_proj(u.to(x.dtype)).view(b, t, self.heads, self.width).transpose(1, 2)  # (b, h, t, e)
-        read = F.scaled_dot_product_attention(q, *kv).transpose(1, 2).reshape(b, t, -1)  # (b, t, h e)
+        mask = None if looks is None else looks[:, None].to(x.dtype)  # (b, 1, t, n)
+        read = F.scaled_dot_product_attention(q, *kv, attn_mask=mask).transpose(1, 2).reshape(b, t, -1)  # (b, t, h e)
         if self.o_proj is not None:
             read = self.o_proj(read)  # (b, t, d)
         gates = self.read_proj(read.to(u.dtype))  # (b, t, 2d)

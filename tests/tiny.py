@@ -21,6 +21,9 @@ def config(cell="gated", pool="causal", vocab=61, layers=3, chunk=16, rows=1, me
             content=fields.pop("content", "both"),
             window=fields.pop("window", None),
             keys=fields.pop("keys", "row"),
+            topics=fields.pop("topics", ()),
+            topic_back=fields.pop("topic_back", 24),
+            topic_around=fields.pop("topic_around", 10),
         )
     base = dict(
         vocab_size=vocab, hidden_size=width, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
@@ -37,6 +40,7 @@ CELLS = {
     "gated-4T": config(rows=4),
     "gated-token": config(rows=2, content="token"),
     "gated-pair": config(rows=2, content="token", keys="pair"),
+    "gated-topics": config(rows=2, content="token", keys="pair", layers=4, memory_layers=(2, 3), topics=(0, 1), topic_back=6, topic_around=2),
     "released-causal": config("released"),
     "released-chunk": config("released", "chunk"),
 }

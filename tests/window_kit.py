@@ -37,15 +37,25 @@ def whole(model, bank, written, script):
     cos, sin = model.tables(s)
     x = model.embed_tokens(ids)  # (b, s, d)
     n, count = bank.shape[2], max(0, s - script.carried)
-    versions = [[] for _ in script.segments()]
+    versions, topics = [[] for _ in script.segments()], int(bool(model.config.memory.topics))
+    values, looks = {}, [None] * len(script.segments())
     for i, block in enumerate(model.blocks):
-        a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, _no_cache)  # (b, s, d)
+
+        def cache(k, v, i=i):
+            values[i] = v.transpose(1, 2).flatten(2)  # (b, s, k e)
+            return k, v
+
+        a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache)  # (b, s, d)
+        if getattr(block.memory, "topics", None) is not None:
+            features = torch.cat([values[k] for k in model.config.memory.topics], -1)  # (b, s, f)
+            looks = topic_looks(model, block.memory.topics, features, bank[-1].clone(), written, script, versions)
         if block.memory is not None:
             now, adds = bank[model.bank_of[i]].clone(), []
             for number, (begin, end) in enumerate(script.segments()):
                 at = [(written + p - script.carried) % n for p in range(begin, end)]
                 kv = block.memory.keys_values(now, x.dtype)
-                add, rows = block.memory(x[:, begin:end], kv, now[:, at])
+                gain = model.topics.gain[model.bank_of[i]] if looks[number] is not None else 1.0
+                add, rows = block.memory(x[:, begin:end], kv, now[:, at], None if looks[number] is None else gain * looks[number])
                 adds.append(add)
                 now = now.clone()
                 for p, place in zip(range(begin, end), at, strict=True):
@@ -54,7 +64,26 @@ def whole(model, bank, written, script):
                 versions[number].append(now)
             a = a + torch.cat(adds, dim=1)
         x = block.finish(x, a)
-    return Result(model.lm_head(model.norm(x)), [torch.stack(v) for v in versions if v], written + count)
+    return Result(model.lm_head(model.norm(x)), [torch.stack([*v[topics:], *v[:topics]]) for v in versions if v], written + count)
+
+
+def topic_looks(model, topics, features, now, written, script, versions):
+    """By its definition, one row and one token after another: what topics add in each segment (b, t, n); their bank after it goes to `versions`."""
+    m, n, d = model.config.memory, now.shape[1], now.shape[2]
+    out = []
+    for number, (begin, end) in enumerate(script.segments()):
+        near = torch.stack([sum(now[:, (i + o) % n] for o in range(-m.topic_around, m.topic_around + 1)) / (2 * m.topic_around + 1) for i in range(n)], 1)
+        asked = []
+        for p in range(begin, end):
+            last = features[:, max(0, p + 1 - m.topic_back) : p + 1]
+            asked.append(topics.query(last.sum(1) / last.shape[1]))
+        out.append(torch.stack(asked, 1) @ near.transpose(1, 2) / d**0.5)  # (b, t, n)
+        now = now.clone()
+        for p in range(max(begin, script.carried), end):
+            place = (written + p - script.carried) % n
+            now[:, place] = topics.write(features[:, p]) + torch.sigmoid(topics.keep) * now[:, place]
+        versions[number].append(now)
+    return out
 
 
 def run(model, bank, written, script, window, split=None):

@@ -17,7 +17,7 @@ import numpy as np
 from ..atomic import new_folder, write_file
 from ..config import LM2Config, MemoryConfig, memory_from_dict, read_json
 from ..errors import ConfigError, ConvertError, ModelFileError, TensorFileError
-from ..layout import memory_shapes
+from ..layout import layer_memory_shapes
 from ..tensorfile import Header, TensorInfo, TensorWriter, from_float32, read_header, read_tensor
 from .source import FLOATS, SourceTensor, whole
 
@@ -105,8 +105,7 @@ def check_shapes(adapter: Adapter, config: LM2Config) -> None:
         config.check()
     except ConfigError as error:
         raise ConvertError(f"{adapter.path / RECORD}: {error}: get the adapter again") from None
-    part = memory_shapes(config)
-    want = {f"model.layers.{i}.memory.{name}": shape for i in config.memory.layers for name, shape in part.items()}
+    want = {f"model.layers.{i}.memory.{name}": shape for i in config.memory.layers for name, shape in layer_memory_shapes(config, i).items()}
     have = {name: info.shape for name, info in adapter.header.tensors.items()}
     for name in sorted(set(want) | set(have)):
         if want.get(name) != have.get(name):
