@@ -56,7 +56,7 @@ def _one(model: LM2, ids: list[int], head: int, asked: list[Question], tables: t
     x = model.embed_tokens(torch.tensor([ids]))  # (1, s, d)
     width = max(len(q.ids) for q in asked)
     y = model.embed_tokens(torch.tensor([[*q.ids, *[0] * (width - len(q.ids))] for q in asked]))  # (q, t, d)
-    unread: prefixed.Reads = [None] * len(c.memory.layers)
+    unread = prefixed.unread(model)
     turned, plain = torch.zeros(2, len(model.layers), c.num_attention_heads)
     for i, block in enumerate(model.blocks):
         keys: list[prefixed.KV] = []

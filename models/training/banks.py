@@ -19,16 +19,17 @@ from .threads import Thread
 
 @dataclass
 class Kept:
-    """A thread as its memories met it. x, read: of each memory, (n, d) without the head's tokens."""
+    """A thread as its memories met it. x, read: of each memory, (n, d) without the head's tokens; features: of its topics (n, f), None without."""
 
     thread: Thread
     x: list[Tensor]
     read: list[Tensor]
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Written:
-    """What rows become: new * 1 + forget * old. new, forget: of each memory, (n, d); gate: the input gates, (n, d)."""
+    """What rows become: new * 1 + forget * old. new, forget: of each bank, (n, d); gate: the memories' input gates, (n, d)."""
 
     new: list[Tensor]
     forget: list[Tensor]
@@ -38,8 +39,10 @@ class Written:
 def keep(model: LM2, thread: Thread, reads: prefixed.Reads, tables: tuple[Tensor, Tensor]) -> Kept:
     """Read a thread once, beside the banks behind `reads`."""
     ids = torch.tensor(thread.ids, device=model.device)  # (t,)
-    _, seen = prefixed.window(model, ids, reads, tables, model.config.memory.layers[-1] + 1)
-    return Kept(thread, [s.x[0, thread.head :].clone() for s in seen], [s.read[0, thread.head :].clone() for s in seen])
+    met: list[Tensor] = []
+    _, seen = prefixed.window(model, ids, reads, tables, model.config.memory.layers[-1] + 1, met)
+    features = met[0][0, thread.head :].clone() if met and model.topics is not None else None  # (n, f)
+    return Kept(thread, [s.x[0, thread.head :].clone() for s in seen], [s.read[0, thread.head :].clone() for s in seen], features)
 
 
 def write(memories: Sequence[GatedMemory], kept: Kept) -> Written:
@@ -53,6 +56,10 @@ def write(memories: Sequence[GatedMemory], kept: Kept) -> Written:
         new.append(gate * torch.tanh(read + z if memory.both else z))
         forget.append(torch.sigmoid(f))
         gates.append(gate)
+    topics = memories[0].topics
+    if topics is not None and kept.features is not None:
+        new.append(topics.write(kept.features))
+        forget.append(torch.sigmoid(topics.keep).expand_as(new[-1]))
     return Written(new, forget, gates)
 
 
@@ -69,10 +76,12 @@ def joined(parts: Sequence[Written], old: Sequence[Tensor] | None, rounds: Seque
     return banks
 
 
-def reads(memories: Sequence[GatedMemory], banks: Sequence[Tensor], empty: int = 0) -> list[prefixed.KV]:
-    """Keys and values (1, h, n, e) of banks (n, d), and of `empty` rows that were never written."""
-    out = []
-    for memory, bank in zip(memories, banks, strict=True):
+def reads(memories: Sequence[GatedMemory], banks: Sequence[Tensor], empty: int = 0) -> prefixed.Reads:
+    """Keys and values (1, h, n, e) of banks (n, d), and of `empty` rows that were never written; what is near each row, with topics."""
+    out: list[prefixed.KV] = []
+    topics = memories[0].topics
+    for memory, bank in zip(memories, banks, strict=topics is None):
         k, v = memory.keys_values(bank[None], bank.dtype)  # (1, h, n, e) each
         out.append((torch.nn.functional.pad(k, (0, 0, 0, empty)), torch.nn.functional.pad(v, (0, 0, 0, empty))))
-    return out
+    around = None if topics is None else topics.around(torch.nn.functional.pad(banks[-1], (0, 0, 0, empty))[None])  # (1, n, d)
+    return prefixed.Reads(out, around)

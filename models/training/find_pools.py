@@ -1,7 +1,7 @@
 """Pools of told messages and of questions for them, as the backbone meets them: what its layers make of both never changes, so it is computed once.
 
 A pool's texts are a function of the seed. Its states take a minute or two, so they are kept in a file each. Knows texts and hidden states; what a memory
-makes of them is find_task.py's. Axes: t positions of a sequence, n rows, p places of values, l memories, d hidden.
+makes of them is find_task.py's. Axes: t positions of a sequence, n rows, p places of values, l memories, d hidden, f features of topics (0 without).
 """
 
 import json
@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,17 +23,28 @@ from .threads import Fact, Question, Threads
 TOGETHER = 24  # sequences that are computed at once
 
 
+class Met(NamedTuple):
+    """Of one sequence: states (t, l, d), features (t, f), and their means lately (t, f)."""
+
+    states: Tensor
+    features: Tensor
+    lately: Tensor
+
+
 @dataclass
 class FindPool:
     """facts of each sequence of messages, places counted in it; states (n, l, d) of all sequences one after the other, float16, and where each begins;
-    questions, each one's sequence and states (p, l, d) where the tokens of its value are said."""
+    features (n, f) likewise; questions, each one's sequence, states (p, l, d) where the tokens of its value are said, and what was talked of lately there
+    (p, f)."""
 
     facts: list[list[Fact]]
     begins: list[int]
     states: Tensor
+    features: Tensor
     questions: list[Question]
     owner: list[int]
     said: list[Tensor]
+    lately: list[Tensor]
 
 
 class FindPools:
@@ -64,55 +76,66 @@ class FindPools:
         if tensors is None:
             tensors = self._made([ids for ids, _ in told], [q for q, _ in asked])
             self._write(turn, tensors)
-        return FindPool([facts for _, facts in told], begins, tensors[0], [q for q, _ in asked], [n for _, n in asked], list(tensors[1].split(places)))
+        states, said, features, lately = tensors
+        questions, owner = [q for q, _ in asked], [n for _, n in asked]
+        return FindPool([f for _, f in told], begins, states, features, questions, owner, list(said.split(places)), list(lately.split(places)))
 
-    def _made(self, told: list[list[int]], asked: list[Question]) -> tuple[Tensor, Tensor]:
-        head, _ = prefixed.window(self.model, self._ids(self.threads.head), [None] * len(self.layers), self.tables, self.layers[-1] + 1)
+    def _made(self, told: list[list[int]], asked: list[Question]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        head, _ = prefixed.window(self.model, self._ids(self.threads.head), prefixed.unread(self.model), self.tables, self.layers[-1] + 1)
         said = self.states([q.ids[: q.value[-1] + 1] for q in asked], head)
-        return torch.cat(self.states(told, head)), torch.cat([x[q.value] for x, q in zip(said, asked, strict=True)])
+        rows = self.states(told, head)
+        states, features = torch.cat([r.states for r in rows]), torch.cat([r.features for r in rows])
+        places = list(zip(said, (q.value for q in asked), strict=True))
+        return states, torch.cat([r.states[p] for r, p in places]), features, torch.cat([r.lately[p] for r, p in places])
 
     def _ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor(ids, dtype=torch.long, device=self.model.device)
 
-    def states(self, sequences: Sequence[Sequence[int]], head: list[prefixed.KV]) -> list[Tensor]:
-        """What each memory would meet in each sequence behind the head, (t, l, d) each, float16 on the CPU."""
-        out: list[Tensor] = [torch.empty(0)] * len(sequences)
+    def states(self, sequences: Sequence[Sequence[int]], head: list[prefixed.KV]) -> list[Met]:
+        """What each memory and the topics would meet in each sequence behind the head, float16 on the CPU."""
+        out: list[Met] = [Met(torch.empty(0), torch.empty(0), torch.empty(0))] * len(sequences)
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         for begin in range(0, len(order), TOGETHER):
             part = order[begin : begin + TOGETHER]
             ids = padded([sequences[i] for i in part], 0).to(self.model.device)  # (b, t)
             seen: list[prefixed.Seen] = []
+            met: list[Tensor] = []
             last = self.layers[-1]
-            x = prefixed.layers(self.model, self.model.embed_tokens(ids), self.tables, [None] * len(self.layers), 0, last, head, None, seen)
-            met = torch.stack([*(s.x for s in seen), x], dim=2).half().cpu()  # (b, t, l, d)
+            x = prefixed.layers(self.model, self.model.embed_tokens(ids), self.tables, prefixed.unread(self.model), 0, last, head, None, seen, met)
+            states = torch.stack([*(s.x for s in seen), x], dim=2).half().cpu()  # (b, t, l, d)
+            features, lately = (value.half().cpu() for value in met or [x[..., :0]] * 2)  # (b, t, f) each
             for k, i in enumerate(part):
-                out[i] = met[k, : len(sequences[i])].clone()
+                t = len(sequences[i])
+                out[i] = Met(states[k, :t].clone(), features[k, :t].clone(), lately[k, :t].clone())
         return out
 
     def _file(self, turn: int) -> Path | None:
         return None if self.kept is None else self.kept / f"pool-{self.seed}-{turn}.pt"
 
     def _label(self) -> str:
-        return json.dumps([self.key, list(self.layers), self.messages])
+        m = self.model.config.memory
+        return json.dumps([self.key, list(self.layers), self.messages, list(m.topics), m.topic_back])
 
-    def _read(self, turn: int, rows: int, places: int) -> tuple[Tensor, Tensor] | None:
+    def _read(self, turn: int, rows: int, places: int) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         """The states of a file, or None where it is of something else, damaged or not there."""
         file = self._file(turn)
         if file is None or not file.exists():
             return None
         try:
             record = torch.load(file, map_location="cpu", weights_only=True)
-            states, said = record["states"], record["said"]
-            d = (len(self.layers), self.model.config.hidden_size)
-            if record["of"] == self._label() and states.shape == (rows, *d) and said.shape == (places, *d) and states.dtype == said.dtype == torch.half:
-                return states, said
+            c = self.model.config
+            d, f = (len(self.layers), c.hidden_size), len(c.memory.topics) * c.num_key_value_heads * c.head_dim
+            shapes = {"states": (rows, *d), "said": (places, *d), "features": (rows, f), "lately": (places, f)}
+            found = [record[name] for name in shapes]
+            if record["of"] == self._label() and all(x.shape == s and x.dtype == torch.half for x, s in zip(found, shapes.values(), strict=True)):
+                return found[0], found[1], found[2], found[3]
         except Exception:
             return None
         return None
 
-    def _write(self, turn: int, tensors: tuple[Tensor, Tensor]) -> None:
+    def _write(self, turn: int, tensors: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
         file = self._file(turn)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            record = {"of": self._label(), "states": tensors[0], "said": tensors[1]}
+            record = {"of": self._label(), **dict(zip(("states", "said", "features", "lately"), tensors, strict=True))}
             write_file(file, lambda f: torch.save(record, f))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..lm2 import LM2
 from ..memory import GatedMemory
-from . import prefixed
+from . import prefixed, start
 from .find_pools import FindPool, FindPools
 from .plan import Stage
 from .run import Terms
@@ -29,8 +29,11 @@ SLOW = 0.3  # of the rate, for what rows are made of
 SHARP = 1.3  # how far a new memory's queries and keys are scaled up
 
 
+LEARNED = ("q_proj", "kv_proj", "k_before_proj", "token_proj", "topics.write", "topics.query", "topics.gain")
+
+
 class FindTask:
-    """messages: of a pool; at_once: sequences of a bank; renew: steps until another pool is drawn; kept: a folder for what pools are made of, by a
+    """The topics are learned too, where there are any. messages: of a pool; at_once: sequences of a bank; renew: steps until another pool is drawn; kept: a folder for what pools are made of, by a
     backbone named `key`. Raises ValueError for a memory with `content: both`, whose rows are made of what was read as well."""
 
     aids: torch.nn.Module | None = None
@@ -47,7 +50,7 @@ class FindTask:
         self._steps = 0
         self._pools: list[FindPool] = []
         for name, p in model.named_parameters():
-            p.requires_grad_(any(f".memory.{part}" in name for part in ("q_proj", "kv_proj", "k_before_proj", "token_proj")))
+            p.requires_grad_(any(f".memory.{part}" in name for part in LEARNED))
         for memory in self.memories:
             memory.kv_proj.weight.register_hook(lambda g: _half(g, first=True))
             memory.token_proj.weight.register_hook(lambda g: _half(g, first=False))
@@ -76,6 +79,12 @@ class FindTask:
             memory.q_proj.weight.copy_(SHARP * (drawn - (drawn @ middle)[:, None] * middle) / u.std(0))
             memory.k_before_proj.weight.copy_(SHARP * drawn / rows.std(0))
             memory.kv_proj.weight[:inner] = 0.1 * d**-0.5 * torch.randn(inner, d, generator=generator).to(u) / rows.std(0)
+
+    @torch.no_grad()
+    def begin_topics(self) -> None:
+        """Start new topics from some pools."""
+        pools = [self._have(i) for i in range(FIRST)]
+        start.begin_topics(self.model, torch.cat([p.features for p in pools]), torch.cat([x for p in pools for x in p.lately]), self.seed)
 
     def _have(self, number: int) -> FindPool:
         while len(self._pools) <= number:
@@ -110,16 +119,20 @@ class FindTask:
             for fact in self._have(number_of).facts[number]:
                 counts[fact.key] = counts.get(fact.key, 0) + 1
         told: list[Tensor] = []
+        features: list[Tensor] = []
         said: list[Tensor] = []
+        lately: list[Tensor] = []
         places: list[tuple[Question, int, int]] = []  # a question, which token of its value, the first row of its sequence
         n = 0
         for number_of, number in chosen:
             pool = self._pools[number_of]
             begin, end = pool.begins[number], pool.begins[number + 1]
             told.append(pool.states[begin:end])
+            features.append(pool.features[begin:end])
             for i, q in enumerate(pool.questions):
                 if pool.owner[i] == number and q.fact is not None and counts[q.fact.key] == 1:
                     said.append(pool.said[i])
+                    lately.append(pool.lately[i])
                     places += [(q, k, n) for k in range(len(q.value))]
             n += end - begin
         wanted = torch.zeros(len(places), n)  # (p, n)
@@ -136,6 +149,11 @@ class FindTask:
         states, asked = torch.cat(told).to(device).float(), torch.cat(said).to(device).float()  # (n, l, d), (p, l, d)
         losses: list[Tensor] = []
         hits: dict[str, list[bool]] = {}
+        topics, added = self.model.topics, None
+        if topics is not None:
+            near = topics.around(topics.write(torch.cat(features).to(device).float())[None])  # (1, n, d)
+            asked_of = F.dropout(torch.cat(lately).to(device).float(), dropped)  # (p, f)
+            added = topics.looks(asked_of[None], F.dropout(near, dropped))[0]  # (p, n)
         for j, (layer, memory) in enumerate(zip(self.model.config.memory.layers, self.memories, strict=True)):
             rows = F.dropout(self._rows(memory, memory.norm(states[:, j])), dropped)  # (n, d)
             u = F.dropout(memory.norm(asked[:, j]), dropped)  # (p, d)
@@ -145,6 +163,8 @@ class FindTask:
                 keys = keys + memory.k_before_proj(rows.roll(1, dims=0))
             queries = memory.q_proj(u).view(-1, memory.heads, memory.width)  # (p, h, e)
             scores = torch.einsum("phe,nhe->phn", queries, keys.view(n, memory.heads, memory.width)) * memory.width**-0.5
+            if (look := prefixed.gained(topics, added, j)) is not None:
+                scores = scores + look[:, None]
             likely = scores.softmax(-1).mean(1)  # (p, n)
             losses.append((-((likely * wanted).sum(-1) + 1e-5).log() * weights).mean())
             hits[f"layer {layer}"] = (likely.detach().argmax(-1) == own)[firsts].tolist()

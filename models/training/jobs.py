@@ -168,6 +168,8 @@ def chat(
         memory = start.adapter_memory(folder.config, layers or default_layers(folder.config.num_hidden_layers), chunk, blocks)
     else:
         memory = replace(begun.memory, layers=layers or begun.memory.layers)
+        if memory.cell == "gated" and memory.init == "zeros" and memory.keys == "pair" and not memory.topics:
+            memory = replace(memory, topics=start.topics_below(memory.layers[0]))
     if plan.task == "find" and memory.content != "token":
         raise TrainError(f"{adapter}: --task find needs rows that are made of their token alone (memory.content token), not {memory.content}")
     model = start.warm(folder, memory, plan.seed, half)
@@ -182,6 +184,7 @@ def chat(
     with together.first_alone():
         threads = people.threads(model, key, tokenizer, turns, data, out, plan.seed, say, ask=plan.task == "chat")
     task = NaturalTask(model, threads, plan.seed)
+    new_topics = bool(memory.topics) and (begun is None or not begun.memory.topics)
     new = [i for i in memory.layers if begun is None or i not in begun.memory.layers]
     if fresh and new:
         for i, probe in zip(new, task.probe(new), strict=True):
@@ -199,6 +202,10 @@ def chat(
         made = finding = FindTask(model, threads, plan.seed, kept=out / "pools", key=key)
         if fresh and new:
             finding.begin(new)
+        if fresh and new_topics:
+            finding.begin_topics()
+    elif fresh and new_topics:
+        task.begin_topics()
     return Job(made, write, "adapter", origin(model.config, folder, folder.path, [threads.others, threads.books, [d.turns for d in threads.marked]], adapter))
 
 

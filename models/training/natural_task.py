@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..lm2 import LM2
-from . import banks, gates, prefixed
+from . import banks, gates, prefixed, start
 from .plan import Stage
 from .pools import Group, Pool, Pools, padded
 from .run import Terms
@@ -71,7 +71,7 @@ class NaturalTask:
         memories, before the first step."""
         rng = random.Random(f"{self.seed} probe")
         drawn = [self.threads.thread(rng, 300, rng.choice((0.1, 0.5, 0.8))) for _ in range(threads)]
-        kept = [banks.keep(self.model, thread, [None] * len(self.memories), self.tables) for thread in drawn]
+        kept = [banks.keep(self.model, thread, prefixed.unread(self.model), self.tables) for thread in drawn]
         told = torch.tensor([q == 0 for k in kept for q in k.thread.quiet[k.thread.head :]])  # (n,)
         probes = []
         for j, (layer, memory) in enumerate(zip(self.model.config.memory.layers, self.memories, strict=True)):
@@ -82,6 +82,24 @@ class NaturalTask:
                 probes.append(gates.fit(states, told, self.seed))
             gates.install(memory, probes[-1])
         return probes
+
+    @torch.no_grad()
+    def begin_topics(self, threads: int = 40) -> None:
+        """Start new topics from threads with facts and questions for them."""
+        rng = random.Random(f"{self.seed} topics")
+        unread = prefixed.unread(self.model)
+        features, asked = [], []
+        for _ in range(threads):
+            thread = self.threads.thread(rng, 300, 0.8)
+            told = banks.keep(self.model, thread, unread, self.tables).features
+            assert told is not None
+            features.append(told)
+            for fact in thread.facts[:3]:
+                met: list[Tensor] = []
+                ids = [*self.threads.head, *self.threads.question(rng, fact).ids]
+                prefixed.window(self.model, torch.tensor(ids, device=self.model.device), unread, self.tables, self.below, met)
+                asked.append(met[1][0, len(self.threads.head) + 8 :])
+        start.begin_topics(self.model, torch.cat(features), torch.cat(asked), self.seed)
 
     def step(self, stage: Stage, rng: random.Random) -> Terms:
         """The mean loss of `stage.batch` banks, to be differentiated."""
@@ -146,7 +164,7 @@ class NaturalTask:
             parts.append(pool.stale[rng.randrange(pool.told if others else 0, len(pool.stale))])
             rows += len(parts[-1].new[0])
         cut = rng.randint(0, rows - n)
-        each = range(len(self.memories))
+        each = range(self.model.config.memory.banks)
         return banks.Written(
             [torch.cat([p.new[j] for p in parts])[cut : cut + n] for j in each], [torch.cat([p.forget[j] for p in parts])[cut : cut + n] for j in each], []
         )
@@ -161,7 +179,7 @@ class NaturalTask:
         while rows < n:
             parts.append(written[rng.choice(list(written))])
             rows += len(parts[-1].new[0])
-        each = range(len(self.memories))
+        each = range(self.model.config.memory.banks)
         return banks.Written(
             [torch.cat([p.new[j] for p in parts])[:n] for j in each], [torch.cat([p.forget[j] for p in parts])[:n] for j in each], []
         )
@@ -176,7 +194,7 @@ class NaturalTask:
         return quiet, loud
 
     def _facts(
-        self, rng: random.Random, pool: Pool, chosen: Sequence[int], first: dict[int, int], reads: list[prefixed.KV], times: int
+        self, rng: random.Random, pool: Pool, chosen: Sequence[int], first: dict[int, int], reads: prefixed.Reads, times: int
     ) -> tuple[Tensor, Tensor, dict[str, list[bool]]]:
         groups = [group for number in chosen if number < pool.told for group in pool.groups[number]]
         rng.shuffle(groups)
@@ -198,11 +216,13 @@ class NaturalTask:
             if not through:
                 x = x[:, : max(q.value[-1] for q in questions) + 1]
             seen: list[prefixed.Seen] = []
-            x = prefixed.layers(self.model, x, self.tables, reads, self.below, len(self.model.layers) if through else self.last, group.before, seen=seen)
+            lately = None if group.lately is None else group.lately[:, : x.shape[1]]  # (q, t, f)
+            end = len(self.model.layers) if through else self.last
+            x = prefixed.layers(self.model, x, self.tables, reads, self.below, end, group.before, seen=seen, lately=lately)
             if not through:
                 seen.append(prefixed.Seen(x, x))
             assert group.thread is not None
-            looks.append(self._looks(questions, seen, reads, first[group.thread] - pool.kept[group.thread].thread.head))
+            looks.append(self._looks(questions, seen, reads, first[group.thread] - pool.kept[group.thread].thread.head, lately))
             if through:
                 loss, weight, right = self._answers(questions, x)
                 answers.append(loss)
@@ -223,10 +243,13 @@ class NaturalTask:
         right[chosen] = (logits.detach().argmax(-1) == targets[chosen]) | ~important[chosen]
         return (loss * weights).sum(), weights.sum(), right.all(-1).tolist()
 
-    def _looks(self, questions: Sequence[Question], seen: Sequence[prefixed.Seen], reads: list[prefixed.KV], shift: int) -> Tensor:
+    def _looks(
+        self, questions: Sequence[Question], seen: Sequence[prefixed.Seen], reads: prefixed.Reads, shift: int, lately: Tensor | None = None
+    ) -> Tensor:
         """How unlikely each memory looks where it should when a value's token is said, (l p,)."""
         places = [(i, p) for i, q in enumerate(questions) for p in q.value]
-        n = reads[0][0].shape[2]
+        assert reads.memories[0] is not None
+        n = reads.memories[0][0].shape[2]
         message = torch.zeros(len(places), n)  # (p, n)
         token = torch.zeros(len(places), n)  # (p, n)
         weights = torch.ones(len(places))
@@ -240,18 +263,22 @@ class NaturalTask:
             weights[row] = 2.0 if number == 0 else 1.0 / len(q.value)
         message, token, weights = (value.to(self.model.device) for value in (message, token, weights))
         index = torch.tensor(places).T
+        topics, added = self.model.topics, None
+        if topics is not None and lately is not None and reads.around is not None:
+            added = topics.looks(lately[index[0], index[1]][None], reads.around)[0]  # (p, n)
         out = []
-        for memory, met, (k, _) in zip(self.memories, seen, reads, strict=True):
+        for j, (memory, met, read) in enumerate(zip(self.memories, seen, reads.memories, strict=True)):
+            assert read is not None
             x = met.x[index[0], index[1]]  # (p, d)
-            likely = prefixed.attention(memory, x, k).softmax(-1).mean(1)  # (p, n)
+            likely = prefixed.attention(memory, x, read[0], prefixed.gained(topics, added, j)).softmax(-1).mean(1)  # (p, n)
             out.append(-((likely * (message + token)).sum(-1) + 1e-5).log() * weights)
         return torch.cat(out)
 
-    def _nothing(self, rng: random.Random, pool: Pool, reads: list[prefixed.KV]) -> Tensor:
+    def _nothing(self, rng: random.Random, pool: Pool, reads: prefixed.Reads) -> Tensor:
         """Mean divergence from the backbone's own next tokens where no memory helps."""
         group = rng.choice(pool.nothing)
         x = torch.nn.utils.rnn.pad_sequence(group.states, batch_first=True)  # (q, t, d)
-        x = prefixed.layers(self.model, x, self.tables, reads, self.below, len(self.model.layers), group.before)
+        x = prefixed.layers(self.model, x, self.tables, reads, self.below, len(self.model.layers), group.before, lately=group.lately)
         chosen = [(i, p) for i, q in enumerate(group.questions) for p, target in enumerate(q.targets) if target >= 0]
         chosen = rng.sample(chosen, min(KL_TOKENS, len(chosen)))
         its = torch.stack([group.final[i][p] for i, p in chosen])  # (p, d)

@@ -28,12 +28,14 @@ POSITIONS = 2048
 @dataclass
 class Group:
     """Questions behind one window. thread: the number of the one that tells what is asked, None where nothing told helps. before: keys and values
-    of the window, of each layer. states: what the layers below the first memory make of each question, (t, d). final: without a memory, (t, d)."""
+    of the window, of each layer. states: what the layers below the first memory make of each question, (t, d); lately: its topics at each token
+    (q, t, f), None without. final: without a memory, (t, d)."""
 
     thread: int | None
     before: list[prefixed.KV]
     questions: list[Question]
     states: list[Tensor]
+    lately: Tensor | None
     final: list[Tensor]
 
 
@@ -64,7 +66,7 @@ class Pools:
         rng = random.Random(f"{self.seed} pool {turn}")
         told = [self._told(rng) for _ in range(self.sizes[0])]
         other = [self._other(rng, number) for number in range(self.sizes[1])]
-        unread: prefixed.Reads = [None] * len(self.memories)
+        unread = prefixed.unread(self.model)
         first = [banks.write(self.memories, banks.keep(self.model, thread, unread, self.tables)) for thread in other]
         rows = [bank[-self.slots :] for bank in banks.joined(first, None, [])]
         reads = banks.reads(self.memories, rows)
@@ -114,14 +116,17 @@ class Pools:
 
     def _group(self, number: int | None, prefix: list[int], before: list[prefixed.KV], questions: list[Question]) -> Group:
         ids = padded([q.ids for q in questions], 0).to(self.model.device)  # (q, t)
-        x = prefixed.layers(self.model, self.model.embed_tokens(ids), self.tables, [None] * len(self.memories), 0, self.below, before)
+        met: list[Tensor] = []
+        unread = prefixed.unread(self.model)
+        x = prefixed.layers(self.model, self.model.embed_tokens(ids), self.tables, unread, 0, self.below, before, met=met)
         final: list[Tensor] = []
         if number is None:
-            plain, _ = prefixed.window(self.model, self._ids(prefix), [None] * len(self.memories), self.tables)
-            y = prefixed.layers(self.model, x, self.tables, [None] * len(self.memories), self.below, len(self.model.layers), plain)
+            plain, _ = prefixed.window(self.model, self._ids(prefix), unread, self.tables)
+            y = prefixed.layers(self.model, x, self.tables, unread, self.below, len(self.model.layers), plain)
             final = [y[i, : len(q.ids)].clone() for i, q in enumerate(questions)]
         nothing = (before[0][0][:, :, :, :0], before[0][1][:, :, :, :0])
-        return Group(number, [nothing] * self.below + before[self.below :], questions, [x[i, : len(q.ids)].clone() for i, q in enumerate(questions)], final)
+        states = [x[i, : len(q.ids)].clone() for i, q in enumerate(questions)]
+        return Group(number, [nothing] * self.below + before[self.below :], questions, states, met[1] if met else None, final)
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:

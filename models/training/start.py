@@ -22,6 +22,10 @@ from ..weights import new_model, slots_of
 
 TINY = MemoryConfig(cell="gated", slots=1024, chunk=64, layers=(1, 2), heads=4, head_dim=32, init="zeros")
 
+WHITE = 0.05  # added to every direction of the topics' features, of which the mean variance is 1, before they are made equally wide
+TOPIC_SHARP = 4.9  # how far rows and questions of new topics are scaled up
+KEPT_TOPICS = 4.0  # its sigmoid is what stays of a topics' row when another is written over it
+
 BABI = MemoryConfig(cell="gated", slots=1024, chunk=32, layers=(2, 4), heads=4, head_dim=32, init="zeros")
 
 
@@ -94,7 +98,13 @@ def adapter_memory(config: LM2Config, layers: tuple[int, ...], chunk: int, block
     chunk were found less often; they are found by the row before as well (docs/decisions.md)."""
     heads = config.num_key_value_heads
     width = config.head_dim * (2 if config.num_attention_heads > heads else 1)
-    return MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, content="token", keys="pair")
+    low = topics_below(layers[0])
+    return MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, content="token", keys="pair", topics=low)
+
+
+def topics_below(first: int) -> tuple[int, ...]:
+    """The layers whose values say what is talked of: the lowest, every other one, three at most."""
+    return tuple(i for i in (0, 2, 4) if i < first)
 
 
 def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM2:
@@ -141,6 +151,8 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
                 slot.copy_(torch.diag(0.5 / value(f"{before}input_layernorm.weight").clamp(min=0.02)))
             elif part == "forget_gate.bias":
                 slot.copy_(torch.linspace(4.0, 8.0, d)[torch.randperm(d, generator=generator)])
+            elif part.startswith("topics."):
+                slot.fill_(KEPT_TOPICS if part == "topics.keep" else 1.0 if part == "topics.gain" else 0.0)
             elif part.endswith("gate.bias"):
                 slot.zero_()
             else:
@@ -162,6 +174,27 @@ def _of_groups(own: Tensor, part: str, memory: MemoryConfig, width: int, generat
     whole[:, :width] = per.sum(1) if part == "o" else per.mean(1)
     made = whole.reshape(h * e, d)
     return made.T if part == "o" else made
+
+
+@torch.no_grad()
+def begin_topics(model: LM2, features: Tensor, asked: Tensor, seed: int) -> None:
+    """Start the topics: features (n, f) of what is told, and means (p, f) of what was asked lately, are centred and made equally wide in every direction,
+    for rows and for questions alike, so that rare words count most (docs/decisions.md)."""
+    topics = model.topics
+    assert topics is not None
+    told = features.double().cpu()
+    middle, scale = told.mean(0), told.std(0) + 1e-6
+    z = (told - middle) / scale  # (n, f)
+    d, f = topics.write.weight.shape
+    values, vectors = torch.linalg.eigh(z.T @ z / len(z) + WHITE * torch.eye(f, dtype=torch.double))
+    white = vectors @ torch.diag(values**-0.5) @ vectors.T / scale  # (f, f)
+    if d != f:
+        drawn = torch.randn(max(d, f), min(d, f), dtype=torch.double, generator=torch.Generator().manual_seed(seed))
+        turn = torch.linalg.qr(drawn)[0]  # (most, least), columns of length 1
+        white = (turn if d > f else turn.T) @ white  # (d, f)
+    for part, at in ((topics.write, middle), (topics.query, asked.double().cpu().mean(0))):
+        part.weight.copy_(TOPIC_SHARP * white)
+        part.bias.copy_(-TOPIC_SHARP * white @ at)
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from lm2.models.training.plan import Stage
 STAGE = Stage(1.0, 1, 1, 1)
 
 
-def task(seed=0, keys="pair", **sizes):
-    model = training_kit.model(vocab=259, layers=4, memory_layers=(1, 2), chunk=512, rows=4, content="token", keys=keys)
+def task(seed=0, keys="pair", topics=(), **sizes):
+    model = training_kit.model(vocab=259, layers=4, memory_layers=(1, 2), chunk=512, rows=4, content="token", keys=keys, topics=topics)
     return FindTask(model, training_kit.people(), seed, **({"messages": 12, "at_once": 8} | sizes))
 
 
@@ -27,7 +27,7 @@ def test_rows_and_keys_are_those_of_a_bank(keys):
     thread = made.drawn.threads.thread(random.Random(0), 1)
     thread.ids, thread.head = [*made.drawn.threads.head, *ids], len(made.drawn.threads.head)
     with torch.no_grad():
-        kept = banks.keep(made.model, thread, [None, None], made.drawn.tables)
+        kept = banks.keep(made.model, thread, prefixed.unread(made.model), made.drawn.tables)
         for j, memory in enumerate(made.memories):
             bank = banks.write(made.memories, kept).new[j]
             own = made._rows(memory, memory.norm(pool.states[: len(ids), j].float()))
@@ -38,7 +38,7 @@ def test_rows_and_keys_are_those_of_a_bank(keys):
 
 
 def test_finding_alone_is_trained():
-    made = task()
+    made = task(topics=(0,))
     terms = made.step(STAGE, random.Random(0))
     terms.loss.backward()
     for memory in made.memories:
@@ -47,8 +47,11 @@ def test_finding_alone_is_trained():
         assert memory.k_before_proj.weight.grad.abs().max() > 0 and memory.token_proj.weight.grad[d:].abs().max() > 0
         assert not memory.kv_proj.weight.grad[half:].any(), "values stay"
         assert not memory.token_proj.weight.grad[:d].any(), "gates stay"
-    trained = {name.rsplit(".", 2)[-2] for name, p in made.model.named_parameters() if p.requires_grad}
-    assert trained == {"q_proj", "kv_proj", "k_before_proj", "token_proj"}
+    for part in (made.model.topics.write.weight, made.model.topics.query.weight, made.model.topics.gain):
+        assert part.grad.abs().max() > 0
+    trained = {name.split(".memory.")[1] for name, p in made.model.named_parameters() if p.requires_grad}
+    own = {"q_proj.weight", "kv_proj.weight", "k_before_proj.weight", "token_proj.weight"}
+    assert trained == own | {"topics.write.weight", "topics.write.bias", "topics.query.weight", "topics.query.bias", "topics.gain"}
 
 
 def test_a_new_memory_begins_by_likeness():
@@ -103,6 +106,41 @@ def test_a_pool_is_a_function_of_the_seed_and_goes_on_after_a_restart():
     assert torch.equal(second.step(STAGE, rng).loss, a.loss)
 
 
+def test_topics_are_those_of_a_window():
+    """Features and means that a pool keeps, in a bank as it is trained on: the logits that a window behind the same bank adds."""
+    made = task(topics=(0,), messages=3)
+    pool, model = made.drawn.draw(0), made.model
+    with torch.no_grad():
+        near = model.topics.around(model.topics.write(pool.features.float())[None])  # (1, n, d)
+        trained = model.topics.looks(pool.lately[0].float()[None], near)[0]  # (p, n)
+        bank = torch.zeros(3, 1, 2048, 32)
+        bank[2, 0, : len(pool.features)] = model.topics.write(pool.features.float())
+        state = model.start(bank, len(pool.features), window=512)
+        q = pool.questions[0]
+        ids = torch.tensor([[*made.drawn.threads.head, *q.ids]])
+        model.extend(ids, state, model.tables(512))
+        looked = model._looks(model.topics, ids.shape[1], state, 0)[0]  # (t, n)
+        places = [len(made.drawn.threads.head) + p for p in q.value]
+        inner = slice(10, len(pool.features) - 10)  # the ring goes on into empty rows there
+        assert torch.allclose(trained[:, inner], looked[places][:, inner], atol=2e-2) and looked.abs().max() > 0.1
+
+
+def test_new_topics_tell_messages_apart():
+    """Begun from pools, not trained: what is talked of in a question is nearest to rows of its own message far more often than by chance."""
+    found = []
+    for begun in (False, True):
+        made = task(topics=(0,), messages=30)
+        if begun:
+            made.begin_topics()
+        pool, topics = made._have(0), made.model.topics
+        with torch.no_grad():
+            near = topics.around(topics.write(pool.features.float())[None])
+            looked = topics.looks(torch.stack([x[0] for x in pool.lately]).float()[None], near)[0].argmax(-1)  # (p,)
+        right = [pool.begins[o] + q.fact.begin - 10 <= r < pool.begins[o] + q.fact.end + 10 for r, q, o in zip(looked.tolist(), pool.questions, pool.owner)]
+        found.append(sum(right) / len(right))
+    assert found[1] > 2 * found[0] and found[1] > 0.1, found
+
+
 def test_rows_of_what_was_read_cannot_be_kept():
     model = training_kit.model(vocab=259, layers=4, memory_layers=(1, 2), chunk=64)
     with pytest.raises(ValueError, match=r"memory.content must be 'token'"):
@@ -110,14 +148,15 @@ def test_rows_of_what_was_read_cannot_be_kept():
 
 
 def test_states_of_a_sequence_do_not_depend_on_its_neighbours():
-    made = task()
-    head, _ = prefixed.window(made.model, torch.tensor(made.drawn.threads.head), [None, None], made.drawn.tables, 3)
+    made = task(topics=(0,))
+    head, _ = prefixed.window(made.model, torch.tensor(made.drawn.threads.head), prefixed.unread(made.model), made.drawn.tables, 3)
     sequences = [[5, 6, 7], [9, 8], [1, 2, 3, 4, 5, 6]]
     with torch.no_grad():
         together = made.drawn.states(sequences, head)
         for i, ids in enumerate(sequences):
             alone = made.drawn.states([ids], head)[0]
-            assert together[i].shape == (len(ids), 2, 32) and torch.allclose(together[i].float(), alone.float(), atol=5e-3)
+            assert together[i].states.shape == (len(ids), 2, 32) and together[i].lately.shape == (len(ids), 16)
+            assert all(torch.allclose(a.float(), b.float(), atol=5e-3) for a, b in zip(together[i], alone, strict=True))
 
 
 def test_states_are_kept_and_made_again_where_the_file_is_not_theirs(tmp_path):

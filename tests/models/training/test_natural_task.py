@@ -29,11 +29,12 @@ def some(count, seed):
     return torch.randint(0, 259, (count,), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("content", ["both", "token"])
+@pytest.mark.parametrize("content", ["both", "token", "topics"])
 def test_rows_are_those_of_a_fold(content):
     """A thread kept once and written from what its memories met: the bank after a fold, over rows that were there."""
-    model, memories = made(content=content)
-    bank = torch.randn(2, 1, 128, 32, generator=torch.Generator().manual_seed(1)).double()
+    model, memories = made(**({"content": content} if content != "topics" else {"content": "token", "topics": (0,)}))
+    count = model.config.memory.banks
+    bank = torch.randn(count, 1, 128, 32, generator=torch.Generator().manual_seed(1)).double()
     ids = some(50, 2)
     thread = training_kit.people().thread(random.Random(0), 10)
     thread.ids, thread.head = ids.tolist(), 0
@@ -43,7 +44,7 @@ def test_rows_are_those_of_a_fold(content):
         written = banks.write(memories, kept)
         rows = banks.joined([written], [b[0, :50] for b in bank], [])
         _, after = model(ids[None], bank)
-    for j in range(2):
+    for j in range(count):
         assert torch.allclose(rows[j], after[j, 0, :50], atol=1e-9), j
     wrong = banks.joined([written], None, [])
     assert not torch.allclose(wrong[0], after[0, 0, :50], atol=1e-3), "rows that were there count"
@@ -54,18 +55,20 @@ def test_later_talk_is_written_over():
     assert torch.equal(banks.joined([a], None, [b, b])[0], torch.full((4, 32), 0.25 + 0.5 * (0.25 + 0.5 * 1.0)))
 
 
-def test_questions_behind_a_window_are_a_sessions():
+@pytest.mark.parametrize("topics", [(), (0,)])
+def test_questions_behind_a_window_are_a_sessions(topics):
     """Several questions of unequal length after one window: each has the logits of the window read on with it alone."""
-    model, memories = made()
-    bank = torch.randn(2, 1, 128, 32, generator=torch.Generator().manual_seed(1)).double()
+    model, memories = made(topics=topics)
+    bank = torch.randn(model.config.memory.banks, 1, 128, 32, generator=torch.Generator().manual_seed(1)).double()
     window, questions = some(21, 3), [some(9, 4), some(14, 5)]
     with torch.no_grad():
         reads = banks.reads(memories, list(bank[:, 0]))
         before, _ = prefixed.window(model, window, reads, model.tables(64))
         x = torch.nn.utils.rnn.pad_sequence([model.embed_tokens(q) for q in questions], batch_first=True)
-        low = prefixed.layers(model, x, model.tables(64), reads, 0, 1, before)
+        met = []
+        low = prefixed.layers(model, x, model.tables(64), reads, 0, 1, before, met=met)
         above = [(before[0][0][:, :, :0], before[0][1][:, :, :0]), *before[1:]]  # as pools keep it
-        h = prefixed.layers(model, low, model.tables(64), reads, 1, 4, above)
+        h = prefixed.layers(model, low, model.tables(64), reads, 1, 4, above, lately=met[1] if met else None)
         for i, q in enumerate(questions):
             _, state = model.extend(window[None], model.start(bank, window=64), model.tables(64))
             logits, _ = model.extend(q[None], state, model.tables(64))
@@ -74,7 +77,7 @@ def test_questions_behind_a_window_are_a_sessions():
         first = prefixed.layers(model, x, model.tables(64), reads, 0, 4, none)
         logits, _ = model.extend(questions[0][None], model.start(bank, window=64), model.tables(64))
         assert torch.allclose(model.lm_head(model.norm(first[0, 8])), logits[0, -1], atol=1e-9), "a window of nothing"
-        alone = prefixed.layers(model, x, model.tables(64), [None, None], 0, 4, before)
+        alone = prefixed.layers(model, x, model.tables(64), prefixed.unread(model), 0, 4, before)
     assert not torch.allclose(alone, h, atol=1e-3), "the bank is read"
 
 
@@ -82,7 +85,7 @@ def test_never_written_rows_take_their_share():
     _, memories = made()
     rows = torch.randn(5, 32).double()
     few, more = (banks.reads(memories, [rows, rows], empty) for empty in (0, 3))
-    assert few[0][0].shape[2] == 5 and more[0][0].shape[2] == 8 and not more[0][0][:, :, 5:].any()
+    assert few.memories[0][0].shape[2] == 5 and more.memories[0][0].shape[2] == 8 and not more.memories[0][0][:, :, 5:].any()
 
 
 def test_a_step_is_a_function_of_its_seed_and_trains_the_memory_alone():
@@ -122,7 +125,7 @@ def test_a_look_at_the_values_row_costs_least():
         x[0, 1:3] = query / query.square().mean(-1, keepdim=True).sqrt()
         with torch.no_grad():
             memory.norm.weight.fill_(float(query.square().mean().sqrt()))
-            return task._looks([asked], [prefixed.Seen(x, x)] * 2, [(keys, keys)] * 2, 2)[2:].mean().item()
+            return task._looks([asked], [prefixed.Seen(x, x)] * 2, prefixed.Reads([(keys, keys)] * 2), 2)[2:].mean().item()
 
     own, message, other = cost(8, 9), cost(6, 11), cost(15, 2)
     assert own < message < other and own < 0.5, (own, message, other)
