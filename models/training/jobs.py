@@ -168,6 +168,7 @@ def chat(
         memory = start.adapter_memory(folder.config, layers or default_layers(folder.config.num_hidden_layers), chunk, blocks)
     else:
         memory = replace(begun.memory, layers=layers or begun.memory.layers)
+        start.check_layers(begun, memory.layers)
         if memory.cell == "gated" and memory.init == "zeros" and memory.keys == "pair" and not memory.topics:
             memory = replace(memory, topics=start.topics_below(memory.layers[0]))
     if plan.task == "find" and memory.content != "token":
@@ -184,7 +185,7 @@ def chat(
     with together.first_alone():
         threads = people.threads(model, key, tokenizer, turns, data, out, plan.seed, say, ask=plan.task == "chat")
     task = NaturalTask(model, threads, plan.seed)
-    new_topics = bool(memory.topics) and (begun is None or not begun.memory.topics)
+    new_topics = bool(memory.topics) and (begun is None or (begun.memory.topics, begun.memory.layers[:1]) != (memory.topics, memory.layers[:1]))
     new = [i for i in memory.layers if begun is None or i not in begun.memory.layers]
     if fresh and new:
         for i, probe in zip(new, task.probe(new), strict=True):

@@ -197,10 +197,16 @@ def begin_topics(model: LM2, features: Tensor, asked: Tensor, seed: int) -> None
         part.bias.copy_(-TOPIC_SHARP * white @ at)
 
 
+def check_layers(adapter: Adapter, layers: tuple[int, ...]) -> None:
+    """Raise ConvertError for an adapter of none of these layers."""
+    if not set(adapter.memory.layers) & set(layers):
+        raise ConvertError(f"{adapter.path} has memories for layers {adapter.memory.layers}, the model for {layers}: name one of its layers")
+
+
 @torch.no_grad()
 def take(model: LM2, adapter: Adapter, key: str) -> None:
     """Copy an adapter's tensors into a model whose memory has its sizes, in the layers that both have. key: the model's backbone. Raises ConvertError
-    for another one, and for an adapter of none of the model's layers."""
+    for another one."""
     if adapter.key != key:
         raise ConvertError(
             f"{adapter.path} is a memory for {adapter.name} (backbone {adapter.key[:12]}), the model is another (backbone {key[:12]}): "
@@ -208,10 +214,6 @@ def take(model: LM2, adapter: Adapter, key: str) -> None:
         )
     own = replace(model.config, memory=adapter.memory)
     check_shapes(adapter, own)
-    if not set(adapter.memory.layers) & set(model.config.memory.layers):
-        raise ConvertError(
-            f"{adapter.path} has memories for layers {adapter.memory.layers}, the model for {model.config.memory.layers}: name one of its layers"
-        )
     tensors = adapter.tensors(own)
     for name, slot in slots_of(model):
         if name in tensors:

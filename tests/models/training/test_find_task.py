@@ -136,7 +136,7 @@ def test_new_topics_tell_messages_apart():
         with torch.no_grad():
             near = topics.around(topics.write(pool.features.float())[None])
             looked = topics.looks(torch.stack([x[0] for x in pool.lately]).float()[None], near)[0].argmax(-1)  # (p,)
-        right = [pool.begins[o] + q.fact.begin - 10 <= r < pool.begins[o] + q.fact.end + 10 for r, q, o in zip(looked.tolist(), pool.questions, pool.owner)]
+        right = [pool.begins[o] + q.fact.begin - 10 <= r < pool.begins[o] + q.fact.end + 10 for r, q, o in zip(looked.tolist(), pool.questions, pool.owner, strict=True)]
         found.append(sum(right) / len(right))
     assert found[1] > 2 * found[0] and found[1] > 0.1, found
 
