@@ -59,6 +59,8 @@ def memory_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
     shapes["content.weight"] = (d, d)
     if m.scale:
         shapes["scale"] = (d,)
+    if m.opens == "both":
+        shapes |= {"open_gate.weight": (1, d), "open_gate.bias": (1,)}
     return shapes
 
 

@@ -40,6 +40,7 @@ class GatedMemory(nn.Module):
         self.read_proj = nn.Linear(d, 2 * d)  # output gate, forget gate
         self.input_bias = nn.Parameter(torch.zeros(d))  # (d,)
         self.scale = nn.Parameter(torch.ones(d)) if m.scale else None  # (d,)
+        self.open_gate = nn.Linear(d, 1) if m.opens == "both" else None
         self.topics = Topics(config) if m.topics and layer == m.layers[0] else None
 
     def keys_values(self, bank: Tensor, dtype: torch.dtype, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -55,6 +56,13 @@ class GatedMemory(nn.Module):
             before = r.roll(1, dims=1) if places is None else self.bank_norm(bank[:, places - 1]).to(dtype)  # (b, p, d); row -1 is the last
             k = k + self.k_before_proj(before).view(b, p, self.heads, self.width).transpose(1, 2)
         return k, v
+
+    def opened(self, gates: Tensor, u: Tensor) -> Tensor:
+        """Output and forget gate's logits (..., 2d) with what the token's normed state u (..., d) says of the first."""
+        if self.open_gate is None:
+            return gates
+        output, forget = gates.chunk(2, dim=-1)  # (..., d) each
+        return torch.cat((output + self.open_gate(u), forget), dim=-1)  # (..., 2d)
 
     def forward(self, x: Tensor, kv: tuple[Tensor, Tensor] | None, old: Tensor, looks: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
         """x (b, t, d) residual stream; kv of the bank, or None for a bank of zeros; old (b, t, d) rows of these positions; looks (b, t, n): what topics
@@ -74,7 +82,7 @@ class GatedMemory(nn.Module):
         read = F.scaled_dot_product_attention(q, *kv, attn_mask=mask).transpose(1, 2).reshape(b, t, -1)  # (b, t, h e)
         if self.o_proj is not None:
             read = self.o_proj(read)  # (b, t, d)
-        gates = self.read_proj(read.to(u.dtype))  # (b, t, 2d)
+        gates = self.opened(self.read_proj(read.to(u.dtype)), u)  # (b, t, 2d)
         return gated_memory_finish(token, gates, read, old, self.input_bias, self.scale, x.dtype, self.both)  # (b, t, d) each
 
 

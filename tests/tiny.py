@@ -21,6 +21,7 @@ def config(cell="gated", pool="causal", vocab=61, layers=3, chunk=16, rows=1, me
             content=fields.pop("content", "both"),
             window=fields.pop("window", None),
             keys=fields.pop("keys", "row"),
+            opens=fields.pop("opens", "read"),
             topics=fields.pop("topics", ()),
             topic_back=fields.pop("topic_back", 24),
             topic_around=fields.pop("topic_around", 10),

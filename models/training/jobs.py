@@ -169,8 +169,8 @@ def chat(
     else:
         memory = replace(begun.memory, layers=layers or begun.memory.layers)
         start.check_layers(begun, memory.layers)
-        if memory.cell == "gated" and memory.init == "zeros" and memory.keys == "pair" and not memory.topics:
-            memory = replace(memory, topics=start.topics_below(memory.layers[0]))
+        if memory.keys == "pair":
+            memory = replace(memory, opens="both", topics=memory.topics or start.topics_below(memory.layers[0]))
     if plan.task == "find" and memory.content != "token":
         raise TrainError(f"{adapter}: --task find needs rows that are made of their token alone (memory.content token), not {memory.content}")
     model = start.warm(folder, memory, plan.seed, half)

@@ -105,7 +105,7 @@ def layers(
             if seen is not None:
                 seen.append(Seen(x, got))
             if read is not None:
-                gate = memory.read_proj(got)[..., : x.shape[-1]]  # (q, t, d) of the output gate
+                gate = memory.opened(memory.read_proj(got), memory.norm(x))[..., : x.shape[-1]]  # (q, t, d) of the output gate
                 a = a + torch.sigmoid(gate) * got
         x = block.finish(x, a)
     return x

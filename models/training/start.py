@@ -99,7 +99,7 @@ def adapter_memory(config: LM2Config, layers: tuple[int, ...], chunk: int, block
     heads = config.num_key_value_heads
     width = config.head_dim * (2 if config.num_attention_heads > heads else 1)
     low = topics_below(layers[0])
-    return MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, content="token", keys="pair", topics=low)
+    return MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, content="token", keys="pair", opens="both", topics=low)
 
 
 def topics_below(first: int) -> tuple[int, ...]:
@@ -151,6 +151,8 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
                 slot.copy_(torch.diag(0.5 / value(f"{before}input_layernorm.weight").clamp(min=0.02)))
             elif part == "forget_gate.bias":
                 slot.copy_(torch.linspace(4.0, 8.0, d)[torch.randperm(d, generator=generator)])
+            elif part.startswith("open_gate."):
+                slot.zero_()
             elif part.startswith("topics."):
                 slot.fill_(KEPT_TOPICS if part == "topics.keep" else 1.0 if part == "topics.gain" else 0.0)
             elif part.endswith("gate.bias"):

@@ -203,3 +203,28 @@ def test_what_a_window_refuses():
         state = model.fold(state)
     with pytest.raises(ValueError, match=r"48 \+ 1 tokens do not fit in a window of 48"):
         model.extend(tokens(1, 1), state, tables)
+
+
+def test_the_token_opens_the_output_gate():
+    """`opens: both`: the gate's logits are those of what was read and of the token, and with no weight there nothing is changed."""
+    import tiny
+
+    from lm2.models.weights import random_model
+
+    model, plain = (random_model(tiny.config(opens=opens), 3).double() for opens in ("both", "read"))
+    for layer in (0, 2):
+        gate = model.blocks[layer].memory.open_gate
+        own = {n: p for n, p in model.blocks[layer].memory.named_parameters() if "open_gate" not in n}
+        for name, p in plain.blocks[layer].memory.named_parameters():
+            p.data.copy_(own[name])
+        gate.weight.data *= 3
+    memory, other = model.blocks[2].memory, plain.blocks[2].memory
+    x, bank = torch.randn(1, 5, 32).double(), torch.randn(1, 16, 32).double()
+    kv, old = memory.keys_values(bank, x.dtype), torch.zeros(1, 5, 32).double()
+    read = memory.o_proj(torch.nn.functional.scaled_dot_product_attention(memory.q_proj(memory.norm(x)).view(1, 5, 4, 8).transpose(1, 2), *kv).transpose(1, 2).flatten(2))
+    logits = other.read_proj(read)[..., :32] + memory.norm(x) @ memory.open_gate.weight[0][:, None] + memory.open_gate.bias
+    add, rows = memory(x, kv, old)
+    assert torch.allclose(add, torch.sigmoid(logits) * read, atol=1e-12)
+    assert torch.equal(rows, other(x, kv, old)[1]) and not torch.allclose(add, other(x, kv, old)[0], atol=1e-3)
+    memory.open_gate.weight.data.zero_(), memory.open_gate.bias.data.zero_()
+    assert torch.allclose(memory(x, kv, old)[0], other(x, kv, old)[0], atol=1e-12)

@@ -55,10 +55,10 @@ def test_later_talk_is_written_over():
     assert torch.equal(banks.joined([a], None, [b, b])[0], torch.full((4, 32), 0.25 + 0.5 * (0.25 + 0.5 * 1.0)))
 
 
-@pytest.mark.parametrize("topics", [(), (0,)])
-def test_questions_behind_a_window_are_a_sessions(topics):
+@pytest.mark.parametrize("fields", [{}, {"topics": (0,)}, {"opens": "both"}], ids=["plain", "topics", "opens"])
+def test_questions_behind_a_window_are_a_sessions(fields):
     """Several questions of unequal length after one window: each has the logits of the window read on with it alone."""
-    model, memories = made(topics=topics)
+    model, memories = made(**fields)
     bank = torch.randn(model.config.memory.banks, 1, 128, 32, generator=torch.Generator().manual_seed(1)).double()
     window, questions = some(21, 3), [some(9, 4), some(14, 5)]
     with torch.no_grad():
