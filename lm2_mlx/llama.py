@@ -56,14 +56,15 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     return mx.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x.dtype)  # (b, t, h, e)
 
 
-def attention(q: mx.array, k: mx.array, v: mx.array, cpu: bool, mask: str | None = None) -> mx.array:
-    """softmax(q k^T / sqrt(e)) v: q (b, h, t, e), k (b, k, s, e), v (b, k, s, any) -> (b, h, t, any) in v's dtype; mask `causal` or None.
+def attention(q: mx.array, k: mx.array, v: mx.array, cpu: bool, mask: str | mx.array | None = None) -> mx.array:
+    """softmax(q k^T / sqrt(e)) v: q (b, h, t, e), k (b, k, s, e), v (b, k, s, any) -> (b, h, t, any) in v's dtype; mask `causal`, None, or a term (b, 1, t, s).
 
     On a CPU half precisions are widened first: scores are rounded to them there, while a GPU's kernel keeps float32 inside.
     """
     scale, dtype = q.shape[-1] ** -0.5, v.dtype
     if cpu and dtype != mx.float32:
         q, k, v = (a.astype(mx.float32) for a in (q, k, v))
+    mask = mask.astype(q.dtype) if isinstance(mask, mx.array) else mask
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask).astype(dtype)
 
 

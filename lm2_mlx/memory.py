@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from .linear import Dense, Linear
 from .llama import Cache, RMSNorm, attention
+from .topics import Topics
 
 
 def gated_memory_update(i: mx.array, f: mx.array, z: mx.array, old: mx.array) -> mx.array:
@@ -43,6 +44,7 @@ class GatedMemory:
     scale: mx.array | None  # (d,) float32
     both: bool  # a row is made of what was read too, not of the token alone
     cpu: bool
+    topics: Topics | None = None  # of all memories, with the first of them
 
     def keys_values(self, rows: mx.array, before: mx.array | None = None) -> tuple[mx.array, mx.array]:
         """K (b, h, n, e) and V (b, h, n, e, or e + 1 on a CPU) of rows (b, n, d): computed once per chunk. Zero rows give zeros.
@@ -63,12 +65,15 @@ class GatedMemory:
         """The memory's own view of its layer's input: x (b, t, d) -> float32 (b, t, d)."""
         return self.norm(x)
 
-    def step(self, x: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """x (b, t, d) residual stream; k, v of the bank. Returns `seen`, what joins the attention output, and what was read: float32 (b, t, d)."""
+    def step(self, x: mx.array, k: mx.array, v: mx.array, looks: mx.array | None = None) -> tuple[mx.array, mx.array, mx.array]:
+        """x (b, t, d) residual stream; k, v of the bank; looks (b, t, n): what topics add to the attention's logits, this memory's gain in it.
+
+        Returns `seen`, what joins the attention output, and what was read: float32 (b, t, d).
+        """
         b, t, _ = x.shape
         u = self.seen(x)  # (b, t, d)
         q = self.q(u.astype(self.q.dtype)).reshape(b, t, self.heads, self.width).swapaxes(1, 2)  # (b, h, t, e)
-        e = attention(q, k, v, self.cpu)  # (b, h, t, e or e + 1)
+        e = attention(q, k, v, self.cpu, None if looks is None else looks[:, None])  # (b, h, t, e or e + 1)
         if self.cpu:
             e = e[..., :-1] / e[..., -1:]  # (b, h, t, e)
         e = e.swapaxes(1, 2).reshape(b, t, -1)  # (b, t, h e)

@@ -17,6 +17,7 @@ from ..models.config import LM2Config
 from .linear import Linear
 from .llama import MLP, Attention, RMSNorm, attend, rope_tables
 from .memory import GatedMemory, ReleasedMemory
+from .topics import Topics
 
 
 @dataclass
@@ -85,7 +86,8 @@ class WindowState(NamedTuple):
 
     written: tokens in the bank, ever; number i lies in row i mod n. Positions below `folded` are in the bank, by a fold or because the first
     `carried` of them were carried over.
-    reads (cell gated): K and V of each bank, (b, h, n, e), None for a bank of zeros. tokens (cell released, pooled over the chunk): the
+    reads (cell gated): K and V of each memory's bank, (b, h, n, e), None for a bank of zeros. around: what is near each row of the topics' bank,
+    (b, n, d) float32; None without topics, or for a bank of zeros. tokens (cell released, pooled over the chunk): the
     ids so far (b, s), with `after` the bank they lead to; such a window is computed anew in each call and has empty buffers.
     """
 
@@ -98,6 +100,7 @@ class WindowState(NamedTuple):
     after: mx.array | None = None
     folded: int = 0
     carried: int = 0
+    around: mx.array | None = None
 
     @property
     def stale(self) -> bool:
@@ -123,7 +126,8 @@ class LM2:
         self.cpu = cpu
         self.embed, self.blocks, self.norm, self.head = embed, blocks, norm, head
         self.lengthen(config.memory.chunk)
-        self.bank_of = {layer: j for j, layer in enumerate(config.memory.layers)}
+        self.bank_of = {layer: j for j, layer in enumerate(config.memory.layers)}  # the topics' bank, if there is one, is the last
+        self.topics = next((b.memory.topics for b in blocks if isinstance(b.memory, GatedMemory) and b.memory.topics), None)
         self.exact = config.memory.cell == "released" and config.memory.gate_pool == "chunk"
         plain = [Pieces(b.project, b.finish, b.memory.step if isinstance(b.memory, GatedMemory) else None) for b in blocks]
         self.pieces = plain
@@ -174,6 +178,7 @@ class LM2:
             for name in ("keys", "values"):
                 arrays[f"{name}{i}"] = mx.zeros((b, c.num_key_value_heads, size, c.head_dim), self.dtype)  # (b, k, W, e)
         reads: list[tuple[mx.array, mx.array] | None] = []
+        around = None
         if m.cell == "gated":
             heard = np.array(mx.any(bank != 0, axis=(1, 2, 3)))  # (l,)
             for i, j in self.bank_of.items():
@@ -182,14 +187,16 @@ class LM2:
                 reads.append(memory.keys_values(bank[j]) if heard[j] else None)
                 for name in ("seen", "read") if heard[j] else ("seen",):
                     arrays[f"{name}{j}"] = mx.zeros((b, m.chunk, c.hidden_size))  # (b, T, d)
+            if self.topics is not None and heard[-1]:
+                around = self.topics.around(bank[-1], 0, m.slots)  # (b, n, d)
         else:
             for i in range(c.num_hidden_layers):
                 for name in ("mkeys", "mvalues"):
                     arrays[f"{name}{i}"] = mx.zeros((b, m.heads, m.chunk, m.head_dim), self.dtype)  # (b, h, T, e)
                 arrays[f"sums{i}"] = mx.zeros((b, m.chunk, c.hidden_size))  # (b, T, d)
             arrays["rows"] = mx.zeros((b, m.chunk, m.slots))  # (b, T, n)
-        state = WindowState(bank, written, 0, Buffers(arrays, carried), tuple(reads), folded=carried, carried=carried)
-        evaluate(state, *(x for kv in reads if kv for x in kv))
+        state = WindowState(bank, written, 0, Buffers(arrays, carried), tuple(reads), folded=carried, carried=carried, around=around)
+        evaluate(state, *(x for kv in reads if kv for x in kv), *([] if around is None else [around]))
         return state
 
     def extend(self, ids: mx.array, state: WindowState, all_logits: bool = False) -> tuple[mx.array, WindowState]:
@@ -245,10 +252,19 @@ class LM2:
             reads.append((mx.contiguous(_placed(old[0], made[0], first)), mx.contiguous(_placed(old[1], made[1], first))))
             if f"read{j}" not in arrays:
                 arrays[f"read{j}"] = mx.zeros_like(arrays[f"seen{j}"])  # (b, T, d)
+        around = None if self.topics is None else self._around(self.topics, state, bank[-1], count)  # (b, n, d)
         state.buffers.folded = state.length
-        state = state._replace(bank=bank, written=state.written + count, folded=state.length, reads=tuple(reads))
-        evaluate(state, bank, *(x for kv in reads for x in kv))
+        state = state._replace(bank=bank, written=state.written + count, folded=state.length, reads=tuple(reads), around=around)
+        evaluate(state, bank, *(x for kv in reads for x in kv), *([] if around is None else [around]))
         return state
+
+    def _around(self, topics: Topics, state: WindowState, bank: mx.array, count: int) -> mx.array:
+        """What is near each row of the topics' bank (b, n, d) once `count` rows of the state are in it, lazy: made anew for them and those to either side."""
+        n = bank.shape[1]
+        if state.around is None:
+            return topics.around(bank, 0, n)  # (b, n, d)
+        first = (self.first_row(state.written) - topics.near) % n
+        return _placed(state.around, topics.around(bank, first, min(count + 2 * topics.near, n)), first)  # (b, n, d)
 
     def rows(self, state: WindowState, first: int, count: int) -> mx.array:
         """Rows first mod n .. of the bank as of the last fold, round its end: lazy (l, b, count, d)."""
@@ -282,6 +298,9 @@ class LM2:
             assert isinstance(memory, GatedMemory)
             read = None if state.reads[j] is None else arrays[f"read{j}"][:, :count]
             new.append(memory.rewrite(arrays[f"seen{j}"][:, :count], read, _taken(state.bank[j], first, count)))  # (b, count, d)
+        if self.topics is not None:
+            features = self.topics.features([arrays[f"values{i}"][:, :, state.folded : state.length] for i in self.topics.layers])  # (b, count, f)
+            new.append(self.topics.rows(features, _taken(state.bank[-1], first, count)))  # (b, count, d)
         return mx.stack(new) if new else mx.zeros((0, state.bank.shape[1], count, state.bank.shape[3]))
 
     def _layers(self, ids: mx.array, state: WindowState, past: int, alone: bool) -> tuple[mx.array, mx.array | None]:
@@ -296,6 +315,7 @@ class LM2:
         place = past + known - state.folded
         x = self.embed.rows(ids)  # (b, t, d)
         rows = state.bank[0, :, past : past + t] if self.config.memory.cell == "released" else None  # (b, t, n)
+        looks = None
         for i, (block, pieces) in enumerate(zip(self.blocks, self.step_pieces if t == 1 else self.pieces, strict=True)):
             q, k, v = pieces.project(x, cos, sin)  # (b, h, t, e), (b, k, t, e) twice
             if not alone:
@@ -316,17 +336,28 @@ class LM2:
             else:
                 j = self.bank_of[i]
                 kv = state.reads[j]
+                if block.memory.topics is not None:
+                    looks = self._looks(block.memory.topics, state, past, t)  # (b, t, n) each
                 if kv is None:
                     if known < t:
                         put(f"seen{j}", block.memory.seen(x)[:, known:], place, 1)
                     x = pieces.finish(x, a)
                 else:
-                    seen, add, read = pieces.read(x, *kv)
+                    seen, add, read = pieces.read(x, *kv, *([] if looks is None else [looks[j]]))
                     if known < t:
                         put(f"seen{j}", seen[:, known:], place, 1)
                         put(f"read{j}", read[:, known:], place, 1)
                     x = pieces.finish(x, a, add)
         return x, rows
+
+    @staticmethod
+    def _looks(topics: Topics, state: WindowState, past: int, t: int) -> list[mx.array] | None:
+        """What topics add to each memory's logits at t positions from `past` on, (b, t, n) each, by values that are kept already. None: nothing."""
+        if state.around is None:
+            return None
+        kept = [state.buffers.arrays[f"values{i}"][:, :, max(0, past - topics.back + 1) : past + t] for i in topics.layers]  # (b, k, s, e) each
+        looks = topics.looks(topics.features(kept), past, t, state.around)  # (b, t, n)
+        return [topics.gain[j] * looks for j in range(topics.gain.size)]
 
     def _pooled(self, lifted: mx.array, state: WindowState, i: int, past: int, alone: bool) -> mx.array:
         """Mean of lifted (b, t, d) over the chunk (b, 1, d), or at each token over those up to it (b, t, d)."""

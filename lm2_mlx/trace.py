@@ -31,8 +31,8 @@ class _Gated(GatedMemory):
     notes: Notes = field(default_factory=dict)
     name: str = ""
 
-    def step(self, x: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        seen, add, read = super().step(x, k, v)
+    def step(self, x: mx.array, k: mx.array, v: mx.array, looks: mx.array | None = None) -> tuple[mx.array, mx.array, mx.array]:
+        seen, add, read = super().step(x, k, v, looks)
         self.notes |= {f"{self.name}.read": read, f"{self.name}.add": add}
         return seen, add, read
 

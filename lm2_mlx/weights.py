@@ -15,6 +15,7 @@ from .linear import Dense, Linear, Quantized, stacked
 from .llama import MLP, Attention, RMSNorm
 from .memory import GatedMemory, ReleasedMemory
 from .model import LM2, Block
+from .topics import Topics
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
@@ -146,4 +147,11 @@ def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:
         scale=reader.array(f"{p}scale") if m.scale else None,
         both=m.content == "both",
         cpu=reader.cpu,
+        topics=_topics(reader, f"{p}topics.") if reader.has(f"{p}topics.gain") else None,
     )
+
+
+def _topics(reader: _Reader, p: str) -> Topics:
+    m = reader.folder.config.memory
+    write, query = (reader.dense(f"{p}{name}") for name in ("write", "query"))
+    return Topics(m.topics, m.topic_back, m.topic_around, write, query, reader.array(f"{p}keep"), reader.array(f"{p}gain"))

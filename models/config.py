@@ -71,7 +71,12 @@ class MemoryConfig:
     @property
     def banks(self) -> int:
         """How many banks a session carries: one per memory layer and one for topics (gated), or one in all (released)."""
-        return 1 if self.cell == "released" else len(self.layers) + bool(self.topics)
+        return self.memories + bool(self.topics)
+
+    @property
+    def memories(self) -> int:
+        """How many of the banks, the first ones, hold what memories read and write; the topics' bank after them is none of these."""
+        return 1 if self.cell == "released" else len(self.layers)
 
 
 @dataclass(frozen=True)

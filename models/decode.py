@@ -21,6 +21,7 @@ from .kernels.stream import released_pool, store_heads
 from .llama import wide
 from .lm2 import LM2, ExactInside, GatedInside, StreamInside, WindowState
 from .memory import GatedMemory, ReleasedMemory
+from .topics import Topics
 
 
 class Buffers(NamedTuple):
@@ -28,8 +29,9 @@ class Buffers(NamedTuple):
 
     old (l, b, T + 1, d): the bank's rows that tokens since the last fold rewrite, as they were; rows the same, as they become; the last place is
     where a carried token's row goes, unread. keys, values (L, b, k, W, e).
-    read_keys, read_values: cell gated, of each bank (l, b, h, n, e); cell released, of the chunk's rows in each layer (L, b, h, T, e).
+    read_keys, read_values: cell gated, of each memory's bank (l, b, h, n, e); cell released, of the chunk's rows in each layer (L, b, h, T, e).
     sums: cell released, running sums for the pool, (L, b, T + 1, d), at 0 nothing; cell gated (0,).
+    around: what is near each row of the topics' bank, (b, n, d); without topics (0,).
     """
 
     inputs: Tensor
@@ -41,6 +43,7 @@ class Buffers(NamedTuple):
     read_keys: Tensor
     read_values: Tensor
     sums: Tensor
+    around: Tensor
 
     @property
     def batch(self) -> int:
@@ -65,11 +68,11 @@ def new_buffers(model: LM2, batch: int, window: int | None = None) -> Buffers:
     kv = (layers, batch, c.num_key_value_heads, window or chunk, c.head_dim)
     rows = (m.banks, batch, chunk + 1, d)
     gated = m.cell == "gated"
-    reads = (m.banks if gated else layers, batch, m.heads, m.slots, m.head_dim)
+    reads = (len(m.layers) if gated else layers, batch, m.heads, m.slots, m.head_dim)
     sums = zeros(0, dtype=exact) if gated else zeros(layers, batch, chunk + 1, d, dtype=exact)
     return Buffers(
         zeros(3 * batch, dtype=torch.long), zeros(batch, c.vocab_size, dtype=exact), zeros(*rows, dtype=exact), zeros(*rows, dtype=exact),
-        zeros(*kv), zeros(*kv), zeros(*reads), zeros(*reads), sums,
+        zeros(*kv), zeros(*kv), zeros(*reads), zeros(*reads), sums, zeros(*((batch, m.slots, d) if m.topics else (0,)), dtype=exact),
     )  # fmt: skip
 
 
@@ -93,7 +96,10 @@ def begin(model: LM2, buffers: Buffers, bank: Tensor, written: int, carried: int
             k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j], model.dtype)  # (b, h, n, e) each
             buffers.read_keys[j].copy_(k)
             buffers.read_values[j].copy_(v)
-        inside = GatedInside(tuple(zip(buffers.read_keys, buffers.read_values, strict=True)), rows)
+        topics = model.topics
+        if topics is not None:
+            buffers.around.copy_(topics.around(bank[-1]))
+        inside = GatedInside(tuple(zip(buffers.read_keys, buffers.read_values, strict=True)), rows, None if topics is None else buffers.around)
     else:
         buffers.read_keys.zero_()
         buffers.read_values.zero_()
@@ -112,6 +118,9 @@ def fold(model: LM2, buffers: Buffers, state: WindowState) -> WindowState:
         k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j], model.dtype, places)  # (b, h, c, e) each
         buffers.read_keys[j].index_copy_(2, places, k)
         buffers.read_values[j].index_copy_(2, places, v)
+    if model.topics is not None:
+        near = model.near(state.written, count)  # (c,)
+        buffers.around.index_copy_(1, near, model.topics.around(bank[-1], near))
     _offer(model, buffers, bank, written)
     return state._replace(bank=bank, written=written, folded=state.length)
 
@@ -142,6 +151,8 @@ def adopt(model: LM2, buffers: Buffers, sequence: int, state: WindowState) -> No
         for j, kv in enumerate(state.inside.reads):
             buffers.read_keys[j, at] = 0 if kv is None else kv[0][0]
             buffers.read_values[j, at] = 0 if kv is None else kv[1][0]
+        if len(buffers.around):
+            buffers.around[at] = 0 if state.inside.around is None else state.inside.around[0]
     else:
         buffers.read_keys[:, at, :, s] = state.inside.keys[:, 0, :, s]
         buffers.read_values[:, at, :, s] = state.inside.values[:, 0, :, s]
@@ -161,11 +172,14 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "t
     blocks = model.blocks
     normed = rms_norm(x, blocks[0].input_layernorm.weight, model.config.rms_norm_eps, x.dtype)  # (b, d)
     rows = buffers.old[0, torch.arange(b, device=x.device), position] if len(buffers.sums) else None  # (b, d)
+    looks = None
     for i, block in enumerate(blocks):
         found = None
         if isinstance(block.memory, GatedMemory):
             with _on(beside):
-                found = _read(block.memory, buffers, model.bank_of[i], x)  # (b, 2d), (b, 2d), (b, d)
+                if block.memory.topics is not None:
+                    looks = _looks(block.memory.topics, buffers, position, row)  # (l, b, n)
+                found = _read(block.memory, buffers, model.bank_of[i], x, looks)  # (b, 2d), (b, 2d), (b, d)
         q = rotate_store(block.self_attn.qkv_proj(normed), *tables, position, buffers.keys[i], buffers.values[i])  # (b, h, e)
         a = block.self_attn.o_proj(decode_attention(q, buffers.keys[i], buffers.values[i], length).view(b, -1))  # (b, d)
         if isinstance(block.memory, GatedMemory):
@@ -191,7 +205,8 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "t
 def _on(beside: "torch.cuda.Stream | None") -> Iterator[None]:
     """Work inside goes to the stream `beside`, after what the current one has been given; without one nothing changes.
 
-    What is allocated there is used up before the next visit, which waits for the main stream: no tensor needs `record_stream`.
+    What is allocated there is used up before the next visit, which waits for the main stream, or used on later visits alone (what topics say):
+    no tensor needs `record_stream`.
     """
     if beside is None:
         yield
@@ -201,12 +216,21 @@ def _on(beside: "torch.cuda.Stream | None") -> Iterator[None]:
         yield
 
 
-def _read(memory: GatedMemory, buffers: Buffers, j: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the tokens and bank j say: input gate and content (b, 2d), output and forget gates (b, 2d), what was read (b, d)."""
+def _looks(topics: Topics, buffers: Buffers, position: Tensor, row: Tensor) -> Tensor:
+    """What topics add to the logits of each memory (l, b, n); their rows are written. The layers they are made of have kept these positions already."""
+    features, lately = topics.one([buffers.values[i] for i in topics.layers], position)  # (b, f) each
+    at = torch.arange(len(position), device=position.device), row  # (b,) each
+    buffers.rows[-1][at] = topics.rows(features, buffers.old[-1][at])
+    looks = topics.looks(lately[:, None], buffers.around)[:, 0]  # (b, n)
+    return topics.gain[:, None, None] * looks  # (l, b, n)
+
+
+def _read(memory: GatedMemory, buffers: Buffers, j: int, x: Tensor, looks: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """What the tokens and bank j say: input gate and content (b, 2d), output and forget gates (b, 2d), what was read (b, d). looks (l, b, n)."""
     u = rms_norm(x, memory.norm.weight, memory.norm.eps, memory.norm.weight.dtype)  # (b, d)
     token = memory.token_proj(u)  # (b, 2d)
     q = memory.q_proj(u.to(x.dtype)).view(len(x), memory.heads, memory.width)  # (b, h, e)
-    read = decode_attention(q, buffers.read_keys[j], buffers.read_values[j]).view(len(x), -1)  # (b, h e)
+    read = decode_attention(q, buffers.read_keys[j], buffers.read_values[j], looks=None if looks is None else looks[j]).view(len(x), -1)  # (b, h e)
     if memory.o_proj is not None:
         read = memory.o_proj(read)  # (b, d)
     return token, memory.read_proj(read.to(u.dtype)), read

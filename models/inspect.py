@@ -29,7 +29,7 @@ class LayerView(NamedTuple):
 
 
 class ChunkView(NamedTuple):
-    """A chunk as its memory layers saw it, the logits (t, v) of its positions, and the bank it leaves, (l, 1, n, d)."""
+    """A chunk as its memory layers saw it, the logits (t, v) of its positions, and the bank it leaves, (l, 1, n, d), the topics' bank in it."""
 
     layers: tuple[LayerView, ...]
     logits: Tensor
@@ -68,11 +68,11 @@ def view_in(model: LM2, ids: Tensor, state: WindowState, tables: tuple[Tensor, T
         for handle in handles:
             handle.remove()
     after, _ = model.commit(longer)
-    layers = tuple(_layer(i, model.blocks[i].memory, args[0], args[1], after.shape[2]) for i, args in sorted(given.items()))
+    layers = tuple(_layer(i, model.blocks[i].memory, args[0], args[1], args[3], after.shape[2]) for i, args in sorted(given.items()))
     return ChunkView(layers, logits[0].float(), after), longer
 
 
-def _layer(layer: int, memory: Any, x: Tensor, kv: tuple[Tensor, Tensor] | None, rows: int) -> LayerView:
+def _layer(layer: int, memory: Any, x: Tensor, kv: tuple[Tensor, Tensor] | None, looks: Tensor | None, rows: int) -> LayerView:
     """memory.py's GatedMemory.forward once more, with its attention weights written out."""
     assert isinstance(memory, GatedMemory)
     t = x.shape[1]
@@ -84,7 +84,8 @@ def _layer(layer: int, memory: Any, x: Tensor, kv: tuple[Tensor, Tensor] | None,
         out, content, mass = torch.zeros_like(write), z, x.new_zeros(t, rows)
     else:
         q = memory.q_proj(u.to(x.dtype)).view(1, t, memory.heads, memory.width).transpose(1, 2)  # (1, h, t, e)
-        weights = torch.softmax(q.float() @ kv[0].float().transpose(-1, -2) / memory.width**0.5, dim=-1)  # (1, h, t, n)
+        logits = q.float() @ kv[0].float().transpose(-1, -2) / memory.width**0.5  # (1, h, t, n)
+        weights = torch.softmax(logits if looks is None else logits + looks[:, None].float(), dim=-1)  # (1, h, t, n)
         read = (weights @ kv[1].float()).to(x.dtype).transpose(1, 2).reshape(1, t, -1)  # (1, t, h e)
         if memory.o_proj is not None:
             read = memory.o_proj(read)  # (1, t, d)

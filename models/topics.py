@@ -4,7 +4,7 @@ A token's features are what the value caches of a few low layers hold of it, sid
 already kept for every position of the window. A row of the topics' bank is made of its token's features; what is near a row is the mean of the rows
 around it in the ring; what is near now is the mean of the last tokens' features. Their product is added to every memory's attention logits.
 Knows one call; caches and folds are others' business. Axes: b batch, t positions of a call, s positions so far, n rows, p places, d hidden, f features,
-l memories.
+l memories, r positions `back`.
 """
 
 from collections.abc import Sequence
@@ -42,6 +42,14 @@ class Topics(nn.Module):
         at = torch.arange(s - t, s, device=near.device)[:, None] - torch.arange(begin, s, device=near.device)  # (t, s')
         band = ((at >= 0) & (at < self.back)).to(near.dtype)  # (t, s')
         return (band / band.sum(-1, keepdim=True)) @ near  # (b, t, f)
+
+    def one(self, values: Sequence[Tensor], position: Tensor) -> tuple[Tensor, Tensor]:
+        """Of one position of each sequence (b,) int64 in values (b, k, W, e) of each layer: its features (b, f), and their mean `lately` (b, f)."""
+        at = position[:, None] - torch.arange(self.back, device=position.device)  # (b, r)
+        sequences = torch.arange(len(position), device=position.device)[:, None]  # (b, 1)
+        near = torch.cat([v.transpose(1, 2)[sequences, at.clamp(min=0)].flatten(2) for v in values], dim=-1)  # (b, r, f)
+        band = (at >= 0).to(near.dtype)  # (b, r)
+        return near[:, 0], ((band / band.sum(-1, keepdim=True))[:, None] @ near)[:, 0]
 
     def rows(self, features: Tensor, old: Tensor) -> Tensor:
         """New rows (b, t, d) of tokens with these features (b, t, f), in the dtype of old (b, t, d)."""

@@ -43,11 +43,26 @@ def drop_output_gate(monkeypatch):
 
     right = GatedMemory.step
 
-    def step(self, x, k, v):
-        seen, _, read = right(self, x, k, v)
+    def step(self, x, k, v, looks=None):
+        seen, _, read = right(self, x, k, v, looks)
         return seen, read, read
 
     monkeypatch.setattr(GatedMemory, "step", step)
+
+
+def deaf_to_topics(monkeypatch):
+    """Memories are read by the token alone."""
+    from lm2.lm2_mlx.memory import GatedMemory
+
+    right = GatedMemory.step
+    monkeypatch.setattr(GatedMemory, "step", lambda self, x, k, v, looks=None: right(self, x, k, v))
+
+
+def drop_old_topics(monkeypatch):
+    """Nothing is kept of what a row of topics was before it is written again."""
+    from lm2.lm2_mlx.topics import Topics
+
+    monkeypatch.setattr(Topics, "rows", lambda self, features, old: self.write(features))
 
 
 def shift_rows(monkeypatch):

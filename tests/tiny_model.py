@@ -9,7 +9,7 @@ import tiny_tokenizer
 
 from lm2.runtime.loading import load
 
-CELLS = ("gated", "gated-4T", "released-causal", "released-chunk")
+CELLS = ("gated", "gated-4T", "gated-topics", "released-causal", "released-chunk")
 WINDOW = 64  # cell released: its chunk
 FOLD = 24  # cell gated: its chunk
 
@@ -17,7 +17,8 @@ FOLD = 24  # cell gated: its chunk
 def make(folder, cell="gated", seed=1, window=WINDOW, chunk=FOLD, ends=(tiny_tokenizer.IM_END,)):
     """Write a model folder: 2 layers, windows of `window` tokens, a vocabulary of 259, untrained weights, `ends` that end an answer; returns it.
 
-    Cell gated folds after `chunk` tokens at the latest and has 3 or 12 chunks of rows; cell released has chunks of `window`.
+    Cell gated folds after `chunk` tokens at the latest and has 3 or 12 chunks of rows, with topics in the upper layer alone; cell released has chunks of
+    `window`.
     """
     from lm2.models.weights import random_model, save_folder
 
@@ -31,7 +32,8 @@ def make(folder, cell="gated", seed=1, window=WINDOW, chunk=FOLD, ends=(tiny_tok
     if cell.startswith("released"):
         config = tiny.config("released", cell.removeprefix("released-"), width=window, **fields)
     else:
-        config = tiny.config(chunk=chunk, rows=12 if cell.endswith("4T") else 3, memory_layers=(0, 1), window=window, **fields)
+        memory = dict(memory_layers=(1,), topics=(0,), topic_back=6, topic_around=2) if cell == "gated-topics" else dict(memory_layers=(0, 1))
+        config = tiny.config(chunk=chunk, rows=3 if cell == "gated" else 12, window=window, **memory, **fields)
     save_folder(random_model(config, seed), folder)
     tiny_tokenizer.make(folder)
     settings = {"temperature": 0.8, "top_k": 0, "top_p": 1.0, "min_p": 0.0}

@@ -12,16 +12,19 @@ from .choice import fused, on_device_of
 from .recompute import register
 
 
-def plain_attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None) -> Tensor:
+def plain_attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None, looks: Tensor | None = None) -> Tensor:
     """softmax(q keys^T / sqrt(e)) values: q (b, h, e), keys and values (b, k, s, e), length (b,) int64 or None for all. Returns (b, h, e).
 
-    The h / k heads of a group share keys. A sequence whose length is 0 has no result (NaN).
+    looks (b, s): added to the logits of every head. The h / k heads of a group share keys. A sequence whose length is 0 has no result (NaN).
     """
     b, h, e = q.shape
     groups, s = keys.shape[1], keys.shape[2]
     mask = None
     if length is not None:
         mask = (torch.arange(s, device=q.device) < length[:, None])[:, None, None]  # (b, 1, 1, s)
+    if looks is not None:
+        term = looks[:, None, None].to(q.dtype)  # (b, 1, 1, s)
+        mask = term if mask is None else term.masked_fill(~mask, -torch.inf)  # (b, 1, 1, s)
     return F.scaled_dot_product_attention(q.reshape(b, groups, h // groups, e), keys, values, attn_mask=mask).reshape(b, h, e)
 
 
@@ -48,6 +51,8 @@ def _(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None) -> Tensor:
 register(attention_op, plain_attention)
 
 
-def decode_attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None = None) -> Tensor:
-    """`plain_attention`, as an operator where kernels run. (b, h, e)"""
+def decode_attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None = None, looks: Tensor | None = None) -> Tensor:
+    """`plain_attention`, as an operator where kernels run, which know no `looks`. (b, h, e)"""
+    if looks is not None:
+        return plain_attention(q, keys, values, length, looks)
     return (attention_op if fused(q) else plain_attention)(q, keys, values, length)

@@ -101,7 +101,8 @@ class MLXBackend:
         bank = int(np.prod(c.bank_shape())) * 4
         kv = 2 * c.num_hidden_layers * c.num_key_value_heads * (window or m.chunk) * c.head_dim * item
         if m.cell == "gated":
-            inside = m.banks * (2 * m.chunk * c.hidden_size * 4 + m.slots * (2 * width + m.heads * self.model.cpu) * item)
+            inside = len(m.layers) * (2 * m.chunk * c.hidden_size * 4 + m.slots * (2 * width + m.heads * self.model.cpu) * item)
+            inside += m.slots * c.hidden_size * 4 if m.topics else 0
         elif m.gate_pool == "causal":
             inside = c.num_hidden_layers * m.chunk * (2 * width * item + c.hidden_size * 4) + m.chunk * m.slots * 4
         else:

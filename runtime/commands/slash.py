@@ -134,6 +134,7 @@ def _memory(talk: Talk, argument: str) -> None:
             f"cell {memory.cell}, {state.written} tokens written, {megabytes(bank.nbytes)}{'' if memory.trained else ', weights not trained'}",
         )
         names = [f"layer {i}" for i in memory.layers] if memory.cell == "gated" else ["all layers"]
+        names += ["topics"] if memory.topics else []
         for name, rows in zip(names, bank[:, 0], strict=True):
             size = np.sqrt(np.mean(rows**2, axis=1))  # (n,)
             _say(talk, f"{name:>10}: {int((size > 0).sum())} of {len(size)} rows not zero, RMS mean {size.mean():.3f} max {size.max():.3f}")

@@ -136,14 +136,14 @@ class Looker:
     def read(self, chunks: Sequence[Ids]) -> tuple[History, np.ndarray]:
         """Commit chunks in order, from the never-written memory on, each counted whole; history and last bank (l, 1, n, d)."""
         bank = Reader(self.backend, (), 1).initial
-        history, chunk = History(self.layers, bank[:, 0]), self.model.config.memory.chunk
+        history, chunk = History(self.layers, bank[: len(self.layers), 0]), self.model.config.memory.chunk
         for i, ids in enumerate(chunks):
             bank = self._read(history, Moment(bank, i * chunk, tuple(ids), {}))
         return history, bank
 
     def read_window(self, moment: Moment) -> tuple[History, np.ndarray]:
         """The window of a moment once more, fold by fold; history, and the bank (l, 1, n, d) with all of it written."""
-        history = History(self.layers, moment.bank[:, 0])
+        history = History(self.layers, moment.bank[: len(self.layers), 0])
         return history, self._read(history, moment)
 
     def _read(self, history: History, moment: Moment) -> np.ndarray:

@@ -130,6 +130,7 @@ def look_into_session(model: "Model", path: Path, question: str, longest: int) -
     renderer = Renderer(model, record.document["system"], answer=longest)
     look.answered = looker.ask(question, renderer.question(question), bank, longest)
     look.layers, look.word, look.title = looker.layers, "layer", f"What {model.name} remembers of a conversation"
+    look.norms = look.norms[: len(looker.layers)]  # the topics' bank is no layer's
     if history.chunks:
         look.history, look.texts = history, [looker.pieces(written.ids) for written in history.chunks]
         look.norms = np.concatenate((look.norms, history.norms()[..., 1:]), axis=-1)

@@ -25,6 +25,8 @@ _PARTS = {
     "memory.read": "what was read from the memory",
     "memory.add": "what the memory adds to the attention output",
     "memory.rows": "new memory rows",
+    "memory.bank": "bank after the chunk",
+    "memory.topics.bank": "bank of topics after the chunk",
     "output": "output of the layer",
 }
 
@@ -127,9 +129,11 @@ def _window(reference: Backend, other: Backend, inputs: Inputs, c: int, state: t
 
 
 def bank_layers(backend: Backend) -> Iterator[str]:
-    """Name prefix of each bank: the layer it belongs to, or nothing for the one that passes through all layers."""
+    """Name prefix of each bank: the layer it belongs to, or nothing for the one that passes through all layers; that of topics is with the first layer."""
     memory = backend.config.memory
     yield from [""] if memory.cell == "released" else (f"layers.{i}.memory." for i in memory.layers)
+    if memory.topics:
+        yield f"layers.{memory.layers[0]}.memory.topics."
 
 
 def describe(name: str) -> str:
@@ -149,7 +153,7 @@ def describe(name: str) -> str:
         }
         return words.get(name, name)
     layer, part = found.groups()
-    return f"layer {layer}, {_PARTS.get(part, 'bank after the chunk' if part == 'memory.bank' else part)}"
+    return f"layer {layer}, {_PARTS.get(part, part)}"
 
 
 def _fed(backend: Backend, fed: Fed, state: MemoryState) -> tuple[np.ndarray, MemoryState]:

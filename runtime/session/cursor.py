@@ -158,7 +158,7 @@ class Feeder:
 class _Folding(NamedTuple):
     """A fold between being asked for and being noted. size tokens from position `begin` on, the first of them number `first`.
 
-    ledger and rows (l, 1, size, d): before the fold; None where rows are not noted. turns (size,).
+    ledger and rows (l, 1, size, d), those of topics not among them: before the fold; None where rows are not noted. turns (size,).
     """
 
     begin: int
@@ -172,13 +172,13 @@ class _Folding(NamedTuple):
     def before(cls, backend: Backend, at: Cursor, window: Any, ledger: Ledger | None) -> "_Folding":
         begin, count = window.folded, window.length - window.folded
         first = at.memory.written + begin - at.carried
-        rows = None if ledger is None else backend.rows(window, first, count)
+        rows = None if ledger is None else backend.rows(window, first, count)[: backend.config.memory.memories]
         return cls(begin, count, first, turns_of(at.spans, begin, begin + count), ledger, rows)
 
     def noted(self, backend: Backend, window: Any, ids: tuple[int, ...]) -> Ledger | None:
         """The ledger after the fold."""
         if self.ledger is None or self.rows is None:
             return None
-        after = backend.rows(window, self.first, self.size)
+        after = backend.rows(window, self.first, self.size)[: len(self.rows)]
         tokens = ids[self.begin : self.begin + self.size]
         return self.ledger.folded(self.first, tokens, self.turns, self.rows[:, 0], after[:, 0], backend.config.rms_norm_eps)

@@ -54,15 +54,20 @@ class Forgetting:
         )
 
     def _memory(self, at: Cursor) -> tuple[MemoryState, Ledger | None]:
-        """The memory at the window's start with the turn's rows as they were before the first word, and its ledger."""
+        """The memory at the window's start with the turn's rows as they were before the first word, and its ledger.
+
+        A row that was written again may hold more of the turn's topics than of its words: that of topics goes wherever anything of the turn is left.
+        """
         if at.ledger is None:
             return at.memory, None
         if id(at.memory) not in self._memories:
-            gone, memory = at.ledger.of(self.number), at.memory
-            if gone.any():
+            gone, memory, memories = at.ledger.of(self.number), at.memory, self.backend.config.memory.memories
+            touched = gone | (at.ledger.parts(self.number) > 0) if self.backend.config.memory.topics else gone
+            if touched.any():
                 never = self.backend.to_host(self.backend.memory(self.backend.start(1)))  # (l, 1, n, d)
                 bank = self.backend.to_host(memory)  # (l, 1, n, d)
-                bank[:, :, gone] = never[:, :, gone]
+                bank[:memories, :, gone] = never[:memories, :, gone]
+                bank[memories:, :, touched] = never[memories:, :, touched]
                 memory = self.backend.from_host(bank, memory.written)
             self._memories[id(at.memory)] = (at.memory, memory, at.ledger.without(self.number))
         return self._memories[id(at.memory)][1:]

@@ -177,7 +177,7 @@ def restore(model: "Model", path: Path) -> Kept:
         ledger = None
         if model.remembers and model.config.memory.cell == "gated":
             if ledgers is None and id(m.bank) not in unknown:
-                unknown[id(m.bank)] = Ledger.unknown(m.bank[:, 0], model.config.rms_norm_eps)
+                unknown[id(m.bank)] = Ledger.unknown(m.bank[: model.config.memory.memories, 0], model.config.rms_norm_eps)
             ledger = (unknown if ledgers is None else ledgers)[id(m.bank)]
         return Cursor(
             memories[id(m.bank)], tokens=m.tokens, folds=m.folds, carried=m.carried, starts=starts,

@@ -8,6 +8,7 @@ import re
 import signal
 
 import pytest
+import tiny_model
 from command_line import shell, spawn, wait_for
 
 from lm2 import Session
@@ -268,6 +269,13 @@ def test_memory_in_words_and_forget(lm2, talk_tiny, tmp_path):
     assert known.code == 0 and "John moved to the garden. Ok. (in the window)" in known.out and "Mary" not in known.out
     held = json.loads(lm2("info", file, "--json").out)["held"]
     assert [(h["number"], h["text"]) for h in held] == [(3, "Where is John? garden."), (2, "John moved to the garden. Ok.")]
+
+
+def test_memory_of_a_model_with_topics(lm2, tmp_path):
+    folder = tiny_model.make(tmp_path / "m", "gated-topics")
+    told = lm2("chat", folder, "--temp", "0", "--threads", "1", "--max-tokens", "4", stdin="one\n/memory\n")
+    lines = [line.split(":")[0].strip() for line in told.err.splitlines() if "rows not zero" in line]
+    assert told.code == 0 and lines == ["layer 1", "topics"] and "0 of" not in told.err
 
 
 @pytest.fixture

@@ -56,10 +56,12 @@ def test_host_round_trip(path):
     assert np.array_equal(b.to_host(b.from_host(bank, 4)), bank)
 
 
-@pytest.mark.parametrize("cell, pool", [("gated", "causal"), ("released", "causal"), ("released", "chunk")])
+@pytest.mark.parametrize("cell, pool", [("gated", "causal"), ("gated-topics", "causal"), ("released", "causal"), ("released", "chunk")])
 def test_stated_bytes(tmp_path, cell, pool):
     """Description's bytes against what MLX really holds for a chunk, after a written bank."""
     fields = dict(width=64, vocab=61) if cell == "released" else dict(chunk=256)
+    if cell == "gated-topics":
+        cell, fields = "gated", dict(chunk=256, layers=4, memory_layers=(2, 3), topics=(0, 1))
     b = mlx_kit.mlx(mlx_kit.folder(tmp_path / "m", cell, pool=pool, **fields))
     state, ids = mlx_kit.written(b), mlx_kit.tokens(b, 1, b.config.memory.chunk)
     d = b.describe()

@@ -39,7 +39,7 @@ def test_a_hundred_chunks(tmp_path, name):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["gated", "gated-eye", "released-causal"])
+@pytest.mark.parametrize("name", ["gated", "gated-eye", "gated-topics", "released-causal"])
 def test_half_precision(tmp_path, name, dtype):
     """Against the reference in float32."""
     path = mlx_kit.folder(tmp_path / "m", name)
@@ -94,8 +94,9 @@ def test_a_state_moves_between_backends(tmp_path, there, back):
     assert np.abs(b.extend(ids, b.start(1, zero))[0] - b.extend(ids, b.start(1, moved))[0]).max() > 1e-3
 
 
-def test_compiled_steps_are_the_plain_ones(tmp_path):
-    b = mlx_kit.mlx(mlx_kit.folder(tmp_path / "m", "gated"))
+@pytest.mark.parametrize("name", ["gated", "gated-topics"])
+def test_compiled_steps_are_the_plain_ones(tmp_path, name):
+    b = mlx_kit.mlx(mlx_kit.folder(tmp_path / "m", name))
     ids, state = mlx_kit.tokens(b, 2, 6), mlx_kit.written(b, 2)
     compiled, _ = mlx_kit.run(b, ids, state, range(1, 6))
     b.model.step_pieces = b.model.pieces

@@ -131,11 +131,14 @@ def test_a_trained_memory_is_not_repacked(tmp_path):
     assert all(np.array_equal(plain[name], packed[name]) for name in plain)
 
 
+@pytest.mark.parametrize("topics", [(), (0, 1)])
 @pytest.mark.parametrize("bits, group, kl, top1", [(8, 32, 1e-4, 0.97), (8, 64, 2e-4, 0.97), (4, 32, 0.03, 0.8)])
-def test_rounding(tmp_path, bits, group, kl, top1):
-    """Divergence from the model it was made from, and exactness against its own dequantised weights."""
-    src = _wide(tmp_path / "src")
+def test_rounding(tmp_path, bits, group, kl, top1, topics):
+    """Divergence from the model it was made from, and exactness against its own dequantised weights. What topics are made with is never packed."""
+    src = _wide(tmp_path / "src", topics)
     quantize_folder(src, tmp_path / "q", bits, group)
+    header = open_folder(tmp_path / "q", quantized=True).header.tensors
+    assert {t.dtype for n, t in header.items() if ".topics." in n} <= {"F32"} and not any(".topics." in n and n.endswith(".scales") for n in header)
     a, b = mlx_kit.mlx(src), mlx_kit.mlx(tmp_path / "q")
     ids, state_a, state_b = mlx_kit.tokens(a, 8, 32), mlx_kit.written(a, 8), mlx_kit.written(b, 8)
     want, got = mlx_kit.run(a, ids, state_a)[0], mlx_kit.run(b, ids, state_b)[0]
@@ -150,14 +153,14 @@ def test_rounding(tmp_path, bits, group, kl, top1):
     assert_close("its own dequantised weights", got, mlx_kit.run(own, ids, mlx_kit.written(own, 8))[0], 1e-3)
 
 
-def _wide(path):
+def _wide(path, topics=()):
     """A model whose widths all divide by 64."""
     from dataclasses import replace
 
     from lm2.models.weights import random_model, save_folder
 
     config = tiny.config(chunk=32, width=64, intermediate_size=128, head_dim=16)
-    config = replace(config, memory=replace(config.memory, head_dim=16))
+    config = replace(config, memory=replace(config.memory, head_dim=16, **(dict(layers=(2,), topics=topics) if topics else {})))
     save_folder(random_model(config, 1), path)
     return path
 

@@ -21,7 +21,7 @@ PAIRS = [("torch", "torch"), ("torch", "mlx"), ("mlx", "torch"), ("mlx", "mlx")]
 def models(tmp_path_factory):
     """(cell, backend) -> a tiny model without end tokens."""
     out = {}
-    for cell in ("gated", "gated-4T", "released-causal"):
+    for cell in ("gated", "gated-4T", "gated-topics", "released-causal"):
         folder = tiny_model.make(tmp_path_factory.mktemp("m") / cell, cell)
         for name in ("torch", "mlx"):
             out[cell, name] = replace(load(folder, name, "cpu", threads=1 if name == "torch" else 0), eos=frozenset())
@@ -106,7 +106,7 @@ def agree(session, path, model):
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda s: s.__name__)
-@pytest.mark.parametrize("cell", ["gated", "gated-4T", "released-causal"])
+@pytest.mark.parametrize("cell", ["gated", "gated-4T", "gated-topics", "released-causal"])
 def test_a_session_goes_on_anywhere(models, tmp_path, cell, scene):
     for source, target in PAIRS:
         session, file = begun(models[cell, source], scene), tmp_path / f"{source}-{target}.lm2s"

@@ -73,6 +73,51 @@ def test_a_wrong_window_is_noticed(folders, fault, monkeypatch):
     assert not agree(on_backend(backend, state, asked, W), want)
 
 
+def sides_as_they_were(backend):
+    """A fold that makes anew what is near the rows it wrote, and not what is near those to either side."""
+    import mlx.core as mx
+
+    fold = backend.fold
+
+    def wrong(window):
+        after = fold(window)
+        if after is window or window.around is None:
+            return after
+        written = [(window.written + i) % window.around.shape[1] for i in range(after.written - window.written)]
+        sides = [row for row in range(window.around.shape[1]) if row not in written]
+        around = np.array(after.around)
+        around[:, sides] = np.array(window.around)[:, sides]
+        return after._replace(around=mx.array(around))
+
+    return wrong
+
+
+def unheard(backend):
+    """Topics that say nothing."""
+    start, fold = backend.start, backend.fold
+    return lambda *a: start(*a)._replace(around=None), lambda window: fold(window)._replace(around=None)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("fault", [None, "a fold leaves what is near the rows to either side", "topics are not heard", "what was talked of, one token late"])
+def test_wrong_topics_are_noticed(folders, fault, monkeypatch):
+    backend = mlx_kit.mlx(folders["gated-topics"])
+    model, bank, written = given("gated-topics", 20)
+    script = Script(torch.randint(0, 61, (2, 40), generator=torch.Generator().manual_seed(5)), (25, 33), 20)
+    want, state = whole(model, bank, written, script), backend.from_host(bank.float().numpy(), written)
+    if fault == "a fold leaves what is near the rows to either side":
+        monkeypatch.setattr(backend, "fold", sides_as_they_were(backend))
+    elif fault == "topics are not heard":
+        start, fold = unheard(backend)
+        monkeypatch.setattr(backend, "start", start)
+        monkeypatch.setattr(backend, "fold", fold)
+    elif fault:
+        topics = backend.model.topics
+        right = topics.looks
+        monkeypatch.setattr(topics, "looks", lambda features, *rest: right(features.at[:, 1:].add(features[:, :-1] - features[:, 1:]), *rest))
+    assert agree(on_backend(backend, state, script, W), want) == (fault is None)
+
+
 def test_an_older_state_is_stale_after_a_fold(folders):
     backend = mlx_kit.mlx(folders["gated"])
     _, window = backend.extend(np.arange(5), backend.start(1, None, W))

@@ -6,7 +6,7 @@ import torch
 from compare import assert_close
 
 from lm2.models import decode
-from lm2.models.kernels.attention import plain_attention
+from lm2.models.kernels.attention import decode_attention, plain_attention
 from lm2.models.weights import new_model, random_model
 
 EXACT = 1e-11
@@ -145,7 +145,7 @@ def test_a_wrong_step_is_noticed(fault, monkeypatch):
             decode, "gated_memory_step", lambda token, gates, *rest: right(token, gates.roll(gates.shape[-1] // 2, -1), *rest)
         )
     elif fault == "position":
-        wrong = lambda q, k, v, n=None: plain_attention(q, k, v, None if n is None else n.clamp(max=3))  # noqa: E731
+        wrong = lambda q, k, v, n=None, looks=None: plain_attention(q, k, v, None if n is None else n.clamp(max=3))  # noqa: E731
         monkeypatch.setattr(decode, "decode_attention", wrong)
     elif fault == "stale bank":
         monkeypatch.setattr(decode, "begin", lambda m, b, bank, chunks: begin(m, b, bank * 0, chunks)._replace(bank=bank))
@@ -153,6 +153,17 @@ def test_a_wrong_step_is_noticed(fault, monkeypatch):
         monkeypatch.setattr(decode, "begin", lambda m, b, bank, chunks: begin(m, b, bank.roll(1, 2), chunks)._replace(bank=bank))
     with pytest.raises(AssertionError):
         both(model, 1, (6, 6), decode.new_buffers(model, 1))
+
+
+@pytest.mark.parametrize("length", [None, torch.tensor([7, 3])])
+def test_attention_with_a_term_of_its_logits(length):
+    g = torch.Generator().manual_seed(1)
+    q, k, v, looks = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((2, 4, 8), (2, 2, 9, 8), (2, 2, 9, 8), (2, 9)))
+    logits = torch.einsum("bhe,bhse->bhs", q, k.repeat_interleave(2, 1)) / 8**0.5 + looks[:, None]  # (b, h, s)
+    if length is not None:
+        logits[(torch.arange(9) >= length[:, None])[:, None].expand_as(logits)] = -torch.inf
+    want = torch.einsum("bhs,bhse->bhe", logits.softmax(-1), v.repeat_interleave(2, 1))  # (b, h, e)
+    assert_close("attention", decode_attention(q, k, v, length, looks), want, EXACT)
 
 
 def test_the_cell_without_a_step_is_refused():

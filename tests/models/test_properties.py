@@ -220,7 +220,7 @@ def test_half_precision(name, dtype, logits_gate, bank_gate):
     half, exact = make(name, dtype), make(name)
     for (n, a), (_, b) in zip(slots_of(exact), slots_of(half), strict=True):
         a.copy_(b)
-        float32 = any(p in n for p in ("norm", "memory.token_gate", "memory.bank_gate", "_gate.", "content", "scale", "_bias", "memory.mlp"))
+        float32 = any(p in n for p in ("norm", "memory.token_gate", "memory.bank_gate", "_gate.", "content", "scale", "_bias", "memory.mlp", "topics"))
         assert b.dtype == (wide(dtype) if float32 else dtype), n
     bank, got_bank = exact.initial_bank(), half.initial_bank()
     assert got_bank.dtype == torch.float32

@@ -183,6 +183,32 @@ def test_a_wrong_window_is_noticed(fault, monkeypatch):
         assert_close("bank", got.banks[-1], want.banks[-1], EXACT)
 
 
+TOPIC_FAULTS = {
+    "a fold that forgets the rows to either side": ("near", lambda right: lambda self, written, count: self.places(written, count)),
+    "surroundings of other rows": ("near", lambda right: lambda self, written, count: right(self, written + 3, count)),
+    "no surroundings at all": ("topics", lambda right: property(lambda self: None)),
+}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("fault", TOPIC_FAULTS)
+@pytest.mark.parametrize("static", [False, True])
+def test_wrong_topics_are_noticed(fault, static, monkeypatch):
+    """In windows by extend, and in static buffers."""
+    model = make("gated-topics")
+    bank, written = bank_of(model, 1, 3)
+    script, name, wrong = Script(tokens(1, 40), (25, 33), 20), *TOPIC_FAULTS[fault]
+    want = whole(model, bank, written, script)
+    monkeypatch.setattr(LM2, name, wrong(getattr(LM2, name)))
+    if static:
+        buffers = decode.new_buffers(model, 1, W)
+        monkeypatch.setattr(LM2, "start", lambda self, b, w, window, carried: decode.begin(self, buffers, b, w, carried))
+        monkeypatch.setattr(LM2, "fold", lambda self, state: decode.fold(self, buffers, state))
+    got, _ = run(model, bank, written, script, W)
+    with pytest.raises(AssertionError):
+        assert_close("logits", got.logits, want.logits, EXACT)
+
+
 @torch.inference_mode()
 def test_what_a_window_refuses():
     model, released = make("gated"), make("released-causal")

@@ -12,7 +12,7 @@ from compare import assert_close
 from lm2 import Sampling, Session
 from lm2.models.errors import PromptError
 from lm2.runtime.backends.torch_backend import TorchBackend
-from lm2.runtime.session.ledger import ENTRY
+from lm2.runtime.session.ledger import ENTRY, Ledger
 from lm2.runtime.statefile.file import read_session
 
 GREEDY = Sampling(temperature=0.0)
@@ -45,9 +45,11 @@ FEW = (("one", "a"), (SECRET, "b"), ("three", "c"))
 MANY = (("one", "a"), (SECRET, "b"), *((f"talk {i}", "yes") for i in range(9)))
 
 
+@pytest.mark.parametrize("cell", ["gated", "gated-topics"])
 @pytest.mark.parametrize("system", [None, "S."])
-def test_in_the_window_it_is_as_if_never_said(gated, system):
+def test_in_the_window_it_is_as_if_never_said(models, cell, system):
     """The same bank, window and answer as of a conversation without the turn; without forgetting they differ."""
+    gated = tiny_model.recorded(models[cell])
     one, other, never = session(gated, FEW, system), session(gated, FEW, system), session(gated, (FEW[0], FEW[2]), system)
     gone = one.forget(2)
     never.memory()
@@ -59,8 +61,9 @@ def test_in_the_window_it_is_as_if_never_said(gated, system):
     assert numbers(one) == numbers(never) - {2, 3} | {3, 4} and [m["content"] for m in one.transcript][:4] == ["one", "a", "three", "c"]
 
 
-def test_out_of_the_window_its_rows_are_as_never_written(models):
-    model = tiny_model.recorded(models["gated-4T"])
+@pytest.mark.parametrize("cell", ["gated-4T", "gated-topics"])
+def test_out_of_the_window_its_rows_are_as_never_written(models, cell):
+    model = tiny_model.recorded(models[cell])
     made = session(model, MANY[:5], "S.", window=96)
     assert 2 not in {turn for _, turn in made.at.spans}, "it left the window"
     [held] = [h for h in made.held() if h.number == 2]
@@ -72,6 +75,37 @@ def test_out_of_the_window_its_rows_are_as_never_written(models):
     after = model.backend.to_host(made.at.memory)
     assert not after[:, :, taken].any() and before[:, :, taken].any() and (after[:, :, ~taken] == before[:, :, ~taken]).all()
     assert made.at.tokens == tokens and 2 not in numbers(made)
+
+
+def test_topics_go_wherever_anything_of_the_turn_is_left(models):
+    """A row that another turn wrote over, and that has too little of the forgotten one to be taken: its topics are emptied, its words are not."""
+    model = tiny_model.recorded(models["gated-topics"])
+    made = session(model, MANY[:5], "S.", window=96)
+    rows, owned = made.at.ledger.rows.copy(), np.flatnonzero(made.at.ledger.owned(3))
+    faint = owned[:2]
+    rows["turns"][faint, 1], rows["sizes"][faint, 1] = 2, rows["sizes"][faint, 0] / 100
+    made.at = made.at._replace(ledger=Ledger(rows))
+    taken, before = made.at.ledger.of(2), model.backend.to_host(made.at.memory)
+    assert len(faint) == 2 and taken.any() and not taken[faint].any()
+    made.forget(2)
+    after = model.backend.to_host(made.at.memory)
+    kept = ~taken
+    assert (after[0, :, kept] == before[0, :, kept]).all() and after[0, :, faint].any() and before[1, :, faint].any()
+    kept[faint] = False
+    assert (after[1, :, kept] == before[1, :, kept]).all() and not after[1, :, ~kept].any() and 2 not in numbers(made)
+
+
+def test_what_is_held_is_told_by_memories_alone(models):
+    """Topics a thousand times as large leave the ledger as it was: they are no bank that words are read from."""
+    ledgers = []
+    for scale in (1, 1000):
+        model = tiny_model.recorded(models["gated-topics"])
+        right = model.backend.rows
+        loud = np.array([1, scale]).reshape(2, 1, 1, 1)
+        model.backend.rows = lambda *a, right=right, loud=loud: right(*a) * loud
+        ledgers.append(session(model, MANY[:5], "S.", window=96).at.ledger)
+    assert ledgers[0].known.any()
+    same_ledger(*ledgers)
 
 
 @pytest.mark.parametrize("turns", [FEW, MANY])

@@ -44,13 +44,14 @@ def look(model, question="Who is it?"):
 
 def test_a_history_is_the_bank_and_its_own_sum(models, monkeypatch):
     """Against the plain way of reading, four rows a position included; older chunks told apart no more, the sum stays."""
-    for cell in ("gated", "gated-4T"):
+    for cell in ("gated", "gated-4T", "gated-topics"):
         chunks = [tuple(range(n, n + 40)) for n in range(6)] + [(1, 2, 3)]
         for apart in (32, 2):
             monkeypatch.setattr(history_module, "TOLD_APART", apart)
             history, bank = Looker(models[cell]).read(chunks)
             (want,) = Reader(models[cell].backend, (), 1).read([chunks])
             assert_close("bank", bank, want, 2e-5, 1e-4)
+            bank = bank[: len(history.layers)]  # the memories'
             assert_close("sum", history.bank(), bank[:, 0], 2e-5, 1e-4)
             names, shares = history.shares()
             assert names == [None, *range(7 - min(7, apart), 7)]
@@ -168,6 +169,20 @@ def test_a_session(model, tmp_path):
     shown = page(asked)
     assert all(words in shown for words in ("run again, fold by fold", "carried over into this window", "<div>fold 1</div>")) and "chunk 1" not in shown
     assert "Bank 0" in page(seen) and "carried over into this window" not in page(seen)
+
+
+def test_the_bank_of_topics_is_no_layers(models, tmp_path):
+    model = models["gated-topics"]
+    session = Session(model, seed=0)
+    for words in ("one", "two", "three"):
+        session.say(words, max_tokens=4)
+    session.save(tmp_path / "s.lm2s")
+    asked = look_into_session(model, tmp_path / "s.lm2s", "And?", 4)
+    memory = model.backend.to_host(session.memory())
+    assert len(memory) == 2 and asked.layers == (1,) and len(asked.norms) == len(asked.reads()) == len(asked.answered.mass) == 1
+    assert_close("after", asked.norms[..., -1], rms(memory[:1, 0]), 2e-5)
+    assert "Layer 1" in page(asked) and "Layer 0" not in page(asked)
+    assert len(look_at_session(tmp_path / "s.lm2s")[0].norms) == 2
 
 
 def test_what_can_be_read(model, tmp_path):
