@@ -227,7 +227,7 @@ def test_a_wrong_graph_fails(tmp_path, fault, monkeypatch):
             ),
         )
     else:
-        monkeypatch.setattr(memory.MemoryLayers, "attend", lambda self, g, q, k, v: q)
+        monkeypatch.setattr(memory.MemoryLayers, "attend", lambda self, g, q, k, v, bias: q)
     source, path = onnx_kit.exported(tmp_path, "gated", Options(plain=True))
     torch, onnx = kit.torch(source), onnx_kit.backend(path)
     state = kit.written(torch)

@@ -33,8 +33,8 @@ def cells(tmp_path_factory):
     return get
 
 
-# Every cell in the usual form, every form of the two cells that differ most.
-EXPORTED = [(name, form) for form in onnx_kit.FORMS for name in (GATED if form == "default" else ("gated", "gated-pair"))]
+# Every cell in the usual form, every form of the three cells that differ most.
+EXPORTED = [(name, form) for form in onnx_kit.FORMS for name in (GATED if form == "default" else ("gated", "gated-pair", "gated-topics"))]
 
 
 @pytest.mark.parametrize("what", SCRIPTS)
