@@ -31,8 +31,6 @@ class Result:
 
 def whole(model, bank, written, script):
     """The window by its definition: gated cells of models/memory.py on slices, self-attention over everything."""
-    from lm2.models.lm2 import _no_cache
-
     ids, s = script.ids, script.ids.shape[1]
     cos, sin = model.tables(s)
     x = model.embed_tokens(ids)  # (b, s, d)
