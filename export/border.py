@@ -34,6 +34,9 @@ class Border:
                 with g.scope(f"layers.{i}"):
                     own, before = (g.op("Gather", x, g.constant(j), axis=1) for x in (made, old))  # (b, p, w), (b, p, d)
                     rows.append(g.op("Unsqueeze", self.memory.rewritten(g, own, before, i), g.constant([1])))
+            if self.memory.topics:
+                own, before = (g.op("Gather", x, g.constant(len(m.layers)), axis=1) for x in (made, old))  # (b, p, w), (b, p, d)
+                rows.append(g.op("Unsqueeze", self.memory.topics.rewritten(g, own, before), g.constant([1])))
             return [stacked(g, rows)]
 
         def nothing(g: Graph) -> list[str]:
@@ -68,10 +71,35 @@ class Border:
             nothing = g.slice(past[layers[0]][0], g.constant([0]), g.constant([0]), 2)
             return [g.op("Identity", nothing) for _ in range(2 * len(layers))]
 
-        anew = self.graph.cast(self.graph.op("Mod", "new_chunk", self.graph.constant([2])), "bool")  # 1 and 3
         shape: list[int | str] = ["batch", m.heads, "rows_read", m.head_dim]
-        fresh = self.graph.either(anew, begin, keep, kind, shape, "memory_reads", ("read_anew", "read_as_before"))
+        fresh = self.graph.either(self._anew(), begin, keep, kind, shape, "memory_reads", ("read_anew", "read_as_before"))
         return {i: (fresh[2 * n], fresh[2 * n + 1]) for n, i in enumerate(layers)}
+
+    def around(self, bank: str, past: str, first: str, finished: str) -> tuple[str, str]:
+        """Of the topics' bank, the last, what is near the rows (b, m, d) that go round it from some row (1,) on, and that row: near all of them where a
+        window begins, near those that the `finished` (1,) new ones are near at a fold, else none. past (b, n, d): the state's."""
+        topics, m, slots = self.memory.topics, self.config.memory, self.config.memory.slots
+        assert topics is not None
+        near = topics.near
+
+        def begin(g: Graph) -> list[str]:
+            some = g.op("Min", g.op("Add", finished, g.constant([2 * near])), g.constant([slots]))
+            count = g.op("Where", g.op("Equal", "new_chunk", g.constant([3])), some, g.constant([slots]))
+            places = self._places(g, g.op("Add", first, g.constant([slots - 2 * near])), g.op("Add", count, g.constant([2 * near])))
+            own = g.op("Gather", bank, g.constant(len(m.layers)), axis=1)  # (b, n, d)
+            return [topics.around(g, g.op("Gather", own, places, axis=1))]
+
+        def keep(g: Graph) -> list[str]:
+            return [g.slice(past, g.constant([0]), g.constant([0]), 1)]  # (b, 0, d)
+
+        shape: list[int | str] = ["batch", "rows_near", self.config.hidden_size]
+        (fresh,) = self.graph.either(self._anew(), begin, keep, TensorProto.FLOAT, shape, "memory_around", ("near_anew", "near_as_before"))
+        g = self.graph
+        return fresh, g.op("Mod", g.op("Add", first, g.constant([slots - near])), g.constant([slots]))
+
+    def _anew(self) -> str:
+        """Whether what is read of the bank changes in this call: new_chunk 1 and 3."""
+        return self.graph.cast(self.graph.op("Mod", "new_chunk", self.graph.constant([2])), "bool")
 
     def _places(self, g: Graph, first: str, count: str) -> str:
         """The rows (count,) of a bank from `first` (1,) on, going round."""

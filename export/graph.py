@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 CONTRIB = "com.microsoft"
 ALIGN = 4096
+END = (1 << 63) - 1  # of a slice that goes to the end
 SIDE_MIN = 1024  # smaller initializers stay in the graph
 KINDS = {
     np.dtype("float32"): TensorProto.FLOAT,

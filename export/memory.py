@@ -12,6 +12,7 @@ from ..models.config import LM2Config
 from .graph import CONTRIB, Graph
 from .linear import Matrices
 from .loud import NORMS, Widened
+from .topics import TopicNodes
 
 # (graph, i, f, z, old) -> new rows: the custom node, or its arithmetic.
 Update = Callable[[Graph, str, str, str, str], str]
@@ -29,6 +30,11 @@ def small_sigmoid(g: Graph, x: str) -> str:
     return g.op("Reciprocal", g.op("Add", g.op("Exp", g.op("Neg", x)), g.constant(1.0, "float32")))
 
 
+def wider(g: Graph, x: str, more: int) -> str:
+    """x (b, t, d) and `more` zeros at each position."""
+    return g.op("Pad", x, g.constant([0, 0, 0, 0, 0, more])) if more else x
+
+
 class MemoryLayers:
     """The memory of any layer, added to a graph."""
 
@@ -37,6 +43,7 @@ class MemoryLayers:
         m = config.memory
         self.heads, self.width, self.d = m.heads, m.head_dim, config.hidden_size
         self.stream = matrices.weights if isinstance(matrices.weights, Widened) else None  # loud channels have places of their own
+        self.topics = TopicNodes(config, matrices) if m.topics else None
         self.seen: dict[str, str] = {}  # names of models/trace.py -> values of the graph
 
     def narrow(self, g: Graph, x: str) -> str:
@@ -76,12 +83,17 @@ class MemoryLayers:
         return not (self.matrices.options.portable or self.matrices.options.half)
 
     @property
-    def write_width(self) -> int:
-        """What a position keeps until its row is rewritten: the normed token (as wide as the residual stream) and what it read."""
+    def width_of_two(self) -> int:
+        """What a memory's row is made of: the normed token (as wide as the residual stream) and what it read."""
         return (self.d if self.stream is None else self.stream.width) + self.d
 
-    def gated(self, g: Graph, x: str, a: str, keys: str, values: str, layer: int) -> tuple[str, tuple[str, str]]:
-        """x (b, t, d) residual stream, a (b, t, d) attention output, K and V of the bank.
+    @property
+    def write_width(self) -> int:
+        """What a position keeps in each bank until its row is rewritten: what a memory's row is made of, or the features of a topics' row if they are wider."""
+        return max(self.width_of_two, self.topics.width if self.topics else 0)
+
+    def gated(self, g: Graph, x: str, a: str, keys: str, values: str, layer: int, looks: str = "") -> tuple[str, tuple[str, str]]:
+        """x (b, t, d) residual stream, a (b, t, d) attention output, K and V of the bank; looks (b, t, n) of topics, if there are some.
 
         Returns the attention output with what was read, and what `rewritten` makes the rows of: together (b, t, write_width).
         """
@@ -89,7 +101,8 @@ class MemoryLayers:
         m = self.matrices
         u = self.rms(g, self.widen(g, x), f"{p}norm.weight")  # (b, t, d)
         q = m.linear(g, self.narrow(g, u), f"{p}q_proj")  # (b, t, h e)
-        read = self.attend(g, q, keys, values)  # (b, t, h e)
+        bias = self.topics.bias(g, looks, self.config.memory.layers.index(layer)) if self.topics else ""
+        read = self.attend(g, q, keys, values, bias)  # (b, t, h e)
         if self.config.memory.output_projection:
             read = m.linear(g, read, f"{p}o_proj")  # (b, t, d)
         read = self.widen(g, read)
@@ -97,13 +110,14 @@ class MemoryLayers:
         if self.config.memory.scale:
             add = g.op("Mul", add, m.vector(g, f"{p}scale"))
         self.seen |= {f"layers.{layer}.memory.read": read, f"layers.{layer}.memory.add": add}
-        return g.op("Add", a, self.joins(g, self.narrow(g, add))), (u, read)
+        return g.op("Add", a, self.joins(g, self.narrow(g, add))), (u, wider(g, read, self.write_width - self.width_of_two))
 
     def rewritten(self, g: Graph, writes: str, old: str, layer: int) -> str:
         """The rows (b, p, d) of a chunk's p positions, cell gated: once per chunk, because nobody reads them before. writes
         (b, p, write_width) of `gated`, old (b, p, d)."""
         p, d, m = f"model.layers.{layer}.memory.", self.d, self.matrices
-        u, read = g.split(writes, [self.write_width - d, d])
+        empty = self.write_width - self.width_of_two
+        u, read, *_ = g.split(writes, [self.width_of_two - d, d, *([empty] if empty else [])])
         i, content = g.split(m.linear(g, u, f"{p}input_gate", f"{p}content", wide=True), [d, d])
         f = m.linear(g, read, f"{p}forget_gate", wide=True)
         both = self.config.memory.content == "both"
@@ -113,15 +127,16 @@ class MemoryLayers:
         """add (b, t, d) in the places of the residual stream."""
         if self.stream is None:
             return add
-        padded = g.op("Pad", add, g.constant([0, 0, 0, 0, 0, self.stream.width - self.d]))
-        return g.op("Gather", padded, g.constant(self.stream.sources()), axis=2)
+        return g.op("Gather", wider(g, add, self.stream.width - self.d), g.constant(self.stream.sources()), axis=2)
 
-    def attend(self, g: Graph, q: str, keys: str, values: str) -> str:
-        """Every position of q (b, t, h e) sees all rows of keys and values (b, h, n, e): (b, t, h e)."""
+    def attend(self, g: Graph, q: str, keys: str, values: str, bias: str = "") -> str:
+        """Every position of q (b, t, h e) sees all rows of keys and values (b, h, n, e), by their product and what `bias` (b, 1, t, n) adds to it if
+        there is one: (b, t, h e)."""
         if not self.matrices.options.portable:
             scale = {"scale": 1.0} if self.scaled_keys else {}
-            return g.op("MultiHeadAttention", q, keys, values, domain=CONTRIB, num_heads=self.heads, name="read", **scale)
-        e = g.op("Attention", g.heads(q, self.heads, self.width), keys, values, name="read")
+            given = [q, keys, values, *(("", "", bias) if bias else ())]
+            return g.op("MultiHeadAttention", *given, domain=CONTRIB, num_heads=self.heads, name="read", **scale)
+        e = g.op("Attention", g.heads(q, self.heads, self.width), keys, values, *((bias,) if bias else ()), name="read")
         return g.joined(e, self.heads * self.width)
 
     def released(self, g: Graph, x: str, rows: str, pooled: str, attend: Callable[[str, str, str], str], layer: int) -> tuple[str, str]:

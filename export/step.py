@@ -15,12 +15,10 @@ from onnx import TensorProto, helper
 from ..models.config import LM2Config
 from .attention import Place, WindowAttention, whole_attention, write_at
 from .border import Border, stacked
-from .graph import Graph
+from .graph import END, Graph
 from .linear import Matrices, Weights
-from .memory import MemoryLayers, Update
+from .memory import MemoryLayers, Update, wider
 from .options import Options
-
-END = (1 << 63) - 1
 
 
 @dataclass
@@ -140,9 +138,10 @@ class Step:
         positions = (self.options.window or c.max_position_embeddings) if gated else m.chunk
         attention = WindowAttention(g, c, place, self.matrices.dtype, not self.options.portable, positions)
         reads: dict[int, tuple[str, str]] = {}
-        rows = ""
+        rows = looks = around = ""
         if gated and m.layers:
             reads = self._reads(place)
+            around = self._around(place) if m.topics else ""
         elif not gated:
             old = g.slice(self._made["present_bank"], place.past, place.end, 2)  # (b, 1, t, d)
             rows = g.op("Gather", old, g.constant(0), axis=1)  # (b, t, d)
@@ -155,13 +154,18 @@ class Step:
             count = g.cast(g.op("Add", line, place.past), "float32")
             self.count = g.op("Unsqueeze", count, g.constant([1]))  # (t, 1)
         write_list: list[str] = []
+        topics: list[str] = []
         sum_list: list[str] = []
         n = self._first_norm(x)
         for i in range(c.num_hidden_layers):
             with g.scope(f"layers.{i}"):
                 a = self._self_attention(n, attention, i)
                 if i in m.layers and gated:
-                    a, write = self.memory.gated(g, x, a, *reads[i], i)
+                    if self.memory.topics and i == m.layers[0]:
+                        values = [self._made[f"present_value.{k}"] for k in m.topics]
+                        looks, features = self.memory.topics.looks(g, values, around, place)
+                        topics.append(wider(g, features, self.memory.write_width - self.memory.topics.width))
+                    a, write = self.memory.gated(g, x, a, *reads[i], i, looks)
                     write_list += write
                 elif i in m.layers:
                     a, rows = self._released(a, rows, attention, i, sum_list)
@@ -170,7 +174,7 @@ class Step:
             self._made["present_sums"] = write_at(g, "past_sums", stacked(g, sum_list), place.past, 2, place)
             self._made["present_rows"] = write_at(g, "past_rows", g.op("Unsqueeze", rows, g.constant([1])), place.past, 2, place)
         elif m.layers:
-            writes = g.reshape(g.op("Concat", *write_list, axis=-1), 0, 0, len(m.layers), -1)  # (b, t, l, w)
+            writes = g.reshape(g.op("Concat", *write_list, *topics, axis=-1), 0, 0, m.banks, -1)  # (b, t, l, w)
             self._made["present_writes"] = self._kept(g.op("Transpose", writes, perm=[0, 2, 1, 3]), place)
         return self._head(n)
 
@@ -223,6 +227,14 @@ class Step:
             k, v = (write_at(g, old, new, self.first, 2, place, m.slots) for old, new in zip(past[i], fresh[i], strict=True))
             self._made[f"present_memory_key.{i}"], self._made[f"present_memory_value.{i}"] = reads[i] = (k, v)
         return reads
+
+    def _around(self, place: Place) -> str:
+        """What is near each row of the topics' bank (b, n, d): made and kept as `_reads` does."""
+        g, m = self.graph, self.config.memory
+        past = self._state("memory_around", TensorProto.FLOAT, ["batch", m.slots, self.config.hidden_size])
+        fresh, start = self.border.around(self._made["present_bank"], past, self.first, self.finished)
+        made = self._made["present_memory_around"] = write_at(g, past, fresh, start, 1, place, m.slots)
+        return made
 
     def _exact(self, place: Place) -> str:
         """Cell released, chunk pooling: the chunk's tokens are the state, and all of them are computed again."""

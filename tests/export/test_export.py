@@ -36,7 +36,7 @@ def load(path):
 
 
 @pytest.mark.parametrize("form", list(onnx_kit.FORMS))
-@pytest.mark.parametrize("name", ["gated", "released-causal", "released-chunk"])
+@pytest.mark.parametrize("name", ["gated", "gated-topics", "released-causal", "released-chunk"])
 def test_operators_are_those_asked_for(tmp_path, name, form):
     """portable: ONNX's own and the custom node; plain: no custom node; both: nothing but ONNX. Otherwise the fused ones are there."""
     options = onnx_kit.FORMS[form]
@@ -65,7 +65,7 @@ def test_metadata_names_the_model(tmp_path):
         open_folder(path)
 
 
-@pytest.mark.parametrize("name", ["gated", "released-causal", "released-chunk"])
+@pytest.mark.parametrize("name", ["gated", "gated-topics", "released-causal", "released-chunk"])
 def test_every_input_and_output_is_documented(tmp_path, name):
     """Name, type and number of axes in docs/onnx.md are the file's; state goes around unchanged in shape."""
     _, path = onnx_kit.exported(tmp_path, name)
@@ -103,6 +103,15 @@ def test_quantised_matrices(tmp_path, precision, bits, portable):
     for part in ("input_gate+content.weight", "output_gate.weight", "forget_gate.weight", "norm.weight", "bank_norm.weight"):
         assert f"model.layers.0.memory.{part}" in floats
     assert not any(name.startswith("model.") and "proj.weight" in name for name in floats)
+
+
+@pytest.mark.parametrize("options", [Options("fp16"), *(Options(p, portable=f) for p in ("int8", "int4") for f in (False, True))])
+def test_topics_stay_float32(tmp_path, options):
+    _, path = onnx_kit.exported(tmp_path, "gated-topics", options)
+    model = load(path)
+    own = {t.name: t.data_type for n in [model.graph, *branches(model.graph)] for t in n.initializer if ".topics." in t.name}
+    want = {f"model.layers.2.memory.topics.{x}" for x in ("keep", "write.weight", "write.bias", "query.weight", "query.bias")}
+    assert set(own) == want and set(own.values()) == {onnx.TensorProto.FLOAT}
 
 
 def branches(graph):
@@ -191,25 +200,27 @@ def test_command(tmp_path):
 
 
 @pytest.mark.parametrize("new", [1, 3])
-def test_runs_in_the_reference_evaluator(tmp_path, new):
+@pytest.mark.parametrize(("name", "read"), [("gated", "key.0"), ("gated-topics", "around")])
+def test_runs_in_the_reference_evaluator(tmp_path, name, read, new):
     """onnx's own evaluator, which never heard of the operator, runs the function body: the same numbers, at a window's begin and at a fold."""
     from onnx.reference import ReferenceEvaluator
 
-    _, path = onnx_kit.exported(tmp_path, "gated", Options(portable=True))
+    _, path = onnx_kit.exported(tmp_path, name, Options(portable=True))
     session = ort.InferenceSession(str(path / "model.onnx"), providers=["CPUExecutionProvider"])
     feeds = {}
     for value in session.get_inputs():
         kind = np.int64 if "int64" in value.type else np.float32
         feeds[value.name] = np.zeros([{"batch": 1, "tokens": 1, "window": 16}.get(s, s) for s in value.shape], kind)
     feeds |= {"input_ids": np.array([[3, 1, 4, 1, 5]]), "new_chunk": np.array([new]), "logits_from": np.array([0])}
-    for name in ("past_bank", "past_writes"):
-        feeds[name] = np.random.default_rng(0).standard_normal(feeds[name].shape).astype(np.float32)
-    feeds |= {"past_length": np.array([9]), "past_folded": np.array([2]), "past_written": np.array([12])}  # rows of 7 positions, round the end
-    names = ["logits", "present_bank", "present_writes", "present_memory_key.0", "present_length", "present_folded"]
+    for drawn in ("past_bank", "past_writes"):
+        feeds[drawn] = np.random.default_rng(0).standard_normal(feeds[drawn].shape).astype(np.float32)
+    slots = feeds["past_bank"].shape[2]
+    feeds |= {"past_length": np.array([9]), "past_folded": np.array([2]), "past_written": np.array([slots - 4])}  # rows of 7 positions, round the end
+    names = ["logits", "present_bank", "present_writes", f"present_memory_{read}", "present_length", "present_folded"]
     want = session.run(names, feeds)
     got = ReferenceEvaluator(str(path / "model.onnx")).run(names, feeds)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4)
     changed = np.abs(got[1] - feeds["past_bank"]).max((0, 1, 3)) > 0.01
-    assert changed[:3].all() and changed[12:].all() and not changed[3:12].any()
+    assert changed[:3].all() and changed[-4:].all() and not changed[3:-4].any()
     assert (got[4], got[5]) == (([5], [0]) if new == 1 else ([14], [9]))

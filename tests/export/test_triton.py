@@ -20,7 +20,7 @@ from lm2.export.ops.build import BuildError
 from lm2.export.options import Options
 from lm2.export.triton import export_repository
 
-CELLS = ["gated", "gated-eye", "gated-4T", "released-causal", "released-chunk"]
+CELLS = ["gated", "gated-eye", "gated-4T", "gated-topics", "released-causal", "released-chunk"]
 
 
 def repository(root, name="gated", options=Options(), **more):
@@ -68,7 +68,7 @@ def test_the_server_keeps_each_conversation(tmp_path, name):
     assert server.sequences[7]["past_written"] == [full + 5 + full - 1]
 
 
-@pytest.mark.parametrize("name", ["gated", "gated-4T"])
+@pytest.mark.parametrize("name", ["gated", "gated-4T", "gated-topics"])
 def test_windows_and_folds(tmp_path, name):
     """Turns with a fold before each, a window that is full and one that carries tokens over, as docs/onnx.md has them; the backend says the same."""
     folder, backend, summary = repository(tmp_path, name, Options(window=40, plain=True))

@@ -162,7 +162,7 @@ def test_rewind_and_partial_commit(cells, name):
     assert np.array_equal(b.to_host(state), before), "a state must not change under a chunk"
 
 
-@pytest.mark.parametrize("name", ["gated", "released-causal", "released-chunk"])
+@pytest.mark.parametrize("name", ["gated", "gated-topics", "released-causal", "released-chunk"])
 def test_the_graph_itself_begins_chunks(cells, name):
     """Without this backend: feed every present_X back as past_X and set new_chunk; the same logits and bank, over four chunks of unequal length."""
     b = cells(name)[1]
@@ -227,7 +227,7 @@ def test_a_wrong_graph_fails(tmp_path, fault, monkeypatch):
             ),
         )
     else:
-        monkeypatch.setattr(memory.MemoryLayers, "attend", lambda self, g, q, k, v: q)
+        monkeypatch.setattr(memory.MemoryLayers, "attend", lambda self, g, q, k, v, bias: q)
     source, path = onnx_kit.exported(tmp_path, "gated", Options(plain=True))
     torch, onnx = kit.torch(source), onnx_kit.backend(path)
     state = kit.written(torch)
@@ -241,7 +241,7 @@ def test_a_wrong_graph_fails(tmp_path, fault, monkeypatch):
             assert_close("logits", got, want, 5e-5, RTOL)
 
 
-@pytest.mark.parametrize("name", ["gated", "released-causal", "released-chunk"])
+@pytest.mark.parametrize("name", ["gated", "gated-topics", "released-causal", "released-chunk"])
 @pytest.mark.parametrize("precision,gate", [("fp16", 5e-3), ("int8", 0.05), ("int4", 0.6)])
 def test_lower_precisions(tmp_path, name, precision, gate):
     """Random weights quantise badly; the real model is judged below. The split property holds in any precision."""
@@ -287,7 +287,7 @@ def test_the_kernel_runs_where_the_library_is(tmp_path, monkeypatch):
     assert_close("banks", banks[1], banks[0], ATOL, RTOL)
 
 
-@pytest.mark.parametrize("name", ["gated", "gated-4T", "released-causal"])
+@pytest.mark.parametrize("name", ["gated", "gated-4T", "gated-topics", "released-causal"])
 def test_a_chunk_goes_on_after_its_memory_was_taken(cells, name):
     """`commit` leaves the chunk as it is: the same logits follow, and the same bank, as if nobody had looked."""
     b = cells(name)[1]

@@ -52,9 +52,9 @@ def swapped(graph, i, f, z, old):
     return plain_update(graph, f, i, z, old)
 
 
-def no_output_gate(self, g, x, a, keys, values, layer):
+def no_output_gate(self, g, x, a, keys, values, layer, looks):
     """`gated` of export/memory.py whose reading joins whole."""
-    _, write = RIGHT["gated"](self, g, x, a, keys, values, layer)
+    _, write = RIGHT["gated"](self, g, x, a, keys, values, layer, looks)
     read = self.seen[f"layers.{layer}.memory.add"] = self.seen[f"layers.{layer}.memory.read"]
     return g.op("Add", a, read), write
 

@@ -33,8 +33,8 @@ def cells(tmp_path_factory):
     return get
 
 
-# Every cell in the usual form, every form of the two cells that differ most.
-EXPORTED = [(name, form) for form in onnx_kit.FORMS for name in (GATED if form == "default" else ("gated", "gated-pair"))]
+# Every cell in the usual form, every form of the three cells that differ most.
+EXPORTED = [(name, form) for form in onnx_kit.FORMS for name in (GATED if form == "default" else ("gated", "gated-pair", "gated-topics"))]
 
 
 @pytest.mark.parametrize("what", SCRIPTS)
@@ -57,7 +57,26 @@ def test_a_window_is_what_it_is_defined_to_be(cells, name, form, what):
     assert np.array_equal(state.bank, bank.numpy().astype(np.float32)), "a state must not change under a window"
 
 
-@pytest.mark.parametrize("name", ["gated", "gated-4T"])
+WIDE = dict(layers=7, memory_layers=(6,), topics=(0, 1, 2, 3, 4), topic_back=1, topic_around=7)
+
+
+@pytest.mark.parametrize("form", ["default", "standard"])
+def test_topics_wider_than_a_memory_s_own(tmp_path, form):
+    """Features of more numbers than a memory's row is made of, one memory, looking back at the token itself alone, and a ring nearly all of it near."""
+    source, path = onnx_kit.exported(tmp_path, "gated", onnx_kit.FORMS[form], **WIDE)
+    model, b = reference(source), onnx_kit.backend(path)
+    assert {i.name: i.shape for i in b.session.get_inputs()}["past_writes"] == ["batch", 2, 16, 5 * 2 * 8]
+    bank, written = memory_of(model, 2)
+    for what in ("a fold a turn", "fold inside what is carried"):
+        script = script_of(what)
+        want = oracle(model, bank, written, script)
+        for split in (None, 1):
+            got, window = onnx_kit.windowed(b, state_of(bank, written), script, W, split)
+            assert_close("logits", got, want.logits.numpy(), LOGITS, RTOL)
+            assert_close("bank", b.to_host(b.commit(window)), want.banks[-1].numpy(), BANK, RTOL)
+
+
+@pytest.mark.parametrize("name", ["gated", "gated-4T", "gated-topics"])
 def test_memory_is_that_of_the_last_fold(cells, name):
     """Between start and the first fold, straight after a fold and after more tokens; looking changes nothing; two folds in a row are one."""
     model, b = cells(name)
@@ -122,10 +141,10 @@ def test_a_window_of_any_size(cells, form):
 
 
 @pytest.mark.parametrize("what", ["a fold a turn", "carried beyond a chunk"])
-@pytest.mark.parametrize("form", list(onnx_kit.FORMS))
-def test_the_graph_itself_in_place(cells, form, what):
+@pytest.mark.parametrize(("name", "form"), [(name, form) for name in ("gated", "gated-topics") for form in onnx_kit.FORMS])
+def test_the_graph_itself_in_place(cells, name, form, what):
     """Without this backend, every present_X in the memory of past_X, numbers too: new_chunk 1, 0 and 3; and 2 at the end, from which 1 goes on."""
-    model, b = cells("gated", form)
+    model, b = cells(name, form)
     bank, written = memory_of(model)
     script = script_of(what, 1)
     want = oracle(model, bank, written, script)
@@ -201,10 +220,11 @@ def test_a_window_that_the_file_fixes(tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.parametrize("name", ["gated-4T", "gated-topics"])
 @pytest.mark.parametrize("precision,gate", [("fp16", 5e-3), ("int8", 0.05), ("int4", 0.6)])
-def test_lower_precisions(tmp_path, precision, gate):
+def test_lower_precisions(tmp_path, name, precision, gate):
     """The gates of whole chunks (test_onnx_backend.py) hold for folded windows."""
-    source, path = onnx_kit.exported(tmp_path, "gated-4T", Options(precision))
+    source, path = onnx_kit.exported(tmp_path, name, Options(precision))
     model, b = reference(source), onnx_kit.backend(path)
     bank, written = memory_of(model, 2)
     for what in ("a fold a turn", "carried beyond a chunk"):

@@ -55,6 +55,64 @@ def test_a_wrong_window_is_noticed(tmp_path, fault, monkeypatch):
             assert_close("bank", b.commit(window).bank, want.banks[-1].numpy(), BANK, RTOL)
 
 
+TOPIC_FAULTS = ["surroundings a row off", "stale surroundings after a fold", "one token more looked back", "gains left out", "a memory's gain for another"]
+
+
+@pytest.mark.parametrize("form", ["default", "standard"])
+@pytest.mark.parametrize("fault", TOPIC_FAULTS)
+def test_wrong_topics_are_noticed(tmp_path, fault, form, monkeypatch):
+    """Negative controls of what topics add to the memories' logits."""
+    from lm2.export import border, topics
+
+    right, bias = border.Border.around, topics.TopicNodes.bias
+
+    def around(self, bank, past, first, finished):
+        g = self.graph
+        if fault == "stale surroundings after a fold":
+            return right(self, bank, past, first, g.op("Mul", finished, g.constant([0])))
+        fresh, start = right(self, bank, past, first, finished)
+        return fresh, g.op("Mod", g.op("Add", start, g.constant([1])), g.constant([self.config.memory.slots]))
+
+    if "surroundings" in fault:
+        monkeypatch.setattr(border.Border, "around", around)
+    elif fault == "gains left out":
+        monkeypatch.setattr(topics.TopicNodes, "bias", lambda self, g, looks, memory: g.op("Unsqueeze", looks, g.constant([1])))
+    elif fault == "a memory's gain for another":
+        monkeypatch.setattr(topics.TopicNodes, "bias", lambda self, g, looks, memory: bias(self, g, looks, 1 - memory))
+    else:
+        made = topics.TopicNodes.__init__
+
+        def longer(self, *args):
+            made(self, *args)
+            self.back += 1
+
+        monkeypatch.setattr(topics.TopicNodes, "__init__", longer)
+    source, path = onnx_kit.exported(tmp_path, "gated-topics", onnx_kit.FORMS[form])
+    model, b = reference(source), onnx_kit.backend(path)
+    bank, written = memory_of(model)
+    script = Script(torch.as_tensor(tokens(1, 40)), (25, 33), 20)
+    want = oracle(model, bank, written, script)
+    got, _ = onnx_kit.windowed(b, state_of(bank, written), script, W, 8)
+    with pytest.raises(AssertionError):
+        assert_close("logits", got, want.logits.numpy(), LOGITS, RTOL)
+
+
+def test_topics_row_made_wrongly_is_noticed(tmp_path, monkeypatch):
+    """Negative control of the rows of the topics' bank: the old one kept whole."""
+    from lm2.export import topics
+
+    right = topics.TopicNodes.rewritten
+    monkeypatch.setattr(topics.TopicNodes, "rewritten", lambda self, g, writes, old: g.op("Add", right(self, g, writes, g.op("Mul", old, g.constant(0.0, "float32"))), old))
+    source, path = onnx_kit.exported(tmp_path, "gated-topics")
+    model, b = reference(source), onnx_kit.backend(path)
+    bank, written = memory_of(model)
+    script = Script(torch.as_tensor(tokens(1, 40)), (25, 33), 20)
+    _, window = onnx_kit.windowed(b, state_of(bank, written), script, W, 8)
+    made, want = b.commit(window).bank, oracle(model, bank, written, script).banks[-1].numpy()
+    with pytest.raises(AssertionError):
+        assert_close("topics' bank", made[-1], want[-1], BANK, RTOL)
+
+
 def test_interrupted_after_a_fold_was_done(backend, monkeypatch):
     """Ctrl-C arrives when the call is over and nothing was returned: the fold is not done twice, whatever is fed next."""
     b = backend
