@@ -27,6 +27,7 @@ READERS = (
     "mlp.up_proj",
     "memory.q_proj",
     "memory.input_gate",
+    "memory.open_gate",
     "memory.content",
 )
 WRITERS = ("self_attn.o_proj", "mlp.down_proj")

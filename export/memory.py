@@ -106,7 +106,10 @@ class MemoryLayers:
         if self.config.memory.output_projection:
             read = m.linear(g, read, f"{p}o_proj")  # (b, t, d)
         read = self.widen(g, read)
-        add = g.op("Mul", g.op("Sigmoid", m.linear(g, read, f"{p}output_gate", wide=True)), read)
+        opened = m.linear(g, read, f"{p}output_gate", wide=True)  # (b, t, d)
+        if self.config.memory.opens == "both":
+            opened = g.op("Add", opened, m.linear(g, u, f"{p}open_gate", wide=True))  # (b, t, d)
+        add = g.op("Mul", g.op("Sigmoid", opened), read)
         if self.config.memory.scale:
             add = g.op("Mul", add, m.vector(g, f"{p}scale"))
         self.seen |= {f"layers.{layer}.memory.read": read, f"layers.{layer}.memory.add": add}

@@ -44,6 +44,7 @@ class GatedMemory:
     scale: mx.array | None  # (d,) float32
     both: bool  # a row is made of what was read too, not of the token alone
     cpu: bool
+    open_gate: Dense | None = None  # what the token says of the output gate, one number for all channels
     topics: Topics | None = None  # of all memories, with the first of them
 
     def keys_values(self, rows: mx.array, before: mx.array | None = None) -> tuple[mx.array, mx.array]:
@@ -80,7 +81,10 @@ class GatedMemory:
         if self.o is not None:
             e = self.o(e)  # (b, t, d)
         e = e.astype(mx.float32)
-        add = mx.sigmoid(self.output_gate(e)) * e  # (b, t, d)
+        opened = self.output_gate(e)  # (b, t, d)
+        if self.open_gate is not None:
+            opened = opened + self.open_gate(u)  # (b, t, d)
+        add = mx.sigmoid(opened) * e  # (b, t, d)
         return u, (add if self.scale is None else self.scale * add), e
 
     def rewrite(self, u: mx.array, read: mx.array | None, old: mx.array) -> mx.array:

@@ -141,6 +141,7 @@ def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:
         v=reader.linear(f"{p}v_proj"),
         o=reader.linear(f"{p}o_proj") if m.output_projection else None,
         output_gate=reader.dense(f"{p}output_gate"),
+        open_gate=reader.dense(f"{p}open_gate") if m.opens == "both" else None,
         input_gate=reader.dense(f"{p}input_gate"),
         forget_gate=reader.dense(f"{p}forget_gate"),
         content=reader.dense(f"{p}content"),

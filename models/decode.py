@@ -233,7 +233,7 @@ def _read(memory: GatedMemory, buffers: Buffers, j: int, x: Tensor, looks: Tenso
     read = decode_attention(q, buffers.read_keys[j], buffers.read_values[j], looks=None if looks is None else looks[j]).view(len(x), -1)  # (b, h e)
     if memory.o_proj is not None:
         read = memory.o_proj(read)  # (b, d)
-    return token, memory.read_proj(read.to(u.dtype)), read
+    return token, memory.opened(memory.read_proj(read.to(u.dtype)), u), read
 
 
 def _streamed(memory: ReleasedMemory, buffers: Buffers, i: int, a: Tensor, rows: Tensor, position: Tensor, length: Tensor) -> Tensor:

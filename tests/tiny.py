@@ -41,7 +41,7 @@ CELLS = {
     "gated-4T": config(rows=4),
     "gated-token": config(rows=2, content="token"),
     "gated-pair": config(rows=2, content="token", keys="pair"),
-    "gated-topics": config(rows=2, content="token", keys="pair", layers=4, memory_layers=(2, 3), topics=(0, 1), topic_back=6, topic_around=2),
+    "gated-topics": config(rows=2, content="token", keys="pair", opens="both", layers=4, memory_layers=(2, 3), topics=(0, 1), topic_back=6, topic_around=2),
     "released-causal": config("released"),
     "released-chunk": config("released", "chunk"),
 }
