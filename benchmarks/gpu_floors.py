@@ -78,7 +78,8 @@ def state_bytes(config: LM2Config, batch: int, length: int, item: int = 2) -> in
     c, m = config, config.memory
     own = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * length * item
     if m.cell == "gated":
-        memory = m.banks * (2 * m.slots * m.heads * m.head_dim * item + 2 * c.hidden_size * 4)
+        memory = len(m.layers) * 2 * m.slots * m.heads * m.head_dim * item + m.banks * 2 * c.hidden_size * 4
+        memory += m.slots * c.hidden_size * 4 if m.topics else 0
     else:
         memory = c.num_hidden_layers * (2 * length * m.slots * item + 2 * c.hidden_size * 4) + 2 * c.hidden_size * 4
     return batch * (own + memory)

@@ -7,7 +7,7 @@ Everything here builds a lazy graph; `evaluate` runs it, once per call of the mo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -18,6 +18,7 @@ from .linear import Linear
 from .llama import MLP, Attention, RMSNorm, attend, rope_tables
 from .memory import GatedMemory, ReleasedMemory
 from .topics import Topics
+from .window import Buffers, WindowState, evaluate, placed, taken
 
 
 @dataclass
@@ -54,63 +55,6 @@ class Pieces(NamedTuple):
 
     def compiled(self) -> "Pieces":
         return Pieces(mx.compile(self.project), mx.compile(self.finish), None if self.read is None else mx.compile(self.read))
-
-
-@dataclass
-class Buffers:
-    """What a window accumulates: arrays of constant size by name, filled up to the window's length.
-
-    Shared by the states of one window and replaced as it grows: positions before a state's length never change, so an older state
-    stays good for rewinding until something else is fed after it, or it is folded. Nobody else may hold the arrays, then MLX writes them in place.
-    folded: where the newest state was folded last; `seen` and `read` of positions from there on begin at place 0.
-    """
-
-    arrays: dict[str, mx.array] = field(default_factory=dict)
-    folded: int = 0
-
-    def put(self, name: str, value: mx.array, past: int, axis: int) -> mx.array:
-        """Store value at positions past .. past + t - 1 of `axis` (1 or 2); everything so far along that axis."""
-        s = past + value.shape[axis]
-        whole = self.arrays[name]
-        if s - past == whole.shape[axis]:
-            value = mx.contiguous(value)  # MLX would keep the value itself, and with it the whole array it is a view of
-        if axis == 1:
-            whole[:, past:s] = value
-            return whole[:, :s]
-        whole[:, :, past:s] = value
-        return whole[:, :, :s]
-
-
-class WindowState(NamedTuple):
-    """A window in progress. bank (l, b, n, d) float32 as of the last fold.
-
-    written: tokens in the bank, ever; number i lies in row i mod n. Positions below `folded` are in the bank, by a fold or because the first
-    `carried` of them were carried over.
-    reads (cell gated): K and V of each memory's bank, (b, h, n, e), None for a bank of zeros. around: what is near each row of the topics' bank,
-    (b, n, d) float32; None without topics, or for a bank of zeros. tokens (cell released, pooled over the chunk): the
-    ids so far (b, s), with `after` the bank they lead to; such a window is computed anew in each call and has empty buffers.
-    """
-
-    bank: mx.array
-    written: int
-    length: int
-    buffers: Buffers
-    reads: tuple[tuple[mx.array, mx.array] | None, ...] = ()
-    tokens: mx.array | None = None
-    after: mx.array | None = None
-    folded: int = 0
-    carried: int = 0
-    around: mx.array | None = None
-
-    @property
-    def stale(self) -> bool:
-        """Whether the buffers were folded since this state."""
-        return self.folded != self.buffers.folded
-
-
-def evaluate(window: WindowState, *more: mx.array) -> None:
-    """Compute everything a call left undone, in one go."""
-    mx.eval(*more, *window.buffers.arrays.values(), *([] if window.after is None else [window.after]))
 
 
 class LM2:
@@ -214,7 +158,7 @@ class LM2:
             x, rows = self._layers(tokens, state, 0, True)
             assert rows is not None
             x = x[:, past:]
-            state = state._replace(tokens=tokens, after=_placed(state.bank, rows[None], 0))
+            state = state._replace(tokens=tokens, after=placed(state.bank, rows[None], 0))
         else:
             x, rows = self._layers(ids, state, past, False)
             if rows is not None:
@@ -238,7 +182,7 @@ class LM2:
             return state
         new = self._rows(state)  # (l, b, count, d)
         first, arrays = self.first_row(state.written), state.buffers.arrays
-        bank = _placed(state.bank, new, first) if self.bank_of else state.bank
+        bank = placed(state.bank, new, first) if self.bank_of else state.bank
         reads: list[tuple[mx.array, mx.array]] = []
         for i, j in self.bank_of.items():
             memory = self.blocks[i].memory
@@ -246,10 +190,10 @@ class LM2:
             old = state.reads[j] or memory.keys_values(mx.zeros_like(bank[j]))
             if self.config.memory.keys == "pair":
                 some = min(count + 1, self.config.memory.slots)
-                made = memory.keys_values(_taken(bank[j], first, some), _taken(bank[j], (first - 1) % bank[j].shape[1], some))  # (b, h, count + 1, e or e + 1) each
+                made = memory.keys_values(taken(bank[j], first, some), taken(bank[j], (first - 1) % bank[j].shape[1], some))  # (b, h, count + 1, e or e + 1) each
             else:
                 made = memory.keys_values(new[j])  # (b, h, count, e or e + 1) each
-            reads.append((mx.contiguous(_placed(old[0], made[0], first)), mx.contiguous(_placed(old[1], made[1], first))))
+            reads.append((mx.contiguous(placed(old[0], made[0], first)), mx.contiguous(placed(old[1], made[1], first))))
             if f"read{j}" not in arrays:
                 arrays[f"read{j}"] = mx.zeros_like(arrays[f"seen{j}"])  # (b, T, d)
         around = None if self.topics is None else self._around(self.topics, state, bank[-1], count)  # (b, n, d)
@@ -264,11 +208,11 @@ class LM2:
         if state.around is None:
             return topics.around(bank, 0, n)  # (b, n, d)
         first = (self.first_row(state.written) - topics.near) % n
-        return _placed(state.around, topics.around(bank, first, min(count + 2 * topics.near, n)), first)  # (b, n, d)
+        return placed(state.around, topics.around(bank, first, min(count + 2 * topics.near, n)), first)  # (b, n, d)
 
     def rows(self, state: WindowState, first: int, count: int) -> mx.array:
         """Rows first mod n .. of the bank as of the last fold, round its end: lazy (l, b, count, d)."""
-        return _taken(state.bank, self.first_row(first), count)
+        return taken(state.bank, self.first_row(first), count)
 
     def commit(self, state: WindowState) -> tuple[mx.array, int]:
         """The memory with everything of the window in it: the bank, lazy (l, b, n, d), and the tokens written. Nothing new changes nothing."""
@@ -280,14 +224,14 @@ class LM2:
             if state.tokens.shape[1] != s:
                 _, rows = self._layers(state.tokens[:, :s], state, 0, True)
                 assert rows is not None
-                return _placed(state.bank, rows[None], 0), written
+                return placed(state.bank, rows[None], 0), written
             assert state.after is not None
             return state.after, written
         if self.config.memory.cell == "released":
-            return _placed(state.bank, state.buffers.arrays["rows"][None, :, :s], 0), written
+            return placed(state.bank, state.buffers.arrays["rows"][None, :, :s], 0), written
         if not self.bank_of:
             return state.bank, written
-        return _placed(state.bank, self._rows(state), self.first_row(state.written)), written
+        return placed(state.bank, self._rows(state), self.first_row(state.written)), written
 
     def _rows(self, state: WindowState) -> mx.array:
         """What positions `folded` on write, lazy (l, b, s - folded, d), cell gated."""
@@ -297,10 +241,10 @@ class LM2:
             memory = self.blocks[i].memory
             assert isinstance(memory, GatedMemory)
             read = None if state.reads[j] is None else arrays[f"read{j}"][:, :count]
-            new.append(memory.rewrite(arrays[f"seen{j}"][:, :count], read, _taken(state.bank[j], first, count)))  # (b, count, d)
+            new.append(memory.rewrite(arrays[f"seen{j}"][:, :count], read, taken(state.bank[j], first, count)))  # (b, count, d)
         if self.topics is not None:
             features = self.topics.features([arrays[f"values{i}"][:, :, state.folded : state.length] for i in self.topics.layers])  # (b, count, f)
-            new.append(self.topics.rows(features, _taken(state.bank[-1], first, count)))  # (b, count, d)
+            new.append(self.topics.rows(features, taken(state.bank[-1], first, count)))  # (b, count, d)
         return mx.stack(new) if new else mx.zeros((0, state.bank.shape[1], count, state.bank.shape[3]))
 
     def _layers(self, ids: mx.array, state: WindowState, past: int, alone: bool) -> tuple[mx.array, mx.array | None]:
@@ -368,20 +312,3 @@ class LM2:
             sums = sums + state.buffers.arrays[f"sums{i}"][:, past - 1 : past]
         state.buffers.put(f"sums{i}", sums, past, 1)
         return sums / mx.arange(past + 1, past + 1 + lifted.shape[1], dtype=mx.float32)[:, None]  # (b, t, d)
-
-
-def _placed(whole: mx.array, new: mx.array, first: int) -> mx.array:
-    """A new array with `new` (.., s, w) in rows `first` on of `whole` (.., n, w), round its end; the old one is unchanged."""
-    n, s = whole.shape[-2], new.shape[-2]
-    room = n - first
-    if s > room:
-        return _placed(_placed(whole, new[..., :room, :], first), new[..., room:, :], 0)
-    return mx.concatenate([whole[..., :first, :], new, whole[..., first + s :, :]], axis=-2)
-
-
-def _taken(whole: mx.array, first: int, count: int) -> mx.array:
-    """Rows `first` .. of whole (.., n, w), round its end: (.., count, w)."""
-    n = whole.shape[-2]
-    if first + count <= n:
-        return whole[..., first : first + count, :]
-    return mx.concatenate([whole[..., first:, :], whole[..., : first + count - n, :]], axis=-2)

@@ -71,8 +71,8 @@ def shift_rows(monkeypatch):
 
     from lm2.lm2_mlx import model
 
-    right = model._placed
-    monkeypatch.setattr(model, "_placed", lambda bank, rows, first: right(bank, mx.roll(rows, 1, axis=2), first))
+    right = model.placed
+    monkeypatch.setattr(model, "placed", lambda bank, rows, first: right(bank, mx.roll(rows, 1, axis=2), first))
 
 
 def wrong_theta(monkeypatch):
@@ -149,7 +149,7 @@ def lose_the_head(monkeypatch, side="mlx"):
 
 def forget_a_key(monkeypatch):
     """Each call loses the key before it: a chunk in one call is right, a chunk in parts is not."""
-    from lm2.lm2_mlx.model import Buffers
+    from lm2.lm2_mlx.window import Buffers
 
     right = Buffers.put
 

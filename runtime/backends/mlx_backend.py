@@ -14,9 +14,10 @@ import mlx.core as mx
 import numpy as np
 
 from ...lm2_mlx.blas import REMEDY, preloaded, wrong_product
-from ...lm2_mlx.model import LM2, WindowState, evaluate
+from ...lm2_mlx.model import LM2
 from ...lm2_mlx.trace import trace
 from ...lm2_mlx.weights import DTYPES, load_model
+from ...lm2_mlx.window import WindowState, evaluate
 from ...models.errors import BackendError
 from ...models.layout import ModelFolder, open_folder
 from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room
