@@ -90,7 +90,7 @@ def _layer(layer: int, memory: Any, x: Tensor, kv: tuple[Tensor, Tensor] | None,
         if memory.o_proj is not None:
             read = memory.o_proj(read)  # (1, t, d)
         read = read.to(u.dtype)
-        o, f = memory.read_proj(read).chunk(2, dim=-1)  # (1, t, d) each
+        o, f = memory.opened(memory.read_proj(read), u).chunk(2, dim=-1)  # (1, t, d) each
         out, forget, content, mass = torch.sigmoid(o), torch.sigmoid(f), read + z if memory.both else z, weights[0].mean(dim=0)
     added = write * torch.tanh(content)  # (1, t, d)
     gates = [gate[0].float().mean(dim=-1).cpu() for gate in (write, forget, out)]  # (t,) each

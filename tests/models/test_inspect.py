@@ -67,3 +67,14 @@ def test_other_cells_are_refused():
         check_cell(random_model(tiny.CELLS["released-causal"], 1))
     with pytest.raises(ModelFileError, match="no memory layer"):
         check_cell(random_model(tiny.config(memory_layers=()), 1))
+
+
+@pytest.mark.parametrize(("bias", "opened"), [(100.0, 1.0), (-100.0, 0.0)])
+def test_an_output_gate_that_the_token_opens_is_seen_open(bias, opened):
+    model = random_model(tiny.CELLS["gated-topics"], 3).eval()
+    ids = torch.arange(16)[None]
+    bank = view(model, ids, model.initial_bank(), 0, model.tables()).bank
+    for layer in model.config.memory.layers:
+        model.blocks[layer].memory.open_gate.bias.data.fill_(bias)
+    for layer in view(model, ids, bank, 16, model.tables()).layers:
+        assert_close("output gate", layer.out, torch.full((16,), opened), 1e-6)
