@@ -170,7 +170,7 @@ def chat(
         memory = replace(begun.memory, layers=layers or begun.memory.layers)
         start.check_layers(begun, memory.layers)
         if memory.keys == "pair":
-            memory = replace(memory, opens="both", topics=memory.topics or start.topics_below(memory.layers[0]))
+            memory = start.with_topics(memory)
     if plan.task == "find" and memory.content != "token":
         raise TrainError(f"{adapter}: --task find needs rows that are made of their token alone (memory.content token), not {memory.content}")
     model = start.warm(folder, memory, plan.seed, half)

@@ -98,13 +98,16 @@ def adapter_memory(config: LM2Config, layers: tuple[int, ...], chunk: int, block
     chunk were found less often; they are found by the row before as well (docs/decisions.md)."""
     heads = config.num_key_value_heads
     width = config.head_dim * (2 if config.num_attention_heads > heads else 1)
-    low = topics_below(layers[0])
-    return MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, content="token", keys="pair", opens="both", topics=low)
+    return with_topics(MemoryConfig("gated", chunk * blocks, chunk, layers, heads, width, "zeros", output_projection=True, content="token", keys="pair"))
 
 
-def topics_below(first: int) -> tuple[int, ...]:
-    """The layers whose values say what is talked of: the lowest, every other one, three at most."""
-    return tuple(i for i in (0, 2, 4) if i < first)
+def with_topics(memory: MemoryConfig) -> MemoryConfig:
+    """The memory with output gates that the token opens too and, unless it has some, with topics: of the lowest layers, every other one, three at most."""
+    memory = replace(memory, opens="both")
+    if memory.topics:
+        return memory
+    low = tuple(i for i in (0, 2, 4) if i < memory.layers[0])
+    return replace(memory, topics=low, topic_around=min(memory.topic_around, (memory.slots - 1) // 2))
 
 
 def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM2:
