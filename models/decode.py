@@ -177,9 +177,11 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "t
         found = None
         if isinstance(block.memory, GatedMemory):
             with _on(beside):
+                u = rms_norm(x, block.memory.norm.weight, block.memory.norm.eps, block.memory.norm.weight.dtype)  # (b, d)
+                token = block.memory.token_proj(u)  # (b, 2d)
                 if block.memory.topics is not None:
-                    looks = _looks(block.memory.topics, buffers, position, row)  # (l, b, n)
-                found = _read(block.memory, buffers, model.bank_of[i], x, looks)  # (b, 2d), (b, 2d), (b, d)
+                    looks = _looks(block.memory.topics, block.memory.told(token), buffers, position, row)  # (l, b, n)
+                found = token, *_read(block.memory, buffers, model.bank_of[i], u, looks)  # (b, 2d), (b, 2d), (b, d)
         q = rotate_store(block.self_attn.qkv_proj(normed), *tables, position, buffers.keys[i], buffers.values[i])  # (b, h, e)
         a = block.self_attn.o_proj(decode_attention(q, buffers.keys[i], buffers.values[i], length).view(b, -1))  # (b, d)
         if isinstance(block.memory, GatedMemory):
@@ -216,24 +218,22 @@ def _on(beside: "torch.cuda.Stream | None") -> Iterator[None]:
         yield
 
 
-def _looks(topics: Topics, buffers: Buffers, position: Tensor, row: Tensor) -> Tensor:
-    """What topics add to the logits of each memory (l, b, n); their rows are written. The layers they are made of have kept these positions already."""
+def _looks(topics: Topics, told: Tensor, buffers: Buffers, position: Tensor, row: Tensor) -> Tensor:
+    """What topics add to the logits of each memory (l, b, n); their rows are written as far as `told` (b, 1) says. The layers they are made of have kept these positions already."""
     features, lately = topics.one([buffers.values[i] for i in topics.layers], position)  # (b, f) each
     at = torch.arange(len(position), device=position.device), row  # (b,) each
-    buffers.rows[-1][at] = topics.rows(features, buffers.old[-1][at])
+    buffers.rows[-1][at] = topics.rows(features, told, buffers.old[-1][at])
     looks = topics.looks(lately[:, None], buffers.around)[:, 0]  # (b, n)
     return topics.gain[:, None, None] * looks  # (l, b, n)
 
 
-def _read(memory: GatedMemory, buffers: Buffers, j: int, x: Tensor, looks: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """What the tokens and bank j say: input gate and content (b, 2d), output and forget gates (b, 2d), what was read (b, d). looks (l, b, n)."""
-    u = rms_norm(x, memory.norm.weight, memory.norm.eps, memory.norm.weight.dtype)  # (b, d)
-    token = memory.token_proj(u)  # (b, 2d)
-    q = memory.q_proj(u.to(x.dtype)).view(len(x), memory.heads, memory.width)  # (b, h, e)
-    read = decode_attention(q, buffers.read_keys[j], buffers.read_values[j], looks=None if looks is None else looks[j]).view(len(x), -1)  # (b, h e)
+def _read(memory: GatedMemory, buffers: Buffers, j: int, u: Tensor, looks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What bank j says to tokens of normed states u (b, d): output and forget gates (b, 2d), what was read (b, d). looks (l, b, n)."""
+    q = memory.q_proj(u.to(buffers.keys.dtype)).view(len(u), memory.heads, memory.width)  # (b, h, e)
+    read = decode_attention(q, buffers.read_keys[j], buffers.read_values[j], looks=None if looks is None else looks[j]).view(len(u), -1)  # (b, h e)
     if memory.o_proj is not None:
         read = memory.o_proj(read)  # (b, d)
-    return token, memory.opened(memory.read_proj(read.to(u.dtype)), u), read
+    return memory.opened(memory.read_proj(read.to(u.dtype)), u), read
 
 
 def _streamed(memory: ReleasedMemory, buffers: Buffers, i: int, a: Tensor, rows: Tensor, position: Tensor, length: Tensor) -> Tensor:

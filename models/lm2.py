@@ -183,14 +183,16 @@ class LM2(nn.Module):
                     pooled = _pool(block.memory.token_gate.lifted(a), self.config.memory.gate_pool, present)
                     add, rows = block.memory(a, old, _no_cache, pooled)
                 else:
+                    said = block.memory.said(x)  # (b, t, d), (b, t, 2d)
                     if block.memory.topics is not None:
                         topics, before = block.memory.topics, banks[-1][:, places]  # (b, t, d)
                         features = topics.features([values[k] for k in topics.layers])  # (b, t, f)
                         looks, gain = topics.looks(topics.lately(features, t), topics.around(banks[-1])), topics.gain  # (b, t, n)
-                        own = topics.rows(features, before)  # (b, t, d)
+                        own = topics.rows(features, block.memory.told(said[1]), before)  # (b, t, d)
                         own = own if present is None else torch.where(present[..., None], own, before)
                         banks[-1] = banks[-1].index_copy(1, places, own)  # (b, n, d)
-                    add, rows = block.memory(x, block.memory.keys_values(banks[j], x.dtype), old, None if looks is None or gain is None else gain[j] * looks)
+                    look = None if looks is None or gain is None else gain[j] * looks  # (b, t, n)
+                    add, rows = block.memory(x, block.memory.keys_values(banks[j], x.dtype), old, look, said)
                 a = a + add
                 if present is not None:
                     rows = torch.where(present[..., None], rows, old)
@@ -265,9 +267,10 @@ class LM2(nn.Module):
             a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache, last)  # (b, t or 1, d)
             if isinstance(state.inside, GatedInside):
                 if isinstance(block.memory, GatedMemory):
+                    said = block.memory.said(x)  # (b, t, d), (b, t, 2d)
                     if block.memory.topics is not None:
-                        looks = self._looks(block.memory.topics, t, state, past)  # (b, t, n)
-                    a = self._gated(block.memory, self.bank_of[i], x, a, state, past, looks)
+                        looks = self._looks(block.memory.topics, block.memory.told(said[1]), state, past)  # (b, t, n)
+                    a = self._gated(block.memory, self.bank_of[i], x, a, state, past, looks, said)
             else:
                 rows = self._streamed(cast(ReleasedMemory, block.memory), i, a, rows, state, past)
                 a = a + rows.to(a.dtype)
@@ -332,21 +335,25 @@ class LM2(nn.Module):
             return self(state.inside.tokens[:, : state.length], state.bank, state.written)[1], state.written + count
         return self._entered(state)[0], state.written + count
 
-    def _gated(self, memory: GatedMemory, j: int, x: Tensor, a: Tensor, state: WindowState, past: int, looks: Tensor | None) -> Tensor:
+    def _gated(
+        self, memory: GatedMemory, j: int, x: Tensor, a: Tensor, state: WindowState, past: int, looks: Tensor | None, said: tuple[Tensor, Tensor]
+    ) -> Tensor:
         assert isinstance(state.inside, GatedInside)
         if looks is not None:
             assert self.topics is not None
             looks = self.topics.gain[j] * looks  # (b, t, n)
-        add, rows = memory(x, state.inside.reads[j], self._old(j, x.shape[1], state, past), looks)
+        add, rows = memory(x, state.inside.reads[j], self._old(j, x.shape[1], state, past), looks, said)
         self._write(j, rows, state, past)
         return a if add is None else a + add
 
-    def _looks(self, topics: Topics, t: int, state: WindowState, past: int) -> Tensor | None:
-        """What topics add to the memories' logits for t positions from `past` on, (b, t, n), None for a bank of zeros; their rows are written."""
+    def _looks(self, topics: Topics, told: Tensor, state: WindowState, past: int) -> Tensor | None:
+        """What topics add to the memories' logits for t positions from `past` on, (b, t, n), None for a bank of zeros; their rows are written as far as
+        `told` (b, t, 1) says."""
         assert isinstance(state.inside, GatedInside)
+        t = told.shape[1]
         begin, s = max(0, past - topics.back + 1), past + t
         features = topics.features([state.values[i][:, :, begin:s] for i in topics.layers])  # (b, s', f)
-        self._write(-1, topics.rows(features[:, past - begin :], self._old(-1, t, state, past)), state, past)
+        self._write(-1, topics.rows(features[:, past - begin :], told, self._old(-1, t, state, past)), state, past)
         return None if state.inside.around is None else topics.looks(topics.lately(features, t), state.inside.around)
 
     def _old(self, j: int, t: int, state: WindowState, past: int) -> Tensor:

@@ -64,15 +64,25 @@ class GatedMemory(nn.Module):
         output, forget = gates.chunk(2, dim=-1)  # (..., d) each
         return torch.cat((output + self.open_gate(u), forget), dim=-1)  # (..., 2d)
 
-    def forward(self, x: Tensor, kv: tuple[Tensor, Tensor] | None, old: Tensor, looks: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
+    def said(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The normed state (.., d) of the residual stream x (.., d), and what it says of the input gate and the content, (.., 2d)."""
+        u = self.norm(x)  # (.., d)
+        return u, self.token_proj(u)
+
+    def told(self, token: Tensor) -> Tensor:
+        """How far a token's row is written: the mean (.., 1) of its input gate over the channels. token (.., 2d) of `said`."""
+        return torch.sigmoid(token[..., : len(self.input_bias)] + self.input_bias).mean(-1, keepdim=True)  # (.., 1)
+
+    def forward(
+        self, x: Tensor, kv: tuple[Tensor, Tensor] | None, old: Tensor, looks: Tensor | None = None, said: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor | None, Tensor]:
         """x (b, t, d) residual stream; kv of the bank, or None for a bank of zeros; old (b, t, d) rows of these positions; looks (b, t, n): what topics
-        add to the attention's logits, this memory's gain in it.
+        add to the attention's logits, this memory's gain in it; said: of x, where that is known.
 
         Returns what joins the attention output, (b, t, d) in x's dtype (None: exactly nothing), and the new rows (b, t, d).
         """
         b, t, _ = x.shape
-        u = self.norm(x)  # (b, t, d)
-        token = self.token_proj(u)  # (b, t, 2d)
+        u, token = self.said(x) if said is None else said  # (b, t, d), (b, t, 2d)
         if kv is None:
             i, z = token.chunk(2, dim=-1)  # (b, t, d) each
             f = self.read_proj.bias.chunk(2)[1]  # (d,)

@@ -1,8 +1,8 @@
 """Topics: what was talked of around a row, and what is talked of now. A bank of its own beside the memories', and a term that all of them look by.
 
 A token's features are what the value caches of a few low layers hold of it, side by side: what words there were, hardly what they are used for, and
-already kept for every position of the window. A row of the topics' bank is made of its token's features; what is near a row is the mean of the rows
-around it in the ring; what is near now is the mean of the last tokens' features. Their product is added to every memory's attention logits.
+already kept for every position of the window. A row of the topics' bank is made of its token's features, as far as the first memory's input gate lets
+that token in: talk that tells nothing fades what was told by little. What is near a row is the mean of the rows around it in the ring; what is near now is the mean of the last tokens' features. Their product is added to every memory's attention logits.
 Knows one call; caches and folds are others' business. Axes: b batch, t positions of a call, s positions so far, n rows, p places, d hidden, f features,
 l memories, r positions `back`.
 """
@@ -17,7 +17,7 @@ from .config import LM2Config
 
 
 class Topics(nn.Module):
-    """row = W_write f + b_write + sigmoid(keep) * old row; logits of memory j get gain_j (W_query mean of f + b_query) . (mean of rows) / sqrt(d)."""
+    """row = g (W_write f + b_write) + sigmoid(keep) * old row, g the mean of the first memory's input gate; logits of memory j get gain_j (W_query mean of f + b_query) . (mean of rows) / sqrt(d)."""
 
     def __init__(self, config: LM2Config):
         super().__init__()
@@ -51,9 +51,9 @@ class Topics(nn.Module):
         band = (at >= 0).to(near.dtype)  # (b, r)
         return near[:, 0], ((band / band.sum(-1, keepdim=True))[:, None] @ near)[:, 0]
 
-    def rows(self, features: Tensor, old: Tensor) -> Tensor:
-        """New rows (b, t, d) of tokens with these features (b, t, f), in the dtype of old (b, t, d)."""
-        return self.write(features.to(old.dtype)) + torch.sigmoid(self.keep) * old  # (b, t, d)
+    def rows(self, features: Tensor, told: Tensor, old: Tensor) -> Tensor:
+        """New rows (.., d) of tokens with these features (.., f), written as far as `told` (.., 1) says, in the dtype of old (.., d)."""
+        return told.to(old.dtype) * self.write(features.to(old.dtype)) + torch.sigmoid(self.keep) * old  # (.., d)
 
     def around(self, bank: Tensor, places: Tensor | None = None) -> Tensor:
         """What is near each row of a bank (b, n, d), or near the rows `places` (p,): means over the ring, (b, n or p, d)."""

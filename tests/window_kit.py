@@ -46,7 +46,7 @@ def whole(model, bank, written, script):
         a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache)  # (b, s, d)
         if getattr(block.memory, "topics", None) is not None:
             features = torch.cat([values[k] for k in model.config.memory.topics], -1)  # (b, s, f)
-            looks = topic_looks(model, block.memory.topics, features, bank[-1].clone(), written, script, versions)
+            looks = topic_looks(model, block.memory, x, features, bank[-1].clone(), written, script, versions)
         if block.memory is not None:
             now, adds = bank[model.bank_of[i]].clone(), []
             for number, (begin, end) in enumerate(script.segments()):
@@ -65,9 +65,10 @@ def whole(model, bank, written, script):
     return Result(model.lm_head(model.norm(x)), [torch.stack([*v[topics:], *v[:topics]]) for v in versions if v], written + count)
 
 
-def topic_looks(model, topics, features, now, written, script, versions):
+def topic_looks(model, memory, x, features, now, written, script, versions):
     """By its definition, one row and one token after another: what topics add in each segment (b, t, n); their bank after it goes to `versions`."""
-    m, n, d = model.config.memory, now.shape[1], now.shape[2]
+    m, n, d, topics = model.config.memory, now.shape[1], now.shape[2], memory.topics
+    gate = torch.sigmoid(memory.norm(x) @ memory.token_proj.weight[:d].T + memory.input_bias)  # (b, s, d)
     out = []
     for number, (begin, end) in enumerate(script.segments()):
         near = torch.stack([sum(now[:, (i + o) % n] for o in range(-m.topic_around, m.topic_around + 1)) / (2 * m.topic_around + 1) for i in range(n)], 1)
@@ -79,7 +80,7 @@ def topic_looks(model, topics, features, now, written, script, versions):
         now = now.clone()
         for p in range(max(begin, script.carried), end):
             place = (written + p - script.carried) % n
-            now[:, place] = topics.write(features[:, p]) + torch.sigmoid(topics.keep) * now[:, place]
+            now[:, place] = gate[:, p].sum(-1, keepdim=True) / d * topics.write(features[:, p]) + torch.sigmoid(topics.keep) * now[:, place]
         versions[number].append(now)
     return out
 

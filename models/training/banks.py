@@ -58,7 +58,7 @@ def write(memories: Sequence[GatedMemory], kept: Kept) -> Written:
         gates.append(gate)
     topics = memories[0].topics
     if topics is not None and kept.features is not None:
-        new.append(topics.write(kept.features))
+        new.append(gates[0].mean(-1, keepdim=True) * topics.write(kept.features))
         forget.append(torch.sigmoid(topics.keep).expand_as(new[-1]))
     return Written(new, forget, gates)
 

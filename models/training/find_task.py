@@ -110,6 +110,12 @@ class FindTask:
         out: Tensor = memory.bank_norm(torch.sigmoid(i + memory.input_bias) * torch.tanh(z))
         return out  # (n, d)
 
+    def _topic_rows(self, x: Tensor, features: Tensor) -> Tensor:
+        """Topics' rows (n, d) of tokens with these features (n, f), which the first memory meets as x (n, d)."""
+        memory, topics = self.memories[0], self.model.topics
+        assert topics is not None
+        return memory.told(memory.said(x)[1]) * topics.write(features)  # (n, d)
+
     def looks(self, chosen: Sequence[tuple[int, int]], dropped: float = 0.0) -> tuple[Tensor, dict[str, list[bool]], int]:
         """How unlikely the memories look where they should in a bank of `chosen` sequences (pool, number), mean over values' tokens; of each memory,
         whether the first token's row gets the most attention; and the rows there were. Facts that are told twice are not asked for."""
@@ -151,7 +157,7 @@ class FindTask:
         hits: dict[str, list[bool]] = {}
         topics, added = self.model.topics, None
         if topics is not None:
-            near = topics.around(topics.write(torch.cat(features).to(device).float())[None])  # (1, n, d)
+            near = topics.around(self._topic_rows(states[:, 0], torch.cat(features).to(device).float())[None])  # (1, n, d)
             asked_of = F.dropout(torch.cat(lately).to(device).float(), dropped)  # (p, f)
             added = topics.looks(asked_of[None], F.dropout(near, dropped))[0]  # (p, n)
         for j, (layer, memory) in enumerate(zip(self.model.config.memory.layers, self.memories, strict=True)):

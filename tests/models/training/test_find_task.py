@@ -111,18 +111,24 @@ def test_topics_are_those_of_a_window():
     made = task(topics=(0,), messages=3)
     pool, model = made.drawn.draw(0), made.model
     with torch.no_grad():
-        near = model.topics.around(model.topics.write(pool.features.float())[None])  # (1, n, d)
+        rows = made._topic_rows(pool.states[:, 0].float(), pool.features.float())  # (n, d)
+        near = model.topics.around(rows[None])  # (1, n, d)
         trained = model.topics.looks(pool.lately[0].float()[None], near)[0]  # (p, n)
         bank = torch.zeros(3, 1, 2048, 32)
-        bank[2, 0, : len(pool.features)] = model.topics.write(pool.features.float())
+        bank[2, 0, : len(pool.features)] = rows
         state = model.start(bank, len(pool.features), window=512)
         q = pool.questions[0]
         ids = torch.tensor([[*made.drawn.threads.head, *q.ids]])
         model.extend(ids, state, model.tables(512))
-        looked = model._looks(model.topics, ids.shape[1], state, 0)[0]  # (t, n)
+        looked = model._looks(model.topics, torch.ones(1, ids.shape[1], 1), state, 0)[0]  # (t, n)
         places = [len(made.drawn.threads.head) + p for p in q.value]
         inner = slice(10, len(pool.features) - 10)  # the ring goes on into empty rows there
         assert torch.allclose(trained[:, inner], looked[places][:, inner], atol=2e-2) and looked.abs().max() > 0.1
+        told = [*made.drawn.threads.head, *made.drawn.threads.sequence(random.Random("0 find 0"))[0]]
+        window = model.extend(torch.tensor([told]), model.start(torch.zeros(3, 1, 2048, 32), 0, window=512), model.tables(512))[1]
+        written = model.commit(window)[0][2, 0, len(made.drawn.threads.head) : len(told)]  # (n, d)
+        assert len(written) == pool.begins[1] and torch.allclose(written, rows[: len(written)], atol=2e-2) and rows.abs().max() > 0.1
+        assert not torch.allclose(written, model.topics.write(pool.features[: len(written)].float()), atol=2e-2)  # a gate left out is seen
 
 
 def test_new_topics_tell_messages_apart():
