@@ -29,14 +29,18 @@ class Border:
         def rewrite(g: Graph) -> list[str]:
             made = g.slice(writes, g.constant([0]), finished, 2)  # (b, l, p, w)
             old = g.op("Gather", bank, self._places(g, first, finished), axis=2)  # (b, l, p, d)
-            rows = []
+            rows: list[str] = []
+            gates: list[str] = []
             for j, i in enumerate(m.layers):
                 with g.scope(f"layers.{i}"):
                     own, before = (g.op("Gather", x, g.constant(j), axis=1) for x in (made, old))  # (b, p, w), (b, p, d)
-                    rows.append(g.op("Unsqueeze", self.memory.rewritten(g, own, before, i), g.constant([1])))
+                    row, gate = self.memory.rewritten(g, own, before, i)  # (b, p, d) each
+                    rows.append(g.op("Unsqueeze", row, g.constant([1])))
+                    gates.append(gate)
             if self.memory.topics:
                 own, before = (g.op("Gather", x, g.constant(len(m.layers)), axis=1) for x in (made, old))  # (b, p, w), (b, p, d)
-                rows.append(g.op("Unsqueeze", self.memory.topics.rewritten(g, own, before), g.constant([1])))
+                told = self.memory.told(g, gates[0])  # (b, p, 1)
+                rows.append(g.op("Unsqueeze", self.memory.topics.rewritten(g, own, told, before), g.constant([1])))
             return [stacked(g, rows)]
 
         def nothing(g: Graph) -> list[str]:

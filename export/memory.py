@@ -115,16 +115,20 @@ class MemoryLayers:
         self.seen |= {f"layers.{layer}.memory.read": read, f"layers.{layer}.memory.add": add}
         return g.op("Add", a, self.joins(g, self.narrow(g, add))), (u, wider(g, read, self.write_width - self.width_of_two))
 
-    def rewritten(self, g: Graph, writes: str, old: str, layer: int) -> str:
-        """The rows (b, p, d) of a chunk's p positions, cell gated: once per chunk, because nobody reads them before. writes
-        (b, p, write_width) of `gated`, old (b, p, d)."""
+    def rewritten(self, g: Graph, writes: str, old: str, layer: int) -> tuple[str, str]:
+        """The rows (b, p, d) of a chunk's p positions, cell gated: once per chunk, because nobody reads them before; and the logits (b, p, d) of
+        their input gate. writes (b, p, write_width) of `gated`, old (b, p, d)."""
         p, d, m = f"model.layers.{layer}.memory.", self.d, self.matrices
         empty = self.write_width - self.width_of_two
         u, read, *_ = g.split(writes, [self.width_of_two - d, d, *([empty] if empty else [])])
         i, content = g.split(m.linear(g, u, f"{p}input_gate", f"{p}content", wide=True), [d, d])
         f = m.linear(g, read, f"{p}forget_gate", wide=True)
         both = self.config.memory.content == "both"
-        return self.update(g, i, f, g.op("Add", read, content) if both else content, old)
+        return self.update(g, i, f, g.op("Add", read, content) if both else content, old), i
+
+    def told(self, g: Graph, i: str) -> str:
+        """How far the topics' rows of p positions are written: the mean (b, p, 1) of the first memory's input gate, of its logits i (b, p, d)."""
+        return g.op("ReduceMean", small_sigmoid(g, i), g.constant([-1]), keepdims=1, name="told")
 
     def joins(self, g: Graph, add: str) -> str:
         """add (b, t, d) in the places of the residual stream."""

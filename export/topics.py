@@ -55,12 +55,14 @@ class TopicNodes:
         own = g.op("Unsqueeze", g.op("Mul", looks, g.constant(gain, "float32")), g.constant([1]))  # (b, 1, t, n)
         return own if self.matrices.dtype == "float32" else g.cast(own, self.matrices.dtype)
 
-    def rewritten(self, g: Graph, writes: str, old: str) -> str:
-        """The rows (b, p, d) of p positions, of what they kept (b, p, w), their features first, and their old rows (b, p, d)."""
+    def rewritten(self, g: Graph, writes: str, told: str, old: str) -> str:
+        """The rows (b, p, d) of p positions, of what they kept (b, p, w), their features first, written as far as `told` (b, p, 1) says, and their old
+        rows (b, p, d)."""
         features = g.slice(writes, g.constant([0]), g.constant([self.width]), 2)  # (b, p, f)
         keep = 1 / (1 + np.exp(-self.matrices.weights[f"{self.part}.keep"].astype(np.float64)))  # (d,)
         kept = g.op("Mul", old, g.store.add(f"{self.part}.keep", keep.astype(np.float32)))  # (b, p, d)
-        return g.op("Add", self.matrices.linear(g, features, f"{self.part}.write", wide=True), kept)
+        own = g.op("Mul", told, self.matrices.linear(g, features, f"{self.part}.write", wide=True))  # (b, p, d)
+        return g.op("Add", own, kept)
 
     def around(self, g: Graph, rows: str) -> str:
         """What is near each of m rows of the bank, divided by sqrt(d): (b, m, d). rows (b, m + 2 near, d): they, and those on either side of them."""

@@ -20,12 +20,14 @@ from lm2.export.quantize import refined, to_blocks, values  # noqa: E402
 from lm2.models.layout import open_folder  # noqa: E402
 
 CHANNELS = (7, 40)
+TOPICS = dict(memory_layers=(1, 2), topics=(0,), topic_back=6, topic_around=2)
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(request, tmp_path):
     """A gated tiny model of width 64 whose stream carries two loud channels from the first layer on; matrices make up for it, as trained ones do."""
-    config = tiny.config(width=64, memory_layers=(0, 2), head_dim=16, attention_bias=True, mlp_bias=True, tie_word_embeddings=False)
+    fields = dict(memory_layers=(0, 2), head_dim=16, attention_bias=True, mlp_bias=True, tie_word_embeddings=False)
+    config = tiny.config(width=64, **(fields | getattr(request, "param", {})))
     from lm2.models.weights import random_model, save_folder
 
     save_folder(random_model(config, seed=5), tmp_path / "m")
@@ -96,6 +98,7 @@ def test_the_backbone_is_the_models(source):
             assert_close(f"layer {i}", inputs[2 * i], want, 1e-4)
 
 
+@pytest.mark.parametrize("source", [{}, TOPICS], indirect=True, ids=["gated", "topics"])
 def test_moving_them_changes_nothing_in_float32(source, tmp_path, monkeypatch):
     export.export_model(source, tmp_path / "plain")
     moved(monkeypatch, CHANNELS)

@@ -97,13 +97,35 @@ def test_wrong_topics_are_noticed(tmp_path, fault, form, monkeypatch):
         assert_close("logits", got, want.logits.numpy(), LOGITS, RTOL)
 
 
-def test_topics_row_made_wrongly_is_noticed(tmp_path, monkeypatch):
-    """Negative control of the rows of the topics' bank: the old one kept whole."""
-    from lm2.export import topics
+ROW_FAULTS = ["old row kept whole", "gate left out", "another memory's gate", "gate not the mean of its channels"]
 
-    right = topics.TopicNodes.rewritten
-    monkeypatch.setattr(topics.TopicNodes, "rewritten", lambda self, g, writes, old: g.op("Add", right(self, g, writes, g.op("Mul", old, g.constant(0.0, "float32"))), old))
-    source, path = onnx_kit.exported(tmp_path, "gated-topics")
+
+@pytest.mark.parametrize("form", ["default", "standard"])
+@pytest.mark.parametrize("fault", ROW_FAULTS)
+def test_topics_row_made_wrongly_is_noticed(tmp_path, fault, form, monkeypatch):
+    """Negative controls of the rows of the topics' bank."""
+    from lm2.export import memory, topics
+
+    made, told, rows, gates = memory.MemoryLayers.rewritten, memory.MemoryLayers.told, topics.TopicNodes.rewritten, []
+
+    def kept_whole(self, g, writes, told, old):
+        return g.op("Add", rows(self, g, writes, told, g.op("Mul", old, g.constant(0.0, "float32"))), old)
+
+    def noted(self, g, writes, old, layer):
+        row, gate = made(self, g, writes, old, layer)
+        gates.append(gate)
+        return row, gate
+
+    if fault == "old row kept whole":
+        monkeypatch.setattr(topics.TopicNodes, "rewritten", kept_whole)
+    elif fault == "gate left out":
+        monkeypatch.setattr(memory.MemoryLayers, "told", lambda self, g, i: g.constant([1.0], "float32"))
+    elif fault == "gate not the mean of its channels":
+        monkeypatch.setattr(memory.MemoryLayers, "told", lambda self, g, i: memory.small_sigmoid(g, i))
+    else:
+        monkeypatch.setattr(memory.MemoryLayers, "rewritten", noted)
+        monkeypatch.setattr(memory.MemoryLayers, "told", lambda self, g, i: told(self, g, gates[1]))
+    source, path = onnx_kit.exported(tmp_path, "gated-topics", onnx_kit.FORMS[form])
     model, b = reference(source), onnx_kit.backend(path)
     bank, written = memory_of(model)
     script = Script(torch.as_tensor(tokens(1, 40)), (25, 33), 20)
