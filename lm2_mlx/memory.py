@@ -87,13 +87,17 @@ class GatedMemory:
         add = mx.sigmoid(opened) * e  # (b, t, d)
         return u, (add if self.scale is None else self.scale * add), e
 
-    def rewrite(self, u: mx.array, read: mx.array | None, old: mx.array) -> mx.array:
-        """New rows from u and read (b, t, d), None where the bank was all zeros, and the old rows (b, t, d). All float32."""
-        content = self.content(u)  # (b, t, d)
+    def rewrite(self, u: mx.array, read: mx.array | None, old: mx.array) -> tuple[mx.array, mx.array]:
+        """New rows (b, t, d) from u and read (b, t, d), None where the bank was all zeros, and the old rows (b, t, d).
+
+        With them, for topics, how far each token is written: the mean (b, t, 1) of its input gate over the channels. All float32.
+        """
+        i, content = self.input_gate(u), self.content(u)  # (b, t, d) each
+        told = mx.sigmoid(i).mean(axis=-1, keepdims=True)  # (b, t, 1)
         if read is None:
             assert self.forget_gate.bias is not None
-            return gated_memory_update(self.input_gate(u), self.forget_gate.bias, content, old)
-        return gated_memory_update(self.input_gate(u), self.forget_gate(read), read + content if self.both else content, old)  # (b, t, d)
+            return gated_memory_update(i, self.forget_gate.bias, content, old), told
+        return gated_memory_update(i, self.forget_gate(read), read + content if self.both else content, old), told
 
 
 @dataclass

@@ -236,15 +236,16 @@ class LM2:
     def _rows(self, state: WindowState) -> mx.array:
         """What positions `folded` on write, lazy (l, b, s - folded, d), cell gated."""
         count, arrays, first = state.length - state.folded, state.buffers.arrays, self.first_row(state.written)
-        new = []
+        made = []
         for i, j in self.bank_of.items():
             memory = self.blocks[i].memory
             assert isinstance(memory, GatedMemory)
             read = None if state.reads[j] is None else arrays[f"read{j}"][:, :count]
-            new.append(memory.rewrite(arrays[f"seen{j}"][:, :count], read, taken(state.bank[j], first, count)))  # (b, count, d)
+            made.append(memory.rewrite(arrays[f"seen{j}"][:, :count], read, taken(state.bank[j], first, count)))  # (b, count, d), (b, count, 1)
+        new = [rows for rows, _ in made]
         if self.topics is not None:
             features = self.topics.features([arrays[f"values{i}"][:, :, state.folded : state.length] for i in self.topics.layers])  # (b, count, f)
-            new.append(self.topics.rows(features, taken(state.bank[-1], first, count)))  # (b, count, d)
+            new.append(self.topics.rows(features, made[0][1], taken(state.bank[-1], first, count)))  # (b, count, d)
         return mx.stack(new) if new else mx.zeros((0, state.bank.shape[1], count, state.bank.shape[3]))
 
     def _layers(self, ids: mx.array, state: WindowState, past: int, alone: bool) -> tuple[mx.array, mx.array | None]:

@@ -24,7 +24,8 @@ def sliding(x: mx.array, width: int) -> mx.array:
 
 @dataclass
 class Topics:
-    """row = W_write f + b_write + sigmoid(keep) * old row; logits of memory j get gain_j (W_query mean of f + b_query) . (mean of rows) / sqrt(d).
+    """row = g (W_write f + b_write) + sigmoid(keep) * old row, g the mean of the first memory's input gate;
+    logits of memory j get gain_j (W_query mean of f + b_query) . (mean of rows) / sqrt(d).
 
     All float32. layers: whose values features are made of. back: positions that are what is talked of now; near: rows to either side that are near one.
     """
@@ -43,9 +44,9 @@ class Topics:
         parts = [v.swapaxes(1, 2).reshape(v.shape[0], v.shape[2], -1) for v in values]  # (b, s, k e) each
         return mx.concatenate(parts, axis=-1).astype(mx.float32)  # (b, s, f)
 
-    def rows(self, features: mx.array, old: mx.array) -> mx.array:
-        """New rows (b, t, d) of tokens with these features (b, t, f), over the old ones (b, t, d)."""
-        return self.write(features) + mx.sigmoid(self.keep) * old  # (b, t, d)
+    def rows(self, features: mx.array, told: mx.array, old: mx.array) -> mx.array:
+        """New rows (b, t, d) of tokens with these features (b, t, f), written as far as `told` (b, t, 1) says, over the old ones (b, t, d)."""
+        return told * self.write(features) + mx.sigmoid(self.keep) * old  # (b, t, d)
 
     def around(self, bank: mx.array, first: int, count: int) -> mx.array:
         """What is near rows `first` mod n .. of a bank (b, n, d), round its end: means over the ring, (b, count, d)."""

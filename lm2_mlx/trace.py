@@ -36,12 +36,12 @@ class _Gated(GatedMemory):
         self.notes |= {f"{self.name}.read": read, f"{self.name}.add": add}
         return seen, add, read
 
-    def rewrite(self, u: mx.array, read: mx.array | None, old: mx.array) -> mx.array:
-        rows = super().rewrite(u, read, old)  # (b, t, d)
+    def rewrite(self, u: mx.array, read: mx.array | None, old: mx.array) -> tuple[mx.array, mx.array]:
+        rows, told = super().rewrite(u, read, old)  # (b, t, d), (b, t, 1)
         for part in ("read", "add"):
             self.notes.setdefault(f"{self.name}.{part}", mx.zeros_like(rows))
         self.notes[f"{self.name}.rows"] = rows
-        return rows
+        return rows, told
 
 
 @dataclass

@@ -62,7 +62,33 @@ def drop_old_topics(monkeypatch):
     """Nothing is kept of what a row of topics was before it is written again."""
     from lm2.lm2_mlx.topics import Topics
 
-    monkeypatch.setattr(Topics, "rows", lambda self, features, old: self.write(features))
+    monkeypatch.setattr(Topics, "rows", lambda self, features, told, old: told * self.write(features))
+
+
+def topics_of_everything(monkeypatch):
+    """A row of topics is written whole, whatever the first memory's input gate says."""
+    import mlx.core as mx
+
+    from lm2.lm2_mlx.topics import Topics
+
+    right = Topics.rows
+    monkeypatch.setattr(Topics, "rows", lambda self, features, told, old: right(self, features, mx.ones_like(told), old))
+
+
+def topics_by_another_gate(monkeypatch):
+    """A row of topics is written as far as the last memory's input gate is open, not the first's."""
+    from lm2.lm2_mlx.memory import GatedMemory
+    from lm2.lm2_mlx.topics import Topics
+
+    rewrite, rows, gates = GatedMemory.rewrite, Topics.rows, []
+
+    def noted(self, u, read, old):
+        new, told = rewrite(self, u, read, old)
+        gates.append(told)
+        return new, told
+
+    monkeypatch.setattr(GatedMemory, "rewrite", noted)
+    monkeypatch.setattr(Topics, "rows", lambda self, features, told, old: rows(self, features, gates[-1], old))
 
 
 def shift_rows(monkeypatch):

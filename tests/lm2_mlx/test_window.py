@@ -98,8 +98,12 @@ def unheard(backend):
     return lambda *a: start(*a)._replace(around=None), lambda window: fold(window)._replace(around=None)
 
 
+WRONG_GATES = {"rows whatever the gate": lambda told: 0 * told + 1, "the gate of the token before": lambda told: told[:, [0, *range(told.shape[1] - 1)]]}
+TOPIC_FAULTS = ["a fold leaves what is near the rows to either side", "topics are not heard", "what was talked of, one token late", *WRONG_GATES]
+
+
 @torch.inference_mode()
-@pytest.mark.parametrize("fault", [None, "a fold leaves what is near the rows to either side", "topics are not heard", "what was talked of, one token late"])
+@pytest.mark.parametrize("fault", [None, *TOPIC_FAULTS])
 def test_wrong_topics_are_noticed(folders, fault, monkeypatch):
     backend = mlx_kit.mlx(folders["gated-topics"])
     model, bank, written = given("gated-topics", 20)
@@ -111,6 +115,9 @@ def test_wrong_topics_are_noticed(folders, fault, monkeypatch):
         start, fold = unheard(backend)
         monkeypatch.setattr(backend, "start", start)
         monkeypatch.setattr(backend, "fold", fold)
+    elif fault in WRONG_GATES:
+        made = backend.model.topics.rows
+        monkeypatch.setattr(backend.model.topics, "rows", lambda features, told, old: made(features, WRONG_GATES[fault](told), old))
     elif fault:
         topics = backend.model.topics
         right = topics.looks

@@ -24,6 +24,8 @@ WRONG = [
     (parity_kit.update_before_read, "gated-eye", 0, "layers.0.memory.read"),
     (parity_kit.deaf_to_topics, "gated-topics", 1, "layers.2.memory.read"),
     (parity_kit.drop_old_topics, "gated-topics", 2, "layers.2.memory.topics.bank"),
+    (parity_kit.topics_of_everything, "gated-topics", 0, "layers.2.memory.topics.bank"),
+    (parity_kit.topics_by_another_gate, "gated-topics", 0, "layers.2.memory.topics.bank"),
     (parity_kit.forget_a_key, "gated", 0, "logits in parts"),
 ]
 
