@@ -1,4 +1,4 @@
-"""What the backbone itself answers to ordinary questions, and to those for what nobody told it: greedy, before its memory was ever written.
+"""What the backbone itself answers to ordinary questions, to those for what nobody told it, and to what it is told: greedy, with nothing in its memory.
 
 Axes: b questions of one length, t tokens.
 """
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 
 from ..lm2 import LM2
+from ..tasks.natural import kinds
 from ..tasks.ordinary import question
 
-QUESTIONS, TOKENS, AT_ONCE = 240, 24, 24
+QUESTIONS, TELLINGS, TOKENS, AT_ONCE = 240, 160, 24, 24
 
 
 def questions(seed: int, count: int = QUESTIONS) -> list[str]:
@@ -20,6 +21,17 @@ def questions(seed: int, count: int = QUESTIONS) -> list[str]:
     found: dict[str, None] = {}
     while len(found) < count:
         found[question(rng)] = None
+    return list(found)
+
+
+def tellings(seed: int, count: int = TELLINGS) -> list[str]:
+    """Different messages that tell something, a function of the seed: none is a question for what was told before."""
+    rng = random.Random(f"{seed} tellings")
+    found: dict[str, None] = {}
+    while len(found) < count:
+        told = kinds.draw_all(rng, "train")
+        if not told[0].earlier:
+            found[told[0].text] = None
     return list(found)
 
 

@@ -158,8 +158,7 @@ class FindTask:
         topics, added = self.model.topics, None
         if topics is not None:
             near = topics.around(self._topic_rows(states[:, 0], torch.cat(features).to(device).float())[None])  # (1, n, d)
-            asked_of = F.dropout(torch.cat(lately).to(device).float(), dropped)  # (p, f)
-            added = topics.looks(asked_of[None], F.dropout(near, dropped))[0]  # (p, n)
+            added = topics.looks(torch.cat(lately).to(device).float()[None], F.dropout(near, dropped))[0]  # (p, n)
         for j, (layer, memory) in enumerate(zip(self.model.config.memory.layers, self.memories, strict=True)):
             rows = F.dropout(self._rows(memory, memory.norm(states[:, j])), dropped)  # (n, d)
             u = F.dropout(memory.norm(asked[:, j]), dropped)  # (p, d)

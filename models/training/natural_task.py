@@ -25,6 +25,7 @@ from .threads import MESSAGE_SHARE, Question, Threads
 
 VALUE_WEIGHT, LOOK_WEIGHT, KL_WEIGHT = 3.0, 1.0, 4.0
 KL_TOKENS = 160
+BESIDE = 0.5  # of what no memory helps with, in a window whose talk the bank holds, where there is such a window
 ROUNDS = ((0, 0.6), (1, 0.15), (2, 0.1), (4, 0.1), (7, 0.05))  # how often a bank was gone round since
 
 
@@ -33,7 +34,7 @@ class NaturalTask:
 
     aids: torch.nn.Module | None = None
 
-    def __init__(self, model: LM2, threads: Threads, seed: int, sizes: tuple[int, int, int] = (36, 10, 12), renew: int = 48):
+    def __init__(self, model: LM2, threads: Threads, seed: int, sizes: tuple[int, int, int] = (36, 10, 24), renew: int = 48):
         self.model, self.threads, self.seed, self.renew = model, threads, seed, renew
         self.pools = Pools(model, threads, seed, sizes)
         self.below, self.last = model.config.memory.layers[0], model.config.memory.layers[-1]
@@ -127,7 +128,7 @@ class NaturalTask:
         reads = banks.reads(self.memories, rows, rng.choice((0, 0, full, rng.randint(0, full))))
         quiet, loud = self._gates(pool, chosen, parts)
         answers, looks, hits = self._facts(rng, pool, chosen, first, reads, times)
-        kl = self._nothing(rng, pool, reads)
+        kl = self._nothing(rng, pool, chosen, reads)
         figures = {"answers": float(answers.detach()), "looks": float(looks.detach()), "kl": float(kl.detach()), "gate_on_facts": loud}
         loss = answers + LOOK_WEIGHT * looks + KL_WEIGHT * kl
         return Terms(loss, quiet, figures, hits, n)
@@ -274,19 +275,20 @@ class NaturalTask:
             out.append(-((likely * (message + token)).sum(-1) + 1e-5).log() * weights)
         return torch.cat(out)
 
-    def _nothing(self, rng: random.Random, pool: Pool, reads: prefixed.Reads) -> Tensor:
-        """Mean divergence from the backbone's own next tokens where no memory helps."""
-        group = rng.choice(pool.nothing)
+    def _nothing(self, rng: random.Random, pool: Pool, chosen: Sequence[int], reads: prefixed.Reads) -> Tensor:
+        """Mean divergence from the backbone's own next tokens where no memory helps. chosen: the threads of the bank."""
+        beside = [g for g in pool.nothing if g.beside is not None and g.beside in chosen]
+        group = rng.choice(beside if beside and rng.random() < BESIDE else pool.nothing)
         x = torch.nn.utils.rnn.pad_sequence(group.states, batch_first=True)  # (q, t, d)
         x = prefixed.layers(self.model, x, self.tables, reads, self.below, len(self.model.layers), group.before, lately=group.lately)
-        chosen = [(i, p) for i, q in enumerate(group.questions) for p, target in enumerate(q.targets) if target >= 0]
-        chosen = rng.sample(chosen, min(KL_TOKENS, len(chosen)))
-        its = torch.stack([group.final[i][p] for i, p in chosen])  # (p, d)
-        index = torch.tensor(chosen).T
+        places = [(i, p) for i, q in enumerate(group.questions) for p, target in enumerate(q.targets) if target >= 0]
+        places = rng.sample(places, min(KL_TOKENS, len(places)))
+        its = torch.stack([group.final[i][p] for i, p in places])  # (p, d)
+        index = torch.tensor(places).T
         with torch.no_grad():
             teacher = F.log_softmax(self.model.lm_head(self.model.norm(its)), -1)  # (p, v)
         said = F.log_softmax(self.model.lm_head(self.model.norm(x[index[0], index[1]])), -1)  # (p, v)
-        return (teacher.exp() * (teacher - said)).sum() / len(chosen)
+        return (teacher.exp() * (teacher - said)).sum() / len(places)
 
 
 def _of(pool: Pool, number: int) -> list[Group]:

@@ -37,7 +37,7 @@ def threads(
     head, turn, asked, said, plain = turns_of(tokenizer, turns)
     names, words = vocabulary.words(tokenizer.vocabulary())
     say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
-    questions = [*talk.ordinary("train"), *talk.unknown(), *answers.questions(seed)] if ask else []
+    questions = [*talk.ordinary("train"), *talk.unknown(), *answers.questions(seed), *answers.tellings(seed)] if ask else []
     own = _answers(model, key, tokenizer, questions, [[*head, *asked(q)] for q in questions], out / ANSWERS, say)
     marked, others = _dialogues(data, say)
     left = LeftOut()

@@ -17,6 +17,7 @@ from .plan import TrainError
 from .threads import Question, Thread, Threads
 
 PREFIXES = (("none", 0.45), ("other", 0.3), ("own", 0.25))
+BESIDE = (("none", 0.35), ("other", 0.25), ("told", 0.4))  # windows of what no memory helps with: nothing, other talk, talk that tells facts
 PASSAGE = 140  # tokens of a book to be predicted
 GROUP = 10  # questions that are computed together, at most
 TAIL = 260  # tokens of talk in a window, at most
@@ -29,7 +30,8 @@ POSITIONS = 2048
 class Group:
     """Questions behind one window. thread: the number of the one that tells what is asked, None where nothing told helps. before: keys and values
     of the window, of each layer. states: what the layers below the first memory make of each question, (t, d); lately: its topics at each token
-    (q, t, f), None without. final: without a memory, (t, d)."""
+    (q, t, f), None without. final: without a memory, (t, d). beside: the number of a thread with facts whose end the window holds, where nothing told
+    helps."""
 
     thread: int | None
     before: list[prefixed.KV]
@@ -37,6 +39,7 @@ class Group:
     states: list[Tensor]
     lately: Tensor | None
     final: list[Tensor]
+    beside: int | None = None
 
 
 @dataclass
@@ -76,12 +79,12 @@ class Pools:
         for number in range(self.sizes[2]):
             if self.threads.books and number % 4 == 0:
                 prefix, passage = self.threads.read_on(rng, rng.randint(30, TAIL), PASSAGE)
-                questions = [passage]
+                questions, beside = [passage], None
             else:
-                prefix = self._prefix(rng, rng.choice(other)) if rng.random() < 0.5 else self.threads.head
+                prefix, beside = self._beside(rng, told, other)
                 questions = [self.threads.nothing(rng) for _ in range(5)]
             before, _ = prefixed.window(self.model, self._ids(prefix), reads, self.tables)
-            nothing.append(self._group(None, prefix, before, questions))
+            nothing.append(self._group(None, prefix, before, questions, beside))
         stale = [banks.write(self.memories, k) for k in kept]
         return Pool(kept, len(told), groups, nothing, stale)
 
@@ -105,6 +108,14 @@ class Pools:
         """The head and a thread's end, as a window holds them."""
         return [*self.threads.head, *thread.ids[thread.head :][-rng.randint(40, TAIL) :]]
 
+    def _beside(self, rng: random.Random, told: Sequence[Thread], other: Sequence[Thread]) -> tuple[list[int], int | None]:
+        """A window in which something is said that no memory helps with, and the number of the thread with facts that it holds the end of."""
+        way = rng.choices([w for w, _ in BESIDE], [s for _, s in BESIDE])[0]
+        if way == "told" and told:
+            number = rng.randrange(len(told))
+            return self._prefix(rng, told[number]), number
+        return (self._prefix(rng, rng.choice(other)) if way == "other" else self.threads.head), None
+
     def _groups(self, rng: random.Random, number: int, thread: Thread, other: Sequence[Thread], reads: prefixed.Reads) -> list[Group]:
         last = {fact.key: fact for fact in thread.facts}
         questions = [q for fact in last.values() for q in (self.threads.question(rng, fact) for _ in range(2)) if q.value]
@@ -114,7 +125,7 @@ class Pools:
         before, _ = prefixed.window(self.model, self._ids(prefix), reads, self.tables)
         return [self._group(number, prefix, before, questions[i : i + GROUP]) for i in range(0, len(questions), GROUP)]
 
-    def _group(self, number: int | None, prefix: list[int], before: list[prefixed.KV], questions: list[Question]) -> Group:
+    def _group(self, number: int | None, prefix: list[int], before: list[prefixed.KV], questions: list[Question], beside: int | None = None) -> Group:
         ids = padded([q.ids for q in questions], 0).to(self.model.device)  # (q, t)
         met: list[Tensor] = []
         unread = prefixed.unread(self.model)
@@ -126,7 +137,7 @@ class Pools:
             final = [y[i, : len(q.ids)].clone() for i, q in enumerate(questions)]
         nothing = (before[0][0][:, :, :, :0], before[0][1][:, :, :, :0])
         states = [x[i, : len(q.ids)].clone() for i, q in enumerate(questions)]
-        return Group(number, [nothing] * self.below + before[self.below :], questions, states, met[1] if met else None, final)
+        return Group(number, [nothing] * self.below + before[self.below :], questions, states, met[1] if met else None, final, beside)
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:

@@ -71,8 +71,8 @@ class Question:
 
 class Threads:
     """Draws threads and questions. turn(role, content): ids of a turn after others; asked(content): of a user's turn and what opens an answer;
-    said(content): of an answer behind that, without the blank after it. head: ids of what begins a window. answers: ordinary messages and questions
-    nobody told the answer to, with the backbone's own answers. marked: dialogues with values. others: dialogues, each of (role, content). books: paragraphs in their order; begin: ids that a plain text begins with;
+    said(content): of an answer behind that, without the blank after it. head: ids of what begins a window. answers: ordinary messages, questions
+    nobody told the answer to and messages that tell something, with the backbone's own answers. marked: dialogues with values. others: dialogues, each of (role, content). books: paragraphs in their order; begin: ids that a plain text begins with;
     encode: of plain text."""
 
     def __init__(
@@ -238,7 +238,7 @@ class Threads:
         return self._answered(question, fact.reply, fact)
 
     def nothing(self, rng: random.Random) -> Question:
-        """Something that no memory helps with, or a question for what nobody told, with the backbone's own answer."""
+        """Something that no memory helps with: ordinary, a question for what nobody told, or something told, with the backbone's own answer."""
         chosen = self.unknown if self.unknown and (rng.random() < 0.45 or not self.ordinary) else self.ordinary
         message = rng.choice(chosen)
         return self._answered(message, self.answers[message], None)

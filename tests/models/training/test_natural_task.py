@@ -136,3 +136,38 @@ def test_the_probe_opens_gates_on_what_is_told():
     probes = task.probe(threads=4)
     assert len(probes) == 2 and all(0 <= p.caught <= 1 for p in probes)
     assert torch.equal(task.memories[0].input_bias, probes[0].bias.expand(32))
+
+
+def test_what_no_memory_helps_with_is_said_beside_what_was_told_too(monkeypatch):
+    """In a window that holds the end of a thread with facts, which the bank may hold as well; the control: no thread with facts, no such window."""
+    task = training_kit.natural_task(sizes=(3, 1, 12))
+    pool = task.pools.draw(0)
+    beside = [g for g in pool.nothing if g.beside is not None]
+    assert beside and all(g.thread is None and g.beside < pool.told for g in beside) and len(beside) < len(pool.nothing)
+    assert not any(g.beside is not None for g in training_kit.natural_task(sizes=(0, 1, 12)).pools.draw(0).nothing)
+    for group in beside:
+        length = group.before[-1][0].shape[2] - len(task.threads.head)
+        told = pool.kept[group.beside].thread
+        ids = torch.tensor([*task.threads.head, *told.ids[told.head :][-length:]])
+        with torch.no_grad():
+            first = prefixed.window(task.model, ids, prefixed.unread(task.model), task.tables, 1)[0]
+            asked = task.model.embed_tokens(torch.tensor([group.questions[0].ids]))  # (1, t, d)
+            x = prefixed.layers(task.model, asked, task.tables, prefixed.unread(task.model), 0, 1, first)
+        assert torch.allclose(x[0], group.states[0], atol=1e-5)
+    drawn = []
+    monkeypatch.setattr(prefixed, "layers", lambda model, x, *rest, **more: drawn.append(x) or x)
+    rng = random.Random(0)
+    reads = prefixed.Reads([None] * 2)
+    for _ in range(60):
+        task._nothing(rng, pool, [beside[0].beside], reads)
+    own = [g.states[0] for g in beside if g.beside == beside[0].beside]
+    inside = sum(any(len(s) <= x.shape[1] and torch.equal(x[0, : len(s)], s) for s in own) for x in drawn)
+    assert 21 < inside < 60
+
+
+def test_messages_that_tell_something_are_answered_without_a_memory_too():
+    from lm2.models.training import answers
+
+    told = answers.tellings(3, 30)
+    assert told == answers.tellings(3, 30) != answers.tellings(4, 30) and len(set(told)) == 30
+    assert sum(t.rstrip().endswith("?") for t in told) < 3
