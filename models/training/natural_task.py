@@ -23,7 +23,7 @@ from .pools import Group, Pool, Pools, padded
 from .run import Terms
 from .threads import MESSAGE_SHARE, Question, Threads
 
-VALUE_WEIGHT, LOOK_WEIGHT, KL_WEIGHT = 3.0, 1.0, 4.0
+VALUE_WEIGHT, LOOK_WEIGHT, KL_WEIGHT = 3.0, 1.0, 6.0
 KL_TOKENS = 160
 BESIDE = 0.5  # of what no memory helps with, in a window whose talk the bank holds, where there is such a window
 ROUNDS = ((0, 0.6), (1, 0.15), (2, 0.1), (4, 0.1), (7, 0.05))  # how often a bank was gone round since
