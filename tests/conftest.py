@@ -19,6 +19,9 @@ def pytest_configure(config):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+os.environ["LM2_OPS"] = "off"  # a library is built by the tests that are about it, not by whichever opens a model first
+
+
 def pytest_sessionstart(session):
     """A BLAS that was preloaded by hand and computes wrongly fails tests of MLX in ways nobody would lay at its door: say so first."""
     if not sys.platform.startswith("linux") or "blas" not in os.environ.get("LD_PRELOAD", "").lower() or find_spec("mlx") is None:

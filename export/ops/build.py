@@ -1,10 +1,12 @@
-"""Builds the op's library with the C compiler that is there, once, into the user's cache. Knows compilers and files; no ONNX, no model.
+"""Builds the op's library with the C compiler that is there, once, into the user's cache; a wheel may carry one. Knows compilers and files; no ONNX, no
+model.
 
 A library is keyed by its sources, the flags and the platform, so a new version of this package builds a new one and an old one is never taken
 for it. It picks its instructions when it runs, so one cache may serve machines with different processors of one kind. It appears under its name
 only when it is whole and, in the cache, when it has been loaded once.
 """
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -17,7 +19,8 @@ import tempfile
 from pathlib import Path
 
 from ...models.atomic import check_file, fsync_folder, write_error
-from ...models.errors import LM2Error
+from ...models.checkpoints.progress import Event, Report, silent
+from ...models.errors import LM2Error, WriteError
 from ...models.home import home
 
 C_SOURCES = ("library.c", "gated_memory_update.c", "block_sums.c", "qlinear.c", "qlinear_plain.c", "qlinear_x86.c")
@@ -28,6 +31,8 @@ CUDA_FLAGS = ("-O3", "-DLM2_OPS_CUDA", "-arch=all-major", "--cudart=static")
 COMPILERS = ("cc", "gcc", "clang")
 FOLDER = Path(__file__).parent
 ENTRY = "RegisterCustomOps"
+SWITCH = "LM2_OPS"
+SLOWER = "no native operators for ONNX Runtime: models run by the bodies in their files, with the same numbers but slower"
 TIMEOUT_S = 600
 
 
@@ -48,9 +53,41 @@ def library(cuda: bool = False) -> Path:
 
 
 def built(cuda: bool = False) -> Path | None:
-    """The same library if it is in the cache already, else None. Compiles nothing and needs no compiler."""
+    """The same library if it is in the cache already, or the one that came with the package where it loads, else None. Compiles nothing and needs no
+    compiler."""
     target = _cached(cuda)
-    return target if target.is_file() else None
+    if target.is_file():
+        return target
+    return None if cuda else shipped()
+
+
+def ready(report: Report = silent) -> Path | None:
+    """The library for the CPU: as `built`, else built now, once, with the C compiler that is there. `report` hears of that, or in one line why there is
+    none; where nobody hears of it, or with LM2_OPS=off in the environment, nothing is built."""
+    found = built()
+    if found is not None or report is silent or os.environ.get(SWITCH, "") == "off":
+        return found
+    try:
+        find_compiler()
+        report(Event("building the operators for ONNX Runtime, once", note=True))
+        return library()
+    except (BuildError, WriteError) as error:
+        report(Event(f"{SLOWER} ({error})", note=True))
+        return None
+
+
+def shipped() -> Path | None:
+    """The library for the CPU that came with the package (a wheel of this platform, setup.py), None where there is none or it does not load here."""
+    path = FOLDER / shipped_name()
+    try:
+        return path if path.is_file() and getattr(ctypes.CDLL(str(path)), ENTRY) else None
+    except (OSError, AttributeError):
+        return None
+
+
+def shipped_name() -> str:
+    """What the library of these sources for this platform is called in the package."""
+    return f"lm2_ops-{_platform(False)}-{_digest(False)}{suffix()}"
 
 
 def build(out: Path, cuda: bool = False) -> Path:
@@ -105,14 +142,22 @@ def _sources(cuda: bool) -> tuple[str, ...]:
 
 def _cached(cuda: bool) -> Path:
     """Where the library of these sources for this platform belongs."""
-    digest = hashlib.sha256(repr((_host_flags(), CUDA_FLAGS if cuda else (), platform.libc_ver())).encode())
+    return home() / "ops" / f"lm2_ops-{_platform(cuda)}-{_digest(cuda, platform.libc_ver())}{suffix()}"
+
+
+def _platform(cuda: bool) -> str:
+    return f"{'cuda' if cuda else 'cpu'}-{sys.platform}-{platform.machine().lower()}"
+
+
+def _digest(cuda: bool, *more: object) -> str:
+    """Of sources, flags and what else decides what is built."""
+    digest = hashlib.sha256(repr((_host_flags(), CUDA_FLAGS if cuda else (), *more)).encode())
     for name in (*_sources(cuda), *HEADERS):
         try:
             digest.update((FOLDER / name).read_bytes())
         except OSError as error:
             raise BuildError(f"{FOLDER / name}: {error.strerror}: the installation of lm2 is incomplete; install it again") from error
-    kind = f"{'cuda' if cuda else 'cpu'}-{sys.platform}-{platform.machine().lower()}"
-    return home() / "ops" / f"lm2_ops-{kind}-{digest.hexdigest()[:16]}{suffix()}"
+    return digest.hexdigest()[:16]
 
 
 def _run(target: Path, cuda: bool, must_load: bool) -> None:

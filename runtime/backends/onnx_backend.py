@@ -235,5 +235,5 @@ def open_model(path: Path, options: BackendOptions = BackendOptions(), progress:
             f"dtype {options.dtype} is not what {path} was exported in ({have}): leave --dtype out, or export with --precision {wanted}"
         )
     plain = folder.export.plain
-    session, device, index = open_session(folder, options.device, options.threads, lambda kind: None if plain else find_library(kind))
+    session, device, index = open_session(folder, options.device, options.threads, lambda kind: None if plain else find_library(kind, options.report))
     return OnnxBackend(folder, session, device, index)

@@ -4,11 +4,11 @@ import importlib.util
 from pathlib import Path
 
 from ...models.alone import alone
-from ...models.checkpoints.progress import Event
+from ...models.checkpoints.progress import Event, Report
 from ...models.errors import BackendError, LM2Error
 from ...models.home import home
 from ...models.layout import ModelFolder, open_folder
-from ..backend import BackendOptions
+from ..backend import BackendOptions, silent
 from .onnx_session import pick_provider
 
 GRAPH = 6  # raised when the same options give another graph
@@ -54,8 +54,8 @@ def exported_folder(folder: ModelFolder, options: BackendOptions) -> ModelFolder
     return open_folder(place, exported=True)
 
 
-def find_library(device: str) -> Path | None:
-    """The operator library for a device type, if it was built on this machine (`lm2 build-ops`); without it the graph's own body runs."""
-    from ...export.ops.build import built
+def find_library(device: str, report: Report = silent) -> Path | None:
+    """The operator library for a device type, for a CPU built now, once, where somebody hears of it; without it the graph's own body runs."""
+    from ...export.ops.build import built, ready
 
-    return built(cuda=device == "cuda")
+    return built(cuda=True) if device == "cuda" else ready(report)

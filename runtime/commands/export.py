@@ -70,6 +70,10 @@ def command(
         else:
             assert dst is not None
             summary = export_model(source, dst, options, report)
+            if not plain and precision != "fp16":
+                from ...export.ops.build import ready
+
+                ready(report)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return

@@ -182,3 +182,66 @@ def test_the_sources_are_package_data():
     shipped = {p.name for pattern in patterns for p in OPS.glob(pattern)}
     assert {*building.C_SOURCES, *building.CUDA_SOURCES, *building.HEADERS} <= shipped
     assert shipped == {p.name for p in OPS.iterdir() if p.suffix in (".c", ".h", ".cu")}
+
+
+def test_what_came_with_the_package_is_found_where_it_loads(cache, monkeypatch, tmp_path):
+    """Without a compiler and with an empty cache; one that is damaged or of other sources is nobody's."""
+    import shutil
+
+    compiler()
+    copy = tmp_path / "ops"
+    shutil.copytree(OPS, copy, ignore=shutil.ignore_patterns("lm2_ops*"))
+    monkeypatch.setattr(building, "FOLDER", copy)
+    assert building.shipped() is None and built() is None
+    build(copy / building.shipped_name())
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert built() == copy / building.shipped_name() and building.ready(lambda event: pytest.fail(event.stage)) == built()
+    source = copy / "library.c"
+    source.write_text(source.read_text() + "\n")
+    assert built() is None, "of other sources"
+    (copy / building.shipped_name()).write_bytes(b"no library")
+    assert built() is None, "damaged"
+
+
+def test_it_is_built_without_asking_where_somebody_hears_of_it(cache, monkeypatch):
+    compiler()
+    said = []
+    monkeypatch.delenv("LM2_OPS", raising=False)
+    assert building.ready() is None and not cache.exists(), "nobody hears of it"
+    monkeypatch.setenv("LM2_OPS", "off")
+    assert building.ready(said.append) is None and not said and not cache.exists()
+    monkeypatch.delenv("LM2_OPS")
+    path = building.ready(said.append)
+    assert path == built() and [e.stage for e in said] == ["building the operators for ONNX Runtime, once"]
+    assert building.ready(lambda event: pytest.fail(event.stage)) == path
+
+
+def test_without_a_compiler_one_line_says_what_is_lost(cache, monkeypatch):
+    said = []
+    monkeypatch.delenv("LM2_OPS", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert building.ready(said.append) is None
+    assert len(said) == 1 and "slower" in said[0].stage and "no C compiler found" in said[0].stage and "\n" not in said[0].stage
+
+
+def test_a_wheel_carries_the_library_and_is_one_for_its_platform(tmp_path):
+    """With LM2_WHEEL=any it carries none and is one for every platform."""
+    import shutil
+    import sysconfig
+    import zipfile
+
+    compiler()
+    pytest.importorskip("setuptools.command.bdist_wheel")
+    root = OPS.parents[1]
+    if not (root / "setup.py").is_file():
+        pytest.skip("not a checkout")
+    left_out = shutil.ignore_patterns(".*", "build", "tests", "benchmarks", "docs", "*.egg-info", "weights", "__pycache__", "lm2_ops*")
+    shutil.copytree(root, tmp_path / "src", ignore=left_out)
+    for given, tag in (("", f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"), ("any", "py3-none-any")):
+        folder = tmp_path / (given or "own")
+        command = [sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", str(folder)]
+        done = subprocess.run(command, cwd=tmp_path / "src", env=os.environ | {"LM2_WHEEL": given}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        (wheel,) = folder.iterdir()
+        names = [n for n in zipfile.ZipFile(wheel).namelist() if "lm2_ops" in n]
+        assert wheel.name.endswith(f"-{tag}.whl") and names == ([] if given else [f"lm2/export/ops/{building.shipped_name()}"])
