@@ -252,7 +252,7 @@ def test_lower_precisions(tmp_path, name, precision, gate):
     got, _ = kit.run(onnx, ids)
     assert relative_l2(got, want) < gate
     pieces, _ = kit.run(onnx, ids, None, (3, 4, 9))
-    assert relative_l2(pieces[:, -1], got[:, -1]) < gate
+    assert relative_l2(pieces[:, -1], got[:, -1]) < (gate if precision == "fp16" else 2e-4)  # what rounding inputs to 16 bits may make of a last digit
     described = onnx.describe()
     assert described.dtype == ("float16" if precision == "fp16" else "float32")
     assert ("none" if precision == "fp16" else precision[-1]) in described.quantization
