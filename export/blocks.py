@@ -18,7 +18,7 @@ STEPS = tuple(range(127, 119, -1))  # of an 8-bit block's largest magnitude
 AT_ONCE = 1 << 22  # values that are looked at together: temporary arrays stay this small
 
 Grid = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Numbers (.., c), d (..) and m (..), all float32; d and m are float16 numbers."""
+"""Numbers (.., c), d (..) and m (..), float32 (a whole matrix's numbers: int16); d and m are float16 numbers."""
 
 
 def to_qmatrix(weight: np.ndarray, bits: int) -> QMatrix:
@@ -29,12 +29,13 @@ def to_qmatrix(weight: np.ndarray, bits: int) -> QMatrix:
     some = max(1, AT_ONCE // weight.shape[1])
     slices = [weight[start : start + some] for start in range(0, len(weight), some)]
     with np.errstate(invalid="ignore", over="ignore"):  # infinite d and m are refused below
-        parts = [_four(blocks_of(part)) if bits == 4 else _eight(blocks_of(part)) for part in slices]
+        made = (_four(blocks_of(part)) if bits == 4 else _eight(blocks_of(part)) for part in slices)
+        parts = [(q.astype(np.int16), d, m) for q, d, m in made]
         if bits == 8 and 2 * sum(np.count_nonzero(m) for *_, m in parts) <= sum(m.size for *_, m in parts):
             for part, rows in zip(parts, slices, strict=True):
                 _without_minima(part, rows)
     q, d, m = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return pack(q.astype(np.int16), d, None if bits == 8 and not m.any() else m, bits)
+    return pack(q, d, None if bits == 8 and not m.any() else m, bits)
 
 
 def blocks_of(weight: np.ndarray) -> np.ndarray:
