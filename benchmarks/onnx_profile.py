@@ -85,7 +85,7 @@ def kernels(file, calls, last):
         if e.get("cat") == "Node" and e["ts"] >= begin and e["name"].endswith("_kernel_time"):
             kind = e["args"]["op_name"]
             name = e["name"].removesuffix("_kernel_time")
-            if kind in ("MatMulNBits", "MatMul", "Gemm", "FusedMatMul"):
+            if kind in ("QLinear", "MatMulNBits", "MatMul", "Gemm", "FusedMatMul"):
                 kind = f"{kind} {part(name)}"
             found[kind] += e["dur"] / last
     return found, statistics.mean(d for _, d in runs)

@@ -3,7 +3,7 @@
     python benchmarks/onnx_quality.py [--folder build/onnx_speed] [--tokens 384] [--models off-int8,off-int4,genai-int8,genai-int4]
 
 The models are those of onnx_speed.py (`python benchmarks/onnx_speed.py --prepare` makes them); memory off, so that onnxruntime-genai's can be judged too. Each
-text is read from its beginning in one call.
+text is read from its beginning in one call, with the operator library registered (`lm2 build-ops`), or without: --body.
 """
 
 import argparse
@@ -33,12 +33,14 @@ def texts():
     yield "program", (ROOT / "models" / "llama.py").read_text(encoding="utf-8")
 
 
-def log_probabilities(folder, batches):
-    """(t, v) float64 of each text's ids (1, t), by the model.onnx of an LM2 export or of onnxruntime-genai's builder."""
+def log_probabilities(folder, batches, library=None):
+    """(t, v) float64 of each text's ids (1, t), by the model.onnx of an LM2 export or of onnxruntime-genai's builder; library: of LM2's operators."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    if library:
+        options.register_custom_ops_library(str(library))
     session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     empty = {}
     for value in session.get_inputs():
@@ -58,24 +60,27 @@ def main():
     parser.add_argument("--folder", type=Path, default=Path("build/onnx_speed"))
     parser.add_argument("--tokens", type=int, default=384)
     parser.add_argument("--models", default="off-int8,off-int4,genai-int8,genai-int4")
+    parser.add_argument("--body", action="store_true", help="Without the operator library.")
     parser.add_argument("--json", action="store_true")
     a = parser.parse_args()
+    from lm2.export.ops.build import library
     from lm2.models.text.tokenizer import Tokenizer
 
+    kernels = None if a.body else library()
     tokenizer = Tokenizer.load(a.folder / "on")
     kinds = {name: np.array([list(tokenizer.encode(text))[: a.tokens]]) for name, text in texts()}
     want = list(log_probabilities(a.folder / "off-fp32", kinds.values()))
     rows, report = [], {}
     for model in a.models.split(","):
         tops, kls = [], []
-        for x, y in zip(want, log_probabilities(a.folder / model, kinds.values()), strict=True):
+        for x, y in zip(want, log_probabilities(a.folder / model, kinds.values(), kernels), strict=True):
             tops.append(x.argmax(-1) == y.argmax(-1))
             kls.append((np.exp(x) * (x - y)).sum(-1))
         each = [t.mean() for t in tops]
         top, kl = np.concatenate(tops).mean(), np.concatenate(kls).mean()
         report[model] = {"top1": float(top), "kl": float(kl), "texts": dict(zip(kinds, map(float, each), strict=True))}
         size = onnx_files.size(a.folder / model)
-        rows.append([model, f"{size / 1e6:.0f}", f"{top:.2%}", f"{min(each):.2%} - {max(each):.2%}", f"{kl:.4f}"])
+        rows.append([model, f"{size / 1e6:.0f}", f"{top:.2%}", f"{min(each):.2%} - {max(each):.2%}", f"{kl:.2g}"])
         print(rows[-1], file=sys.stderr)
     if a.json:
         print(json.dumps(report, indent=1))

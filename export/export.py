@@ -26,7 +26,9 @@ from .cost import Cost, measure
 from .graph import Graph, Store
 from .linear import Weights
 from .loud import widened
-from .memory import Update, plain_update
+from .memory import plain_update
+from .ops import DOMAIN, NAME, qlinear
+from .ops.function import function
 from .options import Options
 from .step import Step, value_infos
 
@@ -72,7 +74,8 @@ def export_model(
         "precision": options.precision,
         "opset": options.opset,
         "attention": export.attention,
-        "custom_op": not options.plain and config.memory.banks > 0,
+        "custom_op": NAME in step.graph.kinds,
+        "operators": sorted({NAME, qlinear.NAME} & step.graph.kinds),
         "parameters": total,
         "quantized": [{"bits": bits, "matrices": count} for bits, count in sorted(step.matrices.quantized.items())],
         "cost": cost and cost._asdict(),
@@ -102,7 +105,7 @@ def quantisation_cost(folder: ModelFolder, out: Path, dst: Path, report: Report)
 def build_model(folder: ModelFolder, weights: Weights, store: Store, options: Options, tokenizer: str = "") -> tuple[Step, onnx.ModelProto]:
     """The whole ONNX model of a folder, in memory apart from what `store` wrote aside."""
     graph = Graph(options.opset, store)
-    update, functions = custom_update(options.opset) if not options.plain else (plain_update, {})
+    update, functions = (custom_update if not options.plain else plain_update), bodies(options.opset)
     step = Step(graph, folder.config, weights, options, update)
     step.build()
     made = helper.make_graph(
@@ -129,15 +132,14 @@ def build_model(folder: ModelFolder, weights: Weights, store: Store, options: Op
     return step, model
 
 
-def custom_update(opset: int) -> tuple[Update, dict[str, onnx.FunctionProto]]:
-    """The node ai.lm2::GatedMemoryUpdate, and the function bodies that runtimes without the library run, by operator."""
-    from .ops import DOMAIN, NAME, sums
-    from .ops.function import function
+def custom_update(g: Graph, i: str, f: str, z: str, old: str) -> str:
+    """The node ai.lm2::GatedMemoryUpdate."""
+    return g.op(NAME, i, f, z, old, domain=DOMAIN, name="update")
 
-    def update(g: Graph, i: str, f: str, z: str, old: str) -> str:
-        return g.op(NAME, i, f, z, old, domain=DOMAIN, name="update")
 
-    return update, {NAME: function(opset), sums.NAME: sums.function(opset)}
+def bodies(opset: int) -> dict[str, onnx.FunctionProto]:
+    """The function bodies that runtimes without the operator library run, by operator."""
+    return {NAME: function(opset), qlinear.NAME: qlinear.function(opset)}
 
 
 def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) -> dict[str, str]:

@@ -12,10 +12,11 @@ from onnx import TensorProto
 from ..models.errors import ConvertError
 from ..models.layout import ModelFolder
 from ..models.tensorfile import read_tensor, to_float32
+from .blocks import to_qmatrix
 from .graph import CONTRIB, Graph
 from .offsets import pairs, to_offset_blocks
-from .ops import DOMAIN
-from .ops import sums as sums_op
+from .ops import DOMAIN, qlinear
+from .ops.qlinear import PackError
 from .options import BLOCK, Options
 from .quantize import Blocks, nbits, packed_int4, refined, to_blocks
 
@@ -64,6 +65,7 @@ class Matrices:
         self.dtype = "float16" if options.half else "float32"
         self.quantized: dict[int, int] = {}
         self._with_sums: dict[tuple[int, str], str] = {}
+        self._filled_up: dict[tuple[int, str], str] = {}
 
     def linear(self, g: Graph, x: str, *names: str, wide: bool = False, bias: np.ndarray | None = None) -> str:
         """x (b, t, i) times the matrices `names`, as one, plus their biases (or `bias`): (b, t, o)."""
@@ -88,21 +90,36 @@ class Matrices:
         if not bits:
             table = g.store.add(f"{base}.weight", self._fits(base, self.weights[f"{base}.weight"], self.dtype))
             return g.op("Gather", table, ids, name="embed")
+        if self.options.qlinear:
+            minima = self._keep(g, base, (base,), bits)  # q (v, k, 32), d (v, k)
+            x = g.cast(g.op("Gather", f"{base}.q", ids, name="embed"), "float32")  # (b, t, k, 32)
+            x = g.op("Mul", x, self._of_blocks(g, f"{base}.d", ids))
+            x = g.op("Add", x, self._of_blocks(g, f"{base}.m", ids)) if minima else x
+            return self._columns(g, x, self._inputs(base))
         blocks = self._blocks(base, (base,), bits)
         portable = self.options.portable  # signed numbers as they are; MatMulNBits wants them unsigned
         q = g.store.add(f"{base}.q", blocks.q if portable else nbits(blocks, bits))  # (v, k, 32)
         s = g.store.add(f"{base}.scale", blocks.scales)  # (v, k)
         x = g.cast(g.op("Gather", q, ids, name="embed"), "float32")  # (b, t, k, 32)
         x = x if portable else g.op("Sub", x, g.constant(128.0, "float32"))
-        scale = g.op("Unsqueeze", g.cast(g.op("Gather", s, ids), "float32"), g.constant([-1]))  # (b, t, k, 1)
-        x = g.reshape(g.op("Mul", x, scale), 0, 0, -1)  # (b, t, 32 k)
-        return x if blocks.columns % BLOCK == 0 else g.slice(x, g.constant([0]), g.constant([blocks.columns]), 2)
+        return self._columns(g, g.op("Mul", x, self._of_blocks(g, s, ids)), blocks.columns)
+
+    def _of_blocks(self, g: Graph, table: str, ids: str) -> str:
+        """A number (b, t, k, 1) for each block of the rows `ids` (b, t), from a table (v, k) of halves."""
+        return g.op("Unsqueeze", g.cast(g.op("Gather", table, ids), "float32"), g.constant([-1]))
+
+    def _columns(self, g: Graph, blocks: str, columns: int) -> str:
+        """blocks (b, t, k, 32) as rows of so many columns: (b, t, d)."""
+        x = g.reshape(blocks, 0, 0, -1)  # (b, t, 32 k)
+        return x if columns % BLOCK == 0 else g.slice(x, g.constant([0]), g.constant([columns]), 2)
 
     def head(self, g: Graph, x: str, tied: bool, width: int, vocabulary: int) -> str:
         """Logits of x (b, t, d): (b, t, v) float32."""
         base = "model.embed_tokens" if tied else "lm_head"
         bits = self.options.bits_of(base)
-        twice = bits > 0 and not self.options.portable and width % BLOCK == 0
+        if bits and tied and self.options.qlinear:
+            return self._product(g, x, base, "head", width, bits)
+        twice = bits > 0 and not (self.options.portable or self.options.qlinear) and width % BLOCK == 0
         if twice:
             x = g.op("Concat", x, self._remainder(g, x, width), axis=1)  # (b, 2 t, d): the matrix is read once
         if not tied:
@@ -131,7 +148,10 @@ class Matrices:
 
     def _quantised(self, g: Graph, x: str, joint: str, names: tuple[str, ...], bits: int) -> str:
         short = joint.rsplit(".", 1)[-1]
-        if bits == 4 and self.weights.header.tensors[f"{names[0]}.weight"].shape[1] % BLOCK == 0:
+        if self.options.qlinear:
+            self._keep(g, joint, names, bits)
+            return self._product(g, x, joint, short, self._inputs(names[0]), bits)
+        if bits == 4 and self._inputs(names[0]) % BLOCK == 0:
             return self._offset(g, x, joint, names)
         blocks = self._blocks(joint, names, bits)
         if not self.options.portable:
@@ -144,6 +164,32 @@ class Matrices:
         s = g.store.add(f"{joint}.scale", blocks.scales.T.astype(np.float32))  # (k, o)
         w = g.op("DequantizeLinear", q, s, axis=0, block_size=BLOCK, name=f"{short}.values")
         return g.op("MatMul", x, w, name=short)
+
+    def _inputs(self, name: str) -> int:
+        return self.weights.header.tensors[f"{name}.weight"].shape[1]
+
+    def _keep(self, g: Graph, joint: str, names: tuple[str, ...], bits: int) -> bool:
+        """Matrices `names` as QLinear takes them, initializers q (o, k, bytes), d (o, k) and m (o, k) or one 0; whether some m is not 0."""
+        self.quantized[bits] = self.quantized.get(bits, 0) + len(names)
+        weight = self.weights.rows(names)  # (o, i)
+        try:
+            made = to_qmatrix(weight, bits)
+        except PackError:
+            raise ConvertError(
+                f"{self.weights.path}: matrix {names[0]} has values up to {np.abs(weight).max():.3g}, too large for scales in float16: "
+                "export with --precision fp32"
+            ) from None
+        for part, array in zip("qdm", made, strict=True):
+            g.store.add(f"{joint}.{part}", array)
+        return bool(made.m.any())
+
+    def _product(self, g: Graph, x: str, joint: str, short: str, inputs: int, bits: int) -> str:
+        """x (b, t, i) times a matrix that was kept: (b, t, o)."""
+        missing = -inputs % BLOCK
+        if missing and (id(g), x) not in self._filled_up:
+            self._filled_up[id(g), x] = g.op("Pad", x, g.constant([0, 0, 0, 0, 0, missing]))  # (b, t, 32 k)
+        x = self._filled_up[id(g), x] if missing else x
+        return g.op(qlinear.NAME, x, *(f"{joint}.{part}" for part in "qdm"), domain=DOMAIN, name=short, bits=bits)
 
     def _offset(self, g: Graph, x: str, joint: str, names: tuple[str, ...]) -> str:
         """As `_quantised`, 4-bit blocks with a minimum of their own (offsets.py)."""
@@ -168,13 +214,9 @@ class Matrices:
         """x (b, t, i) with the sums of its blocks: (b, t, i + k). Made once for all matrices that take x."""
         if (id(g), x) in self._with_sums:
             return self._with_sums[id(g), x]
-        if self.options.plain or self.options.portable:
-            parts = g.reshape(x, 0, 0, -1, BLOCK)  # (b, t, k, 32)
-            sums = g.op("ReduceSum", parts, g.constant([-1]), keepdims=0)
-            made = g.op("Concat", x, sums, axis=-1, name="with_sums")
-        else:
-            made = g.op(sums_op.NAME, x, domain=DOMAIN, name="with_sums")
-        self._with_sums[id(g), x] = made
+        parts = g.reshape(x, 0, 0, -1, BLOCK)  # (b, t, k, 32)
+        sums = g.op("ReduceSum", parts, g.constant([-1]), keepdims=0)
+        self._with_sums[id(g), x] = g.op("Concat", x, sums, axis=-1, name="with_sums")
         return self._with_sums[id(g), x]
 
     def _remainder(self, g: Graph, x: str, width: int) -> str:

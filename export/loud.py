@@ -122,10 +122,11 @@ def reads_stream(matrix: str) -> bool:
 
 
 def widened(config: LM2Config, weights: Weights, options: Options) -> Weights:
-    """`weights`, with the model's loud channels moved where rounding their blocks' inputs costs: 8-bit blocks of ONNX Runtime's operator."""
+    """`weights`, with the model's loud channels moved where rounding their blocks' inputs costs: 8-bit blocks of ONNX Runtime's operator, --plain."""
     if (
         options.precision != "int8"
         or options.portable
+        or options.qlinear
         or config.hidden_size % BLOCK
         or (config.memory.banks and config.memory.cell != "gated")
     ):

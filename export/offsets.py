@@ -2,7 +2,7 @@
 
 A block's values are d q + m with q from 0 to 15. MatMulNBits and DequantizeLinear compute d (q - z) with z a whole number, which misses m by up to half of d: too
 much for a model (docs/decisions.md). What is missing of m is the same for a whole block, so it is the sum of the block's inputs that has to be multiplied
-by it. The matrix therefore gets one more column per block, in 4-bit blocks too, and its input is x with its block sums appended. Knows NumPy arrays, no graph.
+by it (ai.lm2::QLinear, which files without --plain and --portable have, does that inside: blocks.py). The matrix therefore gets one more column per block, in 4-bit blocks too, and its input is x with its block sums appended. Knows NumPy arrays, no graph.
 
 Axes: o rows (outputs), i columns (inputs), k blocks of a row, m = 32 columns of a block, j blocks of the added columns.
 """

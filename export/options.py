@@ -13,9 +13,8 @@ MEMORY_BITS = 8  # of what a memory reads with; what it writes with stays float3
 
 @dataclass(frozen=True)
 class Options:
-    """precision: fp32, fp16, int8, int4. plain: the gated update as standard operators, no custom node.
-
-    portable: ONNX's own operators only, apart from the custom node, which carries its function body. window: positions of every window,
+    """precision: fp32, fp16, int8, int4. plain: no custom node: the gated update as standard operators, quantised matrices
+    as ONNX Runtime's MatMulNBits. portable: ONNX's own operators only, apart from the gated update, which carries its function body. window: positions of every window,
     cell gated; 0 where whoever runs the file chooses them.
     """
 
@@ -29,6 +28,11 @@ class Options:
     def bits(self) -> int:
         """Bits of the backbone's matrices, 0 when they are not quantised."""
         return {"int8": 8, "int4": 4}.get(self.precision, 0)
+
+    @property
+    def qlinear(self) -> bool:
+        """Whether quantised matrices are nodes of ai.lm2::QLinear. plain has no custom node; portable is for runtimes that read blocks by DequantizeLinear."""
+        return self.bits > 0 and not (self.plain or self.portable)
 
     @property
     def half(self) -> bool:

@@ -1,4 +1,4 @@
-"""Matrices in blocks of 8- or 4-bit whole numbers, in NumPy. Knows the layouts of ONNX Runtime's MatMulNBits and of ONNX's DequantizeLinear.
+"""Matrices in blocks of 8- or 4-bit whole numbers for --plain and --portable. Knows the layouts of ONNX Runtime's MatMulNBits and of ONNX's DequantizeLinear.
 
 Axes: o rows (outputs), i columns (inputs), k blocks of a row, m = 32 columns of a block, c columns in use of a block. A value is scale * q, symmetric about zero.
 """

@@ -59,7 +59,7 @@ def export_repository(
     with new_folder(dst) as out:
         folder = out / name
         summary = export_model(src, folder / VERSION, options, report)
-        library = "" if options.plain or options.half or not config.memory.banks else _library(folder, report)
+        library = _library(folder, report) if summary["operators"] and not options.half else ""
         if config.memory.banks and config.memory.init == "eye":
             (folder / INITIAL).mkdir()
             (folder / INITIAL / "past_bank").write_bytes(first_bank(config).tobytes())

@@ -130,36 +130,41 @@ def exact(x: np.ndarray, w: QMatrix) -> np.ndarray:
 
 
 def function(opset: int) -> "onnx.FunctionProto":
-    """The model-local function for a model at ONNX opset `opset`, 13 or later (its body must have the model's): W in float32, then MatMul.
+    """The model-local function for a model at ONNX opset `opset`, 18 or later (its body must have the model's): W in float32, then MatMul.
 
-    One body for both bits: the halves of a byte are taken apart and joined, and the first 32 numbers are kept. With 8 bits (split = 0) those are q itself.
+    One body for both bits: a byte's low and high half are joined, and the first 32 numbers are kept. With 8 bits the low half is all of it. ONNX
+    Runtime holds every constant on the way to W in memory while it folds them, so what can be done on bytes is done there.
     """
     from onnx import AttributeProto, TensorProto, helper
 
     bits = helper.make_node("Constant", [], ["bits"])
     bits.attribute.append(AttributeProto(name="value_int", type=AttributeProto.INT, ref_attr_name="bits"))
-    constants = {"four": 4.0, "eight": 8.0, "sixteenth": 1 / 16}
+    ints = {"eight": 8, "ones": 255}
+    lists = {"first": [0], "last": [-1], "block": [BLOCK], "middle": [1]}
     nodes = [
-        *(helper.make_node("Constant", [], [name], value_float=number) for name, number in constants.items()),
-        *(helper.make_node("Constant", [], [name], value_ints=ints) for name, ints in (("last", [-1]), ("zero", [0]), ("block", [BLOCK]))),
+        *(helper.make_node("Constant", [], [name], value_int=number) for name, number in ints.items()),
+        *(helper.make_node("Constant", [], [name], value_ints=numbers) for name, numbers in lists.items()),
         bits,
-        helper.make_node("Cast", ["bits"], ["wide_bits"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["eight", "wide_bits"], ["fewer"]),
-        helper.make_node("Mul", ["fewer", "four"], ["split"]),  # 16 or 0
-        helper.make_node("Cast", ["q"], ["bytes"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["bytes", "sixteenth"], ["sixteenths"]),
-        helper.make_node("Floor", ["sixteenths"], ["high"]),
-        helper.make_node("Mul", ["high", "split"], ["above"]),
-        helper.make_node("Sub", ["bytes", "above"], ["low"]),
+        helper.make_node("Sub", ["eight", "bits"], ["fewer"]),
+        helper.make_node("Cast", ["fewer"], ["shift"], to=TensorProto.UINT8),  # 4 or 0
+        helper.make_node("Cast", ["ones"], ["all_bits"], to=TensorProto.UINT8),
+        helper.make_node("BitShift", ["all_bits", "shift"], ["mask"], direction="RIGHT"),
+        helper.make_node("Cast", ["q"], ["bytes"], to=TensorProto.UINT8),
+        helper.make_node("BitwiseAnd", ["bytes", "mask"], ["low"]),
+        helper.make_node("BitShift", ["bytes", "shift"], ["high"], direction="RIGHT"),
         helper.make_node("Concat", ["low", "high"], ["halves"], axis=-1),
-        helper.make_node("Slice", ["halves", "zero", "block", "last"], ["numbers"]),
+        helper.make_node("Slice", ["halves", "first", "block", "last"], ["unsigned"]),  # (o, k, 32)
+        helper.make_node("Transpose", ["unsigned"], ["columns"], perm=[1, 2, 0]),  # (k, 32, o)
+        helper.make_node("Cast", ["columns"], ["signed"], to=TensorProto.INT8),
+        helper.make_node("Cast", ["signed"], ["numbers"], to=TensorProto.FLOAT),
         *_wide("d"),
         *_wide("m"),
         helper.make_node("Mul", ["numbers", "wide_d"], ["scaled"]),
         helper.make_node("Add", ["scaled", "wide_m"], ["blocks"]),
-        helper.make_node("Flatten", ["blocks"], ["w"], axis=1),
-        helper.make_node("Transpose", ["w"], ["columns"], perm=[1, 0]),
-        helper.make_node("MatMul", ["x", "columns"], ["y"]),
+        helper.make_node("Shape", ["d"], ["outputs"], start=0, end=1),
+        helper.make_node("Concat", ["last", "outputs"], ["flat"], axis=0),
+        helper.make_node("Reshape", ["blocks", "flat"], ["w"]),  # (32 k, o)
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
     ]
     text = "x W^T, W in blocks of 32 numbers d q + m of 4 or 8 bits"
     imports = [helper.make_opsetid("", opset)]
@@ -167,11 +172,14 @@ def function(opset: int) -> "onnx.FunctionProto":
 
 
 def _wide(name: str) -> "list[onnx.NodeProto]":
-    """d or m (o, k) in float32, (o, k, 1)."""
+    """d or m (o, k) in float32, (k, 1, o)."""
     from onnx import TensorProto, helper
 
-    nodes = [helper.make_node("Cast", [name], [f"float_{name}"], to=TensorProto.FLOAT)]
-    return [*nodes, helper.make_node("Unsqueeze", [f"float_{name}", "last"], [f"wide_{name}"])]
+    return [
+        helper.make_node("Cast", [name], [f"float_{name}"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", [f"float_{name}"], [f"turned_{name}"], perm=[1, 0]),
+        helper.make_node("Unsqueeze", [f"turned_{name}", "middle"], [f"wide_{name}"]),
+    ]
 
 
 def node(x: str, q: str, d: str, m: str, y: str, bits: int, name: str = "") -> "onnx.NodeProto":

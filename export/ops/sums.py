@@ -1,6 +1,6 @@
 """ai.lm2::BlockSums in ONNX files: x (b, t, d) with the sums of its blocks of 32 appended, (b, t, d + d / 32). Knows the onnx package only.
 
-4-bit exports multiply by it (../offsets.py), once for each input of a matrix. The function body is three standard operators.
+4-bit exports had one for each input of a matrix before QLinear (qlinear.py); the library keeps its kernel for them. The function body is three standard operators.
 """
 
 from typing import TYPE_CHECKING

@@ -204,7 +204,7 @@ class OnnxBackend:
             "onnx",
             self.device if not self.index else f"{self.device}:{self.index}",
             "float16" if self.export.precision == "fp16" else "float32",
-            f"{bits} blocks of 32 (MatMulNBits)" if bits else "none",
+            f"{bits} blocks of 32" if bits else "none",
             {"onnxruntime": ort.__version__},
             int(np.prod(self.config.bank_shape())) * 4,
             inside,

@@ -23,7 +23,7 @@ from ...models.exported import OPSETS, PRECISIONS
     metavar="N",
     help="Fix a window's positions in the file; else whoever runs it chooses. With --triton: 2048, or as many as the model has.",
 )
-@click.option("--plain", is_flag=True, help="The gated update as standard operators, without the custom node.")
+@click.option("--plain", is_flag=True, help="No custom nodes: the gated update as standard operators, int8 and int4 as MatMulNBits.")
 @click.option("--portable", is_flag=True, help="ONNX's own operators instead of ONNX Runtime's fused ones: slower there, runs anywhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
@@ -82,7 +82,8 @@ def command(
     click.echo(
         f"{summary['name']}: {summary['precision']}, opset {summary['opset']}, {summary['bytes'] / 1e6:.0f} MB{packed and f' ({packed})'}"
     )
-    click.echo(f"attention: {summary['attention']}; memory update: {node}")
+    products = "; matrices: ai.lm2::QLinear" if "QLinear" in summary["operators"] else ""
+    click.echo(f"attention: {summary['attention']}; memory update: {node}{products}")
     if "triton" in summary:
         made = summary["triton"]
         click.echo(

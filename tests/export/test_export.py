@@ -84,14 +84,19 @@ def test_every_input_and_output_is_documented(tmp_path, name):
             assert inputs[value.name.replace("present_", "past_")] == value.type
 
 
-@pytest.mark.parametrize("portable", [False, True])
+KINDS = {"default": "QLinear", "portable": "DequantizeLinear", "plain": "MatMulNBits"}
+
+
+@pytest.mark.parametrize("form", list(KINDS))
 @pytest.mark.parametrize("precision,bits", [("int8", 8), ("int4", 4)])
-def test_quantised_matrices(tmp_path, precision, bits, portable):
+def test_quantised_matrices(tmp_path, precision, bits, form):
     """Everything linear of the backbone and what a memory reads with; gates, norms, content and bank in float32."""
-    _, path = onnx_kit.exported(tmp_path, "gated", Options(precision, portable=portable))
+    options = Options(precision, portable=form == "portable", plain=form == "plain")
+    _, path = onnx_kit.exported(tmp_path, "gated", options)
     model = load(path)
-    kind = "DequantizeLinear" if portable else "MatMulNBits"
-    packed = [n for n in nodes(model.graph) if n.op_type == kind]
+    packed = [n for n in nodes(model.graph) if n.op_type == KINDS[form]]
+    assert not {n.op_type for n in nodes(model.graph)} & ({"BlockSums", *KINDS.values()} - {KINDS[form]})
+    assert ("QLinear" in [f.name for f in model.functions]) == (form == "default")
     per_layer = {"q_proj+k_proj+v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     inputs = {name for n in packed for name in n.input if name.endswith(".q")}
     for i in range(3):
@@ -103,6 +108,11 @@ def test_quantised_matrices(tmp_path, precision, bits, portable):
     for part in ("input_gate+content.weight", "output_gate.weight", "forget_gate.weight", "norm.weight", "bank_norm.weight"):
         assert f"model.layers.0.memory.{part}" in floats
     assert not any(name.startswith("model.") and "proj.weight" in name for name in floats)
+    if form == "default":
+        nodes_bits = {n.input[1]: n.attribute[0].i for n in packed}
+        assert {b for q, b in nodes_bits.items() if ".memory." in q or "embed" in q} == {8} and set(nodes_bits.values()) == {bits, 8}
+        tables = [n for n in nodes(model.graph) if "model.embed_tokens.q" in n.input]
+        assert [n.op_type for n in tables] == ["Gather", "QLinear"]  # one table for the embedding and the head
 
 
 @pytest.mark.parametrize("options", [Options("fp16"), *(Options(p, portable=f) for p in ("int8", "int4") for f in (False, True))])

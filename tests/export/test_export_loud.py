@@ -130,15 +130,16 @@ def test_a_wrong_move_is_seen(source, tmp_path, monkeypatch, fault):
 
 def test_int8_is_nearer_to_float32(source, tmp_path, monkeypatch):
     export.export_model(source, tmp_path / "fp32")
-    export.export_model(source, tmp_path / "moved", Options("int8"))
+    export.export_model(source, tmp_path / "moved", Options("int8", plain=True))
     export.export_model(source, tmp_path / "portable", Options("int8", portable=True))
+    export.export_model(source, tmp_path / "default", Options("int8"))
     monkeypatch.setattr(export, "widened", lambda config, weights, options: weights)
-    export.export_model(source, tmp_path / "left", Options("int8"))
+    export.export_model(source, tmp_path / "left", Options("int8", plain=True))
     places = {}
-    for name in ("moved", "portable", "left"):
+    for name in ("moved", "portable", "left", "default"):
         meta = ort.InferenceSession(str(tmp_path / name / "model.onnx")).get_modelmeta().custom_metadata_map
         places[name] = json.loads(meta.get("lm2.places", "{}"))
-    assert places["moved"]["count"] == 96 and not places["portable"] and not places["left"]
+    assert places["moved"]["count"] == 96 and not places["portable"] and not places["left"] and not places["default"]
     want = outputs(tmp_path / "fp32", 1)[0]
     assert relative_l2(want, outputs(tmp_path / "moved", 1)[0]) < 0.7 * relative_l2(want, outputs(tmp_path / "left", 1)[0])
 

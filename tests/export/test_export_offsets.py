@@ -9,7 +9,6 @@ ort = pytest.importorskip("onnxruntime")
 from lm2.export.graph import Graph, Store  # noqa: E402
 from lm2.export.linear import Matrices  # noqa: E402
 from lm2.export.offsets import offset_values, pairs, to_offset_blocks  # noqa: E402
-from lm2.export.ops.sums import function  # noqa: E402
 from lm2.export.options import Options  # noqa: E402
 from lm2.export.quantize import to_blocks, values  # noqa: E402
 
@@ -73,14 +72,14 @@ def test_the_graph_multiplies_by_these_values(blocks, portable, gate):
     w, *_ = q4_1(rng, 24, blocks)
     x = rng.standard_normal((2, 5, w.shape[1])).astype(np.float32) + 0.5
     g = Graph(24, Store())
-    y = Matrices(OneMatrix(w), Options("int4", portable=portable)).linear(g, "x", "a")
+    y = Matrices(OneMatrix(w), Options("int4", portable=portable, plain=not portable)).linear(g, "x", "a")
     g.outputs_as({y: "y"})
     value, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(
         g.nodes, "one", [value("x", float32, ["b", "t", w.shape[1]])], [value("y", float32, ["b", "t", 24])], g.store.tensors
     )
     opsets = [onnx.helper.make_opsetid(d, 24 if d == "" else 1) for d in g.domains]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=12, functions=[] if portable else [function(24)])
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=12)
     onnx.checker.check_model(model, full_check=True)
     options = ort.SessionOptions()
     options.log_severity_level = 3

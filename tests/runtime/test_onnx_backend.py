@@ -242,7 +242,7 @@ def test_a_wrong_graph_fails(tmp_path, fault, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["gated", "gated-topics", "released-causal", "released-chunk"])
-@pytest.mark.parametrize("precision,gate", [("fp16", 5e-3), ("int8", 0.05), ("int4", 0.6)])
+@pytest.mark.parametrize("precision,gate", [("fp16", 5e-3), ("int8", 0.02), ("int4", 0.25)])
 def test_lower_precisions(tmp_path, name, precision, gate):
     """Random weights quantise badly; the real model is judged below. The split property holds in any precision."""
     source, path = onnx_kit.exported(tmp_path, name, Options(precision))
@@ -252,7 +252,7 @@ def test_lower_precisions(tmp_path, name, precision, gate):
     got, _ = kit.run(onnx, ids)
     assert relative_l2(got, want) < gate
     pieces, _ = kit.run(onnx, ids, None, (3, 4, 9))
-    assert relative_l2(pieces[:, -1], got[:, -1]) < gate
+    assert relative_l2(pieces[:, -1], got[:, -1]) < (gate if precision == "fp16" else 2e-4)  # what rounding inputs to 16 bits may make of a last digit
     described = onnx.describe()
     assert described.dtype == ("float16" if precision == "fp16" else "float32")
     assert ("none" if precision == "fp16" else precision[-1]) in described.quantization
@@ -403,7 +403,7 @@ print("".join(lm2.Session(model).say("hi", max_tokens=8)) is not None)
 
 @pytest.mark.real
 def test_smollm2(smollm2, tmp_path):
-    """fp32: the gates of the parity report over two chunks; int8: top-1 and KL. Both from the exported folder."""
+    """fp32: the gates of the parity report over two chunks; int8, int4: top-1 and KL, for a GGUF whose numbers both keep. From the exported folders."""
     from lm2.export.export import export_model
     from lm2.models.text.tokenizer import Tokenizer
 
@@ -411,16 +411,16 @@ def test_smollm2(smollm2, tmp_path):
     ids = np.array(Tokenizer.load(smollm2).encode(text))[:256].reshape(2, 1, 128)
     torch = kit.torch(smollm2)
     sizes = {}
-    for precision in ("fp32", "int8"):
+    for precision in ("fp32", "int8", "int4"):
         sizes[precision] = export_model(smollm2, tmp_path / precision, Options(precision))["bytes"]
-    assert sizes["int8"] < 175e6
+    assert sizes["int8"] < 170e6 and sizes["int4"] < 115e6
     state, banks, wanted = None, [], []
     for c in range(2):
         logits, chunk = kit.run(torch, ids[c], state)
         state = torch.commit(chunk)
         wanted.append(logits)
         banks.append(torch.to_host(state))
-    for precision in ("fp32", "int8"):
+    for precision in ("fp32", "int8", "int4"):
         b, state = onnx_kit.backend(tmp_path / precision), None
         got = []
         for c in range(2):
@@ -431,9 +431,9 @@ def test_smollm2(smollm2, tmp_path):
                 assert_close("logits", logits, wanted[c], 5e-4)
                 assert relative_l2(logits, wanted[c]) <= 1e-5 and nmse(b.to_host(state), banks[c]) <= 1e-10
         x, y = np.concatenate(wanted, 1).astype(np.float64), np.concatenate(got, 1).astype(np.float64)
-        assert (x.argmax(-1) == y.argmax(-1)).mean() >= (1.0 if precision == "fp32" else 0.93)
+        assert (x.argmax(-1) == y.argmax(-1)).mean() >= (1.0 if precision == "fp32" else 0.99)
         x, y = (a - np.log(np.exp(a - a.max(-1, keepdims=True)).sum(-1, keepdims=True)) - a.max(-1, keepdims=True) for a in (x, y))
-        assert (np.exp(x) * (x - y)).sum(-1).mean() <= 0.01
+        assert (np.exp(x) * (x - y)).sum(-1).mean() <= 1e-5
 
 
 def test_the_engine_reports_nothing_and_keeps_no_number_of_its_own(tmp_path):

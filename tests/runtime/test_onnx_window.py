@@ -221,7 +221,7 @@ def test_a_window_that_the_file_fixes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gated-4T", "gated-topics"])
-@pytest.mark.parametrize("precision,gate", [("fp16", 5e-3), ("int8", 0.05), ("int4", 0.6)])
+@pytest.mark.parametrize("precision,gate", [("fp16", 5e-3), ("int8", 0.02), ("int4", 0.25)])
 def test_lower_precisions(tmp_path, name, precision, gate):
     """The gates of whole chunks (test_onnx_backend.py) hold for folded windows."""
     source, path = onnx_kit.exported(tmp_path, name, Options(precision))
