@@ -18,17 +18,29 @@ Axes: b sequences, t positions of x, h query heads, k key/value heads, g = h / k
 /* The operator as ONNX Runtime takes it, for CPUExecutionProvider: for API version 17, and for 18 and later, which is told what may share memory. */
 extern const OrtCustomOp LM2_CHUNK_ATTENTION[2];
 
-/* Keys of a span, from key 0 on; keys of a block; numbers of a key that are turned at once; query rows of a tile and of one product. */
-enum { LM2_A_SPAN = 128, LM2_A_BLOCK = 32, LM2_A_PANEL = 64, LM2_A_TILE = 48, LM2_A_ROWS = 6, LM2_A_LANES = 16 };
+/* Keys of a span, from key 0 on; keys of a block; numbers of a key that are turned at once; query rows of a tile, of one product
+and of one without turned keys; lanes of a sum. */
+enum { LM2_A_SPAN = 128, LM2_A_BLOCK = 32, LM2_A_PANEL = 64, LM2_A_TILE = 48, LM2_A_ROWS = 6, LM2_A_FEW = 3, LM2_A_LANES = 16 };
 
-/* One way to compute it. `there` says whether this processor can. Strides are in floats. */
+/* c (rows, LM2_A_BLOCK) becomes c + a (rows, n) b (n, LM2_A_BLOCK), n after n; rows is LM2_A_ROWS at most. 128 n bytes at `next` are asked for, which
+need not be there; NULL: none. Strides are in floats, here and below. */
+typedef struct {
+    const float *a, *b, *next;
+    float *c;
+    size_t rows, n, a_stride, b_stride, c_stride;
+} Lm2AProduct;
+
+/* One way to compute it. `there` says whether this processor can. */
 typedef struct {
     const char *name;
     int (*there)(void);
     /* `keys` (up to LM2_A_BLOCK) rows of `width` (up to LM2_A_PANEL) -> (width, LM2_A_BLOCK); anything where there is no key. */
     void (*turn)(const float *from, size_t stride, size_t keys, size_t width, float *to);
-    /* c (rows, LM2_A_BLOCK) becomes c + a (rows, n) b (n, LM2_A_BLOCK), n after n; rows is LM2_A_ROWS at most. */
-    void (*multiply)(const float *a, size_t a_stride, size_t rows, const float *b, size_t b_stride, size_t n, float *c, size_t c_stride);
+    /* For up to LM2_A_FEW rows both in one: s (rows, LM2_A_BLOCK) becomes the products of q (rows, width) and `keys` rows. The next keys,
+    and as much memory at `next`, are asked for. NULL: it is not faster. */
+    void (*few)(const float *q, size_t q_stride, size_t rows, const float *key, size_t stride, size_t keys, size_t width, float *s, size_t s_stride,
+                const float *next);
+    void (*multiply)(const Lm2AProduct *p);
     /* Scores s (count) -> e^(s - largest); there is room for the next multiple of LM2_A_LANES. Sums lane by lane, then halves of lanes. */
     void (*weigh)(float *s, size_t count, float *largest, float *sum);
     void (*powers)(float x[2]); /* e^x, x at most 0 */

@@ -90,8 +90,7 @@ def placed(call: Call, n: int, heads: int) -> Placed:
     past = int(call.past_length[n if len(call.past_length) > 1 else 0])
     writes = width // e != heads
     parts = call.x[n].reshape(t, width // e, e).swapaxes(0, 1)  # (h [+ 2k], t, e)
-    cos, sin = (np.broadcast_to(a, (max(len(a), past + t), 0)) if a.shape[1] == 0 else a for a in (call.cos, call.sin))
-    cos, sin = cos[past : past + t], sin[past : past + t]  # (t, w)
+    cos, sin = (a[past : past + t] if a.shape[1] else np.zeros((t, 0), a.dtype) for a in (call.cos, call.sin))  # (t, w)
     key, value = call.past_key[n].copy(), call.past_value[n].copy()
     if writes:
         key[:, past : past + t] = turned(parts[heads : heads + k], cos, sin)

@@ -30,20 +30,19 @@ static float *output(const Lm2AWork *w, const Tile *a, size_t row) {
 }
 
 static void set_tile(const Lm2AWork *w, size_t n, Tile *a) {
-    const size_t both = n / w->tiles, rows = w->t * w->g, left = rows - n % w->tiles * LM2_A_TILE;
+    const size_t both = n / w->tiles, rows = w->t * w->g, left = rows - n % w->tiles * w->rows;
     a->sequence = both / w->k;
     a->head = both % w->k;
-    a->first = n % w->tiles * LM2_A_TILE;
-    a->rows = left < LM2_A_TILE ? left : LM2_A_TILE;
+    a->first = n % w->tiles * w->rows;
+    a->rows = left < w->rows ? left : w->rows;
     a->key = (w->writes ? w->present[0] : w->past[0]) + both * w->W * w->e;
     a->value = (w->writes ? w->present[1] : w->past[1]) + both * w->W * w->e;
     a->q = w->q + (both * rows + a->first) * w->e;
     for (size_t row = 0; row < a->rows; row++) a->seen[row] = filled(w, a->sequence) + (w->writes ? (a->first + row) / w->g + 1 : 0);
 }
 
-static void ask(const float *from, size_t floats) {
-    for (size_t at = 0; at < floats; at += 16) LM2_A_ASK(from + at);
-}
+/* An address to be asked for; it may be behind the end of what there is. */
+static const float *ahead(const float *from, size_t floats) { return (const float *)((uintptr_t)from + floats * sizeof *from); }
 
 static void add_bias(const Lm2AWork *w, const Tile *a, size_t row, size_t start, size_t count, float *s) {
     const size_t n = a->first + row, step = w->bias_step[3];
@@ -53,20 +52,27 @@ static void add_bias(const Lm2AWork *w, const Tile *a, size_t row, size_t start,
 
 /* Scores of a span: s (rows, LM2_A_SPAN), for the rows from `active` on. */
 static void scores(const Lm2AWork *w, const Tile *a, size_t span, size_t active, float (*s)[LM2_A_SPAN]) {
-    float block[LM2_A_PANEL * LM2_A_BLOCK];
+    _Alignas(64) float block[LM2_A_PANEL * LM2_A_BLOCK];
     const size_t start = span * LM2_A_SPAN, most = counted(a, a->rows - 1, span);
     for (size_t row = active; row < a->rows; row++) memset(s[row], 0, sizeof s[row]);
     for (size_t at = 0; at < most; at += LM2_A_BLOCK) {
         const size_t keys = most - at < LM2_A_BLOCK ? most - at : LM2_A_BLOCK;
-        const float *key = a->key + (start + at) * w->e;
+        const float *key = a->key + (start + at) * w->e, *value = a->value + (start + at) * w->e;
         while (counted(a, active, span) <= at) active++;
-        ask(a->value + (start + at) * w->e, keys * w->e); /* needed next */
+        if (w->level->few && a->rows - active <= LM2_A_FEW) {
+            w->level->few(a->q + active * w->e, w->e, a->rows - active, key, w->e, keys, w->e, s[active] + at, LM2_A_SPAN, value);
+            continue;
+        }
         for (size_t d = 0; d < w->e; d += LM2_A_PANEL) {
             const size_t width = w->e - d < LM2_A_PANEL ? w->e - d : LM2_A_PANEL;
             w->level->turn(key + d, w->e, keys, width, block);
-            for (size_t row = active; row < a->rows; row += LM2_A_ROWS) {
-                const size_t rows = a->rows - row < LM2_A_ROWS ? a->rows - row : LM2_A_ROWS;
-                w->level->multiply(a->q + row * w->e + d, w->e, rows, block, LM2_A_BLOCK, width, s[row] + at, LM2_A_SPAN);
+            Lm2AProduct p = {.b = block, .n = width, .a_stride = w->e, .b_stride = LM2_A_BLOCK, .c_stride = LM2_A_SPAN};
+            for (size_t row = active; row < a->rows; row += p.rows) {
+                p.rows = a->rows - row < LM2_A_ROWS ? a->rows - row : LM2_A_ROWS;
+                p.a = a->q + row * w->e + d;
+                p.c = s[row] + at;
+                p.next = row == active ? ahead(key, LM2_A_BLOCK * (w->e + d)) : row == active + LM2_A_ROWS ? ahead(value, LM2_A_BLOCK * d) : NULL;
+                w->level->multiply(&p);
             }
         }
     }
@@ -80,28 +86,34 @@ typedef struct {
 } Sink;
 
 static void values(const Lm2AWork *w, const Tile *a, size_t span, size_t active, float (*s)[LM2_A_SPAN], const Sink *sink) {
-    float edge[LM2_A_SPAN * LM2_A_BLOCK], sums[LM2_A_ROWS][LM2_A_BLOCK];
+    _Alignas(64) float edge[LM2_A_SPAN * LM2_A_BLOCK], sums[LM2_A_ROWS][LM2_A_BLOCK];
     const float *value = a->value + span * LM2_A_SPAN * w->e;
     for (size_t d = 0; d < w->e; d += LM2_A_BLOCK) {
         const size_t width = w->e - d < LM2_A_BLOCK ? w->e - d : LM2_A_BLOCK;
         const float *from = value + d;
         size_t stride = w->e;
-        if (width < LM2_A_BLOCK) { /* columns behind the last are 0, and not read from memory that is not there */
+        /* Columns behind the last are 0, and not read from memory that is not there. For many rows lines of values would push each other out of
+        the cache, at the same distance from each other as they are. */
+        if (width < LM2_A_BLOCK || a->rows - active > LM2_A_ROWS) {
             for (size_t j = 0, most = counted(a, a->rows - 1, span); j < most; j++) {
-                memset(edge + j * LM2_A_BLOCK, 0, LM2_A_BLOCK * sizeof *edge);
+                if (width < LM2_A_BLOCK) memset(edge + j * LM2_A_BLOCK, 0, LM2_A_BLOCK * sizeof *edge);
                 memcpy(edge + j * LM2_A_BLOCK, from + j * w->e, width * sizeof *edge);
             }
             from = edge;
             stride = LM2_A_BLOCK;
         }
-        for (size_t row = active; row < a->rows; row += LM2_A_ROWS) {
-            const size_t rows = a->rows - row < LM2_A_ROWS ? a->rows - row : LM2_A_ROWS, common = counted(a, row, span);
+        for (size_t row = active, rows; row < a->rows; row += rows) {
+            rows = a->rows - row < LM2_A_ROWS ? a->rows - row : LM2_A_ROWS;
+            const size_t common = counted(a, row, span);
             memset(sums, 0, sizeof sums);
-            w->level->multiply(s[row], LM2_A_SPAN, rows, from, stride, common, sums[0], LM2_A_BLOCK);
+            w->level->multiply(&(Lm2AProduct){.a = s[row], .b = from, .c = sums[0], .rows = rows, .n = common, .a_stride = LM2_A_SPAN,
+                                              .b_stride = stride, .c_stride = LM2_A_BLOCK});
             for (size_t r = 0; r < rows; r++) {
                 const size_t more = counted(a, row + r, span) - common;
                 float *to = sink->to[row + r] + d;
-                if (more) w->level->multiply(s[row + r] + common, LM2_A_SPAN, 1, from + common * stride, stride, more, sums[r], LM2_A_BLOCK);
+                if (more)
+                    w->level->multiply(&(Lm2AProduct){.a = s[row + r] + common, .b = from + common * stride, .c = sums[r], .rows = 1, .n = more,
+                                                      .a_stride = LM2_A_SPAN, .b_stride = stride, .c_stride = LM2_A_BLOCK});
                 if (sink->first)
                     memcpy(to, sums[r], width * sizeof *to);
                 else
@@ -243,7 +255,8 @@ size_t lm2_attention_rooms(Lm2AWork *w) {
     w->most += w->writes ? w->t : 0;
     w->tiles = (w->t * w->g + LM2_A_TILE - 1) / LM2_A_TILE;
     w->spans = (w->most + LM2_A_SPAN - 1) / LM2_A_SPAN;
-    w->rows = w->tiles > 1 ? LM2_A_TILE : w->t * w->g;
+    w->rows = w->tiles ? (w->t * w->g + w->tiles - 1) / w->tiles : 0;
+    w->tiles = w->rows ? (w->t * w->g + w->rows - 1) / w->rows : 0;
     if (items * w->tiles >= APART || w->b * w->t * w->h > APART_ROWS || w->spans < 2) w->spans = 0;
     return w->b * w->t * w->h * w->e + items * w->tiles * w->rows * w->spans * (w->e + 2);
 }

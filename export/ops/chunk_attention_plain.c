@@ -31,12 +31,12 @@ static void turn(const float *from, size_t stride, size_t keys, size_t width, fl
         for (size_t j = 0; j < LM2_A_BLOCK; j++) to[d * LM2_A_BLOCK + j] = j < keys ? from[j * stride + d] : 0.0f;
 }
 
-static void multiply(const float *a, size_t a_stride, size_t rows, const float *b, size_t b_stride, size_t n, float *c, size_t c_stride) {
-    for (size_t r = 0; r < rows; r++) {
-        float *to = c + r * c_stride;
-        for (size_t x = 0; x < n; x++) {
-            const float factor = a[r * a_stride + x];
-            for (size_t j = 0; j < LM2_A_BLOCK; j++) to[j] = fused(factor, b[x * b_stride + j], to[j]);
+static void multiply(const Lm2AProduct *p) {
+    for (size_t r = 0; r < p->rows; r++) {
+        float *to = p->c + r * p->c_stride;
+        for (size_t x = 0; x < p->n; x++) {
+            const float factor = p->a[r * p->a_stride + x], *line = p->b + x * p->b_stride;
+            for (size_t j = 0; j < LM2_A_BLOCK; j++) to[j] = fused(factor, line[j], to[j]);
         }
     }
 }
@@ -80,4 +80,4 @@ static void join(float *to, const float *from, size_t n, float old, float fresh)
     for (size_t d = 0; d < n; d++) to[d] = fused(from[d], fresh, to[d] * old);
 }
 
-const Lm2ALevel LM2_A_PLAIN = {"plain", always, turn, multiply, weigh, powers, join};
+const Lm2ALevel LM2_A_PLAIN = {"plain", always, turn, NULL, multiply, weigh, powers, join};
