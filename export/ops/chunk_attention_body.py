@@ -142,7 +142,10 @@ def function(opset: int) -> "onnx.FunctionProto":
 
 
 def node(given: tuple[str, ...], made: tuple[str, ...], heads: int, scale: float = 0.0, name: str = "") -> "onnx.NodeProto":
-    """The node, by the names of its seven inputs and its one or three outputs in the graph. The model imports the domain and carries `function(...)`."""
+    """The node, by the names of its seven inputs and its one or three outputs in the graph; outputs that nobody wants are there without a name.
+
+    The model imports the domain and carries `function(...)`.
+    """
     from onnx import helper
 
-    return helper.make_node(NAME, list(given), list(made), name=name or None, domain=DOMAIN, heads=heads, scale=scale)
+    return helper.make_node(NAME, list(given), [*made, *[""] * (len(OUTPUTS) - len(made))], name=name or None, domain=DOMAIN, heads=heads, scale=scale)

@@ -78,9 +78,7 @@ def test_another_attention_is_seen(wrong):
     (y, *_) = kit.kernel(kit.model(4)).run(None, kit.feed(given))
     kit.near(y, given, 4)
     if wrong == "turn":
-        other = given._replace(cos=np.roll(given.cos, 1, 0), sin=np.roll(given.sin, 1, 0))
-        # the angle between two positions must change, not both by the same
-        assert not np.allclose(given.cos, other.cos)
+        other = given._replace(cos=np.roll(given.cos, 1, 0), sin=np.roll(given.sin, 1, 0))  # the caches' keys are turned as they were
     elif wrong == "head":
         other = given._replace(past_key=given.past_key[:, ::-1].copy())
     elif wrong == "bias":
@@ -303,3 +301,73 @@ def test_kernel_and_body_agree_and_the_kernel_is_what_runs(tmp_path, scale):
     with open(run.end_profiling(), encoding="utf-8") as f:
         ran = [e["args"]["op_name"] for e in json.load(f) if e["name"].endswith("_kernel_time")]
     assert ran == [NAME]
+
+
+SANITIZED = r"""#include "chunk_attention.h"
+#include <stdio.h>
+#include <stdlib.h>
+static uint64_t seed = 1;
+static size_t draw(size_t n) { return seed = seed * 6364136223846793005u + 1442695040888963407u, (size_t)(seed >> 33) % n; }
+static float *numbers(size_t n) { /* ends where the data ends */
+    float *p = malloc(n * 4);
+    for (size_t k = 0; k < n; k++) p[k] = (float)draw(200) / 50 - 2;
+    return p;
+}
+static void run(Lm2AWork *w, const Lm2ALevel *level, int apart) {
+    w->level = level;
+    float *room = malloc(lm2_attention_rooms(w) * 4);
+    lm2_attention_place(w, room);
+    const size_t spans = w->spans, tiles = w->b * w->k * w->tiles;
+    if (!apart) w->spans = 0;
+    for (size_t n = 0; n < w->b * w->k && w->present[0]; n++) lm2_attention_copy(w, n);
+    lm2_attention_write(w, 0, w->b * w->t);
+    for (size_t n = 0; n < tiles && w->spans == 0; n++) lm2_attention_tile(w, n);
+    for (size_t n = tiles * w->spans; n > 0; n--) lm2_attention_span(w, n - 1);
+    for (size_t n = 0; n < tiles && w->spans; n++) lm2_attention_join(w, n);
+    w->spans = spans;
+    free(room);
+}
+int main(int count, char **words) {
+    const size_t extra = count > 1 ? (size_t)atoi(words[1]) : 0;
+    const size_t widths[] = {1, 4, 7, 8, 20, 32, 33, 64, 70}, pasts[] = {0, 1, 31, 32, 120, 128, 129, 260};
+    size_t levels, apart = 0;
+    const Lm2ALevel *level = lm2_attention_x86(&levels);
+    for (int n = 0; n < ROUNDS; n++) {
+        Lm2AWork w = {.b = 1 + draw(2), .t = 1 + draw(draw(3) ? 4 : 40), .k = 1 + draw(3), .g = 1 + draw(4), .e = widths[draw(9)], .scale = 0.3f};
+        int64_t length[2] = {(int64_t)pasts[draw(8)], (int64_t)pasts[draw(8)]};
+        w.h = w.k * w.g, w.length = length, w.own_length = w.b > 1, w.writes = draw(3) > 0, w.w = draw(2) ? w.e / 2 : 0;
+        w.W = (size_t)(length[0] > length[1] && w.b > 1 ? length[0] : length[w.b - 1]) + w.t * (size_t)w.writes + draw(2);
+        const size_t caches = w.b * w.k * w.W * w.e, out = w.b * w.t * w.h * w.e, positions = w.W + w.t;
+        float *x = numbers(w.b * w.t * (w.h + (w.writes ? 2 * w.k : 0)) * w.e), *k = numbers(caches), *v = numbers(caches), *cos = numbers(positions * w.w),
+              *sin = numbers(positions * w.w), *bias = numbers(w.h * w.t * w.W), *y = malloc(out * 4), *want = malloc(out * 4), *pk = malloc(caches * 4), *pv = malloc(caches * 4);
+        w.x = x, w.past[0] = k, w.past[1] = v, w.cos = cos, w.sin = sin, w.y = want;
+        if (draw(2)) w.bias = bias, w.bias_step[1] = w.t * w.W, w.bias_step[2] = w.W, w.bias_step[3] = 1;
+        if (w.writes) w.present[0] = pk, w.present[1] = pv;
+        run(&w, &LM2_A_PLAIN, 1);
+        w.y = y, w.t += extra; /* more than there are: the control */
+        for (size_t l = 0; l < 2 * levels + 1; l++) {
+            if (l && !level[(l - 1) / 2].there()) continue;
+            memset(y, 0xff, out * 4);
+            run(&w, l ? &level[(l - 1) / 2] : &LM2_A_PLAIN, l % 2);
+            if (memcmp(y, want, out * 4)) return printf("%s differs\n", w.level->name), 1;
+        }
+        apart += w.spans > 0;
+        void *all[] = {x, k, v, cos, sin, bias, y, want, pk, pv};
+        for (size_t a = 0; a < sizeof all / sizeof *all; a++) free(all[a]);
+    }
+    printf("ok %d\n", apart > ROUNDS / 8 && apart < ROUNDS - ROUNDS / 8);
+    return 0;
+}
+"""
+
+
+def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
+    """All levels, spans apart and not, under AddressSanitizer and UndefinedBehaviorSanitizer; with a position more than there is, a control, it is seen."""
+    (tmp_path / "main.c").write_text(SANITIZED)
+    sources = [tmp_path / "main.c", *(OPS / f"chunk_attention_{part}.c" for part in ("core", "plain", "x86"))]
+    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DROUNDS=150", f'-DLM2_AVX512_STAND_IN="{kit.STAND_IN}"')
+    assert compile_and_run(tmp_path, sources, flags, (), OPS) == (0, "ok 1\n", "")
+    control = subprocess.run(
+        [tmp_path / "program", "1"], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    )
+    assert control.returncode != 0 and "heap-buffer-overflow" in control.stderr
