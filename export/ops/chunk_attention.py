@@ -21,6 +21,8 @@ POWERS = tuple(np.float32(float.fromhex(c)) for c in ("0x1.6a2434p-10", "0x1.123
 """Coefficients of r^6 .. r^2 in e^r."""
 LOG2E, LN2, LN2_REST = (np.float32(float.fromhex(c)) for c in ("0x1.715476p+0", "0x1.62e430p-1", "-0x1.05c610p-29"))
 
+Floats = np.ndarray | np.float32
+
 
 class Call(NamedTuple):
     """The inputs, as the operator takes them. Caches (b, k, W, e); past_length int64 (b) or (1); cos, sin (positions, w); bias broadcasts to (b, h, t, W)."""
@@ -40,7 +42,7 @@ NO_TURN = np.zeros((1, 0), np.float32)
 """cos and sin of a call whose heads do not turn."""
 
 
-def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+def fused(a: Floats, b: Floats, c: Floats) -> np.ndarray:
     """a b + c of float32, rounded once. The product is exact in float64, the sum is rounded to odd: rounding it again loses nothing."""
     product = np.asarray(a, np.float64) * b
     total = np.asarray(product + c)
@@ -54,7 +56,7 @@ def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 def power(x: np.ndarray) -> np.ndarray:
     """e^x of float32 numbers that are at most 0, to 1 ulp."""
-    y = np.where(LEAST - 1 > x, LEAST - 1, x)
+    y = np.where(x < LEAST - 1, LEAST - 1, x)
     rounder = np.float32(1.5 * 2**23)
     shifted = fused(y, LOG2E, rounder)
     n = shifted - rounder
@@ -110,7 +112,7 @@ def _chain(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _row(q: np.ndarray, key: np.ndarray, value: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """One query row q (e), scaled, against the keys and values (s, e) that it sees: (e)."""
-    total, most, weight = np.zeros(len(q), np.float32), np.float32(0), np.float32(0)
+    total, most, weight = np.zeros(len(q), np.float32), np.float32(0), np.zeros((), np.float32)
     for start in range(0, len(key), SPAN):
         scores = _chain(q, key[start : start + SPAN].T) + bias[start : start + SPAN]  # (s)
         largest = np.float32(np.finfo(np.float32).min)
