@@ -224,13 +224,17 @@ def test_present_may_be_the_memory_of_past():
         kit.same(got.numpy(), right)
 
     (one,) = proto.graph.node
-    cache = [given.past_key.shape[n] for n in range(4)]
-    for n, name in enumerate(("past_key", "past_value")):
+    shape = list(given.past_key.shape)
+    del proto.graph.output[1:]
+    for n, name in enumerate(("key", "value")):
         one.input[1 + n] = f"own_{name}"
-        proto.graph.node.insert(0, helper.make_node("Neg", [name], [f"own_{name}"]))
-        proto.graph.value_info.append(helper.make_tensor_value_info(f"own_{name}", TensorProto.FLOAT, cache))
+        proto.graph.node.insert(0, helper.make_node("Neg", [f"past_{name}"], [f"own_{name}"]))
+        proto.graph.node.append(helper.make_node("Neg", [f"present_{name}"], [f"last_{name}"]))
+        proto.graph.value_info.extend(helper.make_tensor_value_info(f"{v}_{name}", TensorProto.FLOAT, shape) for v in ("own", "present"))
+        proto.graph.output.append(helper.make_tensor_value_info(f"last_{name}", TensorProto.FLOAT, shape))
     negative = given._replace(past_key=-given.past_key, past_value=-given.past_value)
-    for got, right in zip(kit.kernel(proto).run(None, kit.feed(negative)), want, strict=True):
+    y, *last = kit.kernel(proto).run(None, kit.feed(negative))
+    for got, right in zip((y, -last[0], -last[1]), want, strict=True):
         kit.same(got, right)
 
 
