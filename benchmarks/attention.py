@@ -63,7 +63,7 @@ def graphs(kind, given, count):
     imports, made = [helper.make_opsetid(*pair) for pair in (("", 23), (DOMAIN, 1), ("com.microsoft", 1))], {}
     for name, chosen in nodes.items():
         value = [helper.make_tensor_value_info(v, TensorProto.FLOAT, None) for v in ("x", *(f"{c}{n}" for n in range(count) for c in "kv"))]
-        outs = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for one in chosen for o in one.output]
+        outs = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for one in chosen for o in one.output if o]
         used = {i for one in chosen for i in one.input}
         constants = [numpy_helper.from_array(a, n) for n, a in held.items() if n in used]
         made[name] = helper.make_model(
