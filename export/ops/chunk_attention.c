@@ -137,12 +137,14 @@ static OrtStatus *places(const OrtApi *api, const Tensor *in, const Lm2AWork *w)
     for (size_t n = 0; n < (w->own_length ? w->b : 1); n++) {
         const int64_t most = (int64_t)w->W - (w->writes ? (int64_t)w->t : 0);
         if (length[n] < 0 || length[n] > most) {
-            snprintf(message, sizeof message, "ChunkAttention: past_length of sequence %zu is %" PRId64 "; caches of %zu rows and %zu to be written need 0 to %" PRId64,
-                     n, length[n], w->W, w->writes ? w->t : (size_t)0, most);
+            snprintf(message, sizeof message,
+                     "ChunkAttention: past_length of sequence %zu is %" PRId64 "; caches of %zu rows and %zu to be written need 0 to %" PRId64, n,
+                     length[n], w->W, w->writes ? w->t : (size_t)0, most);
             return refused(api, message);
         }
         if (w->w != 0 && length[n] > rows - (int64_t)w->t) {
-            snprintf(message, sizeof message, "ChunkAttention: cos and sin have %" PRId64 " rows; sequence %zu at position %" PRId64 " with %zu more needs %" PRId64,
+            snprintf(message, sizeof message,
+                     "ChunkAttention: cos and sin have %" PRId64 " rows; sequence %zu at position %" PRId64 " with %zu more needs %" PRId64,
                      rows, n, length[n], w->t, length[n] + (int64_t)w->t);
             return refused(api, message);
         }
