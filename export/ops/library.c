@@ -1,13 +1,15 @@
-/* The operator library: hands ai.lm2::GatedMemoryUpdate, BlockSums (block_sums.c) and QLinear (qlinear.c), version 1, to an ONNX Runtime session.
+/* The operator library: hands ai.lm2::GatedMemoryUpdate, BlockSums (block_sums.c), QLinear (qlinear.c) and ChunkAttention
+(chunk_attention.c), version 1, to an ONNX Runtime session.
 
 Knows ONNX Runtime's C ABI (ort_abi.h) and the kernels' signatures, no arithmetic. One exported function, RegisterCustomOps. No mutable
-state: the operators below are constants, a kernel is nothing but the session's function table (QLinear's: and its choice of instructions), so
-any number of sessions and threads may use it. Built with LM2_OPS_CUDA it also registers the kernels for CUDAExecutionProvider. */
+state: the operators below are constants, a kernel is nothing but the session's function table (QLinear's and ChunkAttention's: and their choice of
+instructions and attributes), so any number of sessions and threads may use it. Built with LM2_OPS_CUDA it also registers the kernels for CUDAExecutionProvider. */
 
 #include <inttypes.h>
 #include <stdio.h>
 
 #include "block_sums.h"
+#include "chunk_attention.h"
 #include "gated_memory_update.h"
 #include "ort_abi.h"
 #include "qlinear.h"
@@ -223,6 +225,14 @@ static const OrtCustomOp OPERATORS[] = {
 #endif
 };
 
+#ifndef LM2_OPS_CUDA
+/* 32 of ONNX Runtime 1.32.0: its newest API version. Asking GetApi for one that is not there would write to stderr. */
+static int minor_version(const OrtApiBase *base) {
+    int minor = 0;
+    return sscanf(base->GetVersionString(), "1.%d", &minor) == 1 ? minor : 0;
+}
+#endif
+
 /* ONNX Runtime calls this by its name. The session keeps the domain for its whole life and has no moment at which a library could release
 it: about a hundred bytes stay allocated for every session that registers. */
 EXPORTED OrtStatus *ORT_API_CALL RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
@@ -248,6 +258,7 @@ EXPORTED OrtStatus *ORT_API_CALL RegisterCustomOps(OrtSessionOptions *options, c
     if (status == NULL) status = LM2_ORT(api, CustomOpDomain_Add)(domain, &LM2_BLOCK_SUMS);
     if (status == NULL) status = LM2_ORT(api, CustomOpDomain_Add)(domain, &LM2_QLINEAR[0]);
     if (status == NULL) status = LM2_ORT(api, CustomOpDomain_Add)(domain, &LM2_QLINEAR[1]);
+    if (status == NULL) status = LM2_ORT(api, CustomOpDomain_Add)(domain, &LM2_CHUNK_ATTENTION[minor_version(base) >= LM2_ORT_SHARING_VERSION]);
 #endif
     if (status == NULL) status = LM2_ORT(api, AddCustomOpDomain)(options, domain);
     if (status != NULL) LM2_ORT(api, ReleaseCustomOpDomain)(domain);

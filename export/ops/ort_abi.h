@@ -12,6 +12,7 @@ for that it defines LM2_ORT_NAMES_ONLY, which leaves out every type of the real 
 #include <stdint.h>
 
 #define LM2_ORT_API_VERSION 17
+#define LM2_ORT_SHARING_VERSION 18 /* the first whose operators say which outputs may be in an input's memory */
 
 /* X(slot, name, arguments): functions of OrtApi that return an OrtStatus*, NULL when they succeed. */
 #define LM2_ORT_FUNCTIONS(X) \
@@ -24,7 +25,9 @@ for that it defines LM2_ORT_NAMES_ONLY, which leaves out every type of the real 
     X(61, GetDimensionsCount, (const OrtTensorTypeAndShapeInfo *info, size_t *out)) \
     X(62, GetDimensions, (const OrtTensorTypeAndShapeInfo *info, int64_t *values, size_t length)) \
     X(65, GetTensorTypeAndShape, (const OrtValue *value, OrtTensorTypeAndShapeInfo **out)) \
+    X(85, KernelInfoGetAttribute_float, (const OrtKernelInfo *info, const char *name, float *out)) \
     X(86, KernelInfoGetAttribute_int64, (const OrtKernelInfo *info, const char *name, int64_t *out)) \
+    X(89, KernelContext_GetOutputCount, (const OrtKernelContext *context, size_t *out)) \
     X(90, KernelContext_GetInput, (const OrtKernelContext *context, size_t index, const OrtValue **out)) \
     X(91, KernelContext_GetOutput, (OrtKernelContext *context, size_t index, const int64_t *dims, size_t rank, OrtValue **out)) \
     X(193, KernelContext_GetGPUComputeStream, (const OrtKernelContext *context, void **out)) \
@@ -33,10 +36,12 @@ for that it defines LM2_ORT_NAMES_ONLY, which leaves out every type of the real 
 
 /* The same for functions that return nothing. */
 #define LM2_ORT_RELEASES(X) \
+    X(93, ReleaseStatus, (OrtStatus *status)) \
     X(99, ReleaseTensorTypeAndShapeInfo, (OrtTensorTypeAndShapeInfo *info)) \
     X(101, ReleaseCustomOpDomain, (OrtCustomOpDomain *domain))
 
-/* X(result, name, arguments): the fields of OrtCustomOp after `version`, in order, up to those of version 17. */
+/* X(result, name, arguments): the fields of OrtCustomOp after `version`, in order. The last four came with version 18: ONNX Runtime does not look at
+them where `version` is 17. */
 #define LM2_ORT_OP_FIELDS(X) \
     X(void *, CreateKernel, (const struct OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info)) \
     X(const char *, GetName, (const struct OrtCustomOp *op)) \
@@ -58,7 +63,11 @@ for that it defines LM2_ORT_NAMES_ONLY, which leaves out every type of the real 
     X(OrtStatus *, KernelComputeV2, (void *kernel, OrtKernelContext *context)) \
     X(OrtStatus *, InferOutputShapeFn, (const struct OrtCustomOp *op, OrtShapeInferContext *context)) \
     X(int, GetStartVersion, (const struct OrtCustomOp *op)) \
-    X(int, GetEndVersion, (const struct OrtCustomOp *op))
+    X(int, GetEndVersion, (const struct OrtCustomOp *op)) \
+    X(size_t, GetMayInplace, (int **inputs, int **outputs)) \
+    X(void, ReleaseMayInplace, (int *inputs, int *outputs)) \
+    X(size_t, GetAliasMap, (int **inputs, int **outputs)) \
+    X(void, ReleaseAliasMap, (int *inputs, int *outputs))
 
 /* X(value, name): enumeration constants. */
 #define LM2_ORT_CONSTANTS(X) \
@@ -68,8 +77,10 @@ for that it defines LM2_ORT_NAMES_ONLY, which leaves out every type of the real 
     X(1, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) \
     X(2, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8) \
     X(3, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8) \
+    X(7, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64) \
     X(10, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16) \
     X(0, INPUT_OUTPUT_REQUIRED) \
+    X(1, INPUT_OUTPUT_OPTIONAL) \
     X(0, OrtMemTypeDefault)
 
 #ifndef LM2_ORT_NAMES_ONLY

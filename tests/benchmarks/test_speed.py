@@ -25,7 +25,7 @@ def test_a_wrong_product_ends_the_benchmark(common):
             common.require_close("the product", wrong, right, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["op_speed", "qlinear", "torch_speed", "linear_layouts"])
+@pytest.mark.parametrize("name", ["attention", "op_speed", "qlinear", "torch_speed", "linear_layouts"])
 def test_it_is_asked_before_anything_is_timed(name):
     """What these scripts check stands before their first clock (the functions with the clocks are called later, or below)."""
     text = (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")

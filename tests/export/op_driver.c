@@ -220,7 +220,7 @@ static int fuzz(int rounds) {
     OrtSessionOptions options = {NULL};
     int runs = 0, refused = 0;
     OrtStatus *status = RegisterCustomOps(&options, &base);
-    if (status != NULL || options.domain == NULL || options.domain->count != 5) fail("registration");
+    if (status != NULL || options.domain == NULL || options.domain->count != 6) fail("registration");
     every_half();
     for (int round = 0; round < rounds; round++) {
         const int half = (int)(draw() % 2), mistake = draw() % 4 == 0 ? 1 + (int)(draw() % 5) : 0;
