@@ -145,9 +145,9 @@ def no_library(folder):
 def test_a_library_for_another_onnx_runtime(lm2, exported, tmp_path, monkeypatch, make, said):
     """And without a library the same folder answers."""
     library = make(tmp_path)
-    monkeypatch.setattr("lm2.runtime.backends.onnx_cache.find_library", lambda kind: library)
+    monkeypatch.setattr("lm2.runtime.backends.onnx_cache.find_library", lambda kind, report=None: library)
     lm2("generate", exported["one"], *ASK).fails(library, "does not load into ONNX Runtime", said, "lm2 build-ops")
-    monkeypatch.setattr("lm2.runtime.backends.onnx_cache.find_library", lambda kind: None)
+    monkeypatch.setattr("lm2.runtime.backends.onnx_cache.find_library", lambda kind, report=None: None)
     assert lm2("generate", exported["one"], *ASK).code == 0
 
 

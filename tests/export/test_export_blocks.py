@@ -197,7 +197,7 @@ def test_library_and_body_say_the_same_tokens(tmp_path, precision, monkeypatch):
     _, path = onnx_kit.exported(tmp_path, "gated", Options(precision))
     said = []
     for found in (None, library()):
-        monkeypatch.setattr("lm2.runtime.backends.onnx_cache.find_library", lambda kind, found=found: found)
+        monkeypatch.setattr("lm2.runtime.backends.onnx_cache.find_library", lambda kind, report=None, found=found: found)
         b = onnx_kit.backend(path)
         logits, window = b.extend(np.arange(5), b.start(1, None, 64))
         tokens = []

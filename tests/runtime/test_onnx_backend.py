@@ -270,7 +270,7 @@ def test_the_kernel_runs_where_the_library_is(tmp_path, monkeypatch):
     _, path = onnx_kit.exported(tmp_path, "gated")
     ids, logits, banks = np.arange(11) % 61, [], []
     for found in (None, library):
-        monkeypatch.setattr("lm2.runtime.backends.onnx_cache.find_library", lambda kind, found=found: found)
+        monkeypatch.setattr("lm2.runtime.backends.onnx_cache.find_library", lambda kind, report=None, found=found: found)
         assert onnx_cache.find_library("cpu") == found
         b = onnx_kit.backend(path)
         options = ort.SessionOptions()
