@@ -9,11 +9,9 @@ float64 to 1e-5. With one thread the clock is the thread's own processor time, w
 """
 
 import argparse
-import statistics
 import sys
-import time
 
-from common import command, machine, require_close, table, versions
+from common import command, machine, medians, one_operator, require_close, table, versions
 
 SIZES = (("window", 256), ("window", 1024), ("bank", 512), ("bank", 2048), ("bank, bias", 512), ("bank, bias", 2048))
 """What is read, and how many rows of it."""
@@ -117,24 +115,13 @@ def compare(kind, past, library, args):
     want, _ = exact(given, HEADS[kind.split(",")[0]][0], scale)
     for name, run in runs.items():
         require_close(f"{name} ({kind}, {past})", run().numpy(), want, 1e-5)
-    times = {name: [] for name in runs}
-    clock = time.thread_time if args.threads == 1 else time.perf_counter
-    for repeat in range(args.repeats + 2):
-        for name, run in runs.items():
-            start = clock()
-            run()
-            if repeat >= 2:
-                times[name].append((clock() - start) / count)
-    return [statistics.median(times[name]) for name in models], bytes_read
+    times = medians(runs, args.repeats, args.threads)
+    return [times[name] / count for name in models], bytes_read
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--megabytes", type=float, default=48)
-    args = parser.parse_args()
+    args = one_operator(parser).parse_args()
     from lm2.export.ops.build import library
 
     path, rows = library(), []

@@ -1,8 +1,12 @@
-"""What the benchmarks share: the machine in a line, a text everybody has, and Markdown tables. Knows nothing of what is measured."""
+"""What the benchmarks share: the machine in a line, a text everybody has, timing one operator beside others, and Markdown tables. Knows nothing of what is measured."""
 
+import argparse
 import os
 import platform
+import statistics
 import sys
+import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 
@@ -55,3 +59,23 @@ def require_close(what: str, got: object, want: object, gate: float) -> None:
     off = float(np.linalg.norm(a - b) / np.linalg.norm(b)) if a.shape == b.shape else float("inf")
     if not off <= gate:
         sys.exit(f"no speed is reported: {what} is off by {off:.2g} of its size, the gate is {gate:g}")
+
+
+def one_operator(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The options of a benchmark of one operator: rows of a call, threads, rounds, and how much memory the copies of its node read."""
+    for name, kind, default in (("rows", int, 1), ("threads", int, 1), ("repeats", int, 15), ("megabytes", float, 48)):
+        parser.add_argument(f"--{name}", type=kind, default=default)
+    return parser
+
+
+def medians(runs: dict[str, Callable[[], object]], repeats: int, threads: int) -> dict[str, float]:
+    """Median seconds of each run, interleaved, two rounds of warming up left out: processor time of one thread, else time passed."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    for repeat in range(repeats + 2):
+        for name, run in runs.items():
+            start = clock()
+            run()
+            if repeat >= 2:
+                times[name].append(clock() - start)
+    return {name: statistics.median(found) for name, found in times.items()}

@@ -9,11 +9,9 @@ inputs to 8 bits, to 2e-2. With one thread the clock is the thread's own process
 """
 
 import argparse
-import statistics
 import sys
-import time
 
-from common import command, machine, require_close, table, versions
+from common import command, machine, medians, one_operator, require_close, table, versions
 
 SIZES = ((576, 576), (960, 576), (3072, 576), (576, 1536), (49152, 576))
 """Outputs and inputs: those of SmolLM2-135M."""
@@ -86,25 +84,13 @@ def compare(outputs, inputs, library, args):
     runs = {kind: bound(model, library, x, args.threads) for kind, model in models.items()}
     for kind, gate in (("QLinear", 1e-4), ("MatMulNBits", 2e-2), ("MatMul", 1e-5)):
         require_close(f"{kind} ({outputs}, {inputs})", runs[kind]().numpy(), x.astype(np.float64) @ exact.T, gate)
-    times = {kind: [] for kind in runs}
-    clock = time.thread_time if args.threads == 1 else time.perf_counter
-    for repeat in range(args.repeats + 2):
-        for kind, run in runs.items():
-            start = clock()
-            run()
-            if repeat >= 2:
-                times[kind].append((clock() - start) / count)
-    return {kind: statistics.median(found) for kind, found in times.items()}
+    return {kind: median / count for kind, median in medians(runs, args.repeats, args.threads).items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bits", type=int, choices=(4, 8), default=4)
-    parser.add_argument("--rows", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--megabytes", type=float, default=48)
-    args = parser.parse_args()
+    args = one_operator(parser).parse_args()
     from lm2.export.ops.build import library
 
     path, rows = library(), []

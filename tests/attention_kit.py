@@ -1,18 +1,9 @@
 """What the tests of ai.lm2::ChunkAttention share: random calls, one-node models, libraries and their levels, comparisons."""
 
 import functools
-import os
-import subprocess
-import tempfile
-from pathlib import Path
-from unittest import mock
 
 import numpy as np
-from op_kit import FLAGS, OPS, compiler, session
-from op_kit import library as plain_library
-
-STAND_IN = Path(__file__).parent / "export" / "avx512_stand_in.h"
-CHOICE = "LM2_ATTENTION"
+from op_kit import kernel_at
 
 
 def call(rng, t, past, heads=4, groups=2, e=16, rows=40, writes=True, turns=None, bias=None, tables=None):
@@ -59,30 +50,8 @@ def model(heads, opset=24, scale=0.0, outputs=3, shapes=None, kinds=None, node=N
     return helper.make_model(graph, opset_imports=imports, functions=[chunk_attention_body.function(opset)], ir_version=10)
 
 
-@functools.cache
-def stand_in_library():
-    """The library with the instructions that this processor may lack written out."""
-    from lm2.export.ops.build import C_SOURCES, suffix
-
-    out = Path(tempfile.mkdtemp(prefix="lm2-test-ops-")) / f"ops{suffix()}"
-    words = [compiler(), *FLAGS, "-O1", "-fPIC", "-shared", f'-DLM2_AVX512_STAND_IN="{STAND_IN}"']
-    made = subprocess.run([*words, *(OPS / name for name in C_SOURCES), "-o", out], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    return out
-
-
-def kernel(proto, level=None, stand_in=False, threads=1, **settings):
-    """A session with the library registered, whose kernels use `level`, or the processor's best."""
-    with mock.patch.dict(os.environ, {CHOICE: level or ""}):
-        return session(proto, stand_in_library() if stand_in else plain_library(), threads, **settings)
-
-
-def same(got, want):
-    """Bit for bit, NaN for NaN."""
-    assert got.dtype == np.float32 and got.shape == want.shape
-    odd = np.isnan(want)
-    np.testing.assert_array_equal(np.isnan(got), odd)
-    np.testing.assert_array_equal(got[~odd].view(np.int32), want[~odd].view(np.int32))
+kernel = functools.partial(kernel_at, "LM2_ATTENTION")
+"""op_kit.kernel_at for this operator."""
 
 
 def near(got, given, heads, scale=0.0):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -75,6 +76,29 @@ def session(proto, path=None, threads=1, **settings):
     return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def written_out(name):
+    """The compiler's flag that takes instructions from tests/export/NAME_stand_in.h."""
+    return f'-DLM2_{name.upper()}_STAND_IN="{Path(__file__).parent / "export" / name}_stand_in.h"'
+
+
+@functools.cache
+def stand_in_library():
+    """The library with the instructions that this processor may lack written out in C."""
+    from lm2.export.ops.build import C_SOURCES, suffix
+
+    out = Path(tempfile.mkdtemp(prefix="lm2-test-ops-")) / f"ops{suffix()}"
+    words = [compiler(), *FLAGS, "-O1", "-fPIC", "-shared", written_out("vnni"), written_out("avx512")]
+    made = subprocess.run([*words, *(OPS / name for name in C_SOURCES), "-o", out], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return out
+
+
+def kernel_at(choice, proto, level=None, stand_in=False, threads=1, **settings):
+    """A session with the library registered, whose kernels use `level`, or the processor's best. choice: the environment variable that asks for one."""
+    with mock.patch.dict(os.environ, {choice: level or ""}):
+        return session(proto, stand_in_library() if stand_in else library(), threads, **settings)
+
+
 def feed(arrays):
     return dict(zip(NAMES, arrays, strict=True))
 
@@ -91,6 +115,14 @@ def with_odd_values(rng, arrays, share=0.1):
     with np.errstate(over="ignore", under="ignore"):
         odd = np.array(ODD).astype(arrays[0].dtype)
         return [np.where(rng.random(a.shape) < share, rng.choice(odd, a.shape), a).astype(a.dtype) for a in arrays]
+
+
+def same(got, want):
+    """Bit for bit, NaN for NaN."""
+    assert got.dtype == np.float32 and got.shape == want.shape
+    odd = np.isnan(want)
+    np.testing.assert_array_equal(np.isnan(got), odd)
+    np.testing.assert_array_equal(got[~odd].view(np.int32), want[~odd].view(np.int32))
 
 
 def check(got, arrays, ulp=5):

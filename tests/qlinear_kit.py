@@ -1,18 +1,9 @@
 """What the tests of ai.lm2::QLinear share: random matrices, one-node models, the bound of docs/ops.md, libraries and their levels."""
 
 import functools
-import os
-import subprocess
-import tempfile
-from pathlib import Path
-from unittest import mock
 
 import numpy as np
-from op_kit import FLAGS, OPS, compiler, session
-from op_kit import library as plain_library
-
-STAND_IN = Path(__file__).parent / "export" / "vnni_stand_in.h"
-CHOICE = "LM2_QLINEAR"
+from op_kit import kernel_at
 
 
 def matrix(rng, outputs, blocks, bits, minimum=True):
@@ -54,22 +45,8 @@ def bound(x, w):
     return blocks @ (rounding + sums).T
 
 
-@functools.cache
-def stand_in_library():
-    """The library with the instructions that this processor may lack written out."""
-    from lm2.export.ops.build import C_SOURCES, suffix
-
-    out = Path(tempfile.mkdtemp(prefix="lm2-test-ops-")) / f"ops{suffix()}"
-    words = [compiler(), *FLAGS, "-O1", "-fPIC", "-shared", f'-DLM2_VNNI_STAND_IN="{STAND_IN}"']
-    made = subprocess.run([*words, *(OPS / name for name in C_SOURCES), "-o", out], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    return out
-
-
-def kernel(proto, level=None, stand_in=False, threads=1, **settings):
-    """A session with the library registered, whose kernels use `level`, or the processor's best."""
-    with mock.patch.dict(os.environ, {CHOICE: level or ""}):
-        return session(proto, stand_in_library() if stand_in else plain_library(), threads, **settings)
+kernel = functools.partial(kernel_at, "LM2_QLINEAR")
+"""op_kit.kernel_at for this operator."""
 
 
 def pack_numbers(numbers, bits):

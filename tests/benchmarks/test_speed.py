@@ -30,5 +30,5 @@ def test_it_is_asked_before_anything_is_timed(name):
     """What these scripts check stands before their first clock (the functions with the clocks are called later, or below)."""
     text = (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
     asked = text.index("require_close(")
-    clocks = {"torch_speed": "time_ours(backend, memory", "linear_layouts": "for seconds in ("}
+    clocks = {"torch_speed": "time_ours(backend, memory", "linear_layouts": "for seconds in (", "attention": "medians(runs", "qlinear": "medians(runs"}
     assert clocks.get(name, "start = clock()") in text[asked:]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
-from op_kit import session
+from op_kit import same, session
 
 from lm2.export.ops.chunk_attention import INPUTS, OUTPUTS, exact, fused, power, reference
 from lm2.export.ops.chunk_attention_body import OpsetError, function
@@ -43,7 +43,7 @@ def test_fused_products_are_rounded_once():
     a, b, c = (np.concatenate(pair) for pair in ((a, np.full(2000, 1 + 2.0**-23)), (b, np.full(2000, 2.0**-24 * (1 - 2.0**-23))), (c, steps + 2.0**-23)))
     a, b, c = np.float32(a), np.float32(b), np.float32(c)
     want = np.array([fmaf(*three) for three in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)], np.float32)
-    kit.same(fused(a, b, c), want)
+    same(fused(a, b, c), want)
     twice = (a.astype(float) * b + c).astype(np.float32)
     assert (twice != want).any()
 
@@ -69,8 +69,8 @@ def test_it_is_the_models_attention():
     y, present_key, present_value = reference(given, 6)
     np.testing.assert_allclose(y, want, rtol=0, atol=2e-6)
     np.testing.assert_allclose(present_key[:, :, :17], key, rtol=0, atol=1e-6)
-    kit.same(present_value[:, :, :17], value.numpy())
-    kit.same(present_key[:, :, 17:], given.past_key[:, :, 17:])
+    same(present_value[:, :, :17], value.numpy())
+    same(present_key[:, :, 17:], given.past_key[:, :, 17:])
 
 
 @pytest.mark.parametrize("opset", [13, 18, 25])
@@ -88,7 +88,7 @@ def test_the_body(opset, how):
         for got, want in zip(caches, reference(given, 4)[1:], strict=True):
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
             if not settings.get("writes", True):
-                kit.same(got, want)
+                same(got, want)
 
 
 def test_the_body_with_shapes_and_without_presents():

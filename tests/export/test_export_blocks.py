@@ -86,26 +86,10 @@ def test_zeros_tiny_and_huge_values():
             to_qmatrix(w, bits)
 
 
-class OneMatrix:
-    """The weights of a model that has one matrix."""
-
-    path = "m/model.safetensors"
-
-    def __init__(self, w):
-        self.w = w
-        self.header = type("Header", (), {"tensors": {"a.weight": type("Info", (), {"shape": w.shape})}})
-
-    def rows(self, names):
-        return self.w
-
-    def biases(self, names):
-        return None
-
-
 def one(w, precision):
     """The model of one linear layer, and the initializers by name."""
     g = Graph(24, Store())
-    g.outputs_as({Matrices(OneMatrix(w), Options(precision)).linear(g, "x", "a"): "y"})
+    g.outputs_as({Matrices(onnx_kit.OneMatrix(w), Options(precision)).linear(g, "x", "a"): "y"})
     value, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     inputs, outputs = [value("x", float32, ["b", "t", w.shape[1]])], [value("y", float32, ["b", "t", len(w)])]
     graph = onnx.helper.make_graph(g.nodes, "one", inputs, outputs, g.store.tensors)

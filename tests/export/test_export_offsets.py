@@ -1,6 +1,7 @@
 """4-bit blocks with a minimum of their own: what they keep of Q4_1, and that the graph multiplies by the matrix they stand for."""
 
 import numpy as np
+import onnx_kit
 import pytest
 from compare import relative_l2
 
@@ -50,20 +51,6 @@ def test_pairs():
     assert packed.shape == (4, 4) and np.array_equal(packed & 15, numbers[:, ::2]) and np.array_equal(packed[:, :3] >> 4, numbers[:, 1::2])
 
 
-class OneMatrix:
-    """The weights of a model that has one matrix."""
-
-    def __init__(self, w):
-        self.w = w
-        self.header = type("Header", (), {"tensors": {"a.weight": type("Info", (), {"shape": w.shape})}})
-
-    def rows(self, names):
-        return self.w
-
-    def biases(self, names):
-        return None
-
-
 @pytest.mark.parametrize(("portable", "gate"), [(True, 2e-6), (False, 0.02)])
 @pytest.mark.parametrize("blocks", [1, 3, 18, 33])
 def test_the_graph_multiplies_by_these_values(blocks, portable, gate):
@@ -72,7 +59,7 @@ def test_the_graph_multiplies_by_these_values(blocks, portable, gate):
     w, *_ = q4_1(rng, 24, blocks)
     x = rng.standard_normal((2, 5, w.shape[1])).astype(np.float32) + 0.5
     g = Graph(24, Store())
-    y = Matrices(OneMatrix(w), Options("int4", portable=portable, plain=not portable)).linear(g, "x", "a")
+    y = Matrices(onnx_kit.OneMatrix(w), Options("int4", portable=portable, plain=not portable)).linear(g, "x", "a")
     g.outputs_as({y: "y"})
     value, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(

@@ -12,7 +12,7 @@ import attention_kit as kit
 import numpy as np
 import onnxruntime
 import pytest
-from op_kit import OPS, compile_and_run, library, session
+from op_kit import OPS, compile_and_run, library, same, session, written_out
 
 from lm2.export.ops.chunk_attention import NAME, reference
 
@@ -59,7 +59,7 @@ def cases():
 def test_every_level_makes_the_bits_of_the_reference(cases, level, stand_in):
     for heads, given, want in cases:
         for got, right in zip(at_level(kit.model(heads), level, stand_in).run(None, kit.feed(given)), want, strict=True):
-            kit.same(got, right)
+            same(got, right)
 
 
 def test_it_is_attention(cases):
@@ -102,7 +102,7 @@ def test_any_split_of_a_chunk_and_any_threads_give_the_same_bits(heads, groups, 
     runs = {threads: kit.kernel(proto, threads=threads) for threads in (1, 2)}
     whole = runs[1].run(None, kit.feed(given))
     for got, want in zip(runs[2].run(None, kit.feed(given)), whole, strict=True):
-        kit.same(got, want)
+        same(got, want)
     splits = [[cut, t - cut] for cut in range(1, t)] + [[1] * t, [3] * 23 + [1], [64, 6]]
     for n, split in enumerate(splits):
         at, made, caches = 0, [], (given.past_key, given.past_value)
@@ -112,7 +112,7 @@ def test_any_split_of_a_chunk_and_any_threads_give_the_same_bits(heads, groups, 
             made.append(y)
             at += count
         for got, want in zip((np.concatenate(made, 1), *caches), whole, strict=True):
-            kit.same(got, want)
+            same(got, want)
 
 
 @pytest.mark.parametrize("writes", [True, False])
@@ -124,12 +124,12 @@ def test_rows_that_are_not_written_are_read_alike_in_any_split(writes):
     one, two = kit.kernel(proto), kit.kernel(proto, threads=2)
     whole = one.run(None, kit.feed(given))
     caches = whole[1:] if writes else (given.past_key, given.past_value)
-    kit.same(two.run(None, kit.feed(given))[0], whole[0])
+    same(two.run(None, kit.feed(given))[0], whole[0])
     for run in (one, two):
         for at in (0, 1, 31, 63):
             past = given.past_length + (at if writes else 0)
             part = given._replace(x=given.x[:, at : at + 1], past_length=past, past_key=caches[0], past_value=caches[1])
-            kit.same(run.run(None, kit.feed(part))[0], whole[0][:, at : at + 1])
+            same(run.run(None, kit.feed(part))[0], whole[0][:, at : at + 1])
 
 
 def test_sequences_with_positions_of_their_own_are_what_each_is_alone():
@@ -139,11 +139,11 @@ def test_sequences_with_positions_of_their_own_are_what_each_is_alone():
     whole = run.run(None, kit.feed(given))
     alone = [run.run(None, {n: a[i : i + 1] if len(a) == 4 else a for n, a in kit.feed(given).items()}) for i in range(4)]
     for n, got in enumerate(whole):
-        kit.same(got, np.concatenate([a[n] for a in alone]))
+        same(got, np.concatenate([a[n] for a in alone]))
     shared = given._replace(past_length=np.array([17]))
     every = given._replace(past_length=np.full(4, 17))
     for got, want in zip(run.run(None, kit.feed(shared)), run.run(None, kit.feed(every)), strict=True):
-        kit.same(got, want)
+        same(got, want)
 
 
 def test_no_positions_and_nothing_to_see():
@@ -154,7 +154,7 @@ def test_no_positions_and_nothing_to_see():
         y, *caches = run.run(None, kit.feed(given))
         assert y.shape == (np.size(past), 0, 64)
         for got, want in zip(caches, given[1:3], strict=True):
-            kit.same(got, want)
+            same(got, want)
     y, *_ = run.run(None, kit.feed(kit.call(rng, 3, 0, writes=False)))
     assert y.shape == (1, 3, 64) and not y.any()
     none = kit.call(rng, 2, np.zeros(0, np.int64))
@@ -176,12 +176,12 @@ def test_odd_values_touch_what_sees_them_and_nothing_else():
         changed = given._replace(x=x, past_key=key, past_value=value)
         got = run.run(None, kit.feed(changed))
         for a, b in zip(got, reference(changed, 4), strict=True):
-            kit.same(a, b)
+            same(a, b)
         y, want = (a[0].reshape(3, 8, 4, 16) for a in (got, clean))
-        kit.same(y[0, :5], want[0, :5])
-        kit.same(y[0, :, 2:], want[0, :, 2:])
-        kit.same(y[1, :, :2], want[1, :, :2])
-        kit.same(y[2, [0, 1, 3, 4, 5, 6, 7]], want[2, [0, 1, 3, 4, 5, 6, 7]])
+        same(y[0, :5], want[0, :5])
+        same(y[0, :, 2:], want[0, :, 2:])
+        same(y[1, :, :2], want[1, :, :2])
+        same(y[2, [0, 1, 3, 4, 5, 6, 7]], want[2, [0, 1, 3, 4, 5, 6, 7]])
         assert np.isnan(y[2, 2, 0]).all()
         if np.isnan(odd):
             assert np.isnan(y[0, 5:, :2]).all() and np.isnan(y[1, :, 2:]).all()
@@ -198,7 +198,7 @@ def test_scores_of_any_size(level, stand_in):
         bias[0, 0, :, :128], bias[0, 1, 1], bias[0, 1, 2, 5] = -np.inf, -np.inf, 80
         given = given._replace(x=np.float32(given.x / 5 * size), past_value=np.float32(given.past_value / 10 * size), bias=bias)
         y, *_ = run.run(None, kit.feed(given))
-        kit.same(y, reference(given, 2)[0])
+        same(y, reference(given, 2)[0])
         assert np.isnan(y[0, 1, 12:]).all()
         if size < 1e18:
             assert np.isfinite(y[0, :, :12]).all()
@@ -221,7 +221,7 @@ def test_present_may_be_the_memory_of_past():
         binding.bind_ortvalue_output(f"present_{name}", held[f"past_{name}"])
     run.run_with_iobinding(binding)
     for got, right in zip((binding.get_outputs()[0], held["past_key"], held["past_value"]), want, strict=True):
-        kit.same(got.numpy(), right)
+        same(got.numpy(), right)
 
     (one,) = proto.graph.node
     shape = list(given.past_key.shape)
@@ -235,15 +235,15 @@ def test_present_may_be_the_memory_of_past():
     negative = given._replace(past_key=-given.past_key, past_value=-given.past_value)
     y, *last = kit.kernel(proto).run(None, kit.feed(negative))
     for got, right in zip((y, -last[0], -last[1]), want, strict=True):
-        kit.same(got, right)
+        same(got, right)
 
 
 def test_without_presents_where_nothing_is_written():
     rng = np.random.default_rng(9)
     given = kit.call(rng, 3, 30, writes=False)
     want, *_ = reference(given, 4)
-    kit.same(kit.kernel(kit.model(4, outputs=1)).run(None, kit.feed(given))[0], want)
-    kit.same(kit.kernel(kit.model(4, outputs=3)).run(None, kit.feed(given))[0], want)
+    same(kit.kernel(kit.model(4, outputs=1)).run(None, kit.feed(given))[0], want)
+    same(kit.kernel(kit.model(4, outputs=3)).run(None, kit.feed(given))[0], want)
     for outputs in (1, 2):
         with pytest.raises(REFUSED.InvalidArgument, match="outputs present_key and present_value go together, and are needed where x has"):
             kit.kernel(kit.model(4, outputs=outputs)).run(None, kit.feed(kit.call(rng, 3, 30)))
@@ -275,7 +275,7 @@ def test_what_does_not_go_together_is_refused_in_a_line_and_the_session_goes_on(
         with pytest.raises(REFUSED.InvalidArgument, match=f"ChunkAttention: {said}"):
             run.run(None, kit.feed(given) | change)
     for got, want in zip(run.run(None, kit.feed(given)), reference(given, 4), strict=True):
-        kit.same(got, want)
+        same(got, want)
 
 
 def test_attributes_types_and_levels_that_are_not_there_are_refused():
@@ -301,7 +301,7 @@ def test_kernel_and_body_agree_and_the_kernel_is_what_runs(tmp_path, scale):
     for y in (made[0], body[0]):
         kit.near(y, given, 4, scale)
     for got, want in zip(made, reference(given, 4, scale), strict=True):
-        kit.same(got, want)
+        same(got, want)
     with open(run.end_profiling(), encoding="utf-8") as f:
         ran = [e["args"]["op_name"] for e in json.load(f) if e["name"].endswith("_kernel_time")]
     assert ran == [NAME]
@@ -369,7 +369,7 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
     """All levels, spans apart and not, under AddressSanitizer and UndefinedBehaviorSanitizer; with a position more than there is, a control, it is seen."""
     (tmp_path / "main.c").write_text(SANITIZED)
     sources = [tmp_path / "main.c", *(OPS / f"chunk_attention_{part}.c" for part in ("core", "plain", "x86"))]
-    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DROUNDS=150", f'-DLM2_AVX512_STAND_IN="{kit.STAND_IN}"')
+    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DROUNDS=150", written_out("avx512"))
     assert compile_and_run(tmp_path, sources, flags, (), OPS) == (0, "ok 1\n", "")
     control = subprocess.run(
         [tmp_path / "program", "1"], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}

@@ -12,21 +12,13 @@ import numpy as np
 import onnxruntime
 import pytest
 import qlinear_kit
-from op_kit import OPS, compile_and_run, library, session
+from op_kit import OPS, compile_and_run, library, same, session, written_out
 
 from lm2.export.ops.qlinear import NAME, exact, reference
 
 LEVELS = (("plain", False), ("avx2", False), ("avxvnni", False), ("avx512vnni", False), ("avxvnni", True), ("avx512vnni", True))
 SHAPES = ((1, 1), (16, 2), (17, 16), (40, 17), (70, 35))
 REFUSED = onnxruntime.capi.onnxruntime_pybind11_state
-
-
-def same(got, want):
-    """Bit for bit, NaN for NaN."""
-    assert got.dtype == np.float32 and got.shape == want.shape
-    odd = np.isnan(want)
-    np.testing.assert_array_equal(np.isnan(got), odd)
-    np.testing.assert_array_equal(got[~odd].view(np.int32), want[~odd].view(np.int32))
 
 
 def at_level(proto, level, stand_in, **settings):
@@ -205,7 +197,7 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
         "-O0",
         "-fsanitize=address,signed-integer-overflow,shift",
         "-fno-sanitize-recover=all",
-        f'-DLM2_VNNI_STAND_IN="{qlinear_kit.STAND_IN}"',
+        written_out("vnni"),
     )
     assert compile_and_run(tmp_path, sources, flags, (), OPS) == (0, "ok\n", "")
     control = subprocess.run(
