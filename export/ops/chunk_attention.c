@@ -3,12 +3,11 @@
 No arithmetic (chunk_attention_core.c and its levels) and no mutable state: a kernel is its session's function table, two attributes and its level. */
 
 #include "chunk_attention.h"
+#include "op_inputs.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 
-enum { INPUTS = 7, OUTPUTS = 3, MAX_RANK = 4, WRITE_ROWS = 8, SMALL = 1 << 15, MOST_HEADS = 1 << 20 };
+enum { INPUTS = 7, OUTPUTS = 3, WRITE_ROWS = 8, SMALL = 1 << 15, MOST_HEADS = 1 << 20 };
 enum { X, PAST_KEY, PAST_VALUE, PAST_LENGTH, COS, SIN, BIAS };
 
 static const char CHOICE[] = "LM2_ATTENTION"; /* environment: the level to use, for tests and comparisons */
@@ -21,16 +20,6 @@ typedef struct {
     size_t heads;
     float scale; /* 0: 1 / sqrt(e) */
 } Kernel;
-
-typedef struct {
-    size_t rank;
-    int64_t dims[MAX_RANK];
-    void *data;
-} Tensor;
-
-static OrtStatus *refused(const OrtApi *api, const char *message) {
-    return LM2_ORT(api, CreateStatus)((OrtErrorCode)ORT_INVALID_ARGUMENT, message);
-}
 
 /* The best level of this processor, or the one that the environment names; NULL when it cannot be had. */
 static const Lm2ALevel *choose(const char *named) {
@@ -97,14 +86,6 @@ static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context,
     }
     if (status == NULL) status = LM2_ORT(api, GetTensorMutableData)((OrtValue *)value, &t->data); /* read only; slot 51 has no const form */
     return status;
-}
-
-static const char *shape_text(const Tensor *t, char *room, size_t size) {
-    size_t used = (size_t)snprintf(room, size, "(");
-    for (size_t k = 0; k < t->rank && used < size; k++)
-        used += (size_t)snprintf(room + used, size - used, "%s%" PRId64, k ? "," : "", t->dims[k]);
-    if (used < size) snprintf(room + used, size - used, ")");
-    return room;
 }
 
 static int fits(const Tensor *in, int64_t h) {

@@ -4,12 +4,11 @@ No arithmetic (qlinear_plain.c, qlinear_x86.c) and no mutable state: a kernel is
 work is dealt out changes no result: a tile belongs to one task, and its sums are made in one order. */
 
 #include "qlinear.h"
+#include "op_inputs.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 
-enum { INPUTS = 4, MAX_RANK = 32, ROUND_ROWS = 8, TASKS = 64, TASK_PRODUCTS = 1 << 16, ALIGN = 64 };
+enum { INPUTS = 4, ROUND_ROWS = 8, TASKS = 64, TASK_PRODUCTS = 1 << 16, ALIGN = 64 };
 
 static const char CHOICE[] = "LM2_QLINEAR"; /* environment: the level to use, for tests and comparisons */
 
@@ -18,16 +17,6 @@ typedef struct {
     const Lm2QLevel *level;
     int bits;
 } Kernel;
-
-typedef struct {
-    size_t rank;
-    int64_t dims[MAX_RANK];
-    void *data;
-} Tensor;
-
-static OrtStatus *refused(const OrtApi *api, const char *message) {
-    return LM2_ORT(api, CreateStatus)((OrtErrorCode)ORT_INVALID_ARGUMENT, message);
-}
 
 /* The best level of this processor, or the one that the environment names; NULL when it cannot be had. */
 static const Lm2QLevel *choose(const char *named) {
@@ -78,14 +67,6 @@ static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context,
     LM2_ORT(api, ReleaseTensorTypeAndShapeInfo)(info);
     if (status == NULL) status = LM2_ORT(api, GetTensorMutableData)((OrtValue *)value, &t->data); /* read only; slot 51 has no const form */
     return status;
-}
-
-static const char *shape_text(const Tensor *t, char *room, size_t size) {
-    size_t used = (size_t)snprintf(room, size, "(");
-    for (size_t k = 0; k < t->rank && k < MAX_RANK && used < size; k++)
-        used += (size_t)snprintf(room + used, size - used, "%s%" PRId64, k ? "," : "", t->dims[k]);
-    if (used < size) snprintf(room + used, size - used, ")");
-    return room;
 }
 
 static int fits(const Tensor *in, int bits) {
