@@ -20,6 +20,7 @@ from ..backend import MemoryState
 from ..session.cursor import Cursor
 from ..session.sampling import Sampling
 from ..session.session import Session
+from ..session.windows import Windows
 from .store import EvaluationError
 
 if TYPE_CHECKING:
@@ -199,8 +200,13 @@ class Talker:
             yield Stop(distance, what, session, tuple(heard), [session.at.seen - gone[t] if t in gone else 0 for t in range(len(ends))])
 
     def ask(self, session: Session, questions: Sequence[Question], memory: MemoryState | None = None) -> list[str]:
-        """Answers from where the session stands; with `memory`, from the same window read anew with that memory, nothing in it written."""
+        """Answers from where the session stands; with `memory`, from the same window read anew with that memory, nothing in it written.
+
+        A window that is full to the last place is left first, in every arm alike.
+        """
         at = session.at
+        if at.filled == session.feeder.size and isinstance(session.feeder, Windows):
+            at = session.feeder.ahead(at, session.head())
         if memory is not None:
             tokens = at.tokens + at.pending
             at = Cursor(memory, tokens=tokens, carried=len(tokens), starts=at.starts, seen=at.seen, turns=at.turns)

@@ -138,6 +138,17 @@ def test_asking_leaves_the_session_where_it_was(talker):
     assert stop.session.at is before and stop.session.transcript == said
 
 
+def test_a_window_that_is_full_to_the_last_place(talker):
+    """No arm can go on in it: each reads what a slide carries, the same words in all."""
+    (stop,) = talker.conversation(1, (), (0,))
+    session = stop.session
+    session.at = session.feeder.append(session.at, [65] * (session.feeder.size - session.at.filled))
+    assert session.at.filled == session.feeder.size
+    questions = stop.told.questions[:1]
+    replies = [talker.ask(session, questions, memory) for memory in (None, session.feeder.new().memory)]
+    assert all(len(r) == 1 and r[0] for r in replies)
+
+
 def test_a_run_goes_on_where_it_stopped(talker, models):
     whole = rows_of(talker, 13)
     assert len(whole) == 26 and {row.at for row in whole} == {0, 90} and {row.number for row in whole} == {0, 1, 2}
