@@ -109,4 +109,5 @@ def rope_tables(config: LM2Config, positions: int) -> tuple[np.ndarray, np.ndarr
     """Cosines and sines (positions, e / 2) of the rotary embedding, angles in float32 as the reference computes them."""
     inverse = np.array(config.rope.inverse_frequencies(config.head_dim), np.float32)
     angles = np.outer(np.arange(positions, dtype=np.float32), inverse)
-    return np.cos(angles), np.sin(angles)
+    size = np.array(config.rope.amplitudes(config.head_dim), np.float32)
+    return np.cos(angles) * size, np.sin(angles) * size

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from ..models.config import LM2Config
+from .attention import rope_tables
 
 TOKENS, SEED = 64, 0
 
@@ -55,9 +56,8 @@ def linear(weights: Tensors, name: str, x: np.ndarray) -> np.ndarray:
 
 def rotation(config: LM2Config, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines (t, e) of the rotary embedding, halves repeated."""
-    angles = np.outer(np.arange(count, dtype=np.float32), np.array(config.rope.inverse_frequencies(config.head_dim), np.float32))
-    angles = np.concatenate([angles, angles], -1)
-    return np.cos(angles), np.sin(angles)
+    cos, sin = rope_tables(config, count)
+    return np.concatenate([cos, cos], -1), np.concatenate([sin, sin], -1)
 
 
 def attention(config: LM2Config, q: np.ndarray, k: np.ndarray, v: np.ndarray, turn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

@@ -46,7 +46,8 @@ def rope_tables(config: LM2Config, positions: int) -> tuple[mx.array, mx.array]:
     """
     inverse = np.array(config.rope.inverse_frequencies(config.head_dim), dtype=np.float32)  # (e / 2,)
     angles = np.outer(np.arange(positions, dtype=np.float32), inverse)  # (s, e / 2)
-    return mx.array(np.cos(angles)), mx.array(np.sin(angles))
+    size = np.array(config.rope.amplitudes(config.head_dim), dtype=np.float32)  # (e / 2,)
+    return mx.array(np.cos(angles) * size), mx.array(np.sin(angles) * size)
 
 
 def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:

@@ -109,10 +109,9 @@ class LM2Config:
     def to_dict(self) -> dict[str, Any]:
         """The content of config.json. Rope is written under both of Hugging Face's spellings, because readers differ in which they know."""
         d = asdict(self)
-        rope, memory = d.pop("rope"), d.pop("memory")
-        theta = rope.pop("theta")
-        if rope["rope_type"] == "default":
-            rope = {"rope_type": "default"}
+        memory = d.pop("memory")
+        del d["rope"]
+        theta, rope = self.rope.theta, self.rope.to_dict()
         d |= {
             "model_type": "lm2",
             "architectures": ["LM2ForCausalLM"],
@@ -198,6 +197,7 @@ class LM2Config:
             raise ConfigError(f"dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
         if self.head_dim % 2:
             raise ConfigError(f"head_dim {self.head_dim} must be even (rotary embedding turns pairs)")
+        self.rope.check(self.head_dim, self.max_position_embeddings)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads {self.num_key_value_heads}"

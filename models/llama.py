@@ -41,8 +41,9 @@ def rope_tables(config: LM2Config, positions: int, device: torch.device, dtype: 
     exact = wide(dtype)
     inverse = torch.tensor(config.rope.inverse_frequencies(config.head_dim), dtype=exact)  # (e / 2,)
     angles = torch.outer(torch.arange(positions, dtype=exact), inverse)  # (s, e / 2)
-    angles = torch.cat((angles, angles), dim=-1)  # (s, e)
-    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+    size = torch.tensor(config.rope.amplitudes(config.head_dim), dtype=exact)  # (e / 2,)
+    cos, sin = (torch.cat((turn, turn), dim=-1) for turn in (angles.cos() * size, angles.sin() * size))  # (s, e) each
+    return cos.to(device, dtype), sin.to(device, dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

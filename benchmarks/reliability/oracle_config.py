@@ -56,17 +56,28 @@ def rope(d: dict[str, Any]) -> dict[str, Any]:
             raise Bad(f"rope_theta {t!r}")
     if len({float(t) for t in thetas}) > 1:
         raise Bad(f"two thetas {thetas}")
-    kind = block.get("rope_type", block.get("type", "default"))
-    out: dict[str, Any] = {"theta": float(thetas[0]) if thetas else 10000.0, "rope_type": choice({"k": kind}, "k", None, ("default", "linear", "llama3"))}
-    if kind != "default":
+    kind = next((block[k] for k in ("rope_type", "type") if block.get(k) is not None), "default")
+    out: dict[str, Any] = {"theta": float(thetas[0]) if thetas else 10000.0, "rope_type": choice({"k": kind}, "k", None, ("default", "linear", "llama3", "yarn", "longrope", "dynamic"))}
+    if kind == "dynamic":  # nothing but default up to max_position_embeddings
+        number(block, "factor")
+        out["rope_type"] = "default"
+    elif kind not in ("default", "longrope"):
         out["factor"] = number(block, "factor")
-    if kind == "llama3":
-        out["low_freq_factor"], out["high_freq_factor"] = number(block, "low_freq_factor"), number(block, "high_freq_factor")
+    if kind == "longrope":
+        raise Bad("longrope")  # no file here has its lists of factors: tests/models/test_families.py
+    if kind == "yarn":
+        given = {k: v for k, v in block.items() if v is not None}
+        size = 1.0 if out["factor"] <= 1 else 0.1 * math.log(out["factor"]) + 1.0
+        out |= {"beta_fast": number(given, "beta_fast", 32.0), "beta_slow": number(given, "beta_slow", 1.0)}
+        out |= {"attention_factor": number(given, "attention_factor", size), "truncate": choice(given, "truncate", True, (True, False))}
+    if kind in ("llama3", "yarn"):
         name = "original_max_position_embeddings"  # beside the block too, else all positions, as in transformers
         lengths = [x for x in (block.get(name), d.get(name)) if x is not None]
         if any(x != lengths[0] for x in lengths):
             raise Bad(f"two lengths {lengths}")
         out[name] = whole({name: lengths[0] if lengths else d.get("max_position_embeddings")}, name)
+    if kind == "llama3":
+        out["low_freq_factor"], out["high_freq_factor"] = number(block, "low_freq_factor"), number(block, "high_freq_factor")
         if out["high_freq_factor"] <= out["low_freq_factor"]:
             raise Bad("factors")
     return out

@@ -1,0 +1,234 @@
+"""Families of decoders: each converts to what transformers computes, each fold is needed, and what is not understood is refused by name."""
+
+import json
+from dataclasses import replace
+
+import family_kit as kit
+import numpy as np
+import pytest
+import sources
+import transformers
+from family_kit import FAULT, GATE, IDS
+
+from lm2.models.checkpoints.convert import convert
+from lm2.models.checkpoints.families import folds, registry
+from lm2.models.checkpoints.families.family import unchanged, unlimited
+from lm2.models.config import read_config
+from lm2.models.errors import ConfigError, ConvertError
+
+
+@pytest.fixture(scope="module", params=kit.SHAPES, ids="-".join)
+def case(request, tmp_path_factory):
+    """A checkpoint of every family and shape: transformers' model, its folder, and the converted folder."""
+    family, name = request.param
+    place = tmp_path_factory.mktemp(family)
+    model, src = kit.made(place / "src", family, name)
+    convert(src, place / "dst")
+    return model, src, place / "dst"
+
+
+def test_a_memory_never_written_computes_what_transformers_does(case):
+    model, _, dst = case
+    assert kit.error(kit.backend_logits(dst, IDS), sources.logits(model, IDS)) < GATE
+    ids = IDS[:, :12]
+    got = kit.greedy(lambda ids: kit.backend_logits(dst, ids), ids)
+    assert np.array_equal(got, kit.greedy(lambda ids: sources.logits(model, ids), ids))
+
+
+@pytest.mark.parametrize("family", kit.FAMILIES)
+def test_every_family_is_tested_and_has_the_defaults_of_transformers(family):
+    assert set(kit.FAMILIES) == set(registry.FAMILIES)
+    theirs = getattr(transformers, f"{kit.FAMILIES[family][0]}Config")().to_dict()
+    for name, value in registry.FAMILIES[family].defaults.items():
+        theirs_says = theirs["rope_parameters"]["rope_theta"] if name == "rope_theta" else theirs[name]
+        if (family, name) == ("mistral", "head_dim"):
+            continue
+        assert value == theirs_says, name
+
+
+def with_fields(**fields):
+    """A family whose translations are told other fields than config.json's."""
+
+    def change(family):
+        return replace(family, fold=lambda tensors, config: family.fold(tensors, config | fields), fields=family.fields)
+
+    return change
+
+
+def without(name, what):
+    """A function of folds.py, as a family's module knows it, put out of work."""
+
+    def change(family, patch):
+        import importlib
+
+        patch.setattr(importlib.import_module(f"lm2.models.checkpoints.families.{family.model_type}"), name, what)
+        return family
+
+    return change
+
+
+def ones(name, rows, like):
+    return replace(folds_zeros(name, rows, like), blocks=lambda: iter([np.full(rows, 0.1, np.float32)]))
+
+
+folds_zeros = folds.zeros
+straight = dict(reordered=lambda tensor, order: tensor)
+CONTROLS = {
+    "mistral: window": ("mistral", "window", lambda f, p: replace(f, window=unlimited)),
+    "qwen2: no bias of o": ("qwen2", "grouped", lambda f, p: p.setattr(folds, "zeros", ones)),
+    "seed_oss: no bias of o": ("seed_oss", "inner", lambda f, p: p.setattr(folds, "zeros", ones)),
+    "seed_oss: no bias of q, k, v": ("seed_oss", "outer", lambda f, p: p.setattr(folds, "zeros", ones)),
+    "helium: no bias of o": ("helium", "biases", lambda f, p: p.setattr(folds, "zeros", ones)),
+    "helium: order of rows": ("helium", "grouped", without("reordered", straight["reordered"])),
+    "ernie4_5: order of rows": ("ernie4_5", "grouped", without("reordered", straight["reordered"])),
+    "phi3: order of rows": ("phi3", "part", without("reordered", straight["reordered"])),
+    "phi3: part that turns": ("phi3", "part", lambda f, p: replace(f, fields=lambda c: pairs_gone(f.fields(c)))),
+    "phi3: attention factor": ("phi3", "long", lambda f, p: replace(f, fields=lambda c: roped(f.fields(c), attention_factor=1.0))),
+    "phi3: factors of longrope": ("phi3", "long", lambda f, p: replace(f, fields=lambda c: roped(f.fields(c), short_factor=[1.0] * 5))),
+    "phi3: halves of gate and up": ("phi3", "grouped", without("split_rows", lambda t, joined, parts: folds.split_rows(t, joined, turned_about(parts)))),
+    "granite: embedding": ("granite", "tied", lambda f, p: with_fields(embedding_multiplier=1.0)(f)),
+    "granite: scores": ("granite", "tied", lambda f, p: with_fields(attention_multiplier=12**-0.5)(f)),
+    "granite: residual": ("granite", "untied", lambda f, p: with_fields(residual_multiplier=1.0)(f)),
+    "granite: epsilon": ("granite", "untied", lambda f, p: replace(f, fields=dict)),
+    "granite: logits": ("granite", "untied", lambda f, p: with_fields(logits_scaling=1.0)(f)),
+    "llama: yarn": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: c | kit.THETA)),
+    "llama: yarn's attention factor": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: roped(c, attention_factor=1.0))),
+    "llama: yarn's range": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: roped(c, beta_fast=9.0))),
+}
+
+
+def roped(fields, **more):
+    return fields | {"rope_parameters": fields["rope_parameters"] | more}
+
+
+def pairs_gone(fields):
+    return fields | {"rope_parameters": {k: v for k, v in fields["rope_parameters"].items() if k != "turning_pairs"}}
+
+
+def turned_about(parts):
+    return dict(reversed(parts.items())) if "mlp.up_proj" in parts else parts
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_fold_left_out_is_noticed(tmp_path, monkeypatch, control):
+    family, name, change = CONTROLS[control]
+    model, src = kit.made(tmp_path / "src", family, name)
+    ids = np.concatenate([IDS, IDS], axis=1) if "window" in control else IDS
+    changed = change(registry.FAMILIES[family], monkeypatch) or registry.FAMILIES[family]
+    monkeypatch.setattr(registry, "FAMILIES", dict(registry.FAMILIES) | {family: changed})
+    convert(src, tmp_path / "dst")
+    assert kit.error(kit.backend_logits(tmp_path / "dst", ids), sources.logits(model, ids)) > FAULT
+
+
+REFUSED = {
+    "a window of a llama": ("llama", {"sliding_window": 32}, "sliding_window 32 is not a plain Llama's"),
+    "layers without rotary of a llama": ("llama", {"no_rope_layers": [1, 0, 1]}, r"no_rope_layers \[1, 0, 1\] is not a plain Llama's"),
+    "a factor of a llama": ("llama", {"embedding_multiplier": 12.0}, "embedding_multiplier 12.0 is not a plain Llama's"),
+    "scores of a llama": ("llama", {"attention_multiplier": 0.5}, "attention_multiplier 0.5 is not a plain Llama's"),
+    "a backbone of a llama": ("llama", {"backbone": {"norms": "after"}}, "backbone .* is not a plain Llama's"),
+    "a factor of a mistral": ("mistral", {"logits_scaling": 8.0}, "logits_scaling 8.0 is not a plain mistral's"),
+    "experts": ("qwen2", {"num_experts": 60}, "num_experts 60 is not a plain qwen2's"),
+    "a cap of scores": ("qwen2", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0 is not a plain qwen2's"),
+    "a cap of logits": ("granite", {"final_logit_softcapping": 30.0}, "final_logit_softcapping 30.0 is not a plain granite's"),
+    "quantised": ("mistral", {"quantization_config": {"quant_method": "awq"}}, r"quantization_config \(awq\) is not supported: convert the unquantised"),
+    "code of its own": ("qwen2", {"auto_map": {"AutoModel": "mine.Mine"}}, "auto_map names code of the model's own.*remove auto_map"),
+    "another's code": ("phi3", {"auto_map": {"AutoModel": "modeling_other.Other"}}, "auto_map names code of the model's own"),
+    "chunks of attention": ("mistral", {"layer_types": ["chunked_attention"] * 3}, "layer_types 'chunked_attention' must be full_attention or sliding_att"),
+    "another activation": ("mistral", {"hidden_act": "gelu"}, "hidden_act 'gelu' must be"),
+    "a rope that is not known": ("qwen2", {"rope_parameters": {"rope_type": "mrope", "rope_theta": 1e6}}, "rope_type 'mrope' must be one of"),
+    "a rope of phi3": ("phi3", {"rope_parameters": {"rope_type": "ntk"}}, "rope_type 'ntk' must be one of"),
+    "a part of a mistral": ("mistral", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported: it must be 1.0"),
+    "an odd part": ("phi3", {"rope_parameters": {"partial_rotary_factor": 0.6}}, "partial_rotary_factor 0.6 turns 7 of the 12 dimensions of a head: both must be even"),
+    "two parts": ("phi3", {"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 1.0}}, "partial_rotary_factor 0.5 must equal 1.0"),
+    "a factor of nothing": ("granite", {"residual_multiplier": 0}, "residual_multiplier 0 must be a positive number"),
+    "factors that are too few": ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1, 1], "long_factor": [1, 1]}, "rope_parameters": None}, "short_factor has 2 numbers, 6 pairs of a head turn"),
+    "yarn's own words": ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "extrapolation": 3}}, "rope_parameters.extrapolation 3 is not known for .*'yarn'"),
+    "a bias that is a word": ("ernie4_5", {"use_bias": "yes"}, "use_bias 'yes' is not a plain ernie4_5's"),
+    "a family that is not known": ("llama", {"model_type": "falcon_h1"}, "model_type 'falcon_h1' is not supported: lm2 converts models of type ernie4_5"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A folder of each family, to spoil."""
+    made = {}
+
+    def folder(family):
+        if family not in made:
+            made[family] = kit.made(tmp_path_factory.mktemp(family) / "src", family, "grouped" if family != "granite" else "tied")[1]
+        return made[family]
+
+    return folder
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_what_is_not_understood_is_refused_by_name(tmp_path, plain, refused):
+    family, fields, message = REFUSED[refused]
+    src = tmp_path / "src"
+    src.mkdir()
+    for file in plain(family).iterdir():
+        (src / file.name).write_bytes(file.read_bytes())
+    config = json.loads((src / "config.json").read_text())
+    (src / "config.json").write_text(json.dumps({k: v for k, v in (config | fields).items() if (k, v) != ("rope_parameters", None)}))
+    with pytest.raises((ConvertError, ConfigError), match=f"^{src}/config.json: .*{message}"):
+        convert(src, tmp_path / "dst")
+    assert not (tmp_path / "dst").exists()
+
+
+def test_positions_are_limited_to_what_is_exact_and_the_user_is_told(tmp_path):
+    for family, name, most, why in (("mistral", "window", 24, "sliding_window"), ("phi3", "long", 32, "original_max_position_embeddings")):
+        src = kit.made(tmp_path / family, family, name)[1]
+        notes = convert(src, tmp_path / f"{family}-dst")["notes"]
+        assert read_config(tmp_path / f"{family}-dst").max_position_embeddings == most
+        assert any(f"positions are limited to {most} of 64: up to its {why}" in note for note in notes)
+
+
+def test_a_tensor_that_a_family_does_not_have_is_refused(tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for family, name, shape in (("qwen2", "model.layers.1.self_attn.o_proj.bias", (48,)), ("phi3", "model.layers.1.self_attn.qkv_proj.weight", (90, 48))):
+        src = kit.made(tmp_path / family, family, "grouped")[1]
+        file = src / "model.safetensors"
+        save_file(load_file(file) | {name: torch.ones(shape)}, file)
+        with pytest.raises(ConvertError, match=rf"{file}.* tensor {name} .*not of one model"):
+            convert(src, tmp_path / "dst")
+
+
+@pytest.mark.parametrize("factor", [8.0, 0.11])
+def test_a_factor_is_not_rounded(tmp_path, factor):
+    """A power of two keeps bfloat16, any other factor makes float32 of a tensor; both are the product, to the last bit."""
+    import torch
+
+    model = kit.checkpoint("granite", "tied", attention_multiplier=factor * 12**-0.5, embedding_multiplier=1.0, residual_multiplier=1.0).bfloat16()
+    src = sources.save_hf(model, tmp_path / "src")
+    convert(src, tmp_path / "dst")
+    got, codes = sources.read_folder(tmp_path / "dst")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    have = sources.weights(model)[name]
+    times = np.float32(factor * 12**-0.5 * 12**0.5)
+    assert codes[name] == ("BF16" if factor == 8.0 else "F32")
+    assert np.array_equal(got[name], have * times)
+    assert codes["model.embed_tokens.weight"] == "BF16" and model.dtype == torch.bfloat16
+
+
+def test_dynamic_rope_is_the_default_one_up_to_the_models_positions(tmp_path):
+    block = {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0}
+    model, src = kit.made(tmp_path / "src", "mistral", "grouped", rope_parameters=block)
+    convert(src, tmp_path / "dst")
+    ids = np.concatenate([IDS] * 3, axis=1)  # 60 of 64 positions
+    assert kit.error(kit.backend_logits(tmp_path / "dst", ids), sources.logits(model, ids)) < GATE
+
+
+def test_rows_are_cut_and_reordered_block_by_block(monkeypatch):
+    """Blocks that end inside a head, and pieces that begin inside a block."""
+    from lm2.models.checkpoints.source import SourceTensor, whole
+
+    a = np.random.default_rng(1).standard_normal((24, 5)).astype(np.float32)
+    tensor = SourceTensor("x", "F32", a.shape, lambda: iter(np.split(a, [5, 6, 13, 23])))
+    order = folds.interleaved(8)
+    assert np.array_equal(whole(folds.reordered(tensor, order)), a.reshape(3, 8, 5)[:, order].reshape(24, 5))
+    for begin, end in ((0, 24), (4, 7), (6, 13), (22, 24)):
+        assert np.array_equal(whole(folds.some_rows(tensor, "y", begin, end)), a[begin:end])
+    assert folds.interleaved(4) == [0, 2, 1, 3] and folds.partly_turned(10, 6) == [0, 1, 2, 6, 7, 3, 4, 5, 8, 9]
+    assert folds.partly_turned(6, 6) == list(range(6)) and unchanged({}, {}) == {}
