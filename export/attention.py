@@ -59,7 +59,7 @@ class WindowAttention:
             last = g.cast(g.op("Sub", place.end, g.constant([1])), "int32")
             self.lengths = g.op("Expand", last, place.batch, name="seqlens_k")  # (b,)
             self.total = g.op("Squeeze", g.cast(place.end, "int32"), name="total_sequence_length")
-            if config.head_dim % FUSED_ROTARY == 0:
+            if config.head_dim % FUSED_ROTARY == 0 and config.backbone.no_rope == ():
                 return
         line = g.op("Range", g.constant(0), g.op("Squeeze", place.tokens), g.constant(1))  # (t,)
         self.positions = g.op("Add", line, place.past)  # (t,)
@@ -68,17 +68,22 @@ class WindowAttention:
         filled = g.op("Range", g.constant(0), g.op("Squeeze", place.end), g.constant(1))  # (s,)
         self.mask = g.op("LessOrEqual", filled, g.op("Unsqueeze", self.positions, g.constant([1])))  # (t, s)
 
-    def self_attention(self, g: Graph, qkv: str, past: tuple[str, str]) -> tuple[str, str, str]:
-        """qkv (b, t, (h + 2k) e) fresh from its projection, caches (b, k, W, e). Returns (b, t, h e) and the caches with this call's keys and values."""
+    def self_attention(self, g: Graph, qkv: tuple[str, ...], past: tuple[str, str], turning: bool = True) -> tuple[str, str, str]:
+        """qkv: one value (b, t, (h + 2k) e) fresh from its projection, or three; caches (b, k, W, e). turning: whether queries and keys turn.
+
+        Returns (b, t, h e) and the caches with this call's keys and values.
+        """
         c = self.config
         h, k, e = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-        if self.fused and e % FUSED_ROTARY == 0:
+        if self.fused and turning and e % FUSED_ROTARY == 0:
+            given = qkv if len(qkv) == 3 else (*qkv, "", "")
             return g.ops(  # type: ignore[return-value]
-                "GroupQueryAttention", qkv, "", "", *past, self.lengths, self.total, self.cos, self.sin,
+                "GroupQueryAttention", *given, *past, self.lengths, self.total, self.cos, self.sin,
                 outputs=3, domain=CONTRIB, name="attention", num_heads=h, kv_num_heads=k, do_rotary=1,
             )  # fmt: skip
-        q, key, value = g.split(qkv, [h * e, k * e, k * e])
-        q, key = (self.turned(g, x, n) for x, n in ((q, h), (key, k)))
+        q, key, value = qkv if len(qkv) == 3 else g.split(qkv[0], [h * e, k * e, k * e])
+        if turning:
+            q, key = (self.turned(g, x, n) for x, n in ((q, h), (key, k)))
         return self.cached(g, q, key, value, past, h, k, e)
 
     def turned(self, g: Graph, x: str, heads: int) -> str:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .backbone import BackboneConfig as BackboneConfig
+from .backbone import read_backbone
 from .encoding import EncodingError, read_text
 from .errors import ConfigError, ModelFileError
 from .fields import choice, is_whole, positive, truth, whole
@@ -81,7 +83,8 @@ class MemoryConfig:
 
 @dataclass(frozen=True)
 class LM2Config:
-    """A Llama decoder with an LM2 memory. Field names are Hugging Face's; `rope` and `memory` are blocks."""
+    """A Llama decoder, or one that differs from it as `backbone` says, with an LM2 memory. Field names are Hugging Face's; `rope`, `backbone` and
+    `memory` are blocks."""
 
     vocab_size: int
     hidden_size: int
@@ -101,6 +104,7 @@ class LM2Config:
     eos_token_id: tuple[int, ...] = ()
     dtype: str = "float32"
     name: str = ""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
     def bank_shape(self, batch: int = 1) -> tuple[int, int, int, int]:
         """Canonical shape of a memory state: (banks l, batch b, rows n, width d)."""
@@ -109,8 +113,8 @@ class LM2Config:
     def to_dict(self) -> dict[str, Any]:
         """The content of config.json. Rope is written under both of Hugging Face's spellings, because readers differ in which they know."""
         d = asdict(self)
-        memory = d.pop("memory")
-        del d["rope"]
+        memory, backbone = d.pop("memory"), self.backbone.to_dict()
+        del d["rope"], d["backbone"]
         theta, rope = self.rope.theta, self.rope.to_dict()
         d |= {
             "model_type": "lm2",
@@ -122,6 +126,8 @@ class LM2Config:
             "eos_token_id": list(self.eos_token_id),
             "memory": {k: v for k, v in memory.items() if (k, v) not in LEFT_OUT} | {"layers": list(self.memory.layers)},
         }
+        if backbone:
+            d["backbone"] = backbone
         if self.memory.topics:
             d["memory"]["topics"] = list(self.memory.topics)
         return d
@@ -183,6 +189,7 @@ class LM2Config:
             eos_token_id=eos_ids,
             dtype=str(d.get("dtype") or d.get("torch_dtype") or "float32"),
             name=_name(d.get("name", "")),
+            backbone=read_backbone(d.get("backbone")),
         )
         config.check()
         return config
@@ -198,6 +205,7 @@ class LM2Config:
         if self.head_dim % 2:
             raise ConfigError(f"head_dim {self.head_dim} must be even (rotary embedding turns pairs)")
         self.rope.check(self.head_dim, self.max_position_embeddings)
+        self.backbone.check(self.num_hidden_layers)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads {self.num_key_value_heads}"

@@ -69,12 +69,13 @@ class Block(nn.Module):
 
     def __init__(self, config: LM2Config, layer: int):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
+        plain = config.backbone.norms == "after"  # attention and MLP see the stream as it is
+        self.input_layernorm = nn.Identity() if plain else RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
         self.memory: GatedMemory | ReleasedMemory | None = None
         if layer in config.memory.layers:
             self.memory = ReleasedMemory(config) if config.memory.cell == "released" else GatedMemory(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = nn.Identity() if plain else RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
     def finish(self, x: Tensor, joined: Tensor) -> Tensor:

@@ -34,6 +34,9 @@ FAMILIES = {
     }),
     "granite": ("Granite", {"tied": GROUPED | FACTORS | dict(tie_word_embeddings=True), "untied": SQUARE | THETA | FACTORS | dict(attention_bias=True, mlp_bias=True)}),
     "ernie4_5": ("Ernie4_5", {"grouped": GROUPED | dict(head_dim=12), "own width": OWN_WIDTH | dict(use_bias=True, tie_word_embeddings=False)}),
+    "qwen3": ("Qwen3", {"grouped": GROUPED | THETA | dict(head_dim=8), "own width": OWN_WIDTH | YARN | dict(attention_bias=True, tie_word_embeddings=True)}),
+    "smollm3": ("SmolLM3", {"grouped": GROUPED | THETA | dict(no_rope_layers=[0, 1, 0]), "interval": SQUARE | dict(no_rope_layer_interval=2, tie_word_embeddings=False)}),
+    "olmo2": ("Olmo2", {"grouped": GROUPED | THETA, "biases": OWN_WIDTH | dict(attention_bias=True)}),
     "helium": ("Helium", {"grouped": GROUPED | dict(head_dim=12), "biases": SQUARE | dict(head_dim=12, attention_bias=True, mlp_bias=True)}),
 }  # fmt: skip
 SHAPES = [(family, name) for family, (_, shapes) in FAMILIES.items() for name in shapes]
@@ -63,11 +66,12 @@ def made(folder, family, name, **more):
     return model, sources.save_hf(model, folder)
 
 
-def backend_logits(folder, ids, backend="torch", **options):
+def backend_logits(folder, ids, backend="torch"):
     """Logits (b, t, v) of a memory never written, all positions in one call."""
     from lm2.runtime.backend import BackendOptions, open_backend
 
-    opened = open_backend(backend, folder, BackendOptions(device="cpu", dtype="float32", threads=1, **options))
+    threads = {} if backend == "mlx" else {"threads": 1}
+    opened = open_backend(backend, folder, BackendOptions(device="cpu", dtype="float32", **threads))
     return opened.extend(ids, opened.start(len(ids), window=ids.shape[1]), all_logits=True)[0]
 
 

@@ -1,6 +1,7 @@
 """Families of decoders: each converts to what transformers computes, each fold is needed, and what is not understood is refused by name."""
 
 import json
+import re
 from dataclasses import replace
 
 import family_kit as kit
@@ -67,6 +68,24 @@ def without(name, what):
     return change
 
 
+BEFORE = {"post_feedforward_layernorm": "input_layernorm"}  # as if OLMo's two norms stood before attention and MLP
+
+
+def patched_kind(backbone, left_out="", names=None):
+    """A family that says another backbone, and has no tensors that match `left_out`."""
+
+    def fold(family, tensors, config):
+        tensors = family.fold(tensors, config) if names is None else folds.renamed(tensors, names)
+        return {name: tensor for name, tensor in tensors.items() if not re.fullmatch(left_out, name)}
+
+    def change(family, patch):
+        return replace(
+            family, fields=lambda config: family.fields(config) | {"backbone": backbone(config)}, fold=lambda t, c: fold(family, t, c)
+        )
+
+    return change
+
+
 def ones(name, rows, like):
     return replace(folds_zeros(name, rows, like), blocks=lambda: iter([np.full(rows, 0.1, np.float32)]))
 
@@ -91,6 +110,11 @@ CONTROLS = {
     "granite: residual": ("granite", "untied", lambda f, p: with_fields(residual_multiplier=1.0)(f)),
     "granite: epsilon": ("granite", "untied", lambda f, p: replace(f, fields=dict)),
     "granite: logits": ("granite", "untied", lambda f, p: with_fields(logits_scaling=1.0)(f)),
+    "qwen3: norms of heads": ("qwen3", "grouped", patched_kind(lambda c: {}, r".*[qk]_norm.weight")),
+    "olmo2: norms of q and k": ("olmo2", "grouped", patched_kind(lambda c: {"norms": "after"}, r".*[qk]_norm.weight")),
+    "olmo2: norms after": ("olmo2", "grouped", patched_kind(lambda c: {"qk_norm": "whole"}, names=BEFORE)),
+    "smollm3: layers that turn": ("smollm3", "grouped", patched_kind(lambda c: {})),
+    "smollm3: every which layer": ("smollm3", "interval", patched_kind(lambda c: {"no_rope": [0, 2]})),
     "llama: yarn": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: c | kit.THETA)),
     "llama: yarn's attention factor": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: roped(c, attention_factor=1.0))),
     "llama: yarn's range": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: roped(c, beta_fast=9.0))),

@@ -25,6 +25,18 @@ def each(tensors: Tensors, pattern: str, change: Callable[[SourceTensor], Source
     return {name: change(t) if re.fullmatch(pattern, name) else t for name, t in tensors.items()}
 
 
+def renamed(tensors: Tensors, names: dict[str, str]) -> Tensors:
+    """Parts of layers by other names: old -> new, all at once."""
+    out: Tensors = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(model\.layers\.\d+\.)([a-z_.]+)\.(weight|bias)", name)
+        new = f"{match[1]}{names[match[2]]}.{match[3]}" if match and match[2] in names else name
+        if new in out or (new != name and new in tensors and new not in names):
+            raise ConvertError(f"{tensor.file}: tensor {name} would be {new}, which is there already: the files are not of one model")
+        out[new] = replace(tensor, name=new)
+    return out
+
+
 def scaled(tensor: SourceTensor, factor: float) -> SourceTensor:
     """The tensor times `factor`; one that is a power of two but for its last digits is that power."""
     power = 2.0 ** round(math.log2(abs(factor)))

@@ -11,11 +11,15 @@ from .granite import GRANITE
 from .helium import HELIUM
 from .llama import LLAMA
 from .mistral import MISTRAL
+from .olmo2 import OLMO2
 from .phi3 import PHI3
 from .qwen2 import QWEN2
+from .qwen3 import QWEN3
 from .seed_oss import SEED_OSS
+from .smollm3 import SMOLLM3
 
-FAMILIES: Mapping[str, Family] = {f.model_type: f for f in (LLAMA, MISTRAL, QWEN2, SEED_OSS, PHI3, GRANITE, ERNIE4_5, HELIUM)}
+_ALL = (LLAMA, MISTRAL, QWEN2, SEED_OSS, PHI3, GRANITE, ERNIE4_5, HELIUM, QWEN3, SMOLLM3, OLMO2)
+FAMILIES: Mapping[str, Family] = {f.model_type: f for f in _ALL}
 
 
 def family_of(config: Mapping[str, Any], file: Path) -> Family:
