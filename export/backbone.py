@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..models.config import LM2Config
+from ..models.config import LM2Config, RopeConfig
 from .attention import rope_tables
 
 TOKENS, SEED = 64, 0
@@ -27,9 +27,9 @@ def normed_inputs(config: LM2Config, weights: Tensors) -> Iterator[np.ndarray]:
     """What q, k, v and what gate, up of each layer are fed, (t, d) float32 each, for one chunk of drawn tokens. For norms that stand before them."""
     count = min(TOKENS, config.memory.chunk)
     ids = np.random.default_rng(SEED).integers(0, config.vocab_size, count)
-    x = weights["model.embed_tokens.weight"][ids]  # (t, d)
-    turn = rotation(config, count)
-    still = np.ones_like(turn[0]), np.zeros_like(turn[1])  # (t, e) each
+    x = weights["model.embed_tokens.weight"][ids] * np.float32(config.backbone.embedding_scale)  # (t, d)
+    turn: dict[int | None, tuple[np.ndarray, np.ndarray]] = {j: rotation(rope, config.head_dim, count) for j, rope in enumerate(config.ropes)}
+    turn[None] = np.ones_like(turn[0][0]), np.zeros_like(turn[0][1])  # (t, e) each
     for i in range(config.num_hidden_layers):
         p = f"model.layers.{i}."
         n = rms(x, weights[f"{p}input_layernorm.weight"], config.rms_norm_eps)
@@ -37,7 +37,7 @@ def normed_inputs(config: LM2Config, weights: Tensors) -> Iterator[np.ndarray]:
         q, k, v = (linear(weights, f"{p}self_attn.{which}_proj", n) for which in "qkv")
         if config.backbone.qk_norm != "none":
             q, k = (normed(config, x, weights[f"{p}self_attn.{which}_norm.weight"]) for x, which in ((q, "q"), (k, "k")))
-        a = attention(config, q, k, v, still if i in config.backbone.no_rope else turn)  # (t, h e)
+        a = attention(config, q, k, v, turn[config.backbone.turns(i)])  # (t, h e)
         x = x + linear(weights, f"{p}self_attn.o_proj", a)
         n = rms(x, weights[f"{p}post_attention_layernorm.weight"], config.rms_norm_eps)
         yield n
@@ -69,9 +69,9 @@ def linear(weights: Tensors, name: str, x: np.ndarray) -> np.ndarray:
     return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
 
 
-def rotation(config: LM2Config, count: int) -> tuple[np.ndarray, np.ndarray]:
+def rotation(rope: RopeConfig, head_dim: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines (t, e) of the rotary embedding, halves repeated."""
-    cos, sin = rope_tables(config, count)
+    cos, sin = rope_tables(rope, head_dim, count)
     return np.concatenate([cos, cos], -1), np.concatenate([sin, sin], -1)
 
 

@@ -188,15 +188,19 @@ class Step:
 
     def _embedding(self, ids: str) -> str:
         """The residual stream as it begins, (b, t, d); with loud channels in places of their own, (b, t, w)."""
-        x = self.matrices.embedding(self.graph, ids)
+        x = self._scaled(self.matrices.embedding(self.graph, ids))
         return x if self.stream is None else self.graph.op("Mul", x, self.graph.constant(self.stream.quiet(), "float32"))
+
+    def _scaled(self, x: str) -> str:
+        scale = self.config.backbone.embedding_scale
+        return x if scale == 1 else self.graph.op("Mul", x, self.graph.constant(scale, self.matrices.dtype))
 
     def _self_attention(self, n: str, attention: WindowAttention, i: int) -> str:
         """The attention output (b, t, d) of the normed stream n (b, t, d), float32."""
         g, c = self.graph, self.config
         shape: list[int | str] = ["batch", c.num_key_value_heads, self.window, c.head_dim]
         past = self._pair("", i, self.kind, shape)
-        a, *present = attention.self_attention(g, self._projected(n, i), past, i not in c.backbone.no_rope)
+        a, *present = attention.self_attention(g, self._projected(n, i), past, c.backbone.turns(i))
         self._made[f"present_key.{i}"], self._made[f"present_value.{i}"] = present
         return self._attended(a, i)
 
@@ -269,7 +273,7 @@ class Step:
         self._state("tokens", TensorProto.INT64, ["batch", m.chunk])
         self._made["present_tokens"] = write_at(g, "past_tokens", "input_ids", place.past, 1, place)
         tokens = g.slice(self._made["present_tokens"], g.constant([0]), place.end, 1)  # (b, s)
-        x = self.trace["embedding"] = self.matrices.embedding(g, tokens)  # (b, s, d)
+        x = self.trace["embedding"] = self._scaled(self.matrices.embedding(g, tokens))  # (b, s, d)
         h, k, e = c.num_attention_heads, c.num_key_value_heads, c.head_dim
         attention = WindowAttention(g, c, Place(place.batch, place.end, g.constant([0]), place.end), self.matrices.dtype, False, m.chunk)
         old = g.slice(self._made["present_bank"], g.constant([0]), place.end, 2)  # (b, 1, s, d)
@@ -283,8 +287,9 @@ class Step:
             with g.scope(f"layers.{i}"):
                 qkv = self._projected(n, i)
                 q, key, value = qkv if len(qkv) == 3 else g.split(qkv[0], [h * e, k * e, k * e])
-                if i not in c.backbone.no_rope:
-                    q, key = attention.turned(g, q, h), attention.turned(g, key, k)
+                turns = c.backbone.turns(i)
+                if turns is not None:
+                    q, key = attention.turned(g, q, h, turns), attention.turned(g, key, k, turns)
                 a = self._attended(whole_attention(g, q, key, value, h, k, e), i)
                 pooled = g.op("ReduceMean", self.memory.lifted(g, a, i), g.constant([1]), keepdims=1)  # (b, 1, d)
                 a, rows = self.memory.released(g, a, rows, pooled, attend, i)

@@ -45,11 +45,13 @@ class RMSNorm:
 def rope_tables(config: LM2Config, positions: int) -> tuple[mx.array, mx.array]:
     """Cosines and sines (positions, e / 2) float32, rounded as the PyTorch reference rounds them: float32 frequencies, then float32 angles.
 
+    Where layers turn in two ways, those of the second stand beside the first's.
+
     Tables, not `mx.fast.rope`: that one divides by the frequency's reciprocal and works the angles out again in each layer.
     """
-    inverse = np.array(config.rope.inverse_frequencies(config.head_dim), dtype=np.float32)  # (e / 2,)
+    inverse = np.array([f for r in config.ropes for f in r.inverse_frequencies(config.head_dim)], dtype=np.float32)  # (e / 2,)
     angles = np.outer(np.arange(positions, dtype=np.float32), inverse)  # (s, e / 2)
-    size = np.array(config.rope.amplitudes(config.head_dim), dtype=np.float32)  # (e / 2,)
+    size = np.array([a for r in config.ropes for a in r.amplitudes(config.head_dim)], dtype=np.float32)  # (e / 2,)
     return mx.array(np.cos(angles) * size), mx.array(np.sin(angles) * size)
 
 
@@ -94,7 +96,7 @@ def attend(q: mx.array, k: mx.array, v: mx.array, cpu: bool, block: int = CPU_BL
 class Attention:
     """The projections of one layer's self-attention. qkv is one matrix, or three where their quantisation differs.
 
-    q_norm, k_norm: of queries and keys before they turn, of each head or of all as a whole. turning: whether they turn. output_norm: of what joins
+    q_norm, k_norm: of queries and keys before they turn, of each head or of all as a whole. turns: in which of the ways of the tables they turn, None: not. output_norm: of what joins
     the residual stream.
     """
 
@@ -105,7 +107,7 @@ class Attention:
     o: Linear
     q_norm: RMSNorm | None = None
     k_norm: RMSNorm | None = None
-    turning: bool = True
+    turns: int | None = 0
     output_norm: RMSNorm | None = None
 
     def project(self, x: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array, mx.array]:
@@ -117,7 +119,11 @@ class Attention:
         if self.q_norm is not None and self.k_norm is not None:
             parts = [normed(self.q_norm, turned[:, :, : self.heads]), normed(self.k_norm, turned[:, :, self.heads :])]
             turned = mx.concatenate(parts, axis=2)  # (b, t, h + k, e)
-        turned = (rotate(turned, cos, sin) if self.turning else turned).swapaxes(1, 2)  # (b, h + k, t, e)
+        if self.turns is not None:
+            half = self.width // 2
+            own = slice(self.turns * half, (self.turns + 1) * half)
+            turned = rotate(turned, cos[..., own], sin[..., own])
+        turned = turned.swapaxes(1, 2)  # (b, h + k, t, e)
         return turned[:, : self.heads], turned[:, self.heads :], qkv[:, :, turning:].swapaxes(1, 2)
 
     def output(self, a: mx.array) -> mx.array:

@@ -87,6 +87,11 @@ class LM2:
         self.cos, self.sin = cos[:, None], sin[:, None]  # (W, 1, e / 2)
         mx.eval(self.cos, self.sin)
 
+    def embedded(self, ids: mx.array) -> mx.array:
+        """The residual stream as it begins, (b, t, d)."""
+        x, scale = self.embed.rows(ids), self.config.backbone.embedding_scale  # (b, t, d)
+        return x if scale == 1 else x * scale
+
     @property
     def dtype(self) -> mx.Dtype:
         return self.embed.dtype
@@ -262,7 +267,7 @@ class LM2:
         put = state.buffers.put
         known = min(max(state.folded - past, 0), t)  # carried tokens read the memory and are not written again
         place = past + known - state.folded
-        x = self.embed.rows(ids)  # (b, t, d)
+        x = self.embedded(ids)  # (b, t, d)
         rows = state.bank[0, :, past : past + t] if self.config.memory.cell == "released" else None  # (b, t, n)
         looks = None
         for i, (block, pieces) in enumerate(zip(self.blocks, self.step_pieces if t == 1 else self.pieces, strict=True)):

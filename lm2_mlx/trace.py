@@ -84,7 +84,7 @@ def trace(model: LM2, ids: mx.array, bank: mx.array, written: int) -> list[tuple
     watched.cos, watched.sin = model.cos, model.sin
     logits, chunk = watched.extend(ids, watched.start(bank, written), all_logits=True)  # (b, t, v)
     after, _ = watched.commit(chunk)
-    ordered = [("embedding", model.embed.rows(ids))]
+    ordered = [("embedding", model.embedded(ids))]
     for i in range(len(blocks)):
         parts = ("attention", "memory.read", "memory.add", "memory.rows", "output")
         ordered += [(name, notes[name]) for name in (f"layers.{i}.{part}" for part in parts) if name in notes]

@@ -109,7 +109,7 @@ def load_model(
                         reader.linear(f"{p}self_attn.o_proj"),
                         reader.optional(f"{p}self_attn.q_norm"),
                         reader.optional(f"{p}self_attn.k_norm"),
-                        i not in config.backbone.no_rope,
+                        config.backbone.turns(i),
                         reader.optional(f"{p}self_attn.output_norm"),
                     ),
                     _memory(reader, f"{p}memory.") if i in config.memory.layers else None,

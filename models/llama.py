@@ -39,13 +39,23 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(config: LM2Config, positions: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (positions, e) of the rotary embedding, computed in at least float32, halves repeated (Hugging Face's layout)."""
-    exact = wide(dtype)
-    inverse = torch.tensor(config.rope.inverse_frequencies(config.head_dim), dtype=exact)  # (e / 2,)
-    angles = torch.outer(torch.arange(positions, dtype=exact), inverse)  # (s, e / 2)
-    size = torch.tensor(config.rope.amplitudes(config.head_dim), dtype=exact)  # (e / 2,)
-    cos, sin = (torch.cat((turn, turn), dim=-1) for turn in (angles.cos() * size, angles.sin() * size))  # (s, e) each
-    return cos.to(device, dtype), sin.to(device, dtype)
+    """Cosines and sines (positions, e) of the rotary embedding, computed in at least float32, halves repeated (Hugging Face's layout).
+
+    Where layers turn in two ways, those of the second stand beside the first's: (positions, 2 e), and `table` takes them apart.
+    """
+    exact, cosines, sines = wide(dtype), [], []
+    for rope in config.ropes:
+        inverse = torch.tensor(rope.inverse_frequencies(config.head_dim), dtype=exact)  # (e / 2,)
+        angles = torch.outer(torch.arange(positions, dtype=exact), inverse)  # (s, e / 2)
+        size = torch.tensor(rope.amplitudes(config.head_dim), dtype=exact)  # (e / 2,)
+        cosines += [angles.cos() * size] * 2
+        sines += [angles.sin() * size] * 2
+    return torch.cat(cosines, dim=-1).to(device, dtype), torch.cat(sines, dim=-1).to(device, dtype)
+
+
+def table(tables: Tensor, which: int, width: int) -> Tensor:
+    """The columns (.., e) of one way of turning."""
+    return tables if tables.shape[-1] == width else tables[..., which * width : (which + 1) * width]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -86,6 +96,18 @@ def _output_norm(config: LM2Config) -> RMSNorm | None:
     return None if config.backbone.norms == "before" else RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
+class Embedding(nn.Embedding):
+    """Token embeddings (.., d), times a factor where the backbone has one."""
+
+    def __init__(self, config: LM2Config):
+        super().__init__(config.vocab_size, config.hidden_size)
+        self.scale = config.backbone.embedding_scale
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x: Tensor = super().forward(ids)
+        return x if self.scale == 1 else x * self.scale
+
+
 class Attention(nn.Module):
     """Self-attention of one layer inside a chunk. q, k, v are one matrix in memory (`qkv_proj`), three tensors on disk."""
 
@@ -96,7 +118,7 @@ class Attention(nn.Module):
         rows = (self.heads + 2 * self.groups) * self.width
         self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=config.attention_bias)
         self.o_proj = nn.Linear(self.heads * self.width, config.hidden_size, bias=config.attention_bias)
-        self.by_head, self.turning = b.qk_norm == "head", layer not in b.no_rope
+        self.by_head, self.turns = b.qk_norm == "head", b.turns(layer)
         q, k = (self.width, self.width) if self.by_head else (self.heads * self.width, self.groups * self.width)
         self.q_norm = None if b.qk_norm == "none" else RMSNorm(q, eps)
         self.k_norm = None if b.qk_norm == "none" else RMSNorm(k, eps)
@@ -122,12 +144,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache, last: bool = False, mask: Tensor | None = None) -> Tensor:
         """Output (b, t, d) of all positions, or (b, 1, d) of the last one only; keys and values of all enter the cache either way.
 
-        cos, sin: (t, e), or broadcastable to (b, h, t, e). mask: as in `attend`, for other than causal attention.
+        cos, sin: of `rope_tables`, (t, e), or broadcastable to (b, h, t, e). mask: as in `attend`, for other than causal attention.
         """
         b, t, _ = x.shape
         qkv = self.project(x).view(b, t, self.heads + 2 * self.groups, self.width).transpose(1, 2)  # (b, h + 2k, t, e)
         turned = qkv[:, : self.heads + self.groups]  # (b, h + k, t, e)
-        turned = rotate(turned, cos, sin) if self.turning else turned
+        if self.turns is not None:
+            turned = rotate(turned, *(table(x, self.turns, self.width) for x in (cos, sin)))
         q, k = turned.split((self.heads, self.groups), dim=1)
         k, v = cache(k, qkv[:, self.heads + self.groups :])  # (b, k, s, e)
         a = attend(q[:, :, -1:] if last else q, k, v, mask)  # (b, h, t or 1, e)

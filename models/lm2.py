@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import LM2Config
-from .llama import MLP, Attention, RMSNorm, rope_tables, wide
+from .llama import MLP, Attention, Embedding, RMSNorm, rope_tables, wide
 from .memory import GatedMemory, ReleasedMemory
 from .topics import Topics
 
@@ -90,7 +90,7 @@ class LM2(nn.Module):
     def __init__(self, config: LM2Config):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

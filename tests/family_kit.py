@@ -20,6 +20,11 @@ LONG = {
     "rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0], "long_factor": [2.0, 3.0, 4.0, 5.0, 6.0],
     "partial_rotary_factor": 0.85,
 }  # fmt: skip
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+TWO = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 700.0, "factor": 2.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 60.0},
+}
 FACTORS = dict(embedding_multiplier=12.0, attention_multiplier=0.11, residual_multiplier=0.22, logits_scaling=8.0, rms_norm_eps=0.05)
 # family -> (class of transformers, its checkpoints: name -> fields)
 FAMILIES = {
@@ -37,6 +42,15 @@ FAMILIES = {
     "qwen3": ("Qwen3", {"grouped": GROUPED | THETA | dict(head_dim=8), "own width": OWN_WIDTH | YARN | dict(attention_bias=True, tie_word_embeddings=True)}),
     "smollm3": ("SmolLM3", {"grouped": GROUPED | THETA | dict(no_rope_layers=[0, 1, 0]), "interval": SQUARE | dict(no_rope_layer_interval=2, tie_word_embeddings=False)}),
     "olmo2": ("Olmo2", {"grouped": GROUPED | THETA, "biases": OWN_WIDTH | dict(attention_bias=True)}),
+    "olmo3": ("Olmo3", {"grouped": GROUPED | dict(sliding_window=24, layer_types=MIXED, rope_parameters=TWO), "alike": SQUARE | dict(sliding_window=64)}),
+    "exaone4": ("Exaone4", {
+        "grouped": GROUPED | THETA | dict(sliding_window=24, layer_types=MIXED),
+        "no window": OWN_WIDTH | THETA | dict(sliding_window=None, layer_types=["full_attention"] * 3, tie_word_embeddings=True),
+    }),
+    "gemma3_text": ("Gemma3Text", {
+        "grouped": GROUPED | dict(head_dim=12, sliding_window=24, layer_types=MIXED, rope_parameters=TWO, query_pre_attn_scalar=5),
+        "own width": OWN_WIDTH | dict(sliding_window=64, attention_bias=True, tie_word_embeddings=False),
+    }),
     "helium": ("Helium", {"grouped": GROUPED | dict(head_dim=12), "biases": SQUARE | dict(head_dim=12, attention_bias=True, mlp_bias=True)}),
 }  # fmt: skip
 SHAPES = [(family, name) for family, (_, shapes) in FAMILIES.items() for name in shapes]

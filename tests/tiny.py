@@ -49,6 +49,6 @@ CELLS = {
 BACKBONES = {
     "norms of heads": BackboneConfig("head", (1,), "before", "gelu_tanh"),
     "norms after": BackboneConfig("whole", (0,), "after"),
-    "norms around": BackboneConfig("head", (), "both", "gelu_tanh"),
+    "norms around": BackboneConfig("head", (), "both", "gelu_tanh", 3.3, (0, 2), RopeConfig(60.0)),
 }
 STREAMING = [name for name in CELLS if name != "released-chunk"]

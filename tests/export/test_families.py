@@ -8,12 +8,13 @@ import sources
 import tiny
 from compare import nmse, relative_l2
 
+from lm2.export.attention import WindowAttention
 from lm2.export.export import export_model
 from lm2.export.options import Options
 from lm2.models.checkpoints.convert import convert
 
 pytest.importorskip("onnxruntime")
-CHANGED = ("qwen3", "smollm3", "olmo2")  # not a Llama's graph
+CHANGED = ("qwen3", "smollm3", "olmo2", "olmo3", "exaone4", "gemma3_text")  # not a Llama's graph
 CASES = [(family, next(iter(shapes)), "default") for family, (_, shapes) in kit.FAMILIES.items()]
 CASES += [("phi3", "part", "default"), ("phi3", "long", "default"), ("qwen3", "own width", "default")]
 CASES += [(family, next(iter(kit.FAMILIES[family][1])), form) for family in CHANGED for form in ("plain", "portable")]
@@ -65,10 +66,13 @@ def test_lower_precisions(tmp_path, name, precision, gate):
     assert relative_l2(got, want) <= gate
 
 
+TURNED = WindowAttention.turned
 FAULTS = {
-    "layers that turn": ("norms of heads", lambda step, patch: patch.setattr("lm2.export.attention.WindowAttention.turned", lambda self, g, x, heads: x)),
+    "layers that turn": ("norms of heads", lambda step, patch: patch.setattr(WindowAttention, "turned", lambda self, g, x, heads, turns=0: x)),
     "norms of q and k": ("norms of heads", lambda step, patch: patch.setattr(step.Step, "_normed_heads", lambda self, x, heads, weight: x)),
     "norms of q and k as a whole": ("norms after", lambda step, patch: patch.setattr(step.Step, "_normed_heads", lambda self, x, heads, weight: x)),
+    "rope of some layers": ("norms around", lambda step, patch: patch.setattr(WindowAttention, "turned", lambda self, g, x, heads, turns=0: TURNED(self, g, x, heads))),
+    "scale of embeddings": ("norms around", lambda step, patch: patch.setattr(step.Step, "_scaled", lambda self, x: x)),
     "norms after": ("norms around", lambda step, patch: patch.setattr(step.Step, "_output_normed", lambda self, a, part: a)),
     "norms before": ("norms around", lambda step, patch: patch.setattr(step.Step, "_plain", lambda self, weight: weight != "model.norm.weight")),
 }

@@ -39,7 +39,8 @@ def test_a_written_memory_is_the_references(tmp_path, name):
 
 
 FAULTS = {
-    "layers that turn": ("norms of heads", lambda block: setattr(block.attention, "turning", True)),
+    "layers that turn": ("norms of heads", lambda block: setattr(block.attention, "turns", 0)),
+    "rope of some layers": ("norms around", lambda block: setattr(block.attention, "turns", 0)),
     "norm of q": ("norms of heads", lambda block: setattr(block.attention, "q_norm", None)),
     "norm after attention": ("norms around", lambda block: setattr(block.attention, "output_norm", None)),
     "norm after the MLP": ("norms after", lambda block: setattr(block.mlp, "output_norm", None)),

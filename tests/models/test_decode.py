@@ -83,7 +83,7 @@ def test_steps_of_another_decoder_are_noticed(fault, monkeypatch):
     model = make("norms of heads" if fault == "layers that turn" else "norms after")
     for block in model.blocks:
         if fault == "layers that turn":
-            block.self_attn.turning = True
+            block.self_attn.turns = 0
         elif fault == "norms of q and k":
             monkeypatch.setattr(block.self_attn, "project", block.self_attn.qkv_proj.forward)
         else:

@@ -8,13 +8,14 @@ import family_kit as kit
 import numpy as np
 import pytest
 import sources
+import tiny
 import transformers
 from family_kit import FAULT, GATE, IDS
 
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.families import folds, registry
 from lm2.models.checkpoints.families.family import unchanged, unlimited
-from lm2.models.config import read_config
+from lm2.models.config import LM2Config, read_config
 from lm2.models.errors import ConfigError, ConvertError
 
 
@@ -62,7 +63,7 @@ def without(name, what):
     def change(family, patch):
         import importlib
 
-        patch.setattr(importlib.import_module(f"lm2.models.checkpoints.families.{family.model_type}"), name, what)
+        patch.setattr(importlib.import_module(family.fold.__module__), name, what)
         return family
 
     return change
@@ -84,6 +85,17 @@ def patched_kind(backbone, left_out="", names=None):
         )
 
     return change
+
+
+def said(**changes):
+    """A family with other words in its backbone; None takes one out."""
+
+    def backbone(config, family):
+        made = family.fields(config)
+        words = {k: v for k, v in (made["backbone"] | changes).items() if v is not None}
+        return {k: v for k, v in made.items() if k != "hidden_act"} | {"backbone": words}
+
+    return lambda family, patch: replace(family, fields=lambda config: backbone(config, family))
 
 
 def ones(name, rows, like):
@@ -115,6 +127,15 @@ CONTROLS = {
     "olmo2: norms after": ("olmo2", "grouped", patched_kind(lambda c: {"qk_norm": "whole"}, names=BEFORE)),
     "smollm3: layers that turn": ("smollm3", "grouped", patched_kind(lambda c: {})),
     "smollm3: every which layer": ("smollm3", "interval", patched_kind(lambda c: {"no_rope": [0, 2]})),
+    "olmo3: ropes by layer": ("olmo3", "grouped", patched_kind(lambda c: {"qk_norm": "whole", "norms": "after"})),
+    "exaone4: layers that turn": ("exaone4", "grouped", patched_kind(lambda c: {"qk_norm": "head", "norms": "after"})),
+    "exaone4: norms of heads": ("exaone4", "no window", patched_kind(lambda c: {"norms": "after"}, r".*[qk]_norm.weight")),
+    "gemma3_text: ropes by layer": ("gemma3_text", "grouped", said(local=None, local_rope=None)),
+    "gemma3_text: embeddings": ("gemma3_text", "grouped", said(embedding_scale=1.0)),
+    "gemma3_text: activation": ("gemma3_text", "grouped", said(activation="silu")),
+    "gemma3_text: norms": ("gemma3_text", "grouped", without("raised", lambda tensor, by: tensor)),
+    "gemma3_text: scores": ("gemma3_text", "grouped", without("scaled", lambda tensor, by: tensor)),
+    "gemma3_text: window": ("gemma3_text", "grouped", lambda f, p: replace(f, window=unlimited)),
     "llama: yarn": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: c | kit.THETA)),
     "llama: yarn's attention factor": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: roped(c, attention_factor=1.0))),
     "llama: yarn's range": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: roped(c, beta_fast=9.0))),
@@ -187,7 +208,7 @@ def plain(tmp_path_factory):
 
 @pytest.mark.parametrize("refused", REFUSED)
 def test_what_is_not_understood_is_refused_by_name(tmp_path, plain, refused):
-    family, fields, message = REFUSED[refused]
+    family, fields, message = REFUSED[refused] if isinstance(refused, str) else refused
     src = tmp_path / "src"
     src.mkdir()
     for file in plain(family).iterdir():
@@ -256,3 +277,54 @@ def test_rows_are_cut_and_reordered_block_by_block(monkeypatch):
         assert np.array_equal(whole(folds.some_rows(tensor, "y", begin, end)), a[begin:end])
     assert folds.interleaved(4) == [0, 2, 1, 3] and folds.partly_turned(10, 6) == [0, 1, 2, 6, 7, 3, 4, 5, 8, 9]
     assert folds.partly_turned(6, 6) == list(range(6)) and unchanged({}, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "message"),
+    [
+        ("smollm3", {"no_rope_layers": [1, 0]}, r"no_rope_layers \[1, 0\] must be a list of 3 numbers"),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 8.5, "layer_types": ["sliding_attention"] * 3}, "sliding_window 8.5 must be a positive whole"),
+        ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping 30.0 is not a plain gemma3_text's"),
+        ("gemma3_text", {"hidden_activation": "silu"}, "hidden_activation 'silu' must be 'gelu_pytorch_tanh'"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention True is not a plain gemma3_text's"),
+        ("gemma3_text", {"rope_parameters": {"rope_type": "default"}}, "rope_parameters .* must have a block for full_attention"),
+        ("gemma3_text", {"layer_types": ["full_attention"]}, "layer_types must be a list of 3 names"),
+        ("olmo3", {"rope_parameters": {"full_attention": {"rope_type": "ntk"}}}, "rope_type 'ntk' must be one of"),
+        ("olmo2", {"clip_qkv": 8.0}, "clip_qkv 8.0 is not a plain olmo2's"),
+        ("qwen3", {"num_experts": 128}, "num_experts 128 is not a plain qwen3's"),
+        ("exaone4", {"logit_scale": 0.5}, "logit_scale 0.5 is not a plain exaone4's"),
+    ],
+)
+def test_other_decoders_that_are_refused(tmp_path, plain, family, fields, message):
+    test_what_is_not_understood_is_refused_by_name(tmp_path, plain, (family, fields, message))
+
+
+BLOCKS = [
+    ({"norm": "after"}, "backbone.norm is not known: it must be one of"),
+    ({"qk_norm": "all"}, "backbone.qk_norm 'all' must be one of none, head, whole"),
+    ({"no_rope": [2, 1]}, r"backbone.no_rope \[2, 1\] must be ascending layers from 0 to 2"),
+    ({"no_rope": [3]}, r"backbone.no_rope \[3\] must be ascending layers from 0 to 2"),
+    ({"local": [1]}, "backbone.local .* and backbone.local_rope must be given together"),
+    ({"local": [1], "local_rope": {"rope_type": "ntk"}}, "backbone.local_rope: rope_parameters.rope_type 'ntk'"),
+    ({"embedding_scale": 0}, "backbone.embedding_scale 0 must be a positive number"),
+    ({"activation": "relu"}, "backbone.activation 'relu' must be one of silu, gelu_tanh"),
+    ({"activation": "gelu_tanh"}, "hidden_act 'silu' must be 'gelu_pytorch_tanh'"),
+    ("after", "backbone 'after' must be an object"),
+]
+
+
+@pytest.mark.parametrize(("block", "message"), BLOCKS)
+def test_a_backbone_block_is_checked(block, message):
+    d = tiny.CELLS["gated"].to_dict() | {"backbone": block}
+    with pytest.raises(ConfigError, match=message):
+        LM2Config.from_dict(d)
+
+
+@pytest.mark.parametrize("name", tiny.BACKBONES)
+def test_a_backbone_is_written_and_read_again_and_counts(name):
+    """What is a Llama's is not written: configs and fingerprints of before stay. What is not is part of the fingerprint."""
+    config = tiny.config(backbone=tiny.BACKBONES[name])
+    assert LM2Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    llama = tiny.config()
+    assert "backbone" not in llama.to_dict() and llama.function_dict() != config.function_dict()
+    assert config.to_dict()["backbone"] == config.function_dict()["backbone"]

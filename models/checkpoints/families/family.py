@@ -112,6 +112,43 @@ def sliding_window(config: Fields) -> int | None:
     return whole(config, "sliding_window")
 
 
+def kinds_of_layers(config: Fields, every: int) -> list[str]:
+    """layer_types, or, where it is missing, sliding attention in all layers but each `every`-th (0: in none)."""
+    layers, kinds = whole(config, "num_hidden_layers"), config.get("layer_types")
+    if kinds is None:
+        return ["sliding_attention" if every and (i + 1) % every else "full_attention" for i in range(layers)]
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise ConfigError(f"layer_types must be a list of {layers} names, one for each layer")
+    return kinds
+
+
+def ropes_of_layers(config: Fields, kinds: list[str], theta: float, local_theta: float) -> tuple[Fields, Fields]:
+    """Rotary settings of a family that has them by kind of layer: fields for the full ones, and for the sliding ones a part of a `backbone` block,
+    empty where both are alike. rope_parameters has a block for each kind; in older files rope_theta and rope_scaling are the full layers',
+    rope_local_base_freq the others'. theta, local_theta: where a file says neither.
+    """
+    blocks = {}
+    for kind, base in (("full_attention", theta), ("sliding_attention", local_theta)):
+        given = config.get(NEW) or {}
+        if not isinstance(given, Mapping) or not all(isinstance(v, Mapping) for v in given.values()):
+            raise ConfigError(f"{NEW} {given!r} must have a block for full_attention and one for sliding_attention")
+        for name in given:
+            if name not in ("full_attention", "sliding_attention"):
+                raise ConfigError(f"{NEW}.{name} must be full_attention or sliding_attention: lm2 cannot convert this model")
+        older = config.get(OLD) if kind == "full_attention" else None
+        if older and given.get(kind, {}).get("rope_type", "default") != "default":
+            raise ConfigError(f"{NEW} and {OLD} are both given: keep the one that the model was trained with, remove the other")
+        named = config.get("rope_theta" if kind == "full_attention" else "rope_local_base_freq")
+        blocks[kind] = {"rope_theta": base if named is None else named, **(older or {}), **{k: v for k, v in given.get(kind, {}).items() if v is not None}}
+    rest = {name: config[name] for name in (LENGTH, "max_position_embeddings") if name in config}
+    full, local = (read_rope({NEW: blocks[kind], **rest}) for kind in ("full_attention", "sliding_attention"))
+    sliding = [i for i, kind in enumerate(kinds) if kind == "sliding_attention"]
+    fields = {name: value for name, value in config.items() if name not in ("rope_theta", OLD, LENGTH)} | {NEW: {"rope_theta": full.theta, **full.to_dict()}}
+    if full == local or not sliding:
+        return fields, {}
+    return fields, {"local": sliding, "local_rope": {"rope_theta": local.theta, **local.to_dict()}}
+
+
 def has_layers(value: Any) -> bool:
     """Whether a layer_types field can be read; what it names is checked in `sliding_window`."""
     return isinstance(value, list)

@@ -31,7 +31,7 @@ def renamed(tensors: Tensors, names: dict[str, str]) -> Tensors:
     for name, tensor in tensors.items():
         match = re.fullmatch(r"(model\.layers\.\d+\.)([a-z_.]+)\.(weight|bias)", name)
         new = f"{match[1]}{names[match[2]]}.{match[3]}" if match and match[2] in names else name
-        if new in out or (new != name and new in tensors and new not in names):
+        if new in out:
             raise ConvertError(f"{tensor.file}: tensor {name} would be {new}, which is there already: the files are not of one model")
         out[new] = replace(tensor, name=new)
     return out

@@ -6,19 +6,22 @@ from typing import Any
 
 from ...errors import ConvertError
 from .ernie4_5 import ERNIE4_5
+from .exaone4 import EXAONE4
 from .family import Family
+from .gemma3 import GEMMA3
 from .granite import GRANITE
 from .helium import HELIUM
 from .llama import LLAMA
 from .mistral import MISTRAL
 from .olmo2 import OLMO2
+from .olmo3 import OLMO3
 from .phi3 import PHI3
 from .qwen2 import QWEN2
 from .qwen3 import QWEN3
 from .seed_oss import SEED_OSS
 from .smollm3 import SMOLLM3
 
-_ALL = (LLAMA, MISTRAL, QWEN2, SEED_OSS, PHI3, GRANITE, ERNIE4_5, HELIUM, QWEN3, SMOLLM3, OLMO2)
+_ALL = (LLAMA, MISTRAL, QWEN2, SEED_OSS, PHI3, GRANITE, ERNIE4_5, HELIUM, QWEN3, SMOLLM3, OLMO2, OLMO3, EXAONE4, GEMMA3)
 FAMILIES: Mapping[str, Family] = {f.model_type: f for f in _ALL}
 
 
