@@ -55,6 +55,11 @@ def rope_tables(config: LM2Config, positions: int) -> tuple[mx.array, mx.array]:
     return mx.array(np.cos(angles) * size), mx.array(np.sin(angles) * size)
 
 
+def table(tables: mx.array, which: int, half: int) -> mx.array:
+    """The columns (.., e / 2) of one way of turning."""
+    return tables if tables.shape[-1] == half else tables[..., which * half : (which + 1) * half]
+
+
 def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """Rotary embedding of x (b, t, h, e) by tables (t, 1, e / 2), in float32, back in x's dtype: dimension i turns with dimension i + e/2."""
     half = x.shape[-1] // 2
@@ -120,9 +125,7 @@ class Attention:
             parts = [normed(self.q_norm, turned[:, :, : self.heads]), normed(self.k_norm, turned[:, :, self.heads :])]
             turned = mx.concatenate(parts, axis=2)  # (b, t, h + k, e)
         if self.turns is not None:
-            half = self.width // 2
-            own = slice(self.turns * half, (self.turns + 1) * half)
-            turned = rotate(turned, cos[..., own], sin[..., own])
+            turned = rotate(turned, *(table(x, self.turns, self.width // 2) for x in (cos, sin)))
         turned = turned.swapaxes(1, 2)  # (b, h + k, t, e)
         return turned[:, : self.heads], turned[:, self.heads :], qkv[:, :, turning:].swapaxes(1, 2)
 

@@ -83,11 +83,35 @@ def rope(d: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def backbone(d: Any, count: int) -> dict[str, Any]:
+    """What is not a Llama's. Raises Bad: nothing in it may be overlooked."""
+    d = {} if d is None else d
+    if not isinstance(d, dict) or set(d) - {"qk_norm", "no_rope", "norms", "activation", "embedding_scale", "local", "local_rope"}:
+        raise Bad(f"backbone {d!r}")
+    out: dict[str, Any] = {
+        "qk_norm": choice(d, "qk_norm", "none", ("none", "head", "whole")),
+        "norms": choice(d, "norms", "before", ("before", "after", "both")),
+        "activation": choice(d, "activation", "silu", ("silu", "gelu_tanh")),
+        "embedding_scale": number(d, "embedding_scale", 1.0),
+    }
+    for key in ("no_rope", "local"):
+        layers = d.get(key, [])
+        if not isinstance(layers, list) or any(type(i) is not int or not 0 <= i < count for i in layers) or layers != sorted(set(layers)):
+            raise Bad(f"{key} {layers!r}")
+        out[key] = tuple(layers)
+    local = d.get("local_rope")
+    if (local is None) == bool(out["local"]) or not isinstance(local, dict | None):
+        raise Bad(f"local_rope {local!r}")
+    out["local_rope"] = None if local is None else rope({"rope_parameters": local})
+    return out
+
+
 def llama(d: Any) -> dict[str, Any]:
     """The backbone's fields. Raises Bad."""
     if not isinstance(d, dict):
         raise Bad("no object")
-    choice(d, "hidden_act", "silu", ("silu", "swish"))
+    other = backbone(d.get("backbone"), whole(d, "num_hidden_layers"))
+    choice(d, "hidden_act", *(("silu", ("silu", "swish")) if other["activation"] == "silu" else ("gelu_pytorch_tanh", ("gelu_pytorch_tanh",))))
     hidden, heads = whole(d, "hidden_size"), whole(d, "num_attention_heads")
     out = {
         "vocab_size": whole(d, "vocab_size"),
@@ -103,6 +127,7 @@ def llama(d: Any) -> dict[str, Any]:
         "tie_word_embeddings": flag(d, "tie_word_embeddings"),
         "attention_bias": flag(d, "attention_bias"),
         "mlp_bias": flag(d, "mlp_bias"),
+        "backbone": other,
     }
     ids(d.get("bos_token_id"), out["vocab_size"], False)
     if out["head_dim"] % 2 or heads % out["num_key_value_heads"]:

@@ -49,12 +49,8 @@ def test_every_family_is_tested_and_has_the_defaults_of_transformers(family):
 
 
 def with_fields(**fields):
-    """A family whose translations are told other fields than config.json's."""
-
-    def change(family):
-        return replace(family, fold=lambda tensors, config: family.fold(tensors, config | fields), fields=family.fields)
-
-    return change
+    """A family whose fold is told other fields than config.json's."""
+    return lambda family, patch: replace(family, fold=lambda tensors, config: family.fold(tensors, config | fields))
 
 
 def without(name, what):
@@ -117,11 +113,11 @@ CONTROLS = {
     "phi3: attention factor": ("phi3", "long", lambda f, p: replace(f, fields=lambda c: roped(f.fields(c), attention_factor=1.0))),
     "phi3: factors of longrope": ("phi3", "long", lambda f, p: replace(f, fields=lambda c: roped(f.fields(c), short_factor=[1.0] * 5))),
     "phi3: halves of gate and up": ("phi3", "grouped", without("split_rows", lambda t, joined, parts: folds.split_rows(t, joined, turned_about(parts)))),
-    "granite: embedding": ("granite", "tied", lambda f, p: with_fields(embedding_multiplier=1.0)(f)),
-    "granite: scores": ("granite", "tied", lambda f, p: with_fields(attention_multiplier=12**-0.5)(f)),
-    "granite: residual": ("granite", "untied", lambda f, p: with_fields(residual_multiplier=1.0)(f)),
-    "granite: epsilon": ("granite", "untied", lambda f, p: replace(f, fields=dict)),
-    "granite: logits": ("granite", "untied", lambda f, p: with_fields(logits_scaling=1.0)(f)),
+    "granite: embedding": ("granite", "tied", said(embedding_scale=1 / 0.22)),
+    "granite: scores": ("granite", "tied", with_fields(attention_multiplier=12**-0.5)),
+    "granite: residual": ("granite", "untied", said(embedding_scale=12.0)),
+    "granite: epsilon": ("granite", "untied", lambda f, p: replace(f, fields=lambda c: f.fields(c) | {"rms_norm_eps": c["rms_norm_eps"]})),
+    "granite: logits": ("granite", "untied", with_fields(logits_scaling=1.0)),
     "qwen3: norms of heads": ("qwen3", "grouped", patched_kind(lambda c: {}, r".*[qk]_norm.weight")),
     "olmo2: norms of q and k": ("olmo2", "grouped", patched_kind(lambda c: {"norms": "after"}, r".*[qk]_norm.weight")),
     "olmo2: norms after": ("olmo2", "grouped", patched_kind(lambda c: {"qk_norm": "whole"}, names=BEFORE)),
