@@ -20,6 +20,7 @@ LONG = {
     "rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0], "long_factor": [2.0, 3.0, 4.0, 5.0, 6.0],
     "partial_rotary_factor": 0.85,
 }  # fmt: skip
+PART = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.4}}
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 TWO = {
     "full_attention": {"rope_type": "linear", "rope_theta": 700.0, "factor": 2.0},
@@ -51,6 +52,12 @@ FAMILIES = {
         "grouped": GROUPED | dict(head_dim=12, sliding_window=24, layer_types=MIXED, rope_parameters=TWO, query_pre_attn_scalar=5),
         "own width": OWN_WIDTH | dict(sliding_window=64, attention_bias=True, tie_word_embeddings=False),
     }),
+    "gemma": ("Gemma", {
+        "grouped": GROUPED | THETA | dict(head_dim=12),
+        "own width": OWN_WIDTH | dict(attention_bias=True, tie_word_embeddings=False),
+    }),
+    "glm": ("Glm", {"grouped": GROUPED | dict(head_dim=12), "third": SQUARE | {"head_dim": 12} | PART}),
+    "glm4": ("Glm4", {"grouped": GROUPED | dict(head_dim=12, attention_bias=False), "own width": OWN_WIDTH | PART}),
     "helium": ("Helium", {"grouped": GROUPED | dict(head_dim=12), "biases": SQUARE | dict(head_dim=12, attention_bias=True, mlp_bias=True)}),
 }  # fmt: skip
 SHAPES = [(family, name) for family, (_, shapes) in FAMILIES.items() for name in shapes]
@@ -69,7 +76,7 @@ def checkpoint(family, name, seed=3, **more):
     torch.manual_seed(seed)
     with torch.no_grad():
         for key, p in model.named_parameters():
-            centre = 1.0 if "norm" in key and prefix != "Gemma3" else 0.0
+            centre = 1.0 if "norm" in key and not prefix.startswith("Gemma") else 0.0
             p.copy_(torch.randn(p.shape) * (0.3 if p.dim() < 2 else 0.2) + centre)
     return model
 

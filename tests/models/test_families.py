@@ -132,6 +132,14 @@ CONTROLS = {
     "gemma3_text: norms": ("gemma3_text", "grouped", without("raised", lambda tensor, by: tensor)),
     "gemma3_text: scores": ("gemma3_text", "grouped", without("scaled", lambda tensor, by: tensor)),
     "gemma3_text: window": ("gemma3_text", "grouped", lambda f, p: replace(f, window=unlimited)),
+    "gemma: embeddings": ("gemma", "grouped", said(embedding_scale=1.0)),
+    "gemma: activation": ("gemma", "grouped", said(activation="silu")),
+    "gemma: norms": ("gemma", "grouped", without("raised", lambda tensor, by: tensor)),
+    "glm: order of rows": ("glm", "third", without("interleaved", lambda width, turning: folds.partly_turned(width, turning))),
+    "glm: part that turns": ("glm", "third", lambda f, p: replace(f, fields=lambda c: pairs_gone(f.fields(c)))),
+    "glm: halves of gate and up": ("glm", "grouped", without("split_rows", lambda t, joined, parts: folds.split_rows(t, joined, turned_about(parts)))),
+    "glm: no bias of o": ("glm", "grouped", lambda f, p: p.setattr(folds, "zeros", ones)),
+    "glm4: which norm is which": ("glm4", "grouped", without("renamed", lambda t, names: folds.renamed(t, dict(zip(names, reversed(names.values()), strict=True))))),
     "llama: yarn": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: c | kit.THETA)),
     "llama: yarn's attention factor": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: roped(c, attention_factor=1.0))),
     "llama: yarn's range": ("llama", "grouped", lambda f, p: replace(f, fields=lambda c: roped(c, beta_fast=9.0))),
@@ -271,7 +279,8 @@ def test_rows_are_cut_and_reordered_block_by_block(monkeypatch):
     assert np.array_equal(whole(folds.reordered(tensor, order)), a.reshape(3, 8, 5)[:, order].reshape(24, 5))
     for begin, end in ((0, 24), (4, 7), (6, 13), (22, 24)):
         assert np.array_equal(whole(folds.some_rows(tensor, "y", begin, end)), a[begin:end])
-    assert folds.interleaved(4) == [0, 2, 1, 3] and folds.partly_turned(10, 6) == [0, 1, 2, 6, 7, 3, 4, 5, 8, 9]
+    assert folds.interleaved(4) == [0, 2, 1, 3] and folds.interleaved(10, 4) == [0, 2, 4, 5, 6, 1, 3, 7, 8, 9]
+    assert folds.partly_turned(10, 6) == [0, 1, 2, 6, 7, 3, 4, 5, 8, 9]
     assert folds.partly_turned(6, 6) == list(range(6)) and unchanged({}, {}) == {}
 
 
@@ -286,6 +295,8 @@ def test_rows_are_cut_and_reordered_block_by_block(monkeypatch):
         ("gemma3_text", {"rope_parameters": {"rope_type": "default"}}, "rope_parameters .* must have a block for full_attention"),
         ("gemma3_text", {"layer_types": ["full_attention"]}, "layer_types must be a list of 3 names"),
         ("olmo3", {"rope_parameters": {"full_attention": {"rope_type": "ntk"}}}, "rope_type 'ntk' must be one of"),
+        ("gemma", {"hidden_act": "relu"}, "hidden_act 'relu' must be 'gelu_pytorch_tanh'"),
+        ("glm", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.0}}, "partial_rotary_factor 0.0 must be a number above 0"),
         ("olmo2", {"clip_qkv": 8.0}, "clip_qkv 8.0 is not a plain olmo2's"),
         ("qwen3", {"num_experts": 128}, "num_experts 128 is not a plain qwen3's"),
         ("exaone4", {"logit_scale": 0.5}, "logit_scale 0.5 is not a plain exaone4's"),
@@ -324,3 +335,26 @@ def test_a_backbone_is_written_and_read_again_and_counts(name):
     llama = tiny.config()
     assert "backbone" not in llama.to_dict() and llama.function_dict() != config.function_dict()
     assert config.to_dict()["backbone"] == config.function_dict()["backbone"]
+
+
+def older(family, config):
+    """The same config as older files, and those on the hub, spell it."""
+    new = {k: v for k, v in config.items() if k not in ("rope_parameters", "partial_rotary_factor", "layer_types", "_sliding_window_pattern", "dtype")}
+    rope = config["rope_parameters"]
+    if family == "gemma3_text":
+        full, local = rope["full_attention"], rope["sliding_attention"]
+        scaling = {"rope_type": full["rope_type"], "factor": full["factor"]}
+        return new | {"rope_theta": full["rope_theta"], "rope_local_base_freq": local["rope_theta"], "rope_scaling": scaling, "sliding_window_pattern": 2}
+    scaling = {k: v for k, v in rope.items() if k.endswith("_factor") and not k.startswith("partial")} | {"type": "su"}
+    return new | {"rope_theta": rope["rope_theta"], "rope_scaling": scaling, "partial_rotary_factor": rope["partial_rotary_factor"]}
+
+
+@pytest.mark.parametrize(("family", "name"), [("phi3", "long"), ("gemma3_text", "grouped")])
+def test_older_spellings_mean_the_same(tmp_path, family, name):
+    src = kit.made(tmp_path / "src", family, name)[1]
+    first = convert(src, tmp_path / "a", name="m")
+    config = json.loads((src / "config.json").read_text())
+    (src / "config.json").write_text(json.dumps(older(family, config)))
+    assert "rope_parameters" not in (src / "config.json").read_text()
+    assert convert(src, tmp_path / "b", name="m")["fingerprint"] == first["fingerprint"]
+    assert read_config(tmp_path / "a") == read_config(tmp_path / "b")

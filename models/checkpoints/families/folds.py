@@ -118,9 +118,12 @@ def _reordered(tensor: SourceTensor, order: list[int]) -> Iterator[np.ndarray]:
             yield np.ascontiguousarray(heads[:, order]).reshape(whole, *block.shape[1:])
 
 
-def interleaved(width: int) -> list[int]:
-    """The order that brings a head whose pairs lie side by side, (0, 1), (2, 3), ..., to pairs (i, i + e/2)."""
-    return [*range(0, width, 2), *range(1, width, 2)]
+def interleaved(width: int, turning: int | None = None) -> list[int]:
+    """The order that brings a head whose pairs lie side by side, (0, 1), (2, 3), ..., to pairs (i, i + e/2). turning: the dimensions, the first ones,
+    that turn at all; the pairs of the others come last."""
+    turning = width if turning is None else turning
+    rest = (width - turning) // 2
+    return [*range(0, turning, 2), *range(turning, turning + rest), *range(1, turning, 2), *range(turning + rest, width)]
 
 
 def partly_turned(width: int, turning: int) -> list[int]:

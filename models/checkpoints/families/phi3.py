@@ -3,11 +3,11 @@
 `longrope` has two sets of factors, one for sequences within the original length and one for longer ones: the model gets the first and that length.
 """
 
-from ...errors import ConfigError
-from ...fields import is_positive, whole
-from ...rope import NEW, OLD, PAIRS, PARTIAL
+from ...fields import whole
+from ...rope import NEW, OLD
 from .family import WINDOWED, Family, Fields, Tensors, head_width, sliding_window
 from .folds import KEYS, QUERIES, each, partly_turned, reordered, split_rows
+from .partial import in_pairs, turning
 
 # The family's own code, which transformers has too.
 CODE = {
@@ -16,37 +16,15 @@ CODE = {
 }  # fmt: skip
 
 
-def turning(config: Fields) -> int:
-    """How many dimensions of a head turn: the first int(e x partial_rotary_factor)."""
-    said = [block[PARTIAL] for block in (config, *(config.get(k) or {} for k in (NEW, OLD))) if isinstance(block, dict) and block.get(PARTIAL) is not None]
-    for value in said:
-        if not is_positive(value) or value > 1:
-            raise ConfigError(f"{PARTIAL} {value!r} must be a number above 0 and at most 1")
-        if value != said[0]:
-            raise ConfigError(f"{PARTIAL} {said[0]!r} must equal {value!r}, which it is elsewhere in the file: remove the one that is wrong")
-    width = head_width(config)
-    dimensions = int(width * said[0]) if said else width
-    if dimensions < 2 or dimensions % 2 or width % 2:
-        raise ConfigError(f"{PARTIAL} {said[0] if said else 1} turns {dimensions} of the {width} dimensions of a head: both must be even")
-    return dimensions
-
-
 def fields(config: Fields) -> Fields:
-    """A Llama's fields: `su` and `yarn` are older names of longrope here, and the part that turns is counted in pairs."""
-    out = dict(config) | {"attention_bias": False, "mlp_bias": False}
-    out.pop(PARTIAL, None)
-    blocks = {}
+    """A Llama's fields: `su` and `yarn` are older names of longrope here."""
+    out = in_pairs(config) | {"attention_bias": False, "mlp_bias": False}
     for name in (NEW, OLD):
-        block = config.get(name)
-        if isinstance(block, dict) and block:
-            block = {k: v for k, v in block.items() if k != PARTIAL}
-            kind = block.pop("type", None) or block.get("rope_type")
-            block["rope_type"] = "longrope" if kind in ("su", "yarn", "longrope") else "default" if kind is None else kind
-            blocks[name] = block
-    if turning(config) != head_width(config):
-        blocks = blocks or {NEW: {"rope_type": "default"}}
-        blocks = {name: block | {PAIRS: turning(config) // 2} for name, block in blocks.items()}
-    return out | blocks
+        if isinstance(out.get(name), dict) and out[name]:
+            block = {k: v for k, v in out[name].items() if k != "type"}
+            kind = out[name].get("type") or block.get("rope_type") or "default"
+            out[name] = block | {"rope_type": "longrope" if kind in ("su", "yarn") else kind}
+    return out
 
 
 def fold(tensors: Tensors, config: Fields) -> Tensors:

@@ -8,7 +8,10 @@ from ...errors import ConvertError
 from .ernie4_5 import ERNIE4_5
 from .exaone4 import EXAONE4
 from .family import Family
+from .gemma import GEMMA
 from .gemma3 import GEMMA3
+from .glm import GLM
+from .glm4 import GLM4
 from .granite import GRANITE
 from .helium import HELIUM
 from .llama import LLAMA
@@ -21,7 +24,7 @@ from .qwen3 import QWEN3
 from .seed_oss import SEED_OSS
 from .smollm3 import SMOLLM3
 
-_ALL = (LLAMA, MISTRAL, QWEN2, SEED_OSS, PHI3, GRANITE, ERNIE4_5, HELIUM, QWEN3, SMOLLM3, OLMO2, OLMO3, EXAONE4, GEMMA3)
+_ALL = (LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, PHI3, SEED_OSS, ERNIE4_5, HELIUM, OLMO2, OLMO3, EXAONE4, GEMMA, GEMMA3, GLM, GLM4)
 FAMILIES: Mapping[str, Family] = {f.model_type: f for f in _ALL}
 
 
