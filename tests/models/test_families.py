@@ -42,10 +42,7 @@ def test_every_family_is_tested_and_has_the_defaults_of_transformers(family):
     assert set(kit.FAMILIES) == set(registry.FAMILIES)
     theirs = getattr(transformers, f"{kit.FAMILIES[family][0]}Config")().to_dict()
     for name, value in registry.FAMILIES[family].defaults.items():
-        theirs_says = theirs["rope_parameters"]["rope_theta"] if name == "rope_theta" else theirs[name]
-        if (family, name) == ("mistral", "head_dim"):
-            continue
-        assert value == theirs_says, name
+        assert value == (theirs["rope_parameters"]["rope_theta"] if name == "rope_theta" else theirs[name]), name
 
 
 def with_fields(**fields):
