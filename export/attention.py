@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..models.config import LM2Config
+from ..models.config import LM2Config, RopeConfig
 from .graph import CONTRIB, Graph
 
 FUSED_WIDTH = 8  # GroupQueryAttention takes heads of a multiple of this
@@ -53,13 +53,15 @@ class WindowAttention:
 
     def __init__(self, g: Graph, config: LM2Config, place: Place, dtype: str, fused: bool, positions: int):
         self.config, self.place, self.fused = config, place, fused
-        cos, sin = rope_tables(config, positions)
-        self.cos, self.sin = (g.store.add(f"rope.{n}", a.astype(dtype)) for n, a in (("cos", cos), ("sin", sin)))
+        self.tables: list[tuple[str, str]] = []
+        for rope, of in zip(config.ropes, ("", "local."), strict=False):
+            cos, sin = (a.astype(dtype) for a in rope_tables(rope, config.head_dim, positions))
+            self.tables.append((g.store.add(f"rope.{of}cos", cos), g.store.add(f"rope.{of}sin", sin)))
         if fused:
             last = g.cast(g.op("Sub", place.end, g.constant([1])), "int32")
             self.lengths = g.op("Expand", last, place.batch, name="seqlens_k")  # (b,)
             self.total = g.op("Squeeze", g.cast(place.end, "int32"), name="total_sequence_length")
-            if config.head_dim % FUSED_ROTARY == 0:
+            if config.head_dim % FUSED_ROTARY == 0 and config.backbone.no_rope == ():
                 return
         line = g.op("Range", g.constant(0), g.op("Squeeze", place.tokens), g.constant(1))  # (t,)
         self.positions = g.op("Add", line, place.past)  # (t,)
@@ -68,22 +70,28 @@ class WindowAttention:
         filled = g.op("Range", g.constant(0), g.op("Squeeze", place.end), g.constant(1))  # (s,)
         self.mask = g.op("LessOrEqual", filled, g.op("Unsqueeze", self.positions, g.constant([1])))  # (t, s)
 
-    def self_attention(self, g: Graph, qkv: str, past: tuple[str, str]) -> tuple[str, str, str]:
-        """qkv (b, t, (h + 2k) e) fresh from its projection, caches (b, k, W, e). Returns (b, t, h e) and the caches with this call's keys and values."""
+    def self_attention(self, g: Graph, qkv: tuple[str, ...], past: tuple[str, str], turns: int | None = 0) -> tuple[str, str, str]:
+        """qkv: one value (b, t, (h + 2k) e) fresh from its projection, or three; caches (b, k, W, e). turns: in which of the config's ways
+        queries and keys turn, None: not.
+
+        Returns (b, t, h e) and the caches with this call's keys and values.
+        """
         c = self.config
         h, k, e = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-        if self.fused and e % FUSED_ROTARY == 0:
+        if self.fused and turns is not None and e % FUSED_ROTARY == 0:
+            given = qkv if len(qkv) == 3 else (*qkv, "", "")
             return g.ops(  # type: ignore[return-value]
-                "GroupQueryAttention", qkv, "", "", *past, self.lengths, self.total, self.cos, self.sin,
+                "GroupQueryAttention", *given, *past, self.lengths, self.total, *self.tables[turns],
                 outputs=3, domain=CONTRIB, name="attention", num_heads=h, kv_num_heads=k, do_rotary=1,
             )  # fmt: skip
-        q, key, value = g.split(qkv, [h * e, k * e, k * e])
-        q, key = (self.turned(g, x, n) for x, n in ((q, h), (key, k)))
+        q, key, value = qkv if len(qkv) == 3 else g.split(qkv[0], [h * e, k * e, k * e])
+        if turns is not None:
+            q, key = (self.turned(g, x, n, turns) for x, n in ((q, h), (key, k)))
         return self.cached(g, q, key, value, past, h, k, e)
 
-    def turned(self, g: Graph, x: str, heads: int) -> str:
-        """Rotary embedding of x (b, t, heads e)."""
-        return g.op("RotaryEmbedding", x, self.cos, self.sin, self.ids, num_heads=heads)
+    def turned(self, g: Graph, x: str, heads: int, turns: int = 0) -> str:
+        """Rotary embedding of x (b, t, heads e), in one of the config's ways."""
+        return g.op("RotaryEmbedding", x, *self.tables[turns], self.ids, num_heads=heads)
 
     def cached(self, g: Graph, q: str, key: str, value: str, past: tuple[str, str], h: int, k: int, e: int) -> tuple[str, str, str]:
         """Attention of q (b, t, h e) to all positions so far, key and value (b, t, k e) stored first. As `self_attention`, without rotation."""
@@ -105,8 +113,9 @@ def whole_attention(g: Graph, q: str, key: str, value: str, h: int, k: int, e: i
     return g.joined(a, h * e)
 
 
-def rope_tables(config: LM2Config, positions: int) -> tuple[np.ndarray, np.ndarray]:
+def rope_tables(rope: RopeConfig, head_dim: int, positions: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines (positions, e / 2) of the rotary embedding, angles in float32 as the reference computes them."""
-    inverse = np.array(config.rope.inverse_frequencies(config.head_dim), np.float32)
+    inverse = np.array(rope.inverse_frequencies(head_dim), np.float32)
     angles = np.outer(np.arange(positions, dtype=np.float32), inverse)
-    return np.cos(angles), np.sin(angles)
+    size = np.array(rope.amplitudes(head_dim), np.float32)
+    return np.cos(angles) * size, np.sin(angles) * size

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..models.config import LM2Config
+from ..models.config import LM2Config, RopeConfig
+from .attention import rope_tables
 
 TOKENS, SEED = 64, 0
 
@@ -23,22 +24,37 @@ class Tensors(Protocol):
 
 
 def normed_inputs(config: LM2Config, weights: Tensors) -> Iterator[np.ndarray]:
-    """What q, k, v and what gate, up of each layer are fed, (t, d) float32 each, for one chunk of drawn tokens."""
+    """What q, k, v and what gate, up of each layer are fed, (t, d) float32 each, for one chunk of drawn tokens. For norms that stand before them."""
     count = min(TOKENS, config.memory.chunk)
     ids = np.random.default_rng(SEED).integers(0, config.vocab_size, count)
-    x = weights["model.embed_tokens.weight"][ids]  # (t, d)
-    turn = rotation(config, count)
+    x = weights["model.embed_tokens.weight"][ids] * np.float32(config.backbone.embedding_scale)  # (t, d)
+    turn: dict[int | None, tuple[np.ndarray, np.ndarray]] = {j: rotation(rope, config.head_dim, count) for j, rope in enumerate(config.ropes)}
+    turn[None] = np.ones_like(turn[0][0]), np.zeros_like(turn[0][1])  # (t, e) each
     for i in range(config.num_hidden_layers):
         p = f"model.layers.{i}."
         n = rms(x, weights[f"{p}input_layernorm.weight"], config.rms_norm_eps)
         yield n
         q, k, v = (linear(weights, f"{p}self_attn.{which}_proj", n) for which in "qkv")
-        a = attention(config, q, k, v, turn)  # (t, h e)
+        if config.backbone.qk_norm != "none":
+            q, k = (normed(config, x, weights[f"{p}self_attn.{which}_norm.weight"]) for x, which in ((q, "q"), (k, "k")))
+        a = attention(config, q, k, v, turn[config.backbone.turns(i)])  # (t, h e)
         x = x + linear(weights, f"{p}self_attn.o_proj", a)
         n = rms(x, weights[f"{p}post_attention_layernorm.weight"], config.rms_norm_eps)
         yield n
         gate, up = (linear(weights, f"{p}mlp.{name}_proj", n) for name in ("gate", "up"))  # (t, f)
-        x = x + linear(weights, f"{p}mlp.down_proj", gate / (1 + np.exp(-np.maximum(gate, -80))) * up)
+        x = x + linear(weights, f"{p}mlp.down_proj", active(config, gate) * up)
+
+
+def normed(config: LM2Config, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """x (t, heads e), each head normed, or all as a whole."""
+    return rms(x.reshape(-1, weight.size), weight, config.rms_norm_eps).reshape(x.shape)
+
+
+def active(config: LM2Config, gate: np.ndarray) -> np.ndarray:
+    """The activation of the MLP's gate."""
+    if config.backbone.activation == "silu":
+        return gate / (1 + np.exp(-np.maximum(gate, -80)))
+    return 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
 
 
 def rms(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
@@ -53,11 +69,10 @@ def linear(weights: Tensors, name: str, x: np.ndarray) -> np.ndarray:
     return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
 
 
-def rotation(config: LM2Config, count: int) -> tuple[np.ndarray, np.ndarray]:
+def rotation(rope: RopeConfig, head_dim: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines (t, e) of the rotary embedding, halves repeated."""
-    angles = np.outer(np.arange(count, dtype=np.float32), np.array(config.rope.inverse_frequencies(config.head_dim), np.float32))
-    angles = np.concatenate([angles, angles], -1)
-    return np.cos(angles), np.sin(angles)
+    cos, sin = rope_tables(rope, head_dim, count)
+    return np.concatenate([cos, cos], -1), np.concatenate([sin, sin], -1)
 
 
 def attention(config: LM2Config, q: np.ndarray, k: np.ndarray, v: np.ndarray, turn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

@@ -127,6 +127,7 @@ def widened(config: LM2Config, weights: Weights, options: Options) -> Weights:
         options.precision != "int8"
         or options.portable
         or options.qlinear
+        or config.backbone.norms != "before"  # what joins the stream is normed before, in its own order
         or config.hidden_size % BLOCK
         or (config.memory.banks and config.memory.cell != "gated")
     ):

@@ -188,19 +188,50 @@ class Step:
 
     def _embedding(self, ids: str) -> str:
         """The residual stream as it begins, (b, t, d); with loud channels in places of their own, (b, t, w)."""
-        x = self.matrices.embedding(self.graph, ids)
+        x = self._scaled(self.matrices.embedding(self.graph, ids))
         return x if self.stream is None else self.graph.op("Mul", x, self.graph.constant(self.stream.quiet(), "float32"))
+
+    def _scaled(self, x: str) -> str:
+        scale = self.config.backbone.embedding_scale
+        return x if scale == 1 else self.graph.op("Mul", x, self.graph.constant(scale, self.matrices.dtype))
 
     def _self_attention(self, n: str, attention: WindowAttention, i: int) -> str:
         """The attention output (b, t, d) of the normed stream n (b, t, d), float32."""
-        g, c, p = self.graph, self.config, f"model.layers.{i}."
-        qkv = self.matrices.linear(g, self.memory.narrow(g, n), *(f"{p}self_attn.{q}_proj" for q in "qkv"))
+        g, c = self.graph, self.config
         shape: list[int | str] = ["batch", c.num_key_value_heads, self.window, c.head_dim]
         past = self._pair("", i, self.kind, shape)
-        a, *present = attention.self_attention(g, qkv, past)
+        a, *present = attention.self_attention(g, self._projected(n, i), past, c.backbone.turns(i))
         self._made[f"present_key.{i}"], self._made[f"present_value.{i}"] = present
-        a = self.trace[f"layers.{i}.attention"] = self.matrices.linear(g, a, f"{p}self_attn.o_proj")
+        return self._attended(a, i)
+
+    def _projected(self, n: str, i: int) -> tuple[str, ...]:
+        """Queries, keys and values of the normed stream n (b, t, d): one value (b, t, (h + 2k) e), or three where the backbone norms the first two."""
+        g, c, p = self.graph, self.config, f"model.layers.{i}.self_attn."
+        h, k, e = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        qkv = self.matrices.linear(g, self.memory.narrow(g, n), *(f"{p}{q}_proj" for q in "qkv"))
+        if c.backbone.qk_norm == "none":
+            return (qkv,)
+        q, key, value = g.split(qkv, [h * e, k * e, k * e])
+        return self._normed_heads(q, h, f"{p}q_norm.weight"), self._normed_heads(key, k, f"{p}k_norm.weight"), value
+
+    def _normed_heads(self, x: str, heads: int, weight: str) -> str:
+        """x (b, t, heads e), each head normed, or all as a whole."""
+        g, e = self.graph, self.config.head_dim
+        if self.config.backbone.qk_norm == "whole":
+            return self.memory.narrow(g, self._norm(x, weight))
+        return g.reshape(self.memory.narrow(g, self._norm(g.reshape(x, 0, 0, heads, e), weight)), 0, 0, heads * e)
+
+    def _attended(self, a: str, i: int) -> str:
+        """What joins the residual stream (b, t, d) of the heads' a (b, t, h e)."""
+        a = self._output_normed(self.matrices.linear(self.graph, a, f"model.layers.{i}.self_attn.o_proj"), f"model.layers.{i}.self_attn")
+        self.trace[f"layers.{i}.attention"] = a
         return a
+
+    def _output_normed(self, a: str, part: str) -> str:
+        """a (b, t, d) of an attention or an MLP, normed where the backbone does that after it."""
+        if self.config.backbone.norms == "before":
+            return a
+        return self.memory.narrow(self.graph, self._norm(a, f"{part}.output_norm.weight"))
 
     def _released(self, a: str, rows: str, attention: WindowAttention, i: int, sums: list[str]) -> tuple[str, str]:
         """Cell released, causal pooling: running sums and the rows' own keys and values are caches too."""
@@ -242,7 +273,7 @@ class Step:
         self._state("tokens", TensorProto.INT64, ["batch", m.chunk])
         self._made["present_tokens"] = write_at(g, "past_tokens", "input_ids", place.past, 1, place)
         tokens = g.slice(self._made["present_tokens"], g.constant([0]), place.end, 1)  # (b, s)
-        x = self.trace["embedding"] = self.matrices.embedding(g, tokens)  # (b, s, d)
+        x = self.trace["embedding"] = self._scaled(self.matrices.embedding(g, tokens))  # (b, s, d)
         h, k, e = c.num_attention_heads, c.num_key_value_heads, c.head_dim
         attention = WindowAttention(g, c, Place(place.batch, place.end, g.constant([0]), place.end), self.matrices.dtype, False, m.chunk)
         old = g.slice(self._made["present_bank"], g.constant([0]), place.end, 2)  # (b, 1, s, d)
@@ -253,13 +284,13 @@ class Step:
 
         n = self._first_norm(x)
         for i in range(c.num_hidden_layers):
-            p = f"model.layers.{i}."
             with g.scope(f"layers.{i}"):
-                qkv = self.matrices.linear(g, self.memory.narrow(g, n), *(f"{p}self_attn.{q}_proj" for q in "qkv"))
-                q, key, value = g.split(qkv, [h * e, k * e, k * e])
-                q, key = attention.turned(g, q, h), attention.turned(g, key, k)
-                a = self.matrices.linear(g, whole_attention(g, q, key, value, h, k, e), f"{p}self_attn.o_proj")
-                self.trace[f"layers.{i}.attention"] = a
+                qkv = self._projected(n, i)
+                q, key, value = qkv if len(qkv) == 3 else g.split(qkv[0], [h * e, k * e, k * e])
+                turns = c.backbone.turns(i)
+                if turns is not None:
+                    q, key = attention.turned(g, q, h, turns), attention.turned(g, key, k, turns)
+                a = self._attended(whole_attention(g, q, key, value, h, k, e), i)
                 pooled = g.op("ReduceMean", self.memory.lifted(g, a, i), g.constant([1]), keepdims=1)  # (b, 1, d)
                 a, rows = self.memory.released(g, a, rows, pooled, attend, i)
                 x, n = self._finish(x, a, i, "")
@@ -277,25 +308,32 @@ class Step:
         x, n = self._joined(x, a, f"{p}post_attention_layernorm.weight", keep_from)
         n = self.memory.narrow(g, n)
         gate, up = (self.matrices.linear(g, n, f"{p}mlp.{name}_proj") for name in ("gate", "up"))
-        y = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
+        gate = g.op("Mul", gate, g.op("Sigmoid", gate)) if self.config.backbone.activation == "silu" else g.op("Gelu", gate, approximate="tanh")
+        y = g.op("Mul", gate, up)
         last = i == self.config.num_hidden_layers - 1
         following = "model.norm.weight" if last else f"model.layers.{i + 1}.input_layernorm.weight"
-        x, n = self._joined(x, self.matrices.linear(g, y, f"{p}mlp.down_proj"), following)
+        x, n = self._joined(x, self._output_normed(self.matrices.linear(g, y, f"{p}mlp.down_proj"), f"{p}mlp"), following)
         self.trace[f"layers.{i}.output"] = x
         return x, n
 
     def _joined(self, x: str, a: str, weight: str, keep_from: str = "") -> tuple[str, str]:
-        """x + a (b, t, d) and its norm, float32: one node where a fused one may stand."""
+        """x + a (b, t, d) and its norm, float32: one node where a fused one may stand. Itself where a layer has no norm there."""
         g = self.graph
-        if not (self.options.portable or self.options.half or self.exact or keep_from):
+        plain = self._plain(weight)
+        if not (plain or self.options.portable or self.options.half or self.exact or keep_from):
             return self.memory.joined_rms(g, x, a, weight)
         x = g.op("Add", x, a)
         x = g.slice(x, keep_from, g.constant([END]), 1) if keep_from else x
-        return x, self._norm(x, weight)
+        return x, self.memory.widen(g, x) if plain else self._norm(x, weight)
+
+    def _plain(self, weight: str) -> bool:
+        """Whether attention and MLP see the stream as it is, and `weight` is not the last norm's."""
+        return self.config.backbone.norms == "after" and weight != "model.norm.weight"
 
     def _first_norm(self, x: str) -> str:
+        weight = "model.layers.0.input_layernorm.weight"
         with self.graph.scope("layers.0"):
-            return self._norm(x, "model.layers.0.input_layernorm.weight")
+            return self.memory.widen(self.graph, x) if self._plain(weight) else self._norm(x, weight)
 
     def _head(self, n: str) -> str:
         c = self.config

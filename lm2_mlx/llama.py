@@ -1,10 +1,13 @@
-"""The Llama parts in MLX: norm, rotary embedding, grouped-query attention, SwiGLU. Knows nothing of memory, chunks or files.
+"""The Llama parts in MLX, and what a `backbone` block changes of them: norm, rotary embedding, grouped-query attention, SwiGLU.
+
+Knows nothing of memory, chunks or files.
 
 Axes: b batch, t positions of a call, s positions so far, d hidden, h query heads, k key/value heads, e head width.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -42,11 +45,19 @@ class RMSNorm:
 def rope_tables(config: LM2Config, positions: int) -> tuple[mx.array, mx.array]:
     """Cosines and sines (positions, e / 2) float32, rounded as the PyTorch reference rounds them: float32 frequencies, then float32 angles.
 
+    Where layers turn in two ways, those of the second stand beside the first's.
+
     Tables, not `mx.fast.rope`: that one divides by the frequency's reciprocal and works the angles out again in each layer.
     """
-    inverse = np.array(config.rope.inverse_frequencies(config.head_dim), dtype=np.float32)  # (e / 2,)
+    inverse = np.array([f for r in config.ropes for f in r.inverse_frequencies(config.head_dim)], dtype=np.float32)  # (e / 2,)
     angles = np.outer(np.arange(positions, dtype=np.float32), inverse)  # (s, e / 2)
-    return mx.array(np.cos(angles)), mx.array(np.sin(angles))
+    size = np.array([a for r in config.ropes for a in r.amplitudes(config.head_dim)], dtype=np.float32)  # (e / 2,)
+    return mx.array(np.cos(angles) * size), mx.array(np.sin(angles) * size)
+
+
+def table(tables: mx.array, which: int, half: int) -> mx.array:
+    """The columns (.., e / 2) of one way of turning."""
+    return tables if tables.shape[-1] == half else tables[..., which * half : (which + 1) * half]
 
 
 def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
@@ -86,33 +97,70 @@ def attend(q: mx.array, k: mx.array, v: mx.array, cpu: bool, block: int = CPU_BL
     return mx.concatenate(out, axis=2)  # (b, h, t, e)
 
 
+@dataclass
 class Attention:
-    """The projections of self-attention. qkv is one matrix, or three where their quantisation differs."""
+    """The projections of one layer's self-attention. qkv is one matrix, or three where their quantisation differs.
 
-    def __init__(self, config: LM2Config, qkv: Sequence[Linear], o: Linear):
-        self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.qkv, self.o = list(qkv), o
+    q_norm, k_norm: of queries and keys before they turn, of each head or of all as a whole. turns: in which of the ways of the tables they turn, None: not. output_norm: of what joins
+    the residual stream.
+    """
+
+    heads: int
+    groups: int
+    width: int
+    qkv: Sequence[Linear]
+    o: Linear
+    q_norm: RMSNorm | None = None
+    k_norm: RMSNorm | None = None
+    turns: int | None = 0
+    output_norm: RMSNorm | None = None
 
     def project(self, x: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """x (b, t, d) normed, tables (t, 1, e / 2) -> q (b, h, t, e), k and v (b, k, t, e)."""
         b, t, _ = x.shape
         turning = self.heads + self.groups
         qkv = apply_stacked(self.qkv, x).reshape(b, t, turning + self.groups, self.width)  # (b, t, h + 2k, e)
-        turned = rotate(qkv[:, :, :turning], cos, sin).swapaxes(1, 2)  # (b, h + k, t, e)
+        turned = qkv[:, :, :turning]  # (b, t, h + k, e)
+        if self.q_norm is not None and self.k_norm is not None:
+            parts = [normed(self.q_norm, turned[:, :, : self.heads]), normed(self.k_norm, turned[:, :, self.heads :])]
+            turned = mx.concatenate(parts, axis=2)  # (b, t, h + k, e)
+        if self.turns is not None:
+            turned = rotate(turned, *(table(x, self.turns, self.width // 2) for x in (cos, sin)))
+        turned = turned.swapaxes(1, 2)  # (b, h + k, t, e)
         return turned[:, : self.heads], turned[:, self.heads :], qkv[:, :, turning:].swapaxes(1, 2)
 
     def output(self, a: mx.array) -> mx.array:
         """a (b, h, t, e) -> (b, t, d)."""
-        return self.o(a.swapaxes(1, 2).reshape(a.shape[0], a.shape[2], -1))  # (b, t, d)
+        out = self.o(a.swapaxes(1, 2).reshape(a.shape[0], a.shape[2], -1))  # (b, t, d)
+        return out if self.output_norm is None else self.output_norm(out).astype(out.dtype)
 
 
+def normed(norm: RMSNorm, x: mx.array) -> mx.array:
+    """Heads x (b, t, h, e) normed each, by a weight (e,), or as a whole, by a weight (h e,); in x's dtype."""
+    b, t, h, e = x.shape
+    return (norm(x) if norm.weight.size == e else norm(x.reshape(b, t, h * e)).reshape(b, t, h, e)).astype(x.dtype)
+
+
+@dataclass
 class MLP:
-    """SwiGLU. gate_up is one matrix, or two where their quantisation differs."""
+    """SwiGLU, or the same with another activation. gate_up is one matrix, or two where their quantisation differs.
 
-    def __init__(self, gate_up: Sequence[Linear], down: Linear):
-        self.gate_up, self.down = list(gate_up), down
+    silu: the gate's activation, else GELU by its tanh formula. output_norm: of what joins the residual stream.
+    """
+
+    gate_up: Sequence[Linear]
+    down: Linear
+    silu: bool = True
+    output_norm: RMSNorm | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = mx.split(apply_stacked(self.gate_up, x), 2, axis=-1)  # (b, t, ffn) each
         wide = gate.astype(mx.float32)  # (b, t, ffn)
-        return self.down((wide * mx.sigmoid(wide)).astype(gate.dtype) * up)  # (b, t, d)
+        active = wide * mx.sigmoid(wide) if self.silu else gelu_tanh(wide)  # (b, t, ffn)
+        out = self.down(active.astype(gate.dtype) * up)  # (b, t, d)
+        return out if self.output_norm is None else self.output_norm(out).astype(out.dtype)
+
+
+def gelu_tanh(x: mx.array) -> mx.array:
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+    return 0.5 * x * (1.0 + mx.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))

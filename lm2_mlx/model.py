@@ -23,17 +23,17 @@ from .window import Buffers, WindowState, evaluate, placed, taken
 
 @dataclass
 class Block:
-    """One decoder layer; `memory` is None where the layer has none."""
+    """One decoder layer; `memory` is None where the layer has none, a norm where attention or MLP see the residual stream as it is."""
 
-    input_norm: RMSNorm
+    input_norm: RMSNorm | None
     attention: Attention
     memory: GatedMemory | ReleasedMemory | None
-    post_norm: RMSNorm
+    post_norm: RMSNorm | None
     mlp: MLP
 
     def project(self, x: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Residual stream x (b, t, d) -> q (b, h, t, e), k and v (b, k, t, e)."""
-        return self.attention.project(self.input_norm(x).astype(x.dtype), cos, sin)
+        return self.attention.project(_seen(self.input_norm, x), cos, sin)
 
     def finish(self, x: mx.array, a: mx.array, add: mx.array | None = None) -> mx.array:
         """Residual of the attention's heads a (b, h, t, e), of what the memory adds (b, t, d), then the MLP. (b, t, d)"""
@@ -43,7 +43,11 @@ class Block:
     def join(self, x: mx.array, joined: mx.array) -> mx.array:
         """Residual of what the attention and the memory give together, then the MLP. (b, t, d)"""
         x = x + joined
-        return x + self.mlp(self.post_norm(x).astype(x.dtype))
+        return x + self.mlp(_seen(self.post_norm, x))
+
+
+def _seen(norm: RMSNorm | None, x: mx.array) -> mx.array:
+    return x if norm is None else norm(x).astype(x.dtype)  # (b, t, d)
 
 
 class Pieces(NamedTuple):
@@ -82,6 +86,11 @@ class LM2:
         cos, sin = rope_tables(self.config, window)
         self.cos, self.sin = cos[:, None], sin[:, None]  # (W, 1, e / 2)
         mx.eval(self.cos, self.sin)
+
+    def embedded(self, ids: mx.array) -> mx.array:
+        """The residual stream as it begins, (b, t, d)."""
+        x, scale = self.embed.rows(ids), self.config.backbone.embedding_scale  # (b, t, d)
+        return x if scale == 1 else x * scale
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -258,7 +267,7 @@ class LM2:
         put = state.buffers.put
         known = min(max(state.folded - past, 0), t)  # carried tokens read the memory and are not written again
         place = past + known - state.folded
-        x = self.embed.rows(ids)  # (b, t, d)
+        x = self.embedded(ids)  # (b, t, d)
         rows = state.bank[0, :, past : past + t] if self.config.memory.cell == "released" else None  # (b, t, n)
         looks = None
         for i, (block, pieces) in enumerate(zip(self.blocks, self.step_pieces if t == 1 else self.pieces, strict=True)):

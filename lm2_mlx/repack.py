@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..models.checkpoints.gguf_file import EXACT, open_gguf
+from ..models.checkpoints.gguf_file import EXACT, architecture_of, open_gguf
 from ..models.checkpoints.gguf_header import GGUFTensor, read_gguf
 from ..models.errors import ConvertError
 from ..models.layout import ModelFolder, open_folder, tensor_shapes
@@ -91,8 +91,15 @@ def _chosen(
 
 def quantised_matrices(gguf: Path) -> dict[str, GGUFTensor]:
     """The GGUF's quantised matrices by their Hugging Face names. Raises ConvertError for one that MLX's groups cannot hold."""
+    header = read_gguf(gguf)
+    kind = architecture_of(header, gguf).name
+    if kind != "llama":  # what is folded into its weights is not in the file's numbers
+        raise ConvertError(
+            f"{gguf}: a GGUF of architecture {kind} cannot keep its own numbers: make a model folder with `lm2 convert {gguf} FOLDER`, "
+            "then `lm2 convert FOLDER DST --mlx --bits 4`"
+        )
     names = list(open_gguf(gguf).tensors)
-    listed = [t for t in read_gguf(gguf).tensors.values() if t.name != "rope_freqs.weight"]
+    listed = [t for t in header.tensors.values() if t.name != "rope_freqs.weight"]
     out = {}
     for name, tensor in zip(names, listed, strict=True):
         if tensor.kind in REPACKABLE and len(tensor.shape) == 2:

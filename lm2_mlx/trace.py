@@ -16,10 +16,10 @@ from .model import LM2, Block
 Notes = dict[str, mx.array]
 
 
+@dataclass
 class _Attention(Attention):
-    def __init__(self, model: LM2, of: Attention, notes: Notes, name: str):
-        super().__init__(model.config, of.qkv, of.o)
-        self.notes, self.name = notes, name
+    notes: Notes = field(default_factory=dict)
+    name: str = ""
 
     def output(self, a: mx.array) -> mx.array:
         self.notes[self.name] = super().output(a)  # (b, t, d)
@@ -78,13 +78,13 @@ def trace(model: LM2, ids: mx.array, bank: mx.array, written: int) -> list[tuple
             memory = _Gated(**vars(memory), notes=notes, name=f"layers.{i}.memory")
         elif isinstance(memory, ReleasedMemory):
             memory = _Released(**vars(memory), notes=notes, name=f"layers.{i}.memory")
-        attention = _Attention(model, block.attention, notes, f"layers.{i}.attention")
+        attention = _Attention(**vars(block.attention), notes=notes, name=f"layers.{i}.attention")
         blocks.append(_Block(**(vars(block) | {"attention": attention, "memory": memory}), notes=notes, name=f"layers.{i}.output"))
     watched = LM2(model.config, model.embed, blocks, model.norm, model.head, model.cpu, compiled=False)
     watched.cos, watched.sin = model.cos, model.sin
     logits, chunk = watched.extend(ids, watched.start(bank, written), all_logits=True)  # (b, t, v)
     after, _ = watched.commit(chunk)
-    ordered = [("embedding", model.embed.rows(ids))]
+    ordered = [("embedding", model.embedded(ids))]
     for i in range(len(blocks)):
         parts = ("attention", "memory.read", "memory.add", "memory.rows", "output")
         ordered += [(name, notes[name]) for name in (f"layers.{i}.{part}" for part in parts) if name in notes]

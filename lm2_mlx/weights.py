@@ -71,6 +71,10 @@ class _Reader:
     def norm(self, name: str) -> RMSNorm:
         return RMSNorm(self.array(f"{name}.weight"), self.folder.config.rms_norm_eps, self.cpu)
 
+    def optional(self, name: str) -> RMSNorm | None:
+        """The norm `name`, None where the config calls for none: the folder was checked against it."""
+        return self.norm(name) if self.has(f"{name}.weight") else None
+
     def dense(self, name: str) -> Dense:
         """The matrix `name`.weight, one that is computed with in float32: unpacked here if the folder holds it packed."""
         found = self.linear(name, mx.float32)
@@ -90,6 +94,7 @@ def load_model(
     try:
         embed = reader.linear("model.embed_tokens")
         blocks = []
+        heads, silu = (config.num_attention_heads, config.num_key_value_heads, config.head_dim), config.backbone.activation == "silu"
         for i in range(config.num_hidden_layers):
             p = f"model.layers.{i}."
             qkv = stacked([reader.linear(f"{p}self_attn.{x}_proj") for x in "qkv"])
@@ -97,11 +102,19 @@ def load_model(
             mx.eval([m.arrays() for m in (*qkv, *gate_up)])
             blocks.append(
                 Block(
-                    reader.norm(f"{p}input_layernorm"),
-                    Attention(config, qkv, reader.linear(f"{p}self_attn.o_proj")),
+                    reader.optional(f"{p}input_layernorm"),
+                    Attention(
+                        *heads,
+                        qkv,
+                        reader.linear(f"{p}self_attn.o_proj"),
+                        reader.optional(f"{p}self_attn.q_norm"),
+                        reader.optional(f"{p}self_attn.k_norm"),
+                        config.backbone.turns(i),
+                        reader.optional(f"{p}self_attn.output_norm"),
+                    ),
                     _memory(reader, f"{p}memory.") if i in config.memory.layers else None,
-                    reader.norm(f"{p}post_attention_layernorm"),
-                    MLP(gate_up, reader.linear(f"{p}mlp.down_proj")),
+                    reader.optional(f"{p}post_attention_layernorm"),
+                    MLP(gate_up, reader.linear(f"{p}mlp.down_proj"), silu, reader.optional(f"{p}mlp.output_norm")),
                 )
             )
         norm = reader.norm("model.norm")

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .backbone import ACTIVATIONS, read_backbone
+from .backbone import BackboneConfig as BackboneConfig
 from .encoding import EncodingError, read_text
 from .errors import ConfigError, ModelFileError
 from .fields import choice, is_whole, positive, truth, whole
@@ -81,7 +83,8 @@ class MemoryConfig:
 
 @dataclass(frozen=True)
 class LM2Config:
-    """A Llama decoder with an LM2 memory. Field names are Hugging Face's; `rope` and `memory` are blocks."""
+    """A Llama decoder, or one that differs from it as `backbone` says, with an LM2 memory. Field names are Hugging Face's; `rope`, `backbone` and
+    `memory` are blocks."""
 
     vocab_size: int
     hidden_size: int
@@ -101,6 +104,12 @@ class LM2Config:
     eos_token_id: tuple[int, ...] = ()
     dtype: str = "float32"
     name: str = ""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+
+    @property
+    def ropes(self) -> tuple[RopeConfig, ...]:
+        """The ways in which layers turn queries and keys, most often one: `backbone.turns` says which is whose."""
+        return (self.rope,) if self.backbone.local_rope is None else (self.rope, self.backbone.local_rope)
 
     def bank_shape(self, batch: int = 1) -> tuple[int, int, int, int]:
         """Canonical shape of a memory state: (banks l, batch b, rows n, width d)."""
@@ -109,20 +118,21 @@ class LM2Config:
     def to_dict(self) -> dict[str, Any]:
         """The content of config.json. Rope is written under both of Hugging Face's spellings, because readers differ in which they know."""
         d = asdict(self)
-        rope, memory = d.pop("rope"), d.pop("memory")
-        theta = rope.pop("theta")
-        if rope["rope_type"] == "default":
-            rope = {"rope_type": "default"}
+        memory, backbone = d.pop("memory"), self.backbone.to_dict()
+        del d["rope"], d["backbone"]
+        theta, rope = self.rope.theta, self.rope.to_dict()
         d |= {
             "model_type": "lm2",
             "architectures": ["LM2ForCausalLM"],
-            "hidden_act": "silu",
+            "hidden_act": ACTIVATIONS[self.backbone.activation],
             "rope_theta": theta,
             "rope_scaling": None if rope["rope_type"] == "default" else rope,
             "rope_parameters": {"rope_theta": theta, **rope},
             "eos_token_id": list(self.eos_token_id),
             "memory": {k: v for k, v in memory.items() if (k, v) not in LEFT_OUT} | {"layers": list(self.memory.layers)},
         }
+        if backbone:
+            d["backbone"] = backbone
         if self.memory.topics:
             d["memory"]["topics"] = list(self.memory.topics)
         return d
@@ -157,9 +167,11 @@ class LM2Config:
     @classmethod
     def from_llama(cls, d: Mapping[str, Any], memory: MemoryConfig) -> "LM2Config":
         """Read Hugging Face Llama fields from `d` and attach `memory`. Raises ConfigError as `from_dict` does."""
-        act = d.get("hidden_act", "silu")
-        if act not in ("silu", "swish"):
-            raise ConfigError(f"hidden_act {act!r} must be 'silu'")
+        backbone = read_backbone(d.get("backbone"))
+        known = ACTIVATIONS[backbone.activation]
+        act = d.get("hidden_act", known)
+        if act != known and (act, known) != ("swish", "silu"):
+            raise ConfigError(f"hidden_act {act!r} must be {known!r}")
         hidden = whole(d, "hidden_size")
         heads = whole(d, "num_attention_heads")
         head_dim = whole(d, "head_dim", hidden // heads)
@@ -184,6 +196,7 @@ class LM2Config:
             eos_token_id=eos_ids,
             dtype=str(d.get("dtype") or d.get("torch_dtype") or "float32"),
             name=_name(d.get("name", "")),
+            backbone=backbone,
         )
         config.check()
         return config
@@ -198,6 +211,8 @@ class LM2Config:
             raise ConfigError(f"dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
         if self.head_dim % 2:
             raise ConfigError(f"head_dim {self.head_dim} must be even (rotary embedding turns pairs)")
+        self.rope.check(self.head_dim, self.max_position_embeddings)
+        self.backbone.check(self.num_hidden_layers, self.head_dim, self.max_position_embeddings)
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads {self.num_key_value_heads}"

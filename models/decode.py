@@ -18,7 +18,7 @@ from .kernels.gated import gated_memory_step
 from .kernels.norm import add_rms_norm, rms_norm
 from .kernels.rotary import rotate_store
 from .kernels.stream import released_pool, store_heads
-from .llama import wide
+from .llama import RMSNorm, table, wide
 from .lm2 import LM2, ExactInside, GatedInside, StreamInside, WindowState
 from .memory import GatedMemory, ReleasedMemory
 from .topics import Topics
@@ -170,7 +170,8 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "t
     length = position + 1  # (b,)
     x = model.embed_tokens(ids)  # (b, d)
     blocks = model.blocks
-    normed = rms_norm(x, blocks[0].input_layernorm.weight, model.config.rms_norm_eps, x.dtype)  # (b, d)
+    normed = _joined(x, None, blocks[0].input_layernorm)[1]  # (b, d)
+    ways = _ways(model, tables)
     rows = buffers.old[0, torch.arange(b, device=x.device), position] if len(buffers.sums) else None  # (b, d)
     looks = None
     for i, block in enumerate(blocks):
@@ -182,8 +183,8 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "t
                 if block.memory.topics is not None:
                     looks = _looks(block.memory.topics, block.memory.told(token), buffers, position, row)  # (l, b, n)
                 found = token, *_read(block.memory, buffers, model.bank_of[i], u, looks)  # (b, 2d), (b, 2d), (b, d)
-        q = rotate_store(block.self_attn.qkv_proj(normed), *tables, position, buffers.keys[i], buffers.values[i])  # (b, h, e)
-        a = block.self_attn.o_proj(decode_attention(q, buffers.keys[i], buffers.values[i], length).view(b, -1))  # (b, d)
+        q = rotate_store(block.self_attn.project(normed), *ways[block.self_attn.turns], position, buffers.keys[i], buffers.values[i])  # (b, h, e)
+        a = block.self_attn.output(decode_attention(q, buffers.keys[i], buffers.values[i], length).view(b, -1))  # (b, d)
         if isinstance(block.memory, GatedMemory):
             if beside is not None:
                 torch.cuda.current_stream().wait_stream(beside)
@@ -194,13 +195,34 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "t
         elif isinstance(block.memory, ReleasedMemory):
             rows = _streamed(block.memory, buffers, i, a, cast(Tensor, rows), position, length)  # (b, d)
             a = a + rows.to(a.dtype)
-        norm = block.post_attention_layernorm
-        x, normed = add_rms_norm(x, a, norm.weight, norm.eps, x.dtype)  # (b, d) each
+        x, normed = _joined(x, a, block.post_attention_layernorm)  # (b, d) each
         norm = model.norm if i + 1 == len(blocks) else blocks[i + 1].input_layernorm
-        x, normed = add_rms_norm(x, block.mlp(normed), norm.weight, norm.eps, x.dtype)  # (b, d) each
+        x, normed = _joined(x, block.mlp(normed), norm)  # (b, d) each
     if rows is not None:
         buffers.rows[0, torch.arange(b, device=x.device), position] = rows
     buffers.logits.copy_(model.lm_head(normed))
+
+
+def _ways(model: LM2, tables: tuple[Tensor, Tensor]) -> dict[int | None, tuple[Tensor, Tensor]]:
+    """Tables (W, e), dense, of each way in which layers turn queries and keys; None: not at all."""
+    c = model.config
+    cos, sin = tables
+    ways: dict[int | None, tuple[Tensor, Tensor]] = {
+        i: (table(cos, i, c.head_dim).contiguous(), table(sin, i, c.head_dim).contiguous()) for i in range(len(c.ropes))
+    }
+    if c.backbone.no_rope:
+        ways[None] = torch.ones_like(ways[0][0]), torch.zeros_like(ways[0][1])
+    return ways
+
+
+def _joined(x: Tensor, a: Tensor | None, norm: torch.nn.Module) -> tuple[Tensor, Tensor]:
+    """x + a (b, d), and what reads it: its norm, or itself where a layer has none there."""
+    if not isinstance(norm, RMSNorm):
+        x = x if a is None else x + a
+        return x, x
+    if a is None:
+        return x, rms_norm(x, norm.weight, norm.eps, x.dtype)
+    return add_rms_norm(x, a, norm.weight, norm.eps, x.dtype)
 
 
 @contextmanager

@@ -83,17 +83,25 @@ def tensor_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model folder's weights and its shape, in file order (PyTorch's (out, in) for linear layers)."""
     c = config
     d, q, kv = c.hidden_size, c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    before, after = c.backbone.norms != "after", c.backbone.norms != "before"
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (c.vocab_size, d)}
     for i in range(c.num_hidden_layers):
         p = f"model.layers.{i}."
-        shapes[p + "input_layernorm.weight"] = (d,)
+        if before:
+            shapes[p + "input_layernorm.weight"] = (d,)
         for name, out, inp in (("q_proj", q, d), ("k_proj", kv, d), ("v_proj", kv, d), ("o_proj", d, q)):
             shapes[f"{p}self_attn.{name}.weight"] = (out, inp)
             if c.attention_bias:
                 shapes[f"{p}self_attn.{name}.bias"] = (out,)
+        if c.backbone.qk_norm != "none":
+            widths = (c.head_dim, c.head_dim) if c.backbone.qk_norm == "head" else (q, kv)
+            shapes |= {f"{p}self_attn.{name}.weight": (width,) for name, width in zip(("q_norm", "k_norm"), widths, strict=True)}
+        if after:
+            shapes[p + "self_attn.output_norm.weight"] = (d,)
         if i in c.memory.layers:
             shapes |= {f"{p}memory.{name}": shape for name, shape in layer_memory_shapes(c, i).items()}
-        shapes[p + "post_attention_layernorm.weight"] = (d,)
+        if before:
+            shapes[p + "post_attention_layernorm.weight"] = (d,)
         for name, out, inp in (
             ("gate_proj", c.intermediate_size, d),
             ("up_proj", c.intermediate_size, d),
@@ -102,6 +110,8 @@ def tensor_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
             shapes[f"{p}mlp.{name}.weight"] = (out, inp)
             if c.mlp_bias:
                 shapes[f"{p}mlp.{name}.bias"] = (out,)
+        if after:
+            shapes[p + "mlp.output_norm.weight"] = (d,)
     shapes["model.norm.weight"] = (d,)
     if not c.tie_word_embeddings:
         shapes["lm_head.weight"] = (c.vocab_size, d)

@@ -1,4 +1,6 @@
-"""The Llama parts: RMSNorm, rotary embedding, grouped-query attention over a cache, SwiGLU. Knows nothing of memory or chunks.
+"""The Llama parts, and what a `backbone` block changes of them: RMSNorm, rotary embedding, grouped-query attention over a cache, SwiGLU.
+
+Knows nothing of memory or chunks.
 
 Axes: b batch, t positions of a call, s positions so far (cached ones included), d hidden, h query heads, k key/value heads, e head width.
 """
@@ -37,12 +39,23 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(config: LM2Config, positions: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (positions, e) of the rotary embedding, computed in at least float32, halves repeated (Hugging Face's layout)."""
-    exact = wide(dtype)
-    inverse = torch.tensor(config.rope.inverse_frequencies(config.head_dim), dtype=exact)  # (e / 2,)
-    angles = torch.outer(torch.arange(positions, dtype=exact), inverse)  # (s, e / 2)
-    angles = torch.cat((angles, angles), dim=-1)  # (s, e)
-    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+    """Cosines and sines (positions, e) of the rotary embedding, computed in at least float32, halves repeated (Hugging Face's layout).
+
+    Where layers turn in two ways, those of the second stand beside the first's: (positions, 2 e), and `table` takes them apart.
+    """
+    exact, cosines, sines = wide(dtype), [], []
+    for rope in config.ropes:
+        inverse = torch.tensor(rope.inverse_frequencies(config.head_dim), dtype=exact)  # (e / 2,)
+        angles = torch.outer(torch.arange(positions, dtype=exact), inverse)  # (s, e / 2)
+        size = torch.tensor(rope.amplitudes(config.head_dim), dtype=exact)  # (e / 2,)
+        cosines += [angles.cos() * size] * 2
+        sines += [angles.sin() * size] * 2
+    return torch.cat(cosines, dim=-1).to(device, dtype), torch.cat(sines, dim=-1).to(device, dtype)
+
+
+def table(tables: Tensor, which: int, width: int) -> Tensor:
+    """The columns (.., e) of one way of turning."""
+    return tables if tables.shape[-1] == width else tables[..., which * width : (which + 1) * width]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -79,38 +92,82 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=gqa)
 
 
-class Attention(nn.Module):
-    """Self-attention inside a chunk. q, k, v are one matrix in memory (`qkv_proj`), three tensors on disk."""
+def _output_norm(config: LM2Config) -> RMSNorm | None:
+    return None if config.backbone.norms == "before" else RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Embedding(nn.Embedding):
+    """Token embeddings (.., d), times a factor where the backbone has one."""
 
     def __init__(self, config: LM2Config):
+        super().__init__(config.vocab_size, config.hidden_size)
+        self.scale = config.backbone.embedding_scale
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x: Tensor = super().forward(ids)
+        return x if self.scale == 1 else x * self.scale
+
+
+class Attention(nn.Module):
+    """Self-attention of one layer inside a chunk. q, k, v are one matrix in memory (`qkv_proj`), three tensors on disk."""
+
+    def __init__(self, config: LM2Config, layer: int = 0):
         super().__init__()
+        b, eps = config.backbone, config.rms_norm_eps
         self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         rows = (self.heads + 2 * self.groups) * self.width
         self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=config.attention_bias)
         self.o_proj = nn.Linear(self.heads * self.width, config.hidden_size, bias=config.attention_bias)
+        self.by_head, self.turns = b.qk_norm == "head", b.turns(layer)
+        q, k = (self.width, self.width) if self.by_head else (self.heads * self.width, self.groups * self.width)
+        self.q_norm = None if b.qk_norm == "none" else RMSNorm(q, eps)
+        self.k_norm = None if b.qk_norm == "none" else RMSNorm(k, eps)
+        self.output_norm = _output_norm(config)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values side by side, (.., (h + 2k) e), of x (.., d): normed, if the backbone norms them, and not turned yet."""
+        qkv: Tensor = self.qkv_proj(x)  # (.., (h + 2k) e)
+        if self.q_norm is None or self.k_norm is None:
+            return qkv
+        q, k, v = qkv.split([n * self.width for n in (self.heads, self.groups, self.groups)], dim=-1)
+        if self.by_head:
+            q, k = (norm(part.unflatten(-1, (-1, self.width))).flatten(-2) for norm, part in ((self.q_norm, q), (self.k_norm, k)))
+        else:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return torch.cat((q.to(v.dtype), k.to(v.dtype), v), dim=-1)  # (.., (h + 2k) e)
+
+    def output(self, a: Tensor) -> Tensor:
+        """What joins the residual stream (.., d) of the heads' a (.., h e)."""
+        out: Tensor = self.o_proj(a)
+        return out if self.output_norm is None else self.output_norm(out).to(out.dtype)  # (.., d)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache, last: bool = False, mask: Tensor | None = None) -> Tensor:
         """Output (b, t, d) of all positions, or (b, 1, d) of the last one only; keys and values of all enter the cache either way.
 
-        cos, sin: (t, e), or broadcastable to (b, h, t, e). mask: as in `attend`, for other than causal attention.
+        cos, sin: of `rope_tables`, (t, e), or broadcastable to (b, h, t, e). mask: as in `attend`, for other than causal attention.
         """
         b, t, _ = x.shape
-        qkv = self.qkv_proj(x).view(b, t, self.heads + 2 * self.groups, self.width).transpose(1, 2)  # (b, h + 2k, t, e)
-        turned = rotate(qkv[:, : self.heads + self.groups], cos, sin)  # (b, h + k, t, e)
+        qkv = self.project(x).view(b, t, self.heads + 2 * self.groups, self.width).transpose(1, 2)  # (b, h + 2k, t, e)
+        turned = qkv[:, : self.heads + self.groups]  # (b, h + k, t, e)
+        if self.turns is not None:
+            turned = rotate(turned, *(table(x, self.turns, self.width) for x in (cos, sin)))
         q, k = turned.split((self.heads, self.groups), dim=1)
         k, v = cache(k, qkv[:, self.heads + self.groups :])  # (b, k, s, e)
         a = attend(q[:, :, -1:] if last else q, k, v, mask)  # (b, h, t or 1, e)
-        return self.o_proj(a.transpose(1, 2).reshape(b, a.shape[2], -1))  # (b, t or 1, d)
+        return self.output(a.transpose(1, 2).reshape(b, a.shape[2], -1))  # (b, t or 1, d)
 
 
 class MLP(nn.Module):
-    """SwiGLU. gate and up are one matrix in memory (`gate_up_proj`), two tensors on disk."""
+    """SwiGLU, or the same with another activation. gate and up are one matrix in memory (`gate_up_proj`), two tensors on disk."""
 
     def __init__(self, config: LM2Config):
         super().__init__()
         self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.silu = config.backbone.activation == "silu"
+        self.output_norm = _output_norm(config)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)  # (b, t, ffn) each
-        return self.down_proj(F.silu(gate) * up)  # (b, t, d)
+        out: Tensor = self.down_proj((F.silu(gate) if self.silu else F.gelu(gate, approximate="tanh")) * up)
+        return out if self.output_norm is None else self.output_norm(out).to(out.dtype)  # (b, t, d)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import LM2Config
-from .llama import MLP, Attention, RMSNorm, rope_tables, wide
+from .llama import MLP, Attention, Embedding, RMSNorm, rope_tables, wide
 from .memory import GatedMemory, ReleasedMemory
 from .topics import Topics
 
@@ -69,12 +69,13 @@ class Block(nn.Module):
 
     def __init__(self, config: LM2Config, layer: int):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
+        plain = config.backbone.norms == "after"  # attention and MLP see the stream as it is
+        self.input_layernorm = nn.Identity() if plain else RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
         self.memory: GatedMemory | ReleasedMemory | None = None
         if layer in config.memory.layers:
             self.memory = ReleasedMemory(config) if config.memory.cell == "released" else GatedMemory(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = nn.Identity() if plain else RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
     def finish(self, x: Tensor, joined: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class LM2(nn.Module):
     def __init__(self, config: LM2Config):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -61,15 +61,16 @@ def gguf_name(name):
     parts = {
         "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
         "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
+        "mlp.down_proj": "ffn_down", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     }  # fmt: skip
     _, _, layer, rest = name.split(".", 3)
     stem, kind = rest.rsplit(".", 1)
     return f"blk.{layer}.{parts[stem]}.{kind}"
 
 
-def write_gguf(path: Path, model, kind="F32", architecture="llama", extra=None, keys=None, drop=(), rename=None):
-    """Write `model` as GGUF. Matrices get ggml type `kind`, vectors F32. `keys`: function(writer) for metadata; `extra`: more tensors."""
+def write_gguf(path: Path, model, kind="F32", architecture="llama", extra=None, keys=None, drop=(), rename=None, apart=False):
+    """Write `model` as GGUF. Matrices get ggml type `kind`, vectors F32. `keys`: function(writer) for metadata; `extra`: more tensors.
+    apart: q and k keep Hugging Face's order of rows."""
     from gguf import GGUFWriter
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import quantize
@@ -84,9 +85,10 @@ def write_gguf(path: Path, model, kind="F32", architecture="llama", extra=None, 
     writer.add_head_count_kv(c.num_key_value_heads)
     writer.add_layer_norm_rms_eps(c.rms_norm_eps)
     writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
-    if c.head_dim != c.hidden_size // c.num_attention_heads:
-        writer.add_key_length(c.head_dim)
-        writer.add_value_length(c.head_dim)
+    head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    if head_dim != c.hidden_size // c.num_attention_heads:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
     if keys:
         keys(writer)
     stored = {}
@@ -94,7 +96,7 @@ def write_gguf(path: Path, model, kind="F32", architecture="llama", extra=None, 
         if name in drop:
             continue
         heads = c.num_attention_heads if ".q_proj." in name else c.num_key_value_heads if ".k_proj." in name else 0
-        w = to_llama_cpp_rows(w, heads) if heads else w
+        w = to_llama_cpp_rows(w, heads) if heads and not apart else w
         qtype = GGMLQuantizationType[kind if w.ndim == 2 else "F32"]
         stored[name] = (quantize(np.ascontiguousarray(w), qtype), qtype)
         label = (rename or {}).get(name) or (name if name in (extra or {}) else gguf_name(name))

@@ -1,6 +1,6 @@
 """Tiny configurations of every kind, for tests of every backend. Plain Python: imports no ML library."""
 
-from lm2.models.config import LM2Config, MemoryConfig, RopeConfig
+from lm2.models.config import BackboneConfig, LM2Config, MemoryConfig, RopeConfig
 
 
 def config(cell="gated", pool="causal", vocab=61, layers=3, chunk=16, rows=1, memory_layers=(0, 2), width=32, **fields):
@@ -44,5 +44,11 @@ CELLS = {
     "gated-topics": config(rows=2, content="token", keys="pair", opens="both", layers=4, memory_layers=(2, 3), topics=(0, 1), topic_back=6, topic_around=2),
     "released-causal": config("released"),
     "released-chunk": config("released", "chunk"),
+}
+# Decoders that differ from a Llama, in each way at least once.
+BACKBONES = {
+    "norms of heads": BackboneConfig("head", (1,), "before", "gelu_tanh"),
+    "norms after": BackboneConfig("whole", (0,), "after"),
+    "norms around": BackboneConfig("head", (), "both", "gelu_tanh", 3.3, (0, 2), RopeConfig(60.0)),
 }
 STREAMING = [name for name in CELLS if name != "released-chunk"]

@@ -56,19 +56,53 @@ def rope(d: dict[str, Any]) -> dict[str, Any]:
             raise Bad(f"rope_theta {t!r}")
     if len({float(t) for t in thetas}) > 1:
         raise Bad(f"two thetas {thetas}")
-    kind = block.get("rope_type", block.get("type", "default"))
-    out: dict[str, Any] = {"theta": float(thetas[0]) if thetas else 10000.0, "rope_type": choice({"k": kind}, "k", None, ("default", "linear", "llama3"))}
-    if kind != "default":
+    kind = next((block[k] for k in ("rope_type", "type") if block.get(k) is not None), "default")
+    out: dict[str, Any] = {"theta": float(thetas[0]) if thetas else 10000.0, "rope_type": choice({"k": kind}, "k", None, ("default", "linear", "llama3", "yarn", "longrope", "dynamic"))}
+    if kind == "dynamic":  # nothing but default up to max_position_embeddings
+        number(block, "factor")
+        out["rope_type"] = "default"
+    elif kind not in ("default", "longrope"):
         out["factor"] = number(block, "factor")
-    if kind == "llama3":
-        out["low_freq_factor"], out["high_freq_factor"] = number(block, "low_freq_factor"), number(block, "high_freq_factor")
+    if kind == "longrope":
+        raise Bad("longrope")  # no file here has its lists of factors: tests/models/test_families.py
+    if kind == "yarn":
+        given = {k: v for k, v in block.items() if v is not None}
+        size = 1.0 if out["factor"] <= 1 else 0.1 * math.log(out["factor"]) + 1.0
+        out |= {"beta_fast": number(given, "beta_fast", 32.0), "beta_slow": number(given, "beta_slow", 1.0)}
+        out |= {"attention_factor": number(given, "attention_factor", size), "truncate": choice(given, "truncate", True, (True, False))}
+    if kind in ("llama3", "yarn"):
         name = "original_max_position_embeddings"  # beside the block too, else all positions, as in transformers
         lengths = [x for x in (block.get(name), d.get(name)) if x is not None]
         if any(x != lengths[0] for x in lengths):
             raise Bad(f"two lengths {lengths}")
         out[name] = whole({name: lengths[0] if lengths else d.get("max_position_embeddings")}, name)
+    if kind == "llama3":
+        out["low_freq_factor"], out["high_freq_factor"] = number(block, "low_freq_factor"), number(block, "high_freq_factor")
         if out["high_freq_factor"] <= out["low_freq_factor"]:
             raise Bad("factors")
+    return out
+
+
+def backbone(d: Any, count: int) -> dict[str, Any]:
+    """What is not a Llama's. Raises Bad: nothing in it may be overlooked."""
+    d = {} if d is None else d
+    if not isinstance(d, dict) or set(d) - {"qk_norm", "no_rope", "norms", "activation", "embedding_scale", "local", "local_rope"}:
+        raise Bad(f"backbone {d!r}")
+    out: dict[str, Any] = {
+        "qk_norm": choice(d, "qk_norm", "none", ("none", "head", "whole")),
+        "norms": choice(d, "norms", "before", ("before", "after", "both")),
+        "activation": choice(d, "activation", "silu", ("silu", "gelu_tanh")),
+        "embedding_scale": number(d, "embedding_scale", 1.0),
+    }
+    for key in ("no_rope", "local"):
+        layers = d.get(key, [])
+        if not isinstance(layers, list) or any(type(i) is not int or not 0 <= i < count for i in layers) or layers != sorted(set(layers)):
+            raise Bad(f"{key} {layers!r}")
+        out[key] = tuple(layers)
+    local = d.get("local_rope")
+    if (local is None) == bool(out["local"]) or not isinstance(local, dict | None):
+        raise Bad(f"local_rope {local!r}")
+    out["local_rope"] = None if local is None else rope({"rope_parameters": local})
     return out
 
 
@@ -76,7 +110,8 @@ def llama(d: Any) -> dict[str, Any]:
     """The backbone's fields. Raises Bad."""
     if not isinstance(d, dict):
         raise Bad("no object")
-    choice(d, "hidden_act", "silu", ("silu", "swish"))
+    other = backbone(d.get("backbone"), whole(d, "num_hidden_layers"))
+    choice(d, "hidden_act", *(("silu", ("silu", "swish")) if other["activation"] == "silu" else ("gelu_pytorch_tanh", ("gelu_pytorch_tanh",))))
     hidden, heads = whole(d, "hidden_size"), whole(d, "num_attention_heads")
     out = {
         "vocab_size": whole(d, "vocab_size"),
@@ -92,6 +127,7 @@ def llama(d: Any) -> dict[str, Any]:
         "tie_word_embeddings": flag(d, "tie_word_embeddings"),
         "attention_bias": flag(d, "attention_bias"),
         "mlp_bias": flag(d, "mlp_bias"),
+        "backbone": other,
     }
     ids(d.get("bos_token_id"), out["vocab_size"], False)
     if out["head_dim"] % 2 or heads % out["num_key_value_heads"]:

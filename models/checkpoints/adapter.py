@@ -6,9 +6,8 @@ by its norm weights, which every published form of a model (bfloat16, GGUF quant
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,9 +16,9 @@ import numpy as np
 from ..atomic import new_folder, write_file
 from ..config import LM2Config, MemoryConfig, memory_from_dict, read_json
 from ..errors import ConfigError, ConvertError, ModelFileError, TensorFileError
-from ..layout import layer_memory_shapes
-from ..tensorfile import Header, TensorInfo, TensorWriter, from_float32, read_header, read_tensor
-from .source import FLOATS, SourceTensor, whole
+from ..layout import layer_memory_shapes, tensor_shapes
+from ..tensorfile import Header, TensorWriter, from_float32, read_header
+from .source import FLOATS, SourceTensor, stored_tensors, whole
 
 RECORD, TENSORS = "adapter.json", "memory.safetensors"
 FORMAT = 1
@@ -41,19 +40,16 @@ class Adapter:
 
     def tensors(self, config: LM2Config) -> dict[str, SourceTensor]:
         """Every memory tensor by its full name, in the adapter's own dtype."""
-        return {
-            name: SourceTensor(name, info.dtype, info.shape, partial(_blocks, self.path / TENSORS, info))
-            for name, info in self.header.tensors.items()
-        }
+        return stored_tensors(self.path / TENSORS, self.header)
 
 
 def backbone_key(config: LM2Config, norms: Callable[[str], np.ndarray]) -> str:
     """sha256 of a backbone's shape and norm weights. norms: float32 values of a norm by its tensor name."""
-    digest = hashlib.sha256(json.dumps({k: getattr(config, k) for k in _SHAPE}, sort_keys=True).encode())
-    for i in range(config.num_hidden_layers):
-        for part in ("input_layernorm", "post_attention_layernorm"):
-            digest.update(norms(f"model.layers.{i}.{part}.weight").astype("<f4").tobytes())
-    digest.update(norms("model.norm.weight").astype("<f4").tobytes())
+    shape, other = {k: getattr(config, k) for k in _SHAPE}, config.backbone.to_dict()
+    digest = hashlib.sha256(json.dumps(shape | ({"backbone": other} if other else {}), sort_keys=True).encode())
+    for name in tensor_shapes(config):
+        if name.endswith("norm.weight") and ".memory." not in name:
+            digest.update(norms(name).astype("<f4").tobytes())
     return digest.hexdigest()
 
 
@@ -146,11 +142,6 @@ def save_adapter(
         write_file(folder / TENSORS, fill)
         body = (json.dumps(record, indent=2) + "\n").encode()
         write_file(folder / RECORD, lambda f: f.write(body))
-
-
-def _blocks(file: Path, info: TensorInfo) -> Iterator[np.ndarray]:
-    with open(file, "rb") as f:
-        yield read_tensor(f, info)
 
 
 def _shown(shape: tuple[int, ...] | None) -> str:

@@ -123,7 +123,7 @@ def open_source(src: Path, config: Path | None, request: MemoryRequest) -> Sourc
         raise ConvertError(f"--config is for released checkpoints (.pth), and {src} is none: leave it out")
     if not src.exists():
         hub = (" (download a hub model first, for example with `hf download`)") if len(src.parts) == 2 and not src.is_absolute() else ""
-        raise ConvertError(f"{src} does not exist{hub}: give a Hugging Face Llama folder, a .gguf file or a ckpt_iter_*.pth file")
+        raise ConvertError(f"{src} does not exist{hub}: give a Hugging Face folder, a .gguf file or a ckpt_iter_*.pth file")
     if pth:
         asked = {"--memory-layers": request.layers, "--memory-slots": request.slots, "--memory-chunk": request.chunk}
         for option, value in asked.items():
@@ -137,7 +137,7 @@ def open_source(src: Path, config: Path | None, request: MemoryRequest) -> Sourc
     if src.is_dir():
         if not (src / "config.json").is_file():
             gguf = sorted(src.glob("*.gguf"))
-            hint = f"give the file itself, {gguf[0]}" if gguf else "give a Hugging Face Llama folder"
+            hint = f"give the file itself, {gguf[0]}" if gguf else "give a Hugging Face folder"
             raise ConvertError(f"{src} has no config.json: {hint}")
         return open_huggingface(src)
     if src.suffix == ".safetensors":

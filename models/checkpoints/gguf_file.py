@@ -1,4 +1,4 @@
-"""A GGUF file of a Llama as a source: names, shapes and dtypes are Hugging Face's, values come dequantised in row
+"""A GGUF file of a Llama, or of another family that is known, as a source: names, shapes and dtypes are Hugging Face's, values come dequantised in row
 blocks.
 
 Knows llama.cpp's naming and its row order of q and k; knows nothing of memories. Dequantisation is the `gguf`
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConvertError
+from .families.registry import FAMILIES
+from .gguf_families import ARCHITECTURES, Architecture
 from .gguf_header import GGUFHeader, GGUFTensor, block_sizes, get, read_gguf
 from .gguf_keys import check_keys
 from .gguf_rope import rope_fields
@@ -37,24 +39,28 @@ IN_BLOCK = {
 
 
 def open_gguf(path: Path) -> Source:
-    """Open a GGUF file of architecture llama. Raises ConvertError naming the file, the key or tensor, and the
+    """Open a GGUF file of an architecture that is known. Raises ConvertError or ConfigError naming the file, the key or tensor, and the
     remedy."""
     header = read_gguf(path)
-    llama = _llama_fields(header, path)
+    architecture = architecture_of(header, path)
+    fields = _fields(header, path, architecture)
+    family = FAMILIES[architecture.model_type]
     tensors: dict[str, SourceTensor] = {}
     kinds: dict[str, int] = {}
     for tensor in header.tensors.values():
         if tensor.name == "rope_freqs.weight":
             continue
-        name = _name(tensor.name, path)
+        name = _name(tensor.name, path, architecture)
         heads = 0
         if ".self_attn.q_proj." in name:
-            heads = llama["num_attention_heads"]
+            heads = fields["num_attention_heads"]
         elif ".self_attn.k_proj." in name:
-            heads = llama["num_key_value_heads"]
-        tensors[name] = _source_tensor(path, tensor, name, heads, llama["head_dim"])
+            heads = fields["num_key_value_heads"]
+        tensors[name] = _source_tensor(path, tensor, name, heads, fields["head_dim"], architecture.pairs_apart)
         kinds[tensor.kind] = kinds.get(tensor.kind, 0) + 1
     _check_supported(path, header.tensors)
+    llama, notes = family.llama(fields, path)
+    tensors = family.fold(tensors, fields)
     return Source(
         format="gguf",
         files=(path,),
@@ -62,58 +68,75 @@ def open_gguf(path: Path) -> Source:
         tensors=tensors,
         tokenizer=tokenizer_json(header, path),
         template=chat_template(header),
+        notes=notes,
         detail={"gguf_types": kinds, "gguf_name": header.metadata.get("general.name")},
     )
 
 
-def _llama_fields(header: GGUFHeader, path: Path) -> dict[str, Any]:
-    architecture = get(header, path, "general.architecture", lambda x: isinstance(x, str), "a name")
-    if architecture != "llama":
-        raise ConvertError(f"{path}: architecture {architecture!r} is not supported: lm2 converts GGUF files of architecture 'llama'")
+def architecture_of(header: GGUFHeader, path: Path) -> Architecture:
+    """The architecture a file says it is of. Raises ConvertError naming it and those that can be converted."""
+    name = get(header, path, "general.architecture", lambda x: isinstance(x, str), "a name")
+    if name not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise ConvertError(f"{path}: architecture {name!r} is not supported: lm2 converts GGUF files of architecture {known}")
+    return ARCHITECTURES[name]
+
+
+def _fields(header: GGUFHeader, path: Path, architecture: Architecture) -> dict[str, Any]:
+    """What config.json of the family's own checkpoint says, as far as it can be known here."""
+    model = architecture.name
     if header.metadata.get("split.count", 1) not in (0, 1):
         raise ConvertError(f"{path} is one of {header.metadata['split.count']} parts: merge them first with `llama-gguf-split --merge`")
-    check_keys(header, path)
+    check_keys(header, path, architecture)
 
     def count(key: str, default: int | None = None) -> int:
         return get(header, path, key, lambda x: type(x) is int and x > 0, "a positive whole number", default)
 
-    hidden, heads = count("llama.embedding_length"), count("llama.attention.head_count")
-    head_dim = count("llama.attention.key_length", hidden // heads)
-    for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
+    hidden, heads = count(f"{model}.embedding_length"), count(f"{model}.attention.head_count")
+    head_dim = count(f"{model}.attention.key_length", hidden // heads)
+    for key in (f"{model}.attention.value_length", f"{model}.rope.dimension_count"):
         if (value := count(key, head_dim)) != head_dim:
-            raise ConvertError(f"{path}: {key} {value} must equal the head size {head_dim}: other Llama variants cannot be converted")
+            raise ConvertError(f"{path}: {key} {value} must equal the head size {head_dim}: other variants cannot be converted")
     if "token_embd.weight" not in header.tensors:
         raise ConvertError(f"{path} has no tensor token_embd.weight: give the model's own GGUF, not an adapter or a projector")
     vocab = header.tensors["token_embd.weight"].shape[0]
-    if (said := count("llama.vocab_size", vocab)) != vocab:
+    if (said := count(f"{model}.vocab_size", vocab)) != vocab:
         raise ConvertError(
-            f"{path}: llama.vocab_size {said} contradicts token_embd.weight with {vocab} rows: convert the model to GGUF again"
+            f"{path}: {model}.vocab_size {said} contradicts token_embd.weight with {vocab} rows: convert the model to GGUF again"
         )
     eps = get(
         header,
         path,
-        "llama.attention.layer_norm_rms_epsilon",
+        f"{model}.attention.layer_norm_rms_epsilon",
         lambda x: isinstance(x, float) and 0 < x < 1,
         "a small positive number",
     )
     bos = header.metadata.get("tokenizer.ggml.bos_token_id")
-    return {
+    fields = {
         "vocab_size": vocab,
         "hidden_size": hidden,
-        "intermediate_size": count("llama.feed_forward_length"),
-        "num_hidden_layers": count("llama.block_count"),
+        "intermediate_size": count(f"{model}.feed_forward_length"),
+        "num_hidden_layers": count(f"{model}.block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": count("llama.attention.head_count_kv", heads),
+        "num_key_value_heads": count(f"{model}.attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "max_position_embeddings": count("llama.context_length"),
+        "max_position_embeddings": count(f"{model}.context_length"),
         "rms_norm_eps": shortest(eps),
-        "rope_parameters": rope_fields(header, path, head_dim),
+        "rope_parameters": rope_fields(header, path, head_dim, model),
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "attention_bias": "blk.0.attn_q.bias" in header.tensors,
         "mlp_bias": "blk.0.ffn_gate.bias" in header.tensors,
         "bos_token_id": bos,
         "eos_token_id": end_of_turn_ids(header, path, vocab),
     }
+    fields |= architecture.fields(fields)
+    for key, name in architecture.numbers.items():
+        value = header.metadata.get(f"{model}.{key}", 0)
+        if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < np.inf:
+            raise ConvertError(f"{path}: {model}.{key} is {value!r}, expected a positive number: convert the model to GGUF again")
+        if value:
+            fields[name] = shortest(value)
+    return fields
 
 
 def shortest(x: float) -> float:
@@ -121,24 +144,26 @@ def shortest(x: float) -> float:
     return float(str(np.float32(x)))
 
 
-def _name(name: str, path: Path) -> str:
+def _name(name: str, path: Path, architecture: Architecture) -> str:
+    parts = {**IN_BLOCK, **architecture.parts}
     stem, _, part = name.rpartition(".")
     if part in ("weight", "bias"):
         if stem in TOP and part == "weight":
             return f"{TOP[stem]}.weight"
         match = re.fullmatch(r"blk\.(\d{1,5})\.([a-z_]+)", stem)
-        if match and match[2] in IN_BLOCK:
-            return f"model.layers.{int(match[1])}.{IN_BLOCK[match[2]]}.{part}"
-    raise ConvertError(f"{path}: tensor {name} is not part of a plain Llama decoder: this model cannot be converted")
+        if match and match[2] in parts:
+            return f"model.layers.{int(match[1])}.{parts[match[2]]}.{part}"
+    plain = "Llama" if architecture.name == "llama" else architecture.name
+    raise ConvertError(f"{path}: tensor {name} is not part of a plain {plain} decoder: this model cannot be converted")
 
 
-def _source_tensor(path: Path, tensor: GGUFTensor, name: str, heads: int, head_dim: int) -> SourceTensor:
+def _source_tensor(path: Path, tensor: GGUFTensor, name: str, heads: int, head_dim: int, apart: bool) -> SourceTensor:
     if heads and tensor.shape[0] != heads * head_dim:
         raise ConvertError(
             f"{path}: tensor {tensor.name} has {tensor.shape[0]} rows, its {heads} heads of {head_dim} need {heads * head_dim}"
         )
     dtype = EXACT[tensor.kind][0] if tensor.kind in EXACT else "F32"
-    return SourceTensor(name, dtype, tensor.shape, partial(_blocks, path, tensor, head_dim if heads else 0))
+    return SourceTensor(name, dtype, tensor.shape, partial(_blocks, path, tensor, head_dim if heads and not apart else 0))
 
 
 def _blocks(path: Path, tensor: GGUFTensor, head_dim: int) -> Iterator[np.ndarray]:

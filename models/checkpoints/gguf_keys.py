@@ -1,15 +1,15 @@
-"""Which metadata keys of a GGUF Llama are read, and which would make it something else.
+"""Which metadata keys of a GGUF are read, and which would make its model something else.
 
-Knows key names. Keys of the architecture (`llama.*`) that are in neither list are refused by name unless they say no, nothing or zero;
+Knows key names. Keys of the architecture (`llama.*`, `qwen2.*`) that are in neither list are refused by name unless they say no, nothing or zero;
 what stands under other prefixes (general, split, quantize, whatever a tool leaves) changes no number of the model.
 """
 
 from pathlib import Path
 
 from ..errors import ConvertError
+from .gguf_families import Architecture
 from .gguf_header import GGUFHeader
 
-PREFIX = "llama."
 READ = {
     "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size", "attention.head_count",
     "attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.layer_norm_rms_epsilon",
@@ -24,17 +24,17 @@ OFF = {
 }  # fmt: skip
 
 
-def check_keys(header: GGUFHeader, path: Path) -> None:
+def check_keys(header: GGUFHeader, path: Path, architecture: Architecture) -> None:
     """Raise ConvertError, naming the file, the key and its value, for a key of the model that is not understood."""
     for key, value in header.metadata.items():
-        name = key.removeprefix(PREFIX)
-        if name == key or name in READ or name in HARMLESS:
+        name = key.removeprefix(f"{architecture.name}.")
+        if name == key or name in architecture.numbers or name in READ or name in HARMLESS:
             continue
         nothing = value in (0, False, "", []) and name != "attention.causal"
         if nothing or (name in OFF and value == OFF[name]) or _every_layer_off(value):
             continue
         shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
-        raise ConvertError(f"{path}: {key} is {shown}: only plain Llama decoders can be converted")
+        raise ConvertError(f"{path}: {key} is {shown}: only plain {'Llama' if architecture.name == 'llama' else architecture.name} decoders can be converted")
 
 
 def _every_layer_off(value: object) -> bool:

@@ -16,23 +16,24 @@ from ..config import RopeConfig
 from ..errors import ConvertError
 from .gguf_header import GGUFHeader, get
 
-FACTORS = ("llama.rope.scaling.factor", "llama.rope.scale_linear")
+FACTORS = ("rope.scaling.factor", "rope.scale_linear")
 TOLERANCE = 1e-4  # relative; the factors were computed and stored in float32
 
 
-def rope_fields(header: GGUFHeader, path: Path, head_dim: int) -> dict[str, Any]:
-    """Hugging Face's `rope_parameters`. Raises ConvertError naming the key for scalings this project does not
+def rope_fields(header: GGUFHeader, path: Path, head_dim: int, model: str = "llama") -> dict[str, Any]:
+    """Hugging Face's `rope_parameters`. model: the architecture, which keys begin with. Raises ConvertError naming the key for scalings this project does not
     compute."""
     number = "a positive number"
-    base = get(header, path, "llama.rope.freq_base", _positive, number, 10000.0)
+    base = get(header, path, f"{model}.rope.freq_base", _positive, number, 10000.0)
     theta = float(str(np.float32(base)))
     # llama.cpp's reading: a factor counts unless the type is none, by its older name too; 0 is no factor.
-    kind = header.metadata.get("llama.rope.scaling.type", "linear")
-    key = next((k for k in FACTORS if k in header.metadata), FACTORS[0])
+    kind = header.metadata.get(f"{model}.rope.scaling.type", "linear")
+    keys = [f"{model}.{name}" for name in FACTORS]
+    key = next((k for k in keys if k in header.metadata), keys[0])
     factor = header.metadata.get(key, 1.0) or 1.0
     if kind not in ("none", "linear") or not _positive(factor):
         raise ConvertError(
-            f"{path}: llama.rope.scaling.type {kind!r} with {key} {factor!r} is not supported: only linear and Llama 3.1 scaling are"
+            f"{path}: {model}.rope.scaling.type {kind!r} with {key} {factor!r} is not supported: only linear and Llama 3.1 scaling are"
         )
     fields: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
     scaled = factor != 1.0 and kind == "linear"
@@ -45,7 +46,7 @@ def rope_fields(header: GGUFHeader, path: Path, head_dim: int) -> dict[str, Any]
             f"{path} has linear rope scaling and rope_freqs.weight: lm2 computes one or the other; use the original checkpoint"
         )
     factors = _read_factors(header, path, head_dim)
-    found = recover(factors, theta, header.metadata.get("llama.rope.scaling.original_context_length"))
+    found = recover(factors, theta, header.metadata.get(f"{model}.rope.scaling.original_context_length"))
     if found is None:
         raise ConvertError(
             f"{path}: rope_freqs.weight is no Llama 3.1 scaling (factors {factors.min():.4g} to "

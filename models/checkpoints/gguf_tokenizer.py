@@ -23,6 +23,7 @@ QWEN2_PATTERN = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}|{REST}"
 Merges = list[tuple[str, str]]
 PRE = {
     "smollm": "smollm",
+    "refact": "smollm",
     "gpt-2": "gpt-2",
     "default": "gpt-2",
     "llama3": "llama3",

@@ -1,4 +1,4 @@
-"""A Hugging Face Llama folder as a source: config, one or many safetensors files; the files of text are hf_text.py's.
+"""A Hugging Face folder as a source: config, one or many safetensors files; the files of text are hf_text.py's, what a family is families/'s.
 
 Knows Hugging Face's file names and index; every weight file goes through the strict header check. Imports no ML
 library.
@@ -16,6 +16,7 @@ from ..fields import is_whole
 from ..layout import GENERATION
 from ..tensorfile import ITEM_BYTES, Header, TensorInfo, read_header, read_tensor
 from . import hf_text
+from .families.registry import family_of
 from .llama_fields import check_fields
 from .source import FLOATS, Source, SourceTensor, read_object, rows_per_block
 
@@ -25,14 +26,13 @@ INDEX_BYTES_MAX = 32 << 20
 
 
 def open_huggingface(folder: Path) -> Source:
-    """Open a Llama folder. Raises ConvertError naming the file, the field or tensor, and the remedy."""
+    """Open the folder of a family that is known. Raises ConvertError or ConfigError naming the file, the field or tensor, and the remedy."""
     config = read_object(folder / "config.json")
     kind = config.get("model_type")
     if kind == "lm2":
         raise ConvertError(f"{folder} is an lm2 model already: use it as it is")
-    if kind != "llama":
-        raise ConvertError(f"{folder / 'config.json'}: model_type {kind!r} is not supported: lm2 converts models of type 'llama'")
-    check_fields(config, folder / "config.json")
+    family = family_of(config, folder / "config.json")
+    check_fields(config, folder / "config.json", family=family)
     files = _weight_files(folder)
     tensors: dict[str, SourceTensor] = {}
     for file, names in files.items():
@@ -50,7 +50,9 @@ def open_huggingface(folder: Path) -> Source:
     generation = read_object(folder / GENERATION) if (folder / GENERATION).is_file() else None
     for name, fields in (("config.json", config), (GENERATION, generation or {})):
         _check_ids(folder / name, fields, config.get("vocab_size"))
-    llama = dict(config)
+    complete = family.complete(config)
+    llama, notes = family.llama(complete, folder / "config.json")
+    tensors = family.fold(tensors, complete)
     llama["eos_token_id"] = _ids((generation or {}).get("eos_token_id"), config.get("eos_token_id"))
     if llama.get("bos_token_id") is None:
         llama["bos_token_id"] = (generation or {}).get("bos_token_id")
@@ -68,8 +70,8 @@ def open_huggingface(folder: Path) -> Source:
         template=template,
         tokenizer_config=text.config,
         generation=generation,
-        detail={"architectures": config.get("architectures")},
-        notes=text.notes,
+        detail={"architectures": config.get("architectures")} | ({} if kind == "llama" else {"model_type": kind}),
+        notes=(*text.notes, *notes),
     )
 
 

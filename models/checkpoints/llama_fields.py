@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConvertError
+from .families.family import Family
+from .families.llama import LLAMA
 
 READ = {
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -48,12 +50,12 @@ SWITCHES = ("causal", "is_causal", "use_rope", "use_rotary", "scale_attn_weights
 WINDOWS = ("sliding_window", "max_window_layers")
 
 
-def check_fields(config: Mapping[str, Any], file: Path, also: str = "") -> None:
+def check_fields(config: Mapping[str, Any], file: Path, also: str = "", family: Family = LLAMA) -> None:
     """Raise ConvertError, naming the file, the field, its value and the remedy, for a field that is not understood.
 
-    also: a pattern of further names that the caller understands.
+    also: a pattern of further names that the caller understands. family: what the model says it is; what that understands goes before what is said here.
     """
-    head_dim = _head_dim(config)
+    head_dim, plain = _head_dim(config), "Llama" if family is LLAMA else family.model_type
     special: dict[str, Callable[[Any], bool]] = {
         "attention_multiplier": lambda x: x == head_dim**-0.5,
         "query_pre_attn_scalar": lambda x: x == head_dim,
@@ -64,9 +66,10 @@ def check_fields(config: Mapping[str, Any], file: Path, also: str = "") -> None:
         **dict.fromkeys(FACTORS, lambda x: x == 1),
         **dict.fromkeys(COUNTS, lambda x: x in (0, 1)),
         **dict.fromkeys(WINDOWS, lambda x: not x or config.get("use_sliding_window") is False),
+        **family.understood,
     }
     for name, value in config.items():
-        if value is None or name in READ or name in HARMLESS or name in GENERATION or PATTERNS.fullmatch(name):
+        if value is None or (name in READ and name not in family.understood) or name in HARMLESS or name in GENERATION or PATTERNS.fullmatch(name):
             continue
         if also and re.fullmatch(also, name):
             continue
@@ -78,10 +81,10 @@ def check_fields(config: Mapping[str, Any], file: Path, also: str = "") -> None:
         if name == "auto_map":
             raise ConvertError(
                 f"{file}: auto_map names code of the model's own, {_short(value)}, which lm2 does not run: "
-                "if the model computes what a plain Llama does, remove auto_map"
+                f"if the model computes what a plain {plain} does, remove auto_map"
             )
         raise ConvertError(
-            f"{file}: {name} {_short(value)} is not a plain Llama's, and may change what the model computes: "
+            f"{file}: {name} {_short(value)} is not a plain {plain}'s, and may change what the model computes: "
             "remove the field if it changes no number; if it does, lm2 cannot convert this model"
         )
 

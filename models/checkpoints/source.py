@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..config import CONFIG_BYTES_MAX, MemoryConfig, read_json
 from ..errors import ConvertError, ModelFileError, TokenizerError
-from ..tensorfile import from_float32, to_float32
+from ..tensorfile import Header, TensorInfo, from_float32, read_tensor, to_float32
 from ..text.library import check_places, open_library
 
 BLOCK_BYTES = 8 << 20
@@ -78,6 +79,16 @@ class Source:
     def file_of(self, tensor: SourceTensor) -> Path:
         """The file that a tensor lies in."""
         return tensor.file or self.path
+
+
+def stored_tensors(file: Path, header: Header) -> dict[str, SourceTensor]:
+    """The tensors of a safetensors file with a checked header, each in one block."""
+    return {name: SourceTensor(name, info.dtype, info.shape, partial(_read, file, info), file) for name, info in header.tensors.items()}
+
+
+def _read(file: Path, info: TensorInfo) -> Iterator[np.ndarray]:
+    with open(file, "rb") as f:
+        yield read_tensor(f, info)
 
 
 def whole(tensor: SourceTensor) -> np.ndarray:

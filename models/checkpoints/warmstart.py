@@ -19,6 +19,7 @@ from ..errors import ConvertError
 from ..layout import memory_shapes
 from ..tensorfile import to_float32
 from .source import SourceTensor, rows_per_block, whole
+from .typical import energies, factors, times_rows
 
 RECIPE = 2  # raised whenever a new memory of the same request gets other layers, sizes or values: it makes another model
 SLOTS = 512
@@ -103,16 +104,18 @@ def _gated(
 ) -> SourceTensor:
     d = config.hidden_size
     if part == "q_proj.weight":
-        source = backbone[f"{prefix}self_attn.{part}"]
+        source = attention_matrix(config, prefix, part, backbone)
         return SourceTensor(name, source.dtype, shape, source.blocks)
     if part == "o_proj.weight":
-        source = backbone[f"{prefix}self_attn.{part}"]
+        source = attention_matrix(config, prefix, part, backbone)
         return SourceTensor(name, _wide(source.dtype), shape, partial(_multiplied, source, scale))
     if part in ("k_proj.weight", "v_proj.weight"):
-        source = backbone[f"{prefix}self_attn.{part}"]
+        source = attention_matrix(config, prefix, part, backbone)
         groups = config.num_attention_heads // config.num_key_value_heads
         return SourceTensor(name, _wide(source.dtype), shape, partial(_repeat_heads, source, config.head_dim, groups))
     if part in ("norm.weight", "bank_norm.weight"):
+        if config.backbone.norms == "after":
+            return _constant(name, shape, 1.0)  # attention sees the stream as it is
         source = backbone[f"{prefix}input_layernorm.weight"]
         return SourceTensor(name, source.dtype, shape, source.blocks)
     if part == "content.weight":
@@ -121,6 +124,28 @@ def _gated(
     if part in biases:
         return _constant(name, shape, biases[part])
     return _normal(name, shape, GATE_SCALE * d**-0.5, seed)
+
+
+def attention_matrix(config: LM2Config, prefix: str, part: str, backbone: Mapping[str, SourceTensor]) -> SourceTensor:
+    """The matrix `part` of a layer's attention as a memory without the backbone's norms computes with it: its rows times what those do on average.
+
+    q and k: their own norms. o: the norm after attention, where there is one. Biases are not a memory's.
+    """
+    b, p = config.backbone, f"{prefix}self_attn."
+    source = backbone[f"{p}{part}"]
+    if part[0] in "qk" and b.qk_norm != "none":
+        energy = energies(source, _sizes(config, prefix, backbone))  # (r,)
+        return times_rows(source, factors(energy, whole(backbone[f"{p}{part[0]}_norm.weight"])))
+    if part[0] == "o" and b.norms != "before":
+        values = energies(backbone[f"{p}v_proj.weight"], _sizes(config, prefix, backbone)).reshape(-1, config.head_dim)  # (k, e)
+        heads = np.repeat(values, config.num_attention_heads // config.num_key_value_heads, axis=0).reshape(-1)  # (h e,)
+        return times_rows(source, factors(energies(source, np.sqrt(heads)), whole(backbone[f"{p}output_norm.weight"])))
+    return source
+
+
+def _sizes(config: LM2Config, prefix: str, backbone: Mapping[str, SourceTensor]) -> np.ndarray:
+    """How large a memory's normed inputs are (d,)."""
+    return np.ones(config.hidden_size, np.float32) if config.backbone.norms == "after" else whole(backbone[f"{prefix}input_layernorm.weight"])
 
 
 def _released(name: str, part: str, shape: tuple[int, ...], d: int, seed: int) -> SourceTensor:

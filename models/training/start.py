@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.adapter import Adapter, check_shapes
-from ..checkpoints.source import whole
+from ..checkpoints.source import stored_tensors, whole
+from ..checkpoints.warmstart import attention_matrix
 from ..config import LM2Config, MemoryConfig
 from ..errors import ConvertError
 from ..layout import ModelFolder
@@ -130,6 +131,7 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
             f"memory.heads {memory.heads} of {memory.head_dim} must be the attention's {config.num_attention_heads} of {config.head_dim}, "
             f"or {config.num_key_value_heads}, one for each of its key/value heads, of {config.head_dim} or more"
         )
+    tensors = stored_tensors(folder.weights, folder.header)
     with open(folder.weights, "rb") as f:
 
         def value(name: str) -> Tensor:
@@ -137,21 +139,29 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
             raw = torch.from_numpy(read_tensor(f, info))
             return (raw.view(torch.bfloat16) if info.dtype == "BF16" else raw).float()
 
+        def attention(before: str, part: str) -> Tensor:
+            """A matrix of the layer's attention as its memory starts from it, float32."""
+            return torch.from_numpy(whole(attention_matrix(config, before, part, tensors))).float()
+
+        def sizes(before: str) -> Tensor:
+            """The weight of the norm before the layer's attention (d,), ones where there is none."""
+            return torch.ones(d) if config.backbone.norms == "after" else value(f"{before}input_layernorm.weight")
+
         for name, slot in slots_of(model):
             before, inside, part = name.partition("memory.")
             if not inside:
                 slot.copy_(value(name))
             elif grouped and part in ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight"):
-                slot.copy_(_of_groups(value(f"{before}self_attn.{part}"), part[0], memory, config.head_dim, generator))
+                slot.copy_(_of_groups(attention(before, part), part[0], memory, config.head_dim, generator))
             elif part in ("q_proj.weight", "o_proj.weight"):
-                slot.copy_(value(f"{before}self_attn.{part}"))
+                slot.copy_(attention(before, part))
             elif part in ("k_proj.weight", "v_proj.weight"):
-                own = value(f"{before}self_attn.{part}").view(-1, config.head_dim, d)
+                own = attention(before, part).view(-1, config.head_dim, d)
                 slot.copy_(own.repeat_interleave(groups, 0).reshape(-1, d))
             elif part in ("norm.weight", "bank_norm.weight"):
-                slot.copy_(value(f"{before}input_layernorm.weight"))
+                slot.copy_(sizes(before))
             elif part == "content.weight":
-                slot.copy_(torch.diag(0.5 / value(f"{before}input_layernorm.weight").clamp(min=0.02)))
+                slot.copy_(torch.diag(0.5 / sizes(before).clamp(min=0.02)))
             elif part == "forget_gate.bias":
                 slot.copy_(torch.linspace(4.0, 8.0, d)[torch.randperm(d, generator=generator)])
             elif part.startswith("open_gate."):

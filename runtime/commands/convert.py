@@ -85,11 +85,11 @@ def command(
 ) -> None:
     """Turn a checkpoint into a model folder.
 
-    SRC is a Hugging Face Llama folder, a GGUF file of a Llama, or a ckpt_iter_*.pth of the released LM2 code. DST is
-    a new folder.
+    SRC is a Hugging Face folder or a GGUF file of a Llama or another family of docs/models.md, or a ckpt_iter_*.pth of
+    the released LM2 code. DST is a new folder.
 
-    A Llama gets a memory that starts from its own attention. Until something is written into it, the model computes
-    exactly what the Llama did; it has to be trained before it remembers.
+    The model gets a memory that starts from its own attention. Until something is written into it, it computes exactly
+    what it did before; it has to be trained before it remembers.
 
     With --mlx, DST holds 4- or 8-bit weights that only the mlx backend opens. Conversations of the unpacked model open
     on it, and the other way round.

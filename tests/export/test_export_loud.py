@@ -79,6 +79,18 @@ def test_a_model_without_them_is_left_as_it_is():
     assert channels.size == 0
 
 
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [({}, loud.Widened), (dict(backbone=tiny.BACKBONES["norms after"]), Weights), (dict(backbone=tiny.BACKBONES["norms around"]), Weights)],
+    indirect=["source"],
+)
+def test_norms_after_attention_leave_the_channels_where_they_are(source, kind):
+    """What joins the stream is normed in its own order there."""
+    folder = open_folder(source)
+    with open(folder.weights, "rb") as f:
+        assert type(loud.widened(folder.config, Weights(folder, f), Options("int8", plain=True))) is kind
+
+
 def test_the_backbone_is_the_models(source):
     """What the search looks at is what torch computes: normed inputs of two layers, from the trace of layer outputs."""
     torch = kit.torch(source)
@@ -98,7 +110,10 @@ def test_the_backbone_is_the_models(source):
             assert_close(f"layer {i}", inputs[2 * i], want, 1e-4)
 
 
-@pytest.mark.parametrize("source", [{}, TOPICS], indirect=True, ids=["gated", "topics"])
+OTHER = dict(backbone=tiny.BACKBONES["norms of heads"])
+
+
+@pytest.mark.parametrize("source", [{}, TOPICS, OTHER], indirect=True, ids=["gated", "topics", "another decoder"])
 def test_moving_them_changes_nothing_in_float32(source, tmp_path, monkeypatch):
     export.export_model(source, tmp_path / "plain")
     moved(monkeypatch, CHANNELS)

@@ -199,11 +199,11 @@ def test_harmless_extras_are_accepted(tmp_path, copy):
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 CONFIGS = {
-    "model type": ({"model_type": "mistral"}, ConvertError, "model_type 'mistral' is not supported"),
+    "model type": ({"model_type": "mamba"}, ConvertError, "model_type 'mamba' is not supported: lm2 converts models of type .*llama"),
     "already lm2": ({"model_type": "lm2"}, ConvertError, "is an lm2 model already"),
     "quantised": ({"quantization_config": {"quant_method": "gptq"}}, ConvertError, r"quantization_config \(gptq\)"),
     "partial rotary": ({"partial_rotary_factor": 0.5}, ConfigError, "partial_rotary_factor 0.5"),
-    "rope": ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 500.0}}, ConfigError, "rope_type 'yarn'"),
+    "rope": ({"rope_parameters": {"rope_type": "mrope", "factor": 2.0, "rope_theta": 500.0}}, ConfigError, "rope_type 'mrope'"),
     "activation": ({"hidden_act": "gelu"}, ConfigError, "hidden_act 'gelu'"),
     "heads": ({"num_key_value_heads": 3}, ConfigError, "multiple of num_key_value_heads 3"),
     "vocabulary": ({"vocab_size": 97}, ConvertError, r"embed_tokens\.weight is \[96, 64\], its config calls for \[97, 64\]"),

@@ -13,7 +13,8 @@ EXACT = 1e-11
 
 
 def make(name, dtype=torch.float64, seed=3):
-    return random_model(tiny.CELLS[name], seed=seed, dtype=dtype)
+    config = tiny.CELLS[name] if name in tiny.CELLS else tiny.config(rows=2, backbone=tiny.BACKBONES[name])
+    return random_model(config, seed=seed, dtype=dtype)
 
 
 def tokens(model, batch, length, seed=5):
@@ -67,6 +68,32 @@ def test_steps_equal_extend(name):
     model = make(name)
     full = model.config.memory.chunk
     both(model, 3, (full, 5, full, 1, 3, 2), poisoned(model, 3))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", tiny.BACKBONES)
+def test_steps_of_other_decoders_equal_extend(name):
+    model = make(name)
+    both(model, 2, (model.config.memory.chunk, 7), poisoned(model, 2), prefill=6)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("fault", ["layers that turn", "norms of q and k", "norm after attention"])
+def test_steps_of_another_decoder_are_noticed(fault, monkeypatch):
+    model = make("norms of heads" if fault == "layers that turn" else "norms after")
+    for block in model.blocks:
+        if fault == "layers that turn":
+            block.self_attn.turns = 0
+        elif fault == "norms of q and k":
+            monkeypatch.setattr(block.self_attn, "project", block.self_attn.qkv_proj.forward)
+        else:
+            monkeypatch.setattr(block.self_attn, "output", block.self_attn.o_proj.forward)
+    reference = make("norms of heads" if fault == "layers that turn" else "norms after")
+    buffers, ids, tables = poisoned(model, 1), tokens(model, 1, 4), model.tables()
+    decode.begin(model, buffers, model.initial_bank(), 0)
+    want, _ = reference.extend(ids, reference.start(reference.initial_bank()), tables)
+    got = [feed(model, buffers, ids[:, t], t, tables) for t in range(4)][-1]
+    assert (got - want[:, 0]).abs().max() > 1e-3
 
 
 @torch.inference_mode()

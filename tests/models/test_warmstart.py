@@ -1,11 +1,13 @@
 """The memory a finished Llama is given: which layers, which size, and every starting value."""
 
+import family_kit as kit
 import numpy as np
 import pytest
 import sources
+from compare import assert_close
 
 from lm2.models.checkpoints.convert import convert
-from lm2.models.checkpoints.warmstart import MemoryRequest, default_layers, plan_memory
+from lm2.models.checkpoints.warmstart import READ_SCALE, MemoryRequest, default_layers, plan_memory
 from lm2.models.errors import ConfigError, ConvertError
 from lm2.models.layout import open_folder
 
@@ -177,3 +179,46 @@ def test_requests_that_are_refused(tmp_path, src, case):
     with pytest.raises(kind, match=message):
         convert(src, tmp_path / "dst", request)
     assert not (tmp_path / "dst").exists()
+
+
+@pytest.mark.parametrize("family", ["qwen3", "olmo2"])
+def test_a_memory_knows_the_norms_of_the_attention_it_starts_from(tmp_path, family):
+    """What a norm hides, the size of a matrix, a memory without it does not see either; and its queries and keys are about as large as the norm makes them."""
+    import torch
+
+    got = {}
+    for times in (1.0, 37.0):
+        model = kit.checkpoint(family, "grouped")
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if name.endswith(("q_proj.weight", "k_proj.weight", "o_proj.weight")[: 3 if family == "olmo2" else 2]):
+                    p.mul_(times)
+        src = sources.save_hf(model, tmp_path / f"src{times}")
+        convert(src, tmp_path / f"dst{times}", MemoryRequest(layers=(1,)))
+        got[times] = sources.read_folder(tmp_path / f"dst{times}")[0]
+    p = "model.layers.1."
+    for part in "qko":
+        name = f"{p}memory.{part}_proj.weight"
+        assert_close(name, got[1.0][name], got[37.0][name], 1e-5, 1e-5)
+    inputs = np.random.default_rng(0).standard_normal((4000, 48)) * got[1.0][f"{p}memory.norm.weight"]
+    for part in "qk":
+        made, weight = inputs @ got[1.0][f"{p}memory.{part}_proj.weight"].T, got[1.0][f"{p}self_attn.{part}_norm.weight"]
+        assert abs(np.square(made).mean() / np.square(weight).mean() - 1) < 0.05
+        assert not 0.7 < np.square(inputs @ got[37.0][f"{p}self_attn.{part}_proj.weight"].T).mean() < 1.4, "a plain copy is of another size"
+
+
+@pytest.mark.parametrize("family", kit.FAMILIES)
+def test_an_untrained_memory_is_quiet_in_every_family(tmp_path, family):
+    """What was written is heard, and changes little; as loud as the attention it was copied from it would not be."""
+    from lm2.runtime.backend import BackendOptions, open_backend
+
+    src = kit.made(tmp_path / "src", family, next(iter(kit.FAMILIES[family][1])))[1]
+    changes = []
+    for scale in (READ_SCALE, 1.0):
+        convert(src, tmp_path / f"dst{scale}", MemoryRequest(chunk=20, slots=20, scale=scale))
+        backend = open_backend("torch", tmp_path / f"dst{scale}", BackendOptions(device="cpu", dtype="float32", threads=1))
+        first, chunk = backend.extend(kit.IDS, backend.start(2), all_logits=True)
+        again, _ = backend.extend(kit.IDS, backend.start(2, backend.commit(chunk)), all_logits=True)
+        changes.append(kit.error(again, first))
+    print(f"{family}: written memory changes logits by {changes[0]:.2g}, unscaled {changes[1]:.2g}")
+    assert 1e-6 < changes[0] < 0.01 < changes[1]

@@ -59,12 +59,10 @@ def no_output_gate(self, g, x, a, keys, values, layer, looks):
     return g.op("Add", a, read), write
 
 
-def wrong_tables(config, positions):
-    from dataclasses import replace
-
+def wrong_tables(rope, head_dim, positions):
     from lm2.models.config import RopeConfig
 
-    return RIGHT["rope"](replace(config, rope=RopeConfig(10000.0)), positions)
+    return RIGHT["rope"](RopeConfig(10000.0), head_dim, positions)
 
 
 RIGHT = {}

@@ -19,7 +19,9 @@ def target(place: Path) -> Target:
     file = place / "config.json"
     seeds = [json.dumps(c.to_dict()).encode() for c in tiny.CELLS.values()]
     scaled = {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-    for block in (scaled, {"rope_theta": 500.0, "rope_type": "linear", "factor": 2.0}):
+    seeds += [json.dumps(tiny.config(backbone=b).to_dict()).encode() for b in tiny.BACKBONES.values()]
+    yarn = {"rope_theta": 500.0, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 16, "truncate": False}
+    for block in (scaled, {"rope_theta": 500.0, "rope_type": "linear", "factor": 2.0}, yarn):
         d = tiny.CELLS["gated"].to_dict() | {"rope_parameters": block, "rope_scaling": None, "rope_theta": block["rope_theta"], "eos_token_id": 2}
         seeds.append(json.dumps(d).encode())
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import sources
+import tiny
 
 from lm2.models.checkpoints.adapter import RECORD, TENSORS, backbone_key, open_adapter, save_adapter
 from lm2.models.checkpoints.convert import convert
 from lm2.models.checkpoints.warmstart import MemoryRequest
-from lm2.models.config import LM2Config, MemoryConfig
+from lm2.models.config import BackboneConfig, LM2Config, MemoryConfig
 from lm2.models.errors import ConfigError, ConvertError
 from lm2.models.layout import memory_shapes, open_folder
 from lm2.models.tensorfile import read_header, read_tensor, to_float32
@@ -29,6 +30,17 @@ def llamas(tmp_path_factory):
     """Two Hugging Face folders of one shape, the second with other norms."""
     where = tmp_path_factory.mktemp("hf")
     return [sources.save_hf(sources.llama(layers=4, seed=seed), where / f"llama{seed}") for seed in (0, 1)]
+
+
+def test_the_key_of_a_llama_is_what_it_was():
+    """Adapters that are out there name their backbone by it; another decoder of the same shape and norms is another backbone."""
+
+    def norms(name):
+        return np.full(4, len(name), np.float32)
+
+    assert backbone_key(tiny.config(), norms) == "a59558a374e6b935af6fe077ead8e26cb76bec738e934ab34b63c28c67927ad1"
+    keys = {backbone_key(tiny.config(backbone=b), norms) for b in (BackboneConfig(), BackboneConfig(no_rope=(1,)), *tiny.BACKBONES.values())}
+    assert len(keys) == 5
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The passes that training uses compute what `LM2.forward` computes: banks, answers and gradients."""
 
 import pytest
+import tiny
 import torch
 import training_kit
 
@@ -10,8 +11,10 @@ T, B = 16, 3
 LENGTHS = [(16, 16, 16), (16, 9, 1), (4, 16, 7), (11, 2, 16)]
 
 
-@pytest.fixture(params=["zeros-2", "zeros-1", "eye-2"])
+@pytest.fixture(params=["zeros-2", "zeros-1", "eye-2", *tiny.BACKBONES])
 def model(request):
+    if request.param in tiny.BACKBONES:
+        return training_kit.model(rows=2, backbone=tiny.BACKBONES[request.param]).double()
     init, rows = request.param.split("-")
     return training_kit.model(rows=int(rows), init=init).double()
 

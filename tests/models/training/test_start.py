@@ -51,3 +51,23 @@ def test_other_heads_are_refused(folder, heads, width):
     memory = replace(start.adapter_memory(folder.config, (1,), 16, 2), heads=heads, head_dim=width)
     with pytest.raises(ConvertError, match=f"memory.heads {heads} of {width} must be the attention's 4 of 8, or 2, one for each"):
         start.warm(folder, memory, 0, False)
+
+
+@pytest.mark.parametrize("name", tiny.BACKBONES)
+def test_a_memory_of_another_decoder_starts_as_conversion_starts_it(tmp_path, name):
+    """Norms of queries and keys, and after attention, are in the copies; where attention sees the stream as it is, so does the memory."""
+    from lm2.models.checkpoints.source import stored_tensors, whole
+    from lm2.models.checkpoints.warmstart import attention_matrix
+
+    save_folder(random_model(tiny.config(memory_layers=(), backbone=tiny.BACKBONES[name]), 3), tmp_path / "m")
+    folder = open_folder(tmp_path / "m")
+    c, p = folder.config, "model.layers.1."
+    memory = replace(start.adapter_memory(c, (1,), 16, 2), heads=4, head_dim=8)
+    slots = dict(slots_of(start.warm(folder, memory, 0, False)))
+    tensors = stored_tensors(folder.weights, folder.header)
+    for part in ("q_proj.weight", "o_proj.weight"):
+        want, plain = torch.from_numpy(whole(attention_matrix(c, p, part, tensors))), slots[f"{p}self_attn.{part}"]
+        assert torch.allclose(slots[f"{p}memory.{part}"], want, atol=1e-6)
+        assert torch.allclose(want, plain) == (part[0] == "o" and c.backbone.norms == "before"), "a norm is in it"
+    norm = slots[f"{p}memory.norm.weight"]
+    assert torch.equal(norm, torch.ones_like(norm) if c.backbone.norms == "after" else slots[f"{p}input_layernorm.weight"])

@@ -1,0 +1,31 @@
+"""EXAONE 4: a Llama that norms what attention and MLP give, and each head of its queries and keys. Where some layers see a window, the others do not turn."""
+
+from .family import WINDOWED, Family, Fields, anything, kinds_of_layers, sliding_window
+from .olmo2 import fold
+
+
+def kinds(config: Fields) -> list[str]:
+    """What each layer sees: the pattern is a number, each so many sees everything, and none without a window."""
+    every = config.get("sliding_window_pattern")
+    return kinds_of_layers(config, every if isinstance(every, int) and config.get("sliding_window") is not None else 0)
+
+
+def fields(config: Fields) -> Fields:
+    """A Llama's fields."""
+    still = [i for i, kind in enumerate(kinds(config)) if kind == "full_attention"] if config.get("sliding_window") is not None else []
+    return config | {"attention_bias": False, "mlp_bias": False, "backbone": {"qk_norm": "head", "norms": "after", "no_rope": still}}
+
+
+def window(config: Fields) -> int | None:
+    """The sliding layers' window."""
+    return sliding_window(config | {"layer_types": kinds(config)})
+
+
+EXAONE4 = Family(
+    "exaone4",
+    understood={**WINDOWED, "sliding_window_pattern": anything},
+    defaults={"num_key_value_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "sliding_window": 4096, "sliding_window_pattern": 4},
+    fields=fields,
+    fold=fold,
+    window=window,
+)

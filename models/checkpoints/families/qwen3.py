@@ -1,0 +1,17 @@
+"""Qwen3, dense: a Llama that norms each head of its queries and keys."""
+
+from .family import WINDOWED, Family, Fields, sliding_window
+
+
+def fields(config: Fields) -> Fields:
+    """A Llama's fields."""
+    return config | {"mlp_bias": False, "backbone": {"qk_norm": "head"}}
+
+
+QWEN3 = Family(
+    "qwen3",
+    understood=WINDOWED,
+    defaults={"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768, "use_sliding_window": False},
+    fields=fields,
+    window=sliding_window,
+)

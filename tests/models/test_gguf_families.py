@@ -1,0 +1,120 @@
+"""GGUF files of other families than Llama: what transformers computes, and what is refused."""
+
+from dataclasses import replace
+
+import family_kit as kit
+import numpy as np
+import pytest
+import sources
+from family_kit import IDS
+
+from lm2.models.checkpoints import gguf_families, gguf_file
+from lm2.models.checkpoints.convert import convert
+from lm2.models.errors import ConvertError
+
+SHAPES = [("qwen2", "grouped"), ("qwen3", "own width"), ("qwen3", "grouped"), ("granite", "tied"), ("granite", "untied"), ("smollm3", "every fourth")]
+FOUR = kit.SQUARE | dict(num_hidden_layers=5, tie_word_embeddings=True)
+
+
+def scales(c):
+    def keys(writer):
+        writer.add_attention_scale(c.attention_multiplier)
+        writer.add_embedding_scale(c.embedding_multiplier)
+        writer.add_residual_scale(c.residual_multiplier)
+        writer.add_logit_scale(c.logits_scaling)
+
+    return keys
+
+
+def written(path, family, name, kind="F32", keys=None, **more):
+    """A model and its GGUF as llama.cpp's converter writes it."""
+    more |= {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+    model = kit.checkpoint(family, name, **more) if name in kit.FAMILIES[family][1] else kit.checkpoint(family, "grouped", **FOUR, no_rope_layers=None, **more)
+    keys = scales(model.config) if family == "granite" and keys is None else keys
+    sources.write_gguf(path, model, kind, architecture=family, keys=keys, apart=gguf_families.ARCHITECTURES[family].pairs_apart)
+    return model
+
+
+@pytest.mark.parametrize(("family", "name"), SHAPES)
+def test_a_file_computes_what_transformers_does(tmp_path, family, name):
+    model = written(tmp_path / "m.gguf", family, name)
+    convert(tmp_path / "m.gguf", tmp_path / "dst")
+    assert kit.error(kit.backend_logits(tmp_path / "dst", IDS), sources.logits(model, IDS)) < kit.GATE
+
+
+@pytest.mark.parametrize(("family", "name"), [("qwen2", "grouped"), ("granite", "tied")])
+def test_a_quantised_file_has_the_values_of_the_gguf_package(tmp_path, family, name):
+    """Through the fold as well: the same as converting its dequantised values."""
+    import torch
+    from gguf.constants import GGMLQuantizationType as Kind
+    from gguf.quants import dequantize, quantize
+
+    fields = dict(hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2)
+    model = written(tmp_path / "m.gguf", family, name, "Q8_0", **fields)
+    convert(tmp_path / "m.gguf", tmp_path / "dst")
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.dim() == 2:  # a row is rounded by itself: their order does not matter
+                p.copy_(torch.from_numpy(dequantize(quantize(np.ascontiguousarray(p.numpy()), Kind.Q8_0), Kind.Q8_0)))
+    assert kit.error(kit.backend_logits(tmp_path / "dst", IDS), sources.logits(model, IDS)) < kit.GATE
+
+
+FAULTS = {
+    "order of rows": ("qwen3", "own width", dict(pairs_apart=False)),
+    "order of other rows": ("granite", "untied", dict(pairs_apart=True)),
+    "a key": ("granite", "untied", dict(numbers={k: v for k, v in gguf_families.ARCHITECTURES["granite"].numbers.items() if k != "residual_scale"})),
+    "layers that turn": ("smollm3", "every fourth", dict(fields=lambda fields: {"no_rope_layer_interval": 9})),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_part_left_out_is_noticed(tmp_path, fault, monkeypatch):
+    family, name, change = FAULTS[fault]
+    model = written(tmp_path / "m.gguf", family, name)
+    right = gguf_families.ARCHITECTURES
+    monkeypatch.setattr(gguf_file, "ARCHITECTURES", dict(right) | {family: replace(right[family], **change)})
+    if fault == "a key":
+        with pytest.raises(ConvertError, match=r"granite\.residual_scale is 0\.2.*: only plain granite decoders can be converted"):
+            convert(tmp_path / "m.gguf", tmp_path / "dst")
+        return
+    convert(tmp_path / "m.gguf", tmp_path / "dst")
+    assert kit.error(kit.backend_logits(tmp_path / "dst", IDS), sources.logits(model, IDS)) > kit.FAULT
+
+
+def test_scales_of_nothing_are_none(tmp_path):
+    """As llama.cpp reads them: 0, or no key, is no factor, and scores are divided by the root of the head's width."""
+    model = written(tmp_path / "m.gguf", "granite", "tied", keys=lambda w: w.add_residual_scale(0.0), attention_multiplier=12**-0.5, **dict.fromkeys(
+        ("embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0))  # fmt: skip
+    convert(tmp_path / "m.gguf", tmp_path / "dst")
+    assert kit.error(kit.backend_logits(tmp_path / "dst", IDS), sources.logits(model, IDS)) < kit.GATE
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "keys", "message"),
+    [
+        ("qwen2", "grouped", lambda w: w.add_sliding_window(32), "qwen2.attention.sliding_window is 32: only plain qwen2 decoders"),
+        ("qwen3", "grouped", lambda w: w.add_expert_count(8), "qwen3.expert_count is 8: only plain qwen3 decoders"),
+        ("qwen3", "grouped", lambda w: w.add_rope_scaling_type(scaling("yarn")), "rope.scaling.type 'yarn' .* is not supported"),
+        ("qwen2", "grouped", lambda w: w.add_embedding_scale(12.0), "qwen2.embedding_scale is 12.0: only plain qwen2"),
+        ("granite", "untied", lambda w: w.add_logit_scale(-8.0), "granite.logit_scale is -8.0, expected a positive number"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(tmp_path, family, name, keys, message):
+    written(tmp_path / "m.gguf", family, name, keys=keys)
+    with pytest.raises(ConvertError, match=f"m.gguf: .*{message}"):
+        convert(tmp_path / "m.gguf", tmp_path / "dst")
+
+
+def scaling(name):
+    from gguf.constants import RopeScalingType
+
+    return RopeScalingType(name)
+
+
+def test_packing_for_mlx_says_the_way_round(tmp_path):
+    pytest.importorskip("mlx.core")
+    from lm2.lm2_mlx.convert import convert_mlx
+
+    written(tmp_path / "m.gguf", "qwen2", "grouped")
+    with pytest.raises(ConvertError, match=r"a GGUF of architecture qwen2 cannot keep its own numbers: make a model folder"):
+        convert_mlx(tmp_path / "m.gguf", tmp_path / "dst")
