@@ -27,7 +27,7 @@ TINY = MemoryConfig(cell="gated", slots=1024, chunk=64, layers=(1, 2), heads=4, 
 
 WHITE = 0.05  # added to every direction of the topics' features, of which the mean variance is 1, before they are made equally wide
 TOPIC_SHARP = 4.9  # how far rows and questions of new topics are scaled up
-SPOKEN = 0.4  # how loud a new memory says the words it looks at, as a share of the residual stream it speaks into
+SPOKEN = 0.5  # how loud a new memory says the words it looks at, as a share of the residual stream it speaks into
 RIDGE = 0.05  # added to every direction where a map is fitted, of which the mean is 1
 KEPT_TOPICS = 4.0  # its sigmoid is what stays of a topics' row when another is written over it
 
