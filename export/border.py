@@ -66,9 +66,10 @@ class Border:
             if self.memory.pair:
                 start, count = g.op("Add", first, g.constant([m.slots - 1])), g.op("Add", count, g.constant([1]))
             rows = g.op("Gather", bank, self._places(g, start, count), axis=2)  # (b, l, m or m + 1, d)
+            told = g.op("Gather", rows, g.constant(len(layers)), axis=1) if m.values == "topics" else ""  # (b, m or m + 1, d)
             for j, i in enumerate(layers):
                 with g.scope(f"layers.{i}"):
-                    made += self.memory.keys_values(g, g.op("Gather", rows, g.constant(j), axis=1), i)
+                    made += self.memory.keys_values(g, g.op("Gather", rows, g.constant(j), axis=1), i, told)
             return made
 
         def keep(g: Graph) -> list[str]:

@@ -54,8 +54,9 @@ class MemoryLayers:
         """Activations to float32."""
         return x if self.matrices.dtype == "float32" else g.cast(x, "float32")
 
-    def keys_values(self, g: Graph, bank: str, layer: int) -> tuple[str, str]:
-        """K and V (b, h, n, e) of a layer's bank (b, n, d), cell gated: once per chunk. With `keys: pair` one row more, the one before the first."""
+    def keys_values(self, g: Graph, bank: str, layer: int, told: str = "") -> tuple[str, str]:
+        """K and V (b, h, n, e) of a layer's bank (b, n, d), cell gated: once per chunk. With `keys: pair` one row more, the one before the first.
+        told: the topics' rows of the same places, which `values: topics` reads."""
         p = f"model.layers.{layer}.memory."
         r = self.rms(g, bank, f"{p}bank_norm.weight")
         r = self.narrow(g, r)
@@ -68,6 +69,11 @@ class MemoryLayers:
         k, v = g.split(both, [inner, inner])
         if self.pair:
             k = g.op("Add", k, self.matrices.linear(g, before, f"{p}k_before_proj"))
+        if self.config.memory.values == "topics":
+            words = self.narrow(g, self.rms(g, told, f"{p}topic_norm.weight"))
+            if self.pair:
+                words = g.slice(words, g.constant([1]), g.constant([self.config.memory.slots + 1]), 1)  # (b, n, d)
+            v = g.op("Add", v, self.matrices.linear(g, words, f"{p}v_topic_proj"))
         k, v = (g.heads(x, self.heads, self.width) for x in (k, v))
         return (g.op("Mul", k, g.constant(self.width**-0.5, "float32")) if self.scaled_keys else k), v
 

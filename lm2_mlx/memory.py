@@ -19,6 +19,14 @@ def gated_memory_update(i: mx.array, f: mx.array, z: mx.array, old: mx.array) ->
 
 
 @dataclass
+class Words:
+    """What a row's value is made of besides the row, `values: topics`: its row in the topics' bank, normed."""
+
+    norm: RMSNorm
+    v: Linear
+
+
+@dataclass
 class GatedMemory:
     """Cell `gated`: reads the layer's own bank as it stood at the chunk's start; row t is rewritten from what was seen and read at t.
 
@@ -46,17 +54,21 @@ class GatedMemory:
     cpu: bool
     open_gate: Dense | None = None  # what the token says of the output gate, one number for all channels
     topics: Topics | None = None  # of all memories, with the first of them
+    words: Words | None = None  # what a value has of its row in the topics' bank
 
-    def keys_values(self, rows: mx.array, before: mx.array | None = None) -> tuple[mx.array, mx.array]:
+    def keys_values(self, rows: mx.array, before: mx.array | None = None, told: mx.array | None = None) -> tuple[mx.array, mx.array]:
         """K (b, h, n, e) and V (b, h, n, e, or e + 1 on a CPU) of rows (b, n, d): computed once per chunk. Zero rows give zeros.
 
-        before (b, n, d): the row before each in the ring; by default `rows` is a whole bank.
+        before (b, n, d): the row before each in the ring; by default `rows` is a whole bank. told (b, n, d): their rows in the topics' bank.
         """
         b, n, _ = rows.shape
         r = self.bank_norm(rows).astype(self.k.dtype)  # (b, n, d)
         k, v = self.k(r), self.v(r)  # (b, n, h e)
         if self.before is not None:
             k = k + self.before(mx.roll(r, 1, 1) if before is None else self.bank_norm(before).astype(self.k.dtype))
+        if self.words is not None:
+            assert told is not None
+            v = v + self.words.v(self.words.norm(told).astype(self.words.v.dtype))
         k, v = (x.reshape(b, n, self.heads, self.width).swapaxes(1, 2) for x in (k, v))  # (b, h, n, e)
         if self.cpu:
             v = mx.concatenate([v, mx.ones((*v.shape[:-1], 1), v.dtype)], axis=-1)  # (b, h, n, e + 1)

@@ -134,10 +134,12 @@ class LM2:
         around = None
         if m.cell == "gated":
             heard = np.array(mx.any(bank != 0, axis=(1, 2, 3)))  # (l,)
+            if m.values == "topics":
+                heard = heard | heard[-1]
             for i, j in self.bank_of.items():
                 memory = self.blocks[i].memory
                 assert isinstance(memory, GatedMemory)
-                reads.append(memory.keys_values(bank[j]) if heard[j] else None)
+                reads.append(memory.keys_values(bank[j], told=self._told(bank)) if heard[j] else None)
                 for name in ("seen", "read") if heard[j] else ("seen",):
                     arrays[f"{name}{j}"] = mx.zeros((b, m.chunk, c.hidden_size))  # (b, T, d)
             if self.topics is not None and heard[-1]:
@@ -196,12 +198,14 @@ class LM2:
         for i, j in self.bank_of.items():
             memory = self.blocks[i].memory
             assert isinstance(memory, GatedMemory)
-            old = state.reads[j] or memory.keys_values(mx.zeros_like(bank[j]))
+            old = state.reads[j] or memory.keys_values(mx.zeros_like(bank[j]), told=self._told(mx.zeros_like(bank)))
             if self.config.memory.keys == "pair":
                 some = min(count + 1, self.config.memory.slots)
-                made = memory.keys_values(taken(bank[j], first, some), taken(bank[j], (first - 1) % bank[j].shape[1], some))  # (b, h, count + 1, e or e + 1) each
+                told = self._told(bank)  # (b, n, d)
+                own = None if told is None else taken(told, first, some)  # (b, count + 1, d)
+                made = memory.keys_values(taken(bank[j], first, some), taken(bank[j], (first - 1) % bank[j].shape[1], some), own)  # (b, h, count + 1, e or e + 1) each
             else:
-                made = memory.keys_values(new[j])  # (b, h, count, e or e + 1) each
+                made = memory.keys_values(new[j], told=self._told(new))  # (b, h, count, e or e + 1) each
             reads.append((mx.contiguous(placed(old[0], made[0], first)), mx.contiguous(placed(old[1], made[1], first))))
             if f"read{j}" not in arrays:
                 arrays[f"read{j}"] = mx.zeros_like(arrays[f"seen{j}"])  # (b, T, d)
@@ -210,6 +214,10 @@ class LM2:
         state = state._replace(bank=bank, written=state.written + count, folded=state.length, reads=tuple(reads), around=around)
         evaluate(state, bank, *(x for kv in reads for x in kv), *([] if around is None else [around]))
         return state
+
+    def _told(self, bank: mx.array) -> mx.array | None:
+        """The topics' rows (b, n, d) of banks (l, b, n, d), where values are made of them too."""
+        return bank[-1] if self.config.memory.values == "topics" else None
 
     def _around(self, topics: Topics, state: WindowState, bank: mx.array, count: int) -> mx.array:
         """What is near each row of the topics' bank (b, n, d) once `count` rows of the state are in it, lazy: made anew for them and those to either side."""

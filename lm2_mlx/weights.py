@@ -13,7 +13,7 @@ from ..models.layout import ModelFolder, stays_float32
 from ..models.tensorfile import read_tensor
 from .linear import Dense, Linear, Quantized, stacked
 from .llama import MLP, Attention, RMSNorm
-from .memory import GatedMemory, ReleasedMemory
+from .memory import GatedMemory, ReleasedMemory, Words
 from .model import LM2, Block
 from .topics import Topics
 
@@ -151,6 +151,7 @@ def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:
         q=reader.linear(f"{p}q_proj"),
         k=reader.linear(f"{p}k_proj"),
         before=reader.linear(f"{p}k_before_proj") if m.keys == "pair" else None,
+        words=Words(reader.norm(f"{p}topic_norm"), reader.linear(f"{p}v_topic_proj")) if m.values == "topics" else None,
         v=reader.linear(f"{p}v_proj"),
         o=reader.linear(f"{p}o_proj") if m.output_projection else None,
         output_gate=reader.dense(f"{p}output_gate"),

@@ -24,9 +24,10 @@ POOLS = ("chunk", "causal")
 CONTENTS = ("both", "token")
 KEYS = ("row", "pair")
 OPENS = ("read", "both")
+VALUES = ("row", "topics")
 TOPIC_BACK, TOPIC_AROUND = 24, 10
 # Of a config as it is written: what a memory was before there was a choice.
-LEFT_OUT = (("content", "both"), ("window", None), ("keys", "row"), ("opens", "read"), ("topics", ()), ("topic_back", TOPIC_BACK), ("topic_around", TOPIC_AROUND))
+LEFT_OUT = (("content", "both"), ("window", None), ("keys", "row"), ("opens", "read"), ("values", "row"), ("topics", ()), ("topic_back", TOPIC_BACK), ("topic_around", TOPIC_AROUND))
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 CONFIG_BYTES_MAX = 1 << 20
 LAYERS_MAX = 1 << 14  # every layer is named, one by one, before a weight is looked for
@@ -47,6 +48,7 @@ class MemoryConfig:
     content (gated only): what a row is made of: `both` the token and what it read (equation 6), or the `token` alone.
     keys (gated only): what a row is found by: the `row` itself, or the `pair` of it and the one before it in the ring.
     opens (gated only): what opens the output gate: what was `read` (equation 4), or `both` that and the token.
+    values (gated only): what is read of a row: made of the `row` itself, or of its row in the `topics` bank as well, which says what word there was.
     topics (gated only): layers below the first memory whose values say what is talked of (topics.py); memories then look by that as well. Empty: none.
     topic_back, topic_around: tokens that are what is talked of now, and rows to either side that are near one.
     """
@@ -66,6 +68,7 @@ class MemoryConfig:
     window: int | None = None
     keys: str = "row"
     opens: str = "read"
+    values: str = "row"
     topics: tuple[int, ...] = ()
     topic_back: int = TOPIC_BACK
     topic_around: int = TOPIC_AROUND
@@ -233,7 +236,7 @@ class LM2Config:
         if m.cell == "released":
             if m.window not in (None, m.chunk):
                 raise ConfigError(f"memory.window {m.window} must equal memory.chunk {m.chunk} (cell released cannot fold)")
-            for name, value in (("content", m.content), ("keys", m.keys), ("opens", m.opens), ("topics", m.topics)):
+            for name, value in (("content", m.content), ("keys", m.keys), ("opens", m.opens), ("values", m.values), ("topics", m.topics)):
                 if (name, value) not in LEFT_OUT:
                     raise ConfigError(f"memory.{name} {value!r} is for cell gated: leave it out")
             if m.slots != self.hidden_size:
@@ -250,6 +253,8 @@ class LM2Config:
             first = min(m.layers, default=0)
             if list(m.topics) != sorted(set(m.topics)) or not all(0 <= i < first for i in m.topics):
                 raise ConfigError(f"memory.topics {list(m.topics)} must be ascending layers below the first memory layer, {first}")
+            if m.values == "topics" and not m.topics:
+                raise ConfigError("memory.values 'topics' needs memory.topics: name their layers, or leave it out")
             if m.topics and m.init != "zeros":
                 raise ConfigError(f"memory.init {m.init!r} must be zeros with memory.topics")
             if m.topics and 2 * m.topic_around + 1 > m.slots:
@@ -333,6 +338,7 @@ def memory_from_dict(d: Any) -> MemoryConfig:
         window=None if d.get("window") is None else whole(d, "window", None, w),
         keys=choice(d, "keys", "row", KEYS, w),
         opens=choice(d, "opens", "read", OPENS, w),
+        values=choice(d, "values", "row", VALUES, w),
         topics=_layers(d, "topics"),
         topic_back=whole(d, "topic_back", TOPIC_BACK, w),
         topic_around=whole(d, "topic_around", TOPIC_AROUND, w),

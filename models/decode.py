@@ -93,7 +93,7 @@ def begin(model: LM2, buffers: Buffers, bank: Tensor, written: int, carried: int
     inside: GatedInside | StreamInside
     if m.cell == "gated":
         for layer, j in model.bank_of.items():
-            k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j], model.dtype)  # (b, h, n, e) each
+            k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j], model.dtype, told=model.told(bank))  # (b, h, n, e) each
             buffers.read_keys[j].copy_(k)
             buffers.read_values[j].copy_(v)
         topics = model.topics
@@ -115,7 +115,7 @@ def fold(model: LM2, buffers: Buffers, state: WindowState) -> WindowState:
     bank, written = model.commit(state)
     places = model.anew(state.written, count)  # (c,)
     for layer, j in model.bank_of.items():
-        k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j], model.dtype, places)  # (b, h, c, e) each
+        k, v = cast(GatedMemory, model.blocks[layer].memory).keys_values(bank[j], model.dtype, places, model.told(bank))  # (b, h, c, e) each
         buffers.read_keys[j].index_copy_(2, places, k)
         buffers.read_values[j].index_copy_(2, places, v)
     if model.topics is not None:

@@ -52,6 +52,8 @@ def memory_shapes(config: LM2Config) -> dict[str, tuple[int, ...]]:
     shapes |= {f"{p}_proj.weight": (e, d) for p in "qkv"}
     if m.keys == "pair":
         shapes["k_before_proj.weight"] = (e, d)
+    if m.values == "topics":
+        shapes |= {"topic_norm.weight": (d,), "v_topic_proj.weight": (e, d)}
     if m.output_projection:
         shapes["o_proj.weight"] = (d, e)
     for gate in ("output_gate", "input_gate", "forget_gate"):

@@ -193,7 +193,7 @@ class LM2(nn.Module):
                         own = own if present is None else torch.where(present[..., None], own, before)
                         banks[-1] = banks[-1].index_copy(1, places, own)  # (b, n, d)
                     look = None if looks is None or gain is None else gain[j] * looks  # (b, t, n)
-                    add, rows = block.memory(x, block.memory.keys_values(banks[j], x.dtype), old, look, said)
+                    add, rows = block.memory(x, block.memory.keys_values(banks[j], x.dtype, told=self.told(bank)), old, look, said)
                 a = a + add
                 if present is not None:
                     rows = torch.where(present[..., None], rows, old)
@@ -218,7 +218,7 @@ class LM2(nn.Module):
             reads = []
             for i, j in self.bank_of.items():
                 memory = cast(GatedMemory, self.blocks[i].memory)
-                reads.append(memory.keys_values(bank[j], self.dtype) if bool(bank[j].any()) else None)
+                reads.append(memory.keys_values(bank[j], self.dtype, told=self.told(bank)) if self._heard(bank, j) else None)
             around = self.topics.around(bank[-1]) if self.topics is not None and bool(bank.any()) else None
             inside = GatedInside(tuple(reads), bank.new_empty(m.banks, b, m.chunk, c.hidden_size), around)
         elif m.gate_pool == "causal":
@@ -307,7 +307,7 @@ class LM2(nn.Module):
         reads = []
         for i, j in self.bank_of.items():
             memory = cast(GatedMemory, self.blocks[i].memory)
-            new = memory.keys_values(bank[j], self.dtype, places)  # (b, h, c, e) each
+            new = memory.keys_values(bank[j], self.dtype, places, self.told(bank))  # (b, h, c, e) each
             old = inside.reads[j]
             if old is None:
                 zeros = new[0].new_zeros(*new[0].shape[:2], bank.shape[2], new[0].shape[3])  # (b, h, n, e)
@@ -346,6 +346,15 @@ class LM2(nn.Module):
         add, rows = memory(x, state.inside.reads[j], self._old(j, x.shape[1], state, past), looks, said)
         self._write(j, rows, state, past)
         return a if add is None else a + add
+
+    def told(self, bank: Tensor) -> Tensor | None:
+        """The topics' bank (b, n, d) of a bank (l, b, n, d), where values are made of it too."""
+        return bank[-1] if self.config.memory.values == "topics" else None
+
+    def _heard(self, bank: Tensor, j: int) -> bool:
+        """Whether anything is there that memory j reads of a bank (l, b, n, d)."""
+        told = self.told(bank)
+        return bool(bank[j].any()) or (told is not None and bool(told.any()))
 
     def _looks(self, topics: Topics, told: Tensor, state: WindowState, past: int) -> Tensor | None:
         """What topics add to the memories' logits for t positions from `past` on, (b, t, n), None for a bank of zeros; their rows are written as far as

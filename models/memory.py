@@ -22,7 +22,8 @@ class GatedMemory(nn.Module):
     Matrices with the same input are one in memory (`kv_proj`, `token_proj`, `read_proj`), several tensors on disk.
 
     E = attention over the bank; add = sigmoid(W_out E + b) * E; new row = sigmoid(W_in u + b) * tanh(E + W_c u) + sigmoid(W_forget E + b) * old
-    (config `content: token`: tanh(W_c u)). A row's key is made of the row, with `keys: pair` of the one before it in the ring as well.
+    (config `content: token`: tanh(W_c u)). A row's key is made of the row, with `keys: pair` of the one before it in the ring as well; its value is made
+    of the row, with `values: topics` of its row in the topics' bank as well.
     """
 
     def __init__(self, config: LM2Config, layer: int = 0):
@@ -35,6 +36,8 @@ class GatedMemory(nn.Module):
         self.q_proj = nn.Linear(d, inner, bias=False)
         self.kv_proj = nn.Linear(d, 2 * inner, bias=False)
         self.k_before_proj = nn.Linear(d, inner, bias=False) if m.keys == "pair" else None
+        self.topic_norm = RMSNorm(d, config.rms_norm_eps) if m.values == "topics" else None
+        self.v_topic_proj = nn.Linear(d, inner, bias=False) if m.values == "topics" else None
         self.o_proj = nn.Linear(inner, d, bias=False) if m.output_projection else None
         self.token_proj = nn.Linear(d, 2 * d, bias=False)  # input gate, content
         self.read_proj = nn.Linear(d, 2 * d)  # output gate, forget gate
@@ -43,10 +46,10 @@ class GatedMemory(nn.Module):
         self.open_gate = nn.Linear(d, 1) if m.opens == "both" else None
         self.topics = Topics(config) if m.topics and layer == m.layers[0] else None
 
-    def keys_values(self, bank: Tensor, dtype: torch.dtype, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """K and V of a bank (b, n, d) in the model's dtype, each (b, h, n, e): computed once per chunk. A zero bank gives zeros.
+    def keys_values(self, bank: Tensor, dtype: torch.dtype, places: Tensor | None = None, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """K and V of a bank (b, n, d) in the model's dtype, each (b, h, n, e): computed once per chunk. Zero banks give zeros.
 
-        places (p,): of these rows alone, (b, h, p, e).
+        places (p,): of these rows alone, (b, h, p, e). told (b, n, d): the topics' bank, which `values: topics` reads.
         """
         rows = bank if places is None else bank[:, places]  # (b, p, d)
         b, p, _ = rows.shape
@@ -55,6 +58,10 @@ class GatedMemory(nn.Module):
         if self.k_before_proj is not None:
             before = r.roll(1, dims=1) if places is None else self.bank_norm(bank[:, places - 1]).to(dtype)  # (b, p, d); row -1 is the last
             k = k + self.k_before_proj(before).view(b, p, self.heads, self.width).transpose(1, 2)
+        if self.v_topic_proj is not None and self.topic_norm is not None:
+            assert told is not None
+            words = self.topic_norm(told if places is None else told[:, places]).to(dtype)  # (b, p, d)
+            v = v + self.v_topic_proj(words).view(b, p, self.heads, self.width).transpose(1, 2)
         return k, v
 
     def opened(self, gates: Tensor, u: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ BITS = (4, 8)
 GROUPS = (32, 64, 128)
 # Matrices that may be rounded: everything linear in the backbone, and of a memory what only reads.
 _BACKBONE = ("embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_MEMORY = ("q_proj", "k_proj", "k_before_proj", "v_proj", "o_proj", "query_proj", "key_proj", "value_proj")
+_MEMORY = ("q_proj", "k_proj", "k_before_proj", "v_proj", "v_topic_proj", "o_proj", "query_proj", "key_proj", "value_proj")
 
 
 @dataclass(frozen=True)

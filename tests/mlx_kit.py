@@ -18,7 +18,7 @@ def fast():
 
 def folder(path, name, seed=3, **fields):
     """A random model of `tiny.CELLS[name]`, or of `tiny.config(name, **fields)`, as a folder; returns it."""
-    config = tiny.CELLS[name] if not fields else tiny.config(name, **fields)
+    config = (tiny.CELLS | tiny.ALONE)[name] if not fields else tiny.config(name, **fields)
     save_folder(random_model(config, seed=seed), path)
     return path
 

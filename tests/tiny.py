@@ -1,5 +1,7 @@
 """Tiny configurations of every kind, for tests of every backend. Plain Python: imports no ML library."""
 
+from dataclasses import replace
+
 from lm2.models.config import BackboneConfig, LM2Config, MemoryConfig, RopeConfig
 
 
@@ -22,6 +24,7 @@ def config(cell="gated", pool="causal", vocab=61, layers=3, chunk=16, rows=1, me
             window=fields.pop("window", None),
             keys=fields.pop("keys", "row"),
             opens=fields.pop("opens", "read"),
+            values=fields.pop("values", "row"),
             topics=fields.pop("topics", ()),
             topic_back=fields.pop("topic_back", 24),
             topic_around=fields.pop("topic_around", 10),
@@ -41,7 +44,7 @@ CELLS = {
     "gated-4T": config(rows=4),
     "gated-token": config(rows=2, content="token"),
     "gated-pair": config(rows=2, content="token", keys="pair"),
-    "gated-topics": config(rows=2, content="token", keys="pair", opens="both", layers=4, memory_layers=(2, 3), topics=(0, 1), topic_back=6, topic_around=2),
+    "gated-topics": config(rows=2, content="token", keys="pair", opens="both", values="topics", layers=4, memory_layers=(2, 3), topics=(0, 1), topic_back=6, topic_around=2),
     "released-causal": config("released"),
     "released-chunk": config("released", "chunk"),
 }
@@ -51,4 +54,5 @@ BACKBONES = {
     "norms after": BackboneConfig("whole", (0,), "after"),
     "norms around": BackboneConfig("head", (), "both", "gelu_tanh", 3.3, (0, 2), RopeConfig(60.0)),
 }
+ALONE = {"gated-topics-alone": replace(CELLS["gated-topics"], memory=replace(CELLS["gated-topics"].memory, values="row"))}  # for tests of windows
 STREAMING = [name for name in CELLS if name != "released-chunk"]

@@ -32,7 +32,7 @@ def make(folder, cell="gated", seed=1, window=WINDOW, chunk=FOLD, ends=(tiny_tok
     if cell.startswith("released"):
         config = tiny.config("released", cell.removeprefix("released-"), width=window, **fields)
     else:
-        memory = dict(memory_layers=(1,), topics=(0,), topic_back=6, topic_around=2) if cell == "gated-topics" else dict(memory_layers=(0, 1))
+        memory = dict(memory_layers=(1,), topics=(0,), values="topics", topic_back=6, topic_around=2) if cell == "gated-topics" else dict(memory_layers=(0, 1))
         config = tiny.config(chunk=chunk, rows=3 if cell == "gated" else 12, window=window, **memory, **fields)
     save_folder(random_model(config, seed), folder)
     tiny_tokenizer.make(folder)

@@ -51,7 +51,7 @@ def whole(model, bank, written, script):
             now, adds = bank[model.bank_of[i]].clone(), []
             for number, (begin, end) in enumerate(script.segments()):
                 at = [(written + p - script.carried) % n for p in range(begin, end)]
-                kv = block.memory.keys_values(now, x.dtype)
+                kv = valued(block.memory, now, bank[-1] if number == 0 else versions[number - 1][0])
                 gain = model.topics.gain[model.bank_of[i]] if looks[number] is not None else 1.0
                 add, rows = block.memory(x[:, begin:end], kv, now[:, at], None if looks[number] is None else gain * looks[number])
                 adds.append(add)
@@ -63,6 +63,17 @@ def whole(model, bank, written, script):
             a = a + torch.cat(adds, dim=1)
         x = block.finish(x, a)
     return Result(model.lm_head(model.norm(x)), [torch.stack([*v[topics:], *v[:topics]]) for v in versions if v], written + count)
+
+
+def valued(memory, now, told):
+    """K and V of a memory's bank (b, n, d), and where values are made of the topics' bank too, what that adds, row by row."""
+    if memory.v_topic_proj is None:
+        return memory.keys_values(now, now.dtype)
+    k, v = memory.keys_values(now, now.dtype, told=torch.zeros_like(told))
+    for i in range(told.shape[1]):
+        word = told[:, i] * memory.topic_norm.weight / (told[:, i].square().mean(-1, keepdim=True) + memory.topic_norm.eps).sqrt()  # (b, d)
+        v[:, :, i] += (word @ memory.v_topic_proj.weight.T).view(len(told), memory.heads, memory.width)
+    return k, v
 
 
 def topic_looks(model, memory, x, features, now, written, script, versions):

@@ -81,7 +81,7 @@ def reads(memories: Sequence[GatedMemory], banks: Sequence[Tensor], empty: int =
     out: list[prefixed.KV] = []
     topics = memories[0].topics
     for memory, bank in zip(memories, banks, strict=topics is None):
-        k, v = memory.keys_values(bank[None], bank.dtype)  # (1, h, n, e) each
+        k, v = memory.keys_values(bank[None], bank.dtype, told=None if topics is None else banks[-1][None])  # (1, h, n, e) each
         out.append((torch.nn.functional.pad(k, (0, 0, 0, empty)), torch.nn.functional.pad(v, (0, 0, 0, empty))))
     around = None if topics is None else topics.around(torch.nn.functional.pad(banks[-1], (0, 0, 0, empty))[None])  # (1, n, d)
     return prefixed.Reads(out, around)

@@ -171,6 +171,8 @@ def chat(
         start.check_layers(begun, memory.layers)
         if memory.keys == "pair":
             memory = start.with_topics(memory)
+    if plan.task == "chat" and memory.topics:
+        memory = replace(memory, values="topics")
     if plan.task == "find" and memory.content != "token":
         raise TrainError(f"{adapter}: --task find needs rows that are made of their token alone (memory.content token), not {memory.content}")
     model = start.warm(folder, memory, plan.seed, half)
@@ -207,6 +209,8 @@ def chat(
             finding.begin_topics()
     elif fresh and new_topics:
         task.begin_topics()
+    if fresh and memory.values == "topics" and (new or new_topics or begun is None or begun.memory.values != "topics"):
+        task.begin_words()
     return Job(made, write, "adapter", origin(model.config, folder, folder.path, [threads.others, threads.books, [d.turns for d in threads.marked]], adapter))
 
 

@@ -102,6 +102,18 @@ class NaturalTask:
                 asked.append(met[1][0, len(self.threads.head) + 8 :])
         start.begin_topics(self.model, torch.cat(features), torch.cat(asked), self.seed)
 
+    @torch.no_grad()
+    def begin_words(self, threads: int = 24) -> None:
+        """Start what values have of the topics' rows from threads with facts, once the topics themselves have begun."""
+        topics = self.model.topics
+        assert topics is not None
+        rng = random.Random(f"{self.seed} words")
+        kept = [banks.keep(self.model, self.threads.thread(rng, 300, 0.6), prefixed.unread(self.model), self.tables) for _ in range(threads)]
+        rows = torch.cat([topics.write(k.features) for k in kept if k.features is not None])  # (n, d)
+        ids = torch.tensor([i for k in kept for i in k.thread.ids[k.thread.head :]])  # (n,)
+        loudness = [float(torch.cat([k.x[j] for k in kept]).norm(dim=-1).mean()) for j in range(len(self.memories))]
+        start.begin_words(self.model, rows, ids, loudness)
+
     def step(self, stage: Stage, rng: random.Random) -> Terms:
         """The mean loss of `stage.batch` banks, to be differentiated."""
         if self._pool is None or self._steps % self.renew == 0:

@@ -6,7 +6,9 @@ and contents keep the hidden state), so that training begins with binding and no
 Axes: d hidden, v vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from ..config import LM2Config, MemoryConfig
 from ..errors import ConvertError
 from ..layout import ModelFolder
 from ..lm2 import LM2
+from ..memory import GatedMemory
 from ..tensorfile import read_tensor
 from ..weights import new_model, slots_of
 
@@ -25,6 +28,8 @@ TINY = MemoryConfig(cell="gated", slots=1024, chunk=64, layers=(1, 2), heads=4, 
 
 WHITE = 0.05  # added to every direction of the topics' features, of which the mean variance is 1, before they are made equally wide
 TOPIC_SHARP = 4.9  # how far rows and questions of new topics are scaled up
+SPOKEN = 0.5  # how loud a new memory says the words it looks at, as a share of the residual stream it speaks into
+RIDGE = 0.05  # added to every direction where a map is fitted, of which the mean is 1
 KEPT_TOPICS = 4.0  # its sigmoid is what stays of a topics' row when another is written over it
 
 BABI = MemoryConfig(cell="gated", slots=1024, chunk=32, layers=(2, 4), heads=4, head_dim=32, init="zeros")
@@ -164,8 +169,10 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
                 slot.copy_(torch.diag(0.5 / sizes(before).clamp(min=0.02)))
             elif part == "forget_gate.bias":
                 slot.copy_(torch.linspace(4.0, 8.0, d)[torch.randperm(d, generator=generator)])
-            elif part.startswith("open_gate."):
+            elif part.startswith(("open_gate.", "v_topic_proj.")):
                 slot.zero_()
+            elif part == "topic_norm.weight":
+                slot.fill_(1.0)
             elif part.startswith("topics."):
                 slot.fill_(KEPT_TOPICS if part == "topics.keep" else 1.0 if part == "topics.gain" else 0.0)
             elif part.endswith("gate.bias"):
@@ -210,6 +217,30 @@ def begin_topics(model: LM2, features: Tensor, asked: Tensor, seed: int) -> None
     for part, at in ((topics.write, middle), (topics.query, asked.double().cpu().mean(0))):
         part.weight.copy_(TOPIC_SHARP * white)
         part.bias.copy_(-TOPIC_SHARP * white @ at)
+
+
+@torch.no_grad()
+def begin_words(model: LM2, rows: Tensor, ids: Tensor, loudness: Sequence[float]) -> None:
+    """Start what values have of the topics' rows (`values: topics`): what a memory looks at it says. From rows (n, d) of tokens ids (n,), ridge regression
+    finds the tokens' directions in the head; each memory's map is what its projection turns into those, as loud as SPOKEN of `loudness`, the size of the
+    residual stream in its layer (docs/decisions.md)."""
+    said = model.embed_tokens.weight.double().cpu() if model.config.tie_word_embeddings else model.lm_head.weight.double().cpu()  # (v, d)
+    said = said / said.norm(dim=-1, keepdim=True).clamp(min=1e-9)
+    for (layer, _), size in zip(model.bank_of.items(), loudness, strict=True):
+        memory = cast(GatedMemory, model.blocks[layer].memory)
+        assert memory.topic_norm is not None and memory.v_topic_proj is not None and memory.o_proj is not None
+        words = memory.topic_norm(rows.float()).double().cpu()  # (n, d)
+        to_head = _fitted(words, said[ids.cpu()] - said.mean(0))  # (d, d)
+        out = memory.o_proj.weight.double().cpu()  # (d, h e)
+        mean = (out * out).sum() / out.shape[1]
+        inward = torch.linalg.solve(out.T @ out + RIDGE * mean * torch.eye(out.shape[1], dtype=torch.double), out.T)  # (h e, d)
+        memory.v_topic_proj.weight.copy_(SPOKEN * size * inward @ to_head.T)
+
+
+def _fitted(x: Tensor, y: Tensor) -> Tensor:
+    """The map (d, e) from x (n, d) to y (n, e), by ridge regression."""
+    square = x.T @ x
+    return torch.linalg.solve(square + RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=x.dtype), x.T @ y)
 
 
 def check_layers(adapter: Adapter, layers: tuple[int, ...]) -> None:

@@ -14,7 +14,8 @@ from lm2.runtime.backend import MemoryState
 
 pytest.importorskip("mlx.core")
 W = 48
-GATED = [name for name in tiny.CELLS if name.startswith("gated")]
+EVERY = tiny.CELLS | tiny.ALONE
+GATED = [name for name in EVERY if name.startswith("gated")]
 RELATIVE, BANK = 1e-5, 1e-10
 
 
@@ -25,7 +26,7 @@ def folders(tmp_path_factory):
 
 def given(name, carried):
     """A float64 model, a bank that was written three times over a pointer that is no multiple of a chunk, and the tokens in it."""
-    model = random_model(tiny.CELLS[name], seed=3, dtype=torch.float64)
+    model = random_model(EVERY[name], seed=3, dtype=torch.float64)
     model.load_state_dict({k: v.float().double() for k, v in model.state_dict().items()})
     bank, written = model.initial_bank(2), 0
     for c in range(3 if carried else 0):
@@ -99,7 +100,8 @@ def unheard(backend):
 
 
 WRONG_GATES = {"rows whatever the gate": lambda told: 0 * told + 1, "the gate of the token before": lambda told: told[:, [0, *range(told.shape[1] - 1)]]}
-TOPIC_FAULTS = ["a fold leaves what is near the rows to either side", "topics are not heard", "what was talked of, one token late", *WRONG_GATES]
+VALUES = {"values of the row alone": lambda told: 0 * told, "values of the row after": lambda told: told[:, [*range(1, told.shape[1]), 0]]}
+TOPIC_FAULTS = ["a fold leaves what is near the rows to either side", "topics are not heard", "what was talked of, one token late", *WRONG_GATES, *VALUES]
 
 
 @torch.inference_mode()
@@ -118,6 +120,9 @@ def test_wrong_topics_are_noticed(folders, fault, monkeypatch):
     elif fault in WRONG_GATES:
         made = backend.model.topics.rows
         monkeypatch.setattr(backend.model.topics, "rows", lambda features, told, old: made(features, WRONG_GATES[fault](told), old))
+    elif fault in VALUES:
+        told = backend.model._told
+        monkeypatch.setattr(backend.model, "_told", lambda bank: VALUES[fault](told(bank)))
     elif fault:
         topics = backend.model.topics
         right = topics.looks

@@ -12,11 +12,12 @@ from lm2.models.weights import random_model
 
 EXACT = 1e-11
 W = 48  # three chunks of 16
-GATED = [name for name in tiny.CELLS if name.startswith("gated")]
+EVERY = tiny.CELLS | tiny.ALONE
+GATED = [name for name in EVERY if name.startswith("gated")]
 
 
 def make(name, seed=3):
-    return random_model(tiny.CELLS[name], seed=seed, dtype=torch.float64)
+    return random_model(EVERY[name], seed=seed, dtype=torch.float64)
 
 
 def tokens(batch, length, seed=5):
@@ -186,6 +187,8 @@ def test_a_wrong_window_is_noticed(fault, monkeypatch):
 TOPIC_FAULTS = {
     "a fold that forgets the rows to either side": ("near", lambda right: lambda self, written, count: self.places(written, count)),
     "surroundings of other rows": ("near", lambda right: lambda self, written, count: right(self, written + 3, count)),
+    "values of the row after": ("told", lambda right: lambda self, bank: right(self, bank).roll(-1, 1)),
+    "values of the row alone": ("told", lambda right: lambda self, bank: 0 * bank[-1]),
     "no surroundings at all": ("topics", lambda right: property(lambda self: None)),
 }
 

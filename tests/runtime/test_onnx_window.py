@@ -16,7 +16,7 @@ from lm2.export.export import export_model  # noqa: E402
 from lm2.export.options import Options  # noqa: E402
 from lm2.models.errors import BackendError, ConvertError  # noqa: E402
 
-GATED = [name for name in tiny.CELLS if name.startswith("gated")]
+GATED = [name for name in tiny.CELLS | tiny.ALONE if name.startswith("gated")]
 
 
 @pytest.fixture(scope="module")

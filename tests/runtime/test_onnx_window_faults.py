@@ -97,6 +97,29 @@ def test_wrong_topics_are_noticed(tmp_path, fault, form, monkeypatch):
         assert_close("logits", got, want.logits.numpy(), LOGITS, RTOL)
 
 
+@pytest.mark.parametrize("form", ["default", "standard"])
+@pytest.mark.parametrize("fault", ["values of the row alone", "values of the row before"])
+def test_values_made_of_other_topics_are_noticed(tmp_path, fault, form, monkeypatch):
+    """Negative controls of what a value has of its row in the topics' bank."""
+    from lm2.export import memory
+
+    right = memory.MemoryLayers.keys_values
+
+    def wrong(self, g, bank, layer, told):
+        shown = g.op("Concat", g.slice(told, g.constant([0]), g.constant([1]), 1), g.slice(told, g.constant([0]), g.constant([-1]), 1), axis=1)
+        return right(self, g, bank, layer, g.op("Mul", told, g.constant(0.0, "float32")) if "alone" in fault else shown)
+
+    monkeypatch.setattr(memory.MemoryLayers, "keys_values", wrong)
+    source, path = onnx_kit.exported(tmp_path, "gated-topics", onnx_kit.FORMS[form])
+    model, b = reference(source), onnx_kit.backend(path)
+    bank, written = memory_of(model)
+    script = Script(torch.as_tensor(tokens(1, 40)), (25, 33), 20)
+    want = oracle(model, bank, written, script)
+    got, _ = onnx_kit.windowed(b, state_of(bank, written), script, W, 8)
+    with pytest.raises(AssertionError):
+        assert_close("logits", got, want.logits.numpy(), LOGITS, RTOL)
+
+
 ROW_FAULTS = ["old row kept whole", "gate left out", "another memory's gate", "gate not the mean of its channels"]
 
 

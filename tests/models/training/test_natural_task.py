@@ -55,7 +55,7 @@ def test_later_talk_is_written_over():
     assert torch.equal(banks.joined([a], None, [b, b])[0], torch.full((4, 32), 0.25 + 0.5 * (0.25 + 0.5 * 1.0)))
 
 
-@pytest.mark.parametrize("fields", [{}, {"topics": (0,)}, {"opens": "both"}], ids=["plain", "topics", "opens"])
+@pytest.mark.parametrize("fields", [{}, {"topics": (0,)}, {"topics": (0,), "values": "topics"}, {"opens": "both"}], ids=["plain", "topics", "values", "opens"])
 def test_questions_behind_a_window_are_a_sessions(fields):
     """Several questions of unequal length after one window: each has the logits of the window read on with it alone."""
     model, memories = made(**fields)

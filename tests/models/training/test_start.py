@@ -71,3 +71,21 @@ def test_a_memory_of_another_decoder_starts_as_conversion_starts_it(tmp_path, na
         assert torch.allclose(want, plain) == (part[0] == "o" and c.backbone.norms == "before"), "a norm is in it"
     norm = slots[f"{p}memory.norm.weight"]
     assert torch.equal(norm, torch.ones_like(norm) if c.backbone.norms == "after" else slots[f"{p}input_layernorm.weight"])
+
+
+def test_values_begin_by_saying_the_words_they_look_at():
+    """What the projection makes of a row's topics is likest the row's own token in the head, as loud as asked; nothing is said of other tokens' rows."""
+    model = random_model(replace(tiny.CELLS["gated-topics"], vocab_size=40, tie_word_embeddings=False), 3)
+    of_token = torch.randn(40, 32, generator=torch.Generator().manual_seed(1))
+    ids = torch.arange(400) % 40
+    rows = of_token[ids] + 0.05 * torch.randn(400, 32, generator=torch.Generator().manual_seed(2))
+    start.begin_words(model, rows, ids, (10.0, 20.0))
+    for layer, loud in ((2, 10.0), (3, 20.0)):
+        memory = model.blocks[layer].memory
+        k, v = memory.keys_values(torch.zeros(1, 400, 32), torch.float32, told=rows[None])  # (1, h, n, e) each
+        said = memory.o_proj(v[0].transpose(0, 1).reshape(400, -1)).detach()  # (n, d)
+        assert not k.any() and (model.lm_head(said).argmax(-1) == ids).float().mean() > 0.9
+        assert 0.3 < said.norm(dim=-1).mean() / (start.SPOKEN * loud) < 1.2
+    start.begin_words(model, rows, ids.roll(1), (10.0, 20.0))
+    _, v = memory.keys_values(torch.zeros(1, 400, 32), torch.float32, told=rows[None])
+    assert (model.lm_head(memory.o_proj(v[0].transpose(0, 1).reshape(400, -1))).argmax(-1) == ids).float().mean() < 0.1, "the control"
