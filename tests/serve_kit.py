@@ -1,6 +1,7 @@
 """A real server for tests: uvicorn on a free port, in a thread, over a model that is loaded already."""
 
 import json
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -99,3 +100,28 @@ def refused(answer, status, *words):
     for word in words:
         assert word in str(error), f"{word!r} is not in {error}"
     return error
+
+
+HELLO = {"messages": transcript("Where is Mary?")}
+
+
+class Stream:
+    """A request whose answer is read by hand, or not at all."""
+
+    def __init__(self, running, stream=True, size=None, **fields):
+        body = json.dumps({**HELLO, "stream": stream, **fields}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        self.socket = raw_socket(running, head + body, size)
+
+    def close(self):
+        self.socket.close()
+
+
+def raw_socket(running, said, size=None):
+    one = socket.socket()
+    if size:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    one.settimeout(30)
+    one.connect(running.listening.getsockname()[:2])
+    one.sendall(said)
+    return one

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from . import about, chat
+from . import about, chat, sessions
 from .guard import Guard
 from .http import LEFT, Endpoint, Left, answer_of, refused
 from .refusal import Refusal
@@ -24,6 +24,17 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/v1/models/{id}", about.model),
     ("POST", "/v1/chat/completions", chat.chat),
     ("POST", "/v1/completions", chat.completion),
+    ("GET", "/v1/sessions", sessions.listing),
+    ("POST", "/v1/sessions", sessions.create),
+    ("GET", "/v1/sessions/{id}", sessions.show),
+    ("DELETE", "/v1/sessions/{id}", sessions.delete),
+    ("POST", "/v1/sessions/{id}/fork", sessions.fork),
+    ("POST", "/v1/sessions/{id}/undo", sessions.undo),
+    ("POST", "/v1/sessions/{id}/read", sessions.read),
+    ("GET", "/v1/sessions/{id}/held", sessions.held),
+    ("POST", "/v1/sessions/{id}/forget", sessions.forget),
+    ("GET", "/v1/sessions/{id}/file", sessions.get_file),
+    ("PUT", "/v1/sessions/{id}/file", sessions.put_file),
 )
 
 

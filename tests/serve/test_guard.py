@@ -1,17 +1,14 @@
 """Who is let in, and that one client can neither hold nor break what others use."""
 
 import re
-import socket
 import threading
 from dataclasses import replace
 
 import command_line
 import pytest
-from serve_kit import Web, refused, served, transcript
+from serve_kit import HELLO, Stream, Web, raw_socket, refused, served, transcript
 
 from lm2.runtime.serve.owners import read_keys
-
-HELLO = {"messages": transcript("Where is Mary?")}
 
 
 @pytest.fixture(scope="module")
@@ -185,29 +182,3 @@ def test_keys_of_a_file(tmp_path):
             read_keys(file)
     with pytest.raises(PromptError, match="missing"):
         read_keys(tmp_path / "missing")
-
-
-class Stream:
-    """A request whose answer is read by hand, or not at all."""
-
-    def __init__(self, running, stream=True, size=None, **fields):
-        import json
-
-        body = json.dumps({**HELLO, "stream": stream, **fields}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-        self.socket = raw_socket(running, head + body, size)
-
-    def close(self):
-        self.socket.close()
-
-
-def raw_socket(running, said, size=None):
-    one = socket.socket()
-    if size:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-    one.settimeout(30)
-    one.connect(running.listening.getsockname()[:2])
-    one.sendall(said)
-    return one
-
-
