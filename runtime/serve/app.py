@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from . import about, chat, sessions
+from . import about, chat, conversations, responses, sessions
 from .guard import Guard
 from .http import LEFT, Endpoint, Left, answer_of, refused
 from .refusal import Refusal
@@ -35,6 +35,16 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("POST", "/v1/sessions/{id}/forget", sessions.forget),
     ("GET", "/v1/sessions/{id}/file", sessions.get_file),
     ("PUT", "/v1/sessions/{id}/file", sessions.put_file),
+    ("POST", "/v1/responses", responses.create),
+    ("GET", "/v1/responses/{id}", responses.show),
+    ("DELETE", "/v1/responses/{id}", responses.delete),
+    ("POST", "/v1/conversations", conversations.create),
+    ("GET", "/v1/conversations/{id}", conversations.show),
+    ("POST", "/v1/conversations/{id}", conversations.update),
+    ("DELETE", "/v1/conversations/{id}", conversations.delete),
+    ("GET", "/v1/conversations/{id}/items", conversations.items),
+    ("POST", "/v1/conversations/{id}/items", conversations.add),
+    ("GET", "/v1/conversations/{id}/items/{item}", conversations.one),
 )
 
 

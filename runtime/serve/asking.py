@@ -73,7 +73,7 @@ CHAT_MESSAGE: Table = {
 }
 
 
-def messages_kind(fields: Table, roles: tuple[str, ...] = ("system", "developer", "user", "assistant")) -> Kind:
+def messages_kind(fields: Table, roles: tuple[str, ...] = ("system", "developer", "user", "assistant"), least: int = 1) -> Kind:
     """A list of messages, read as [(role, text)]; role `developer` is `system`."""
 
     def one(value: Any, where: str) -> Message:
@@ -88,7 +88,7 @@ def messages_kind(fields: Table, roles: tuple[str, ...] = ("system", "developer"
 
     parts = {"role": {"enum": list(roles)}, "content": fields["content"].kind.schema}
     item = {"type": "object", "properties": parts, "required": ["role", "content"]}
-    return listed(Kind(one, item), MESSAGES_MAX, 1)
+    return listed(Kind(one, item), MESSAGES_MAX, least)
 
 
 def split(messages: list[Message], where: str, ends: bool = True) -> tuple[str | None, tuple[Message, ...]]:

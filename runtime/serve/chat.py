@@ -34,7 +34,7 @@ CHAT: Table = {
     "response_format": Field(table(FORMAT)),
     "tools": Field(only(([],), NO_TOOLS)),
     "tool_choice": Field(only(("none",), NO_TOOLS)),
-    "parallel_tool_calls": Field(only((False,), NO_TOOLS)),
+    "parallel_tool_calls": Field(flag()),
     "functions": Field(only(([],), NO_TOOLS)),
     "function_call": Field(only(("none",), NO_TOOLS)),
     "modalities": Field(only((["text"],), "this model writes text alone")),

@@ -9,6 +9,7 @@ from ..statefile.record import SessionError
 from .limits import Limits
 from .metrics import Metrics
 from .owners import Owners
+from .records import Records
 from .refusal import Refusal
 from .scheduler import Scheduler, Ticket
 from .shelf import Shelf
@@ -34,6 +35,7 @@ class Service:
         self.owners, self.limits, self.store, self.window = owners, limits, store, window
         self.scheduler = Scheduler(limits.queue)
         self.metrics = Metrics(self._size, lambda: (self.scheduler.waiting, int(self.scheduler.running is not None)))
+        self.records = Records(store)
         self.started = int(time.time())
         self._load, self._ended = load, ended
         self._error: BaseException | None = None
@@ -95,6 +97,16 @@ class Service:
         self.shelf.put(name, session)
         return outcome
 
+    def drop(self, name: Name) -> None:
+        """Delete a session and what belongs to it. Raises Refusal 404 where there is none."""
+        if not self.shelf.drop(name):
+            raise missing(name.kind, name.id)
+        self.records.drop(name)
+
+    def _lost(self, name: Name) -> None:
+        self.records.drop(name)
+        self.metrics.dropped()
+
     def _size(self) -> tuple[int, int]:
         return (0, 0) if self._shelf is None else self._shelf.size()
 
@@ -102,7 +114,7 @@ class Service:
         try:
             model = self._load()
             self._model = model
-            self._shelf = Shelf(model, self.limits.memory, self.store, lambda name: self.metrics.dropped())
+            self._shelf = Shelf(model, self.limits.memory, self.store, self._lost)
             turns = Turns(model, self._shelf, self.window, self.metrics.answered)
             turns.new(None)  # refuses a window that the model cannot have
             self._turns = turns

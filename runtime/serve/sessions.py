@@ -70,8 +70,7 @@ async def delete(request: Request) -> Response:
     service, name = service_of(request), _name(request)
 
     def job(ticket: Ticket) -> dict[str, Any]:
-        if not service.shelf.drop(name):
-            service.take(name)
+        service.drop(name)
         return {"id": name.id, "object": "session", "deleted": True}
 
     return JSONResponse(await work(request, job))
