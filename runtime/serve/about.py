@@ -1,4 +1,4 @@
-"""What the server says of itself: /health, /metrics, /props, /v1/models."""
+"""What the server says of itself: /health, /metrics, /props, /openapi.json, /v1/models."""
 
 from dataclasses import asdict
 from typing import Any
@@ -20,6 +20,7 @@ async def health(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
+    """What was counted, for Prometheus."""
     return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -38,11 +39,18 @@ async def props(request: Request) -> Response:
     )  # fmt: skip
 
 
+async def openapi(request: Request) -> Response:
+    """The OpenAPI document of this server."""
+    return JSONResponse(request.app.state.openapi)
+
+
 async def models(request: Request) -> Response:
+    """The one model that is here."""
     return JSONResponse({"object": "list", "data": [_model(service_of(request))]})
 
 
 async def model(request: Request) -> Response:
+    """A model by its name."""
     service, given = service_of(request), request.path_params["id"]
     if given != service.model.name:
         raise Refusal(404, f"model {given[:80]!a} is not here: this server has {service.model.name}", "model", "model_not_found")

@@ -10,42 +10,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from . import about, chat, conversations, responses, sessions
 from .guard import Guard
 from .http import LEFT, Endpoint, Left, answer_of, refused
+from .openapi import document
 from .refusal import Refusal
+from .routes import ROUTES
 from .service import Service
-
-ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
-    ("GET", "/health", about.health),
-    ("GET", "/metrics", about.metrics),
-    ("GET", "/props", about.props),
-    ("GET", "/v1/models", about.models),
-    ("GET", "/v1/models/{id}", about.model),
-    ("POST", "/v1/chat/completions", chat.chat),
-    ("POST", "/v1/completions", chat.completion),
-    ("GET", "/v1/sessions", sessions.listing),
-    ("POST", "/v1/sessions", sessions.create),
-    ("GET", "/v1/sessions/{id}", sessions.show),
-    ("DELETE", "/v1/sessions/{id}", sessions.delete),
-    ("POST", "/v1/sessions/{id}/fork", sessions.fork),
-    ("POST", "/v1/sessions/{id}/undo", sessions.undo),
-    ("POST", "/v1/sessions/{id}/read", sessions.read),
-    ("GET", "/v1/sessions/{id}/held", sessions.held),
-    ("POST", "/v1/sessions/{id}/forget", sessions.forget),
-    ("GET", "/v1/sessions/{id}/file", sessions.get_file),
-    ("PUT", "/v1/sessions/{id}/file", sessions.put_file),
-    ("POST", "/v1/responses", responses.create),
-    ("GET", "/v1/responses/{id}", responses.show),
-    ("DELETE", "/v1/responses/{id}", responses.delete),
-    ("POST", "/v1/conversations", conversations.create),
-    ("GET", "/v1/conversations/{id}", conversations.show),
-    ("POST", "/v1/conversations/{id}", conversations.update),
-    ("DELETE", "/v1/conversations/{id}", conversations.delete),
-    ("GET", "/v1/conversations/{id}/items", conversations.items),
-    ("POST", "/v1/conversations/{id}/items", conversations.add),
-    ("GET", "/v1/conversations/{id}/items/{item}", conversations.one),
-)
 
 
 def build(service: Service, local: bool = True) -> ASGIApp:
@@ -56,10 +26,10 @@ def build(service: Service, local: bool = True) -> ASGIApp:
         service.start()
         yield
 
-    routes = [Route(path, _counted(path, endpoint), methods=[method]) for method, path, endpoint in ROUTES]
+    routes = [Route(row.path, _counted(row.path, row.endpoint), methods=[row.method]) for row in ROUTES]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False
-    app.state.service = service
+    app.state.service, app.state.openapi = service, document(ROUTES)
     return Guard(app, service, local)
 
 

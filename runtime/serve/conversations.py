@@ -44,6 +44,7 @@ async def create(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
+    """A conversation, without its items."""
     return JSONResponse(shown(record_of(service_of(request), _name(request))))
 
 

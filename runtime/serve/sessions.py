@@ -29,7 +29,7 @@ from .turns import check_text
 if TYPE_CHECKING:
     from ..loading import Model
 
-FILE = "application/vnd.lm2.session"
+FILE = "application/octet-stream"
 CREATE: Table = {"system": Field(text()), "seed": SEED, **SAMPLING}
 NOTHING: Table = {}
 READ: Table = {"text": Field(text(1 << 30, 1), need=True), "title": Field(text(200), "text")}
