@@ -66,4 +66,4 @@ def _content(row: Row) -> dict[str, Any]:
     if row.gives == FILE:
         return {row.gives: {"schema": {"type": "string", "format": "binary"}}}
     found: dict[str, Any] = {"application/json": {"schema": {"type": "object"} if "/" in row.gives else ref(row.gives)}}
-    return found | ({"text/event-stream": {"schema": {"type": "string"}}} if row.stream else {})
+    return found | ({"text/event-stream": {}} if row.stream else {})
