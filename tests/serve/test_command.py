@@ -1,12 +1,15 @@
 """`lm2 serve`: its options, how it refuses, how it ends, and what is left after a kill."""
 
+import json
 import re
+import shutil
 import signal
+import socket
 
 import command_line
 import pytest
 from command_line import wait_for
-from serve_kit import Web, served, transcript
+from serve_kit import Web, served
 
 
 @pytest.fixture
@@ -56,22 +59,43 @@ class Process:
         assert b"ready" in self.process.stderr.readline()
         wait_for(lambda: Web(self)("GET", "/health").status_code == 200, "the model")
 
-    def ends(self, how):
-        self.process.send_signal(how)
-        _, err = self.process.communicate(timeout=60)
-        return self.process.returncode, err.decode()
 
-
-def test_it_ends_when_told_and_survives_a_kill(lm2, model, tmp_path):
-    """Ctrl-C saves what was heard; what was saved is there after a kill, and a second server on the same folder is refused."""
+def test_ctrl_c_in_an_answer(lm2, model, tmp_path):
+    """It ends at a whole turn, saved, with exit code 0; a second server on the same folder is refused while it runs."""
     store = tmp_path / "store"
-    first = Process("--store", store)
-    asked = {"messages": transcript("Mary went to the kitchen.", "Ok.", "Where is Mary?")}
-    assert Web(first)("POST", "/v1/chat/completions", asked).headers["x-lm2-reuse"] == "none"
-    assert first.ends(signal.SIGINT) == (0, "")
-    second = Process("--store", store)
-    assert Web(second)("POST", "/v1/chat/completions", asked).headers["x-lm2-reuse"] == "2"
-    lm2("serve", "lm2-tiny", "--port", 0, "--store", store).fails("in use", second.process.pid)
-    assert second.ends(signal.SIGKILL)[0] == -signal.SIGKILL
-    with served(model, store=store) as running:
-        assert Web(running).chat("Mary went to the kitchen.", "Ok.", "Where is Mary?")[1] == "2"
+    running = Process("--store", store, "--max-tokens", 100_000)
+    web = Web(running)
+    own = web("POST", "/v1/sessions", {}).json()["id"]
+    assert web.say("Mary went to the kitchen.", session_id=own)
+    assert web.chat("John went to the garden.", "Ok.", "Where is John?")[1] == "none"
+    lm2("serve", "lm2-tiny", "--port", 0, "--store", store).fails("in use", running.process.pid)
+    body = json.dumps({"prompt": "Mary", "stream": True, "temperature": 100, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 2}).encode()
+    with socket.create_connection(("127.0.0.1", int(running.url.rsplit(":", 1)[1])), timeout=30) as stream:
+        stream.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        text = b""
+        while text.count(b"data: ") < 3:
+            text += stream.recv(4096)
+        running.process.send_signal(signal.SIGINT)
+        while part := stream.recv(65536):
+            text += part
+    assert (b"stopping" in text) != (b"[DONE]" in text)
+    _, err = running.process.communicate(timeout=60)
+    assert (running.process.returncode, err) == (0, b"")
+    with served(model, store=store) as again:
+        assert Web(again).say("Where is Mary?", session_id=own) == "kitchen."
+        assert Web(again).chat("John went to the garden.", "Ok.", "Where is John?")[1] == "2"
+
+
+def test_what_a_kill_leaves(model, tmp_path):
+    """The folder at any moment between turns is one to go on from: what has a name is on the disk when its answer ends."""
+    with served(model, store=tmp_path / "store") as running:
+        web = Web(running)
+        own = web("POST", "/v1/sessions", {}).json()["id"]
+        assert web.say("Mary went to the kitchen.", session_id=own)
+        response = web("POST", "/v1/responses", {"input": "John moved to the garden."}).json()["id"]
+        shutil.copytree(tmp_path / "store", tmp_path / "left")
+    with served(model, store=tmp_path / "left") as again:
+        web = Web(again)
+        assert web.say("Where is Mary?", session_id=own) == "kitchen."
+        answer = web("POST", "/v1/responses", {"input": "Where is John?", "previous_response_id": response}).json()
+        assert answer["output"][0]["content"][0]["text"] == "garden."

@@ -53,7 +53,7 @@ def test_random_requests(small):
             cases |= operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
 
         @hypothesis.seed(SEED)
-        @hypothesis.settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck))
+        @hypothesis.settings(max_examples=4, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck))
         @hypothesis.given(cases, hypothesis.strategies.booleans())
         def run(case, real):
             if known is not None and real and operation.method.upper() != "DELETE":

@@ -111,7 +111,7 @@ def test_an_answer_cut_by_a_stop_string_is_heard_as_it_was_shown(talk, talker):
     assert answer["choices"][0]["message"]["content"] == alone(talker, "Hello", short, "And?", seed=9, temperature=1.0)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_interleaved_conversations_are_each_their_own(talker, seed):
     """Two owners who say the same things, with edits and regenerations, in any order: each answer is that of a session alone."""
     chance = random.Random(seed)
