@@ -11,7 +11,7 @@ from .fields import Field, Kind, Table, choice, either, flag, listed, number, on
 from .refusal import Refusal, unsupported
 from .turns import check_order, check_text
 
-MESSAGES_MAX = 100_000
+MESSAGES_MAX = 10_000
 NO_TOOLS = "this model calls no tools"
 NO_PENALTY = "not supported: use repetition_penalty"
 LABEL = Field(text(512))

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from . import asking
 from .asking import CHAT_MESSAGE, NEUTRAL, NO_TOOLS, SAMPLING, SEED, STOP, STREAM_OPTIONS
 from .fields import Field, Table, either, flag, listed, only, table, text, whole
-from .http import Events, event, finished, json_body, owner_of, reuse_headers, service_of
+from .http import Events, event, finished, json_body, owner_of, service_of, told_of
 from .http import whole as uncut
 from .logprobs import TOP_MAX
 from .refusal import Refusal, unsupported
@@ -90,7 +90,7 @@ async def chat(request: Request) -> Response:
     told = None if ask.top is None else {"content": outcome.logprobs, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": told, "finish_reason": outcome.finish}
     body = {**about, "object": "chat.completion", "choices": [choice], "usage": usage_of(outcome)}
-    return JSONResponse(body, headers={**reuse_headers(outcome.began), "x-lm2-seed": str(outcome.seed)})
+    return JSONResponse(body, headers=told_of(outcome.began))
 
 
 def chat_ask(d: dict[str, Any], owner: str, most: int) -> Ask:
@@ -135,7 +135,7 @@ async def completion(request: Request) -> Response:
     told = None if ask.top is None else _old_logprobs(outcome.logprobs, 0)[0]
     choice = {"index": 0, "text": outcome.text, "logprobs": told, "finish_reason": outcome.finish}
     body = {**about, "object": "text_completion", "choices": [choice], "usage": usage_of(outcome)}
-    return JSONResponse(body, headers={"x-lm2-seed": str(outcome.seed)})
+    return JSONResponse(body, headers=told_of(outcome.began))
 
 
 class ChatVoice:

@@ -41,7 +41,7 @@ class Guard:
                 out["x-content-type-options"] = "nosniff"
                 if origin is not None and is_local(origin):
                     out["access-control-allow-origin"] = origin
-                    out["access-control-expose-headers"] = "x-lm2-reuse, x-request-id, etag, retry-after"
+                    out["access-control-expose-headers"] = "x-lm2-reuse, x-lm2-seed, x-request-id, etag, retry-after"
                     out["vary"] = "origin"
             await send(message)
 

@@ -98,9 +98,10 @@ async def work(request: Request, job: Callable[[Ticket], Any]) -> Any:
     return await finished(request, service_of(request).scheduler.submit(job))
 
 
-def reuse_headers(began: Began) -> dict[str, str]:
-    """How much of a transcript was heard already: turns' messages, or `none`."""
-    return {} if began.reuse is None else {"x-lm2-reuse": str(began.reuse) if began.reuse else "none"}
+def told_of(began: Began) -> dict[str, str]:
+    """Headers of an answer: its seed, and how many of a transcript's messages were heard already, or `none`."""
+    reuse = {} if began.reuse is None else {"x-lm2-reuse": str(began.reuse) if began.reuse else "none"}
+    return {"x-lm2-seed": str(began.seed), **reuse}
 
 
 def event(data: Any, name: str | None = None) -> str:
@@ -135,7 +136,7 @@ class Events(Response):
                     return
                 if not started:
                     started = True
-                    headers = {"cache-control": "no-store", "x-accel-buffering": "no", **(reuse_headers(value) if kind == "began" else {})}
+                    headers = {"cache-control": "no-store", "x-accel-buffering": "no", **(told_of(value) if kind == "began" else {})}
                     await send({"type": "http.response.start", "status": 200, "headers": _raw({"content-type": "text/event-stream", **headers})})
                     await _write(send, self.voice.begin())
                 await _write(send, self._text(kind, value))

@@ -15,7 +15,7 @@ from .asking import NEUTRAL, NO_TOOLS, SAMPLING, SEED
 from .chain import Message
 from .conversations import appended
 from .fields import Field, Table, either, flag, labels, listed, only, table, text, whole
-from .http import Events, event, finished, json_body, owner_of, reuse_headers, service_of, work
+from .http import Events, event, finished, json_body, owner_of, service_of, told_of, work
 from .http import whole as uncut
 from .items import input_kind, item, output_part
 from .logprobs import TOP_MAX
@@ -69,7 +69,7 @@ async def create(request: Request) -> Response:
     if d["stream"]:
         return Events(ticket, made, service.limits.ping, service.hide)
     outcome = uncut(await finished(request, ticket))
-    return JSONResponse(made.final, headers={**reuse_headers(outcome.began), "x-lm2-seed": str(outcome.seed)})
+    return JSONResponse(made.final, headers=told_of(outcome.began))
 
 
 async def show(request: Request) -> Response:
@@ -123,7 +123,7 @@ class Responding:
             self._check_system(base)
             if ask.history:
                 base = onward(base)
-                service.turns.hear(base, ask.history, ticket)
+                service.turns.hear(base, ask.history, ticket, text=False)
             outcome, moment = service.turns.onward_from(base, ask, ticket, None)
         else:
             outcome, moment = service.turns.moment(ask, ticket)

@@ -6,7 +6,7 @@ Used by the model's thread alone, but for `names` and `size`, which may be asked
 """
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -101,29 +101,33 @@ class Shelf:
 
     def _bytes(self, kinds: tuple[str, ...]) -> tuple[int, int]:
         with self._lock:
-            sessions = list(dict.fromkeys(s for n, s in self._sessions.items() if n.kind in kinds))
-        banks: set[int] = set()
-        total = 0
-        for session in sessions:
-            moments = (session.at, *session.snapshots)
-            banks.update(id(m.memory) for m in moments)
-            total += ENTRY_BYTES + sum(8 * m.filled for m in moments) + sum(len(m["content"]) for m in session.transcript)
-            if session.at.window is not None:
-                total += self._window(session.feeder.size)
-        return len(sessions), total + len(banks) * self._bank_bytes
+            names = Counter(s for n, s in self._sessions.items() if n.kind in kinds)
+        banks = Counter(bank for session in names for bank in _banks(session))
+        return len(names), sum(map(self._own, names)) + len(banks) * self._bank_bytes
+
+    def _own(self, session: Session) -> int:
+        """Bytes of a session besides its banks."""
+        moments = (session.at, *session.snapshots)
+        window = 0 if session.at.window is None else self._window(session.feeder.size)
+        return ENTRY_BYTES + sum(8 * m.filled for m in moments) + sum(len(m["content"]) for m in session.transcript) + window
 
     def tidy(self) -> None:
         """Get within the bytes: first windows of the longest unused are let go (they are run again), then whole sessions go to files or are dropped."""
-        if self.size()[1] <= self.most:
+        total = self.size()[1]
+        if total <= self.most:
             return
         with self._lock:
             order = list(self._sessions.items())
+        names = Counter(session for _, session in order)
+        banks = Counter(bank for session in names for bank in _banks(session))
         for _, session in order[:-1]:
-            if session.at.window is not None:
+            if total > self.most and session.at.window is not None and session is not order[-1][1]:
+                total -= self._own(session)
                 session.at = session.at.at_rest()
-                if self.size()[1] <= self.most:
-                    return
+                total += self._own(session)
         for name, session in order[:-1]:
+            if total <= self.most:
+                return
             if self.store is None and name.kind in NAMED:
                 continue
             if self.store is None:
@@ -132,8 +136,13 @@ class Shelf:
                 self._save(name, session)
             with self._lock:
                 self._sessions.pop(name, None)
-            if self.size()[1] <= self.most:
-                return
+            self._unsaved.discard(name)
+            names[session] -= 1
+            if not names[session]:
+                total -= self._own(session)
+                for bank in _banks(session):
+                    banks[bank] -= 1
+                    total -= 0 if banks[bank] else self._bank_bytes
 
     def save_all(self) -> None:
         """Write everything that has no file yet, where there is a store. Raises WriteError."""
@@ -145,15 +154,20 @@ class Shelf:
     def _save(self, name: Name, session: Session) -> None:
         if self.store is None or name not in self._unsaved:
             return
-        session.save(self.store.ready(name))
+        size = session.save(self.store.ready(name))
         self._unsaved.discard(name)
         if name.kind in PASSING:
-            self.store.prune()
+            self.store.grown(size)
 
     def _window(self, size: int) -> int:
         if size not in self._window_bytes:
             self._window_bytes[size] = self.model.backend.describe(size).window_bytes
         return self._window_bytes[size]
+
+
+def _banks(session: Session) -> set[int]:
+    """The banks that a session holds, by their id()."""
+    return {id(moment.memory) for moment in (session.at, *session.snapshots)}
 
 
 def onward(moment: Session) -> Session:

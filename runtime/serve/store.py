@@ -6,7 +6,6 @@ in bytes, the longest unused out first; named sessions and conversations are nev
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +37,7 @@ class Store:
         except OSError as error:
             raise write_error(folder, error, "nothing was written") from None
         self._lock = SessionLock(folder / "store").acquire()
+        self._size = sum(size for kind in PASSING for _, size, _ in _files(folder / kind))
 
     def close(self) -> None:
         self._lock.release()
@@ -90,21 +90,20 @@ class Store:
         """How many named sessions there are, of all owners."""
         return sum(1 for kind in NAMED for _ in _files(self.folder / kind))
 
-    def prune(self) -> None:
-        """Remove chains and responses, the longest unused first, until they are within their bytes."""
+    def grown(self, size: int) -> None:
+        """A chain or a response of so many bytes was written. Over the limit, the longest unused are removed until a tenth of it is free."""
+        self._size += size
+        if self._size <= self.most:
+            return
         files = sorted(entry for kind in PASSING for entry in _files(self.folder / kind))
-        total = sum(size for _, size, _ in files)
+        self._size = sum(size for _, size, _ in files)
         for _, size, path in files:
-            if total <= self.most:
+            if self._size <= self.most - self.most // 10:
                 break
             for suffix in (".lm2s", ".json"):
                 with suppress(OSError):
                     path.with_suffix(suffix).unlink()
-            total -= size
-
-    def room(self) -> int:
-        """Bytes free on its disk."""
-        return shutil.disk_usage(self.folder).free
+            self._size -= size
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:

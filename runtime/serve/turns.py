@@ -44,11 +44,12 @@ class Ask:
 
 
 class Began(NamedTuple):
-    """reuse: messages of the transcript that were heard already, None where a session was named. Tokens are of the prompt; cached: those not computed."""
+    """reuse: messages of the transcript that were heard already, None where a session was named. Tokens are of the prompt; cached: those not computed. seed: of the draws."""
 
     reuse: int | None
     prompt_tokens: int
     cached_tokens: int
+    seed: int
 
 
 class Piece(NamedTuple):
@@ -69,7 +70,6 @@ class Outcome:
     whole: bool
     completion_tokens: int
     began: Began
-    seed: int
     logprobs: list[dict[str, Any]]
     first_seconds: float
     seconds: float
@@ -100,7 +100,7 @@ class Turns:
         elif heard < len(ask.history):
             base = onward(base)
         if heard < len(ask.history):
-            self._hear(base, ask.history[heard:], ticket)
+            self.hear(base, ask.history[heard:], ticket, text=False)
             self.shelf.put(Name("chain", ask.owner, keys[-1]), bare(base))
         outcome, session = self.onward_from(base, ask, ticket, heard)
         if outcome.whole:
@@ -119,13 +119,16 @@ class Turns:
 
     def within(self, session: Session, ask: Ask, ticket: Ticket) -> Outcome:
         """Answer a message in a session that changes by it. A seed given begins the draws anew; else they go on."""
+        own, before = session.sampling, (session.seed, session.at)
         if ask.seed is not None:
             session.seed = ask.seed
             session.at = session.at._replace(draws=0)
-        own = session.sampling
         session.sampling = replace(own, **ask.sampling)
         try:
             return self._answer(session, ask, ticket, None)
+        except BaseException:
+            session.seed, session.at = before
+            raise
         finally:
             session.sampling = own
 
@@ -134,9 +137,23 @@ class Turns:
         session = Session(self.model, None, replace(self.model.sampling, **ask.sampling), new_seed() if ask.seed is None else ask.seed, window=self.window)
         return self._answer(session, ask, ticket, None, plain=True)
 
-    def hear(self, session: Session, messages: tuple[Message, ...], ticket: Ticket) -> None:
-        """Take messages as they are, in a session that changes by it: turns with their answers, and what was not answered as something to read."""
-        self._hear(session, messages, ticket)
+    def hear(self, session: Session, messages: tuple[Message, ...], ticket: Ticket, text: bool = True) -> None:
+        """Take messages as they are, in a session that is the caller's own: turns with their answers, and what was not answered as something to read.
+
+        text: the session's transcript is to have them. Raises Gone where nobody waits any more; the session is then of no use.
+        """
+        session.feeder.on_feed = lambda tokens: _ends(ticket)
+        try:
+            for content, answer in turns(messages):
+                _ends(ticket)
+                if answer is None:
+                    session.read(content, "message")
+                else:
+                    session.hear(content, answer)
+                if not text:
+                    bare(session)
+        finally:
+            session.feeder.on_feed = lambda tokens: None
 
     def _keys(self, ask: Ask) -> list[str]:
         first = chain.root(ask.owner, self.model.fingerprint, ask.system or None, self.window or self.model.window)
@@ -150,22 +167,6 @@ class Turns:
             if (found := self.shelf.get(Name("chain", ask.owner, keys[count]))) is not None:
                 return found, count
         return None, 0
-
-    def _hear(self, session: Session, messages: tuple[Message, ...], ticket: Ticket) -> None:
-        before = session.at
-        session.feeder.on_feed = lambda tokens: _ends(ticket)
-        try:
-            for content, answer in turns(messages):
-                _ends(ticket)
-                if answer is None:
-                    session.read(content, "message")
-                else:
-                    session.hear(content, answer)
-        except Gone:
-            session.at = before
-            raise
-        finally:
-            session.feeder.on_feed = lambda tokens: None
 
     def _answer(self, session: Session, ask: Ask, ticket: Ticket, reuse: int | None, plain: bool = False) -> Outcome:
         start, first = time.monotonic(), 0.0
@@ -184,7 +185,7 @@ class Turns:
             nonlocal began, first
             if began is None:
                 first = time.monotonic() - start
-                began = Began(reuse, session.at.seen, max(0, session.at.seen - fed))
+                began = Began(reuse, session.at.seen, max(0, session.at.seen - fed), session.seed)
                 ticket.say("began", began)
             return ticket.over
 
@@ -209,7 +210,7 @@ class Turns:
             ticket.say("piece", Piece("", rest))
         whole = reply.finish in ("stop", "length") and tuple(self.model.encode(reply.text, plain=True)) == reply.tokens
         took = time.monotonic() - start
-        outcome = Outcome(reply.text, FINISH[reply.finish], whole, len(reply.tokens), began, session.seed, kept, first, took)
+        outcome = Outcome(reply.text, FINISH[reply.finish], whole, len(reply.tokens), began, kept, first, took)
         self.notice(outcome)
         return outcome
 

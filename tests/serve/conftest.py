@@ -21,9 +21,19 @@ def model():
 @pytest.fixture(scope="session")
 def talker(tmp_path_factory):
     """An untrained model that takes system prompts, draws letters, and ends no answer before its limit of tokens."""
+    return talker_of(tmp_path_factory, "gated", window=256, chunk=32)
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory):
+    """The same with the released cell, whose windows are chunks."""
+    return talker_of(tmp_path_factory, "released-causal", window=128)
+
+
+def talker_of(folders, cell, **sizes):
     import tiny_model
 
-    made = tiny_model.load_tiny(tiny_model.make(tmp_path_factory.mktemp("talker") / "tiny", "gated", window=256, chunk=32, ends=()))
+    made = tiny_model.load_tiny(tiny_model.make(folders.mktemp("talker") / "tiny", cell, ends=(), **sizes))
     return replace(made, backend=Letters(made.backend))
 
 

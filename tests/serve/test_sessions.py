@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from serve_kit import Stream, Web, refused, served, transcript
+from serve_kit import Letters, Stream, Web, refused, served, transcript
 
 from lm2.runtime.session.session import Session
 
@@ -222,6 +222,28 @@ def test_a_turn_that_was_cut_off_is_whole(talker):
         shown = web("GET", f"/v1/sessions/{own}").json()
         assert [m["role"] for m in shown["transcript"]] == ["user", "assistant"] and shown["transcript"][1]["content"]
         assert say(web, own, "Go on", max_tokens=5)
+
+
+def test_a_turn_that_fails_leaves_the_session_as_it_was(talker):
+    class Failing(Letters):
+        fails = False
+
+        def extend(self, *args, **more):
+            if self.fails:
+                raise RuntimeError("no")
+            return super().extend(*args, **more)
+
+    backend = Failing(talker.backend.real)
+    with served(replace(talker, backend=backend)) as running:
+        web = Web(running)
+        own = new(web, seed=1)
+        first = say(web, own, "Hello", max_tokens=9)
+        backend.fails = True
+        refused(web("POST", "/v1/chat/completions", {"messages": transcript("Lost"), "seed": 5, "session_id": own}), 500)
+        backend.fails = False
+        session = Session(talker, seed=1)
+        assert [first, say(web, own, "And you?", max_tokens=9)] == [session.say("Hello", max_tokens=9), session.say("And you?", max_tokens=9)]
+        assert web("GET", f"/v1/sessions/{own}").json()["seed"] == 1
 
 
 @pytest.mark.parametrize(

@@ -111,10 +111,10 @@ def test_an_answer_cut_by_a_stop_string_is_heard_as_it_was_shown(talk, talker):
     assert answer["choices"][0]["message"]["content"] == alone(talker, "Hello", short, "And?", seed=9, temperature=1.0)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_interleaved_conversations_are_each_their_own(talker, seed):
+@pytest.mark.parametrize(("kind", "seed"), [("talker", 0), ("talker", 1), ("released", 2)])
+def test_interleaved_conversations_are_each_their_own(request, kind, seed):
     """Two owners who say the same things, with edits and regenerations, in any order: each answer is that of a session alone."""
-    chance = random.Random(seed)
+    chance, talker = random.Random(seed), request.getfixturevalue(kind)
     words = ("Hi.", "Who?", "Go on.")
     with served(talker, keys=("ada", "bob")) as running:
         owners = [Web(running, "ada"), Web(running, "bob")]
@@ -149,6 +149,14 @@ def test_the_key_of_a_conversation_has_everything_in_it():
     assert chain.following("k", Message("assistant", " x\n")) == chain.following("k", Message("assistant", "x"))
     split = (Message("user", "ab"), Message("assistant", "c")), (Message("user", "a"), Message("assistant", "bc"))
     assert chain.keys("k", split[0])[-1] != chain.keys("k", split[1])[-1]
+
+
+def test_a_long_transcript_is_heard(own):
+    """Many turns that nobody heard: their text is not carried along, so that the last costs what the first did."""
+    said = [text for i in range(60) for text in (f"John took {i} apples.", "Ok.")]
+    answer, heard = own.chat(*said, "Mary went to the kitchen.", "Ok.", "Where is Mary?")
+    assert heard == "none" and answer["choices"][0]["message"]["content"] == "kitchen."
+    assert own.chat(*said, "Mary went to the kitchen.", "Ok.", "Where is Mary?", "kitchen.", "Where is Mary?")[1] == "124"
 
 
 def test_memory_is_bounded(model):
