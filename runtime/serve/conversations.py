@@ -13,7 +13,6 @@ from .items import item, items_kind
 from .refusal import Refusal, unsupported
 from .scheduler import Ticket
 from .service import Service, missing, named, new_id
-from .shelf import onward
 from .store import Name
 
 ITEMS_MAX = 2000  # the newest ones; the memory is not touched by what leaves the list
@@ -98,7 +97,7 @@ async def add(request: Request) -> Response:
         raise unsupported("items[0]", "what the conversation began with stays: a system message is given when it is made")
 
     def job(ticket: Ticket) -> dict[str, Any]:
-        going = onward(service.take(name))
+        going = service.shelf.onward(service.take(name))
         service.turns.hear(going, messages, ticket)
         service.shelf.put(name, going)
         return _page(appended(service, name, [item(m) for m in messages]), False)

@@ -22,7 +22,7 @@ from .logprobs import TOP_MAX
 from .refusal import Refusal, unsupported
 from .scheduler import Ticket
 from .service import Service, missing, named, new_id
-from .shelf import bare, onward
+from .shelf import bare
 from .store import Name
 from .turns import Ask, Outcome, Piece, check_text
 
@@ -122,7 +122,7 @@ class Responding:
             base = service.take(named("response", self.owner, self.d["previous_response_id"]))
             self._check_system(base)
             if ask.history:
-                base = onward(base)
+                base = service.shelf.onward(base)
                 service.turns.hear(base, ask.history, ticket, text=False)
             outcome, moment = service.turns.onward_from(base, ask, ticket, None)
         else:
@@ -144,7 +144,7 @@ class Responding:
             going = service.turns.new(ask.system, seed=session.seed, sampling=session.sampling)
         else:
             self._check_system(session)
-            going = onward(session)
+            going = service.shelf.onward(session)
         service.turns.hear(going, ask.history, ticket)
         outcome = service.turns.within(going, ask, ticket)
         if outcome.finish != "interrupted":

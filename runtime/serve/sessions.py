@@ -22,7 +22,6 @@ from .http import json_body, owner_of, raw_body, service_of, work
 from .refusal import Refusal, refusal_of
 from .scheduler import Gone, Ticket
 from .service import Service, missing, named, new_id
-from .shelf import onward
 from .store import Name
 from .turns import check_text
 
@@ -110,7 +109,7 @@ async def read(request: Request) -> Response:
 
     def job(ticket: Ticket) -> dict[str, Any]:
         session = service.take(name)
-        going = onward(session)
+        going = service.shelf.onward(session)
 
         def fed(tokens: int) -> None:
             if ticket.over:

@@ -6,10 +6,12 @@ Used by the model's thread alone, but for `names` and `size`, which may be asked
 """
 
 import threading
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..session.cursor import Cursor
 from ..session.session import Session
 from ..statefile.record import SessionError
 from .store import NAMED, PASSING, Name, Store
@@ -28,6 +30,7 @@ class Shelf:
         self.model, self.most, self.store, self.lost = model, most, store, lost
         self._sessions: OrderedDict[Name, Session] = OrderedDict()
         self._unsaved: set[Name] = set()
+        self._took: weakref.WeakKeyDictionary[Session, Callable[[], Session | None]] = weakref.WeakKeyDictionary()  # who went on with a moment's window
         self._lock = threading.Lock()
         about = model.backend.describe()
         self._bank_bytes = about.state_bytes + model.config.memory.slots * NOTE_BYTES
@@ -144,6 +147,32 @@ class Shelf:
                     banks[bank] -= 1
                     total -= 0 if banks[bank] else self._bank_bytes
 
+    def onward(self, moment: Session) -> Session:
+        """A session that goes on from a moment, with the moment's window; the moment stays as it is, to be run again if it is needed.
+
+        A window belongs to one of them only: what is fed after it would be in the way of the other. A moment that gave its window away gets it back from
+        the session that went on with it, where nothing after the moment was folded: the same question asked again costs its own tokens.
+        """
+        moment.settle()
+        live = moment.at if moment.at.window is not None else self._returned(moment)
+        other = moment.fork()
+        other.at, moment.at = live, moment.at.at_rest()
+        self._took[moment] = weakref.ref(other)
+        return other
+
+    def _returned(self, moment: Session) -> Cursor:
+        """The moment's cursor with the window of the session that took it, if that can be taken back to where it was."""
+        taker, past = self._took.get(moment, lambda: None)(), moment.at
+        now = past if taker is None else taker.at
+        if taker is None or now.window is None or now.window.stale or now.memory is not past.memory:
+            return past
+        ids = past.tokens + past.pending
+        if not now.window.folded <= len(ids) <= now.window.length or now.tokens[: len(ids)] != ids:
+            return past
+        window = moment.feeder.backend.rewind(now.window, len(ids))
+        taker.at = now.at_rest()
+        return past._replace(window=window, tokens=ids, pending=(), logits=None, held=now.held)
+
     def save_all(self) -> None:
         """Write everything that has no file yet, where there is a store. Raises WriteError."""
         with self._lock:
@@ -168,18 +197,6 @@ class Shelf:
 def _banks(session: Session) -> set[int]:
     """The banks that a session holds, by their id()."""
     return {id(moment.memory) for moment in (session.at, *session.snapshots)}
-
-
-def onward(moment: Session) -> Session:
-    """A session that goes on from a moment, with the moment's window where it has one; the moment stays as it is, to be run again if it is needed.
-
-    A window belongs to one of them only: what is fed after it would be in the way of the other.
-    """
-    moment.settle()
-    live = moment.at
-    other = moment.fork()
-    other.at, moment.at = live, live.at_rest()
-    return other
 
 
 def bare(session: Session) -> Session:

@@ -16,7 +16,7 @@ from .chain import Message
 from .logprobs import Logprobs
 from .refusal import Refusal
 from .scheduler import Gone, Ticket
-from .shelf import Shelf, bare, onward
+from .shelf import Shelf, bare
 from .store import Name
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Turns:
         if base is None:
             base = self.new(ask.system)
         elif heard < len(ask.history):
-            base = onward(base)
+            base = self.shelf.onward(base)
         if heard < len(ask.history):
             self.hear(base, ask.history[heard:], ticket, text=False)
             self.shelf.put(Name("chain", ask.owner, keys[-1]), bare(base))
@@ -110,7 +110,7 @@ class Turns:
 
     def onward_from(self, base: Session, ask: Ask, ticket: Ticket, reuse: int | None) -> tuple[Outcome, Session]:
         """Answer a message after a moment, which stays as it is. The draws begin anew, so that what a seed says does not depend on what was kept."""
-        session = onward(base)
+        session = self.shelf.onward(base)
         session.seed = new_seed() if ask.seed is None else ask.seed
         session.at = session.at._replace(draws=0)
         session.sampling = replace(self.model.sampling, **ask.sampling)

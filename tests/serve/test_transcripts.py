@@ -59,6 +59,17 @@ def test_edits_and_regenerations_branch(own, model):
     assert own.say(*FACTS, "Where is John?") == "garden."
 
 
+def test_the_same_question_again_costs_its_own_tokens(own, model):
+    """The window comes back from the answer that went on with it, and the answer gets its own again."""
+    own.say(*FACTS, "Where is Mary?")
+    for question, answer in (("Where is Mary?", "kitchen."), ("Where is John?", "garden."), ("Where is Mary?", "kitchen.")):
+        got, heard = own.chat(*FACTS, question)
+        usage = got["usage"]
+        assert heard == "4" and got["choices"][0]["message"]["content"] == answer
+        assert usage["prompt_tokens_details"]["cached_tokens"] >= usage["prompt_tokens"] - 8
+    assert own.say(*FACTS, "Where is Mary?", "kitchen.", "Where is John?") == alone(model, *FACTS, "Where is Mary?", "kitchen.", "Where is John?")
+
+
 def test_another_answer_is_another_conversation(own, model):
     first = own.say("Mary went to the kitchen.")
     assert own.chat("Mary went to the kitchen.", "Not " + first, "Where is Mary?")[1] == "none"
