@@ -99,7 +99,7 @@ async def work(request: Request, job: Callable[[Ticket], Any]) -> Any:
 
 
 def told_of(began: Began) -> dict[str, str]:
-    """Headers of an answer: its seed, and how many of a transcript's messages were heard already, or `none`."""
+    """Headers of an answer: its seed, and how many of a transcript's turns were heard already, or `none`."""
     reuse = {} if began.reuse is None else {"x-lm2-reuse": str(began.reuse) if began.reuse else "none"}
     return {"x-lm2-seed": str(began.seed), **reuse}
 

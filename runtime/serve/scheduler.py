@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 from .refusal import Refusal
@@ -36,7 +37,9 @@ class Ticket:
 
     def say(self, kind: str, value: Any = None) -> None:
         """Tell the other side. Its memory is bounded by the job: an answer has a limit of tokens."""
-        if not self.cancelled:
+        if self.cancelled:
+            return
+        with suppress(RuntimeError):  # the loop may have ended: then nobody reads
             self._loop.call_soon_threadsafe(self._events.put_nowait, (kind, value))
 
     def cancel(self) -> None:

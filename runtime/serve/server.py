@@ -83,13 +83,11 @@ def prepared(
     def ended(error: BaseException | None) -> None:
         server.failure, server.should_exit = error, True
 
-    def loading() -> "Model":
-        model = load()
+    def ready(model: "Model") -> None:
         about = model.backend.describe()
         say(f"{model.name} is ready ({about.backend}, {about.device}, {about.dtype}); Ctrl-C stops")
-        return model
 
-    service = Service(loading, owners, limits, store, window, ended)
+    service = Service(load, owners, limits, store, window, ready, ended)
     config = uvicorn.Config(
         build(service, local), http="h11", ws="none", loop="asyncio", log_config=None, access_log=False, server_header=False, lifespan="on",
         limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=GRACE, timeout_keep_alive=30, h11_max_incomplete_event_size=64 << 10,

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """load: gives the model, in the thread that will use it. window: of new sessions. ended(error) hears that the thread ended, and why if it failed."""
+    """load: gives the model, in the thread that will use it. window: of new sessions. ready(model) hears that requests are answered, ended(error) that
+    the thread ended, and why if it failed."""
 
     def __init__(
         self,
@@ -30,6 +31,7 @@ class Service:
         limits: Limits,
         store: Store | None = None,
         window: int | None = None,
+        ready: Callable[["Model"], None] = lambda model: None,
         ended: Callable[[BaseException | None], None] = lambda error: None,
     ):
         self.owners, self.limits, self.store, self.window = owners, limits, store, window
@@ -37,7 +39,7 @@ class Service:
         self.metrics = Metrics(self._size, lambda: (self.scheduler.waiting, int(self.scheduler.running is not None)))
         self.records = Records(store)
         self.started = int(time.time())
-        self._load, self._ended = load, ended
+        self._load, self._ready, self._ended = load, ready, ended
         self._error: BaseException | None = None
         self._model: Model | None = None
         self._shelf: Shelf | None = None
@@ -91,11 +93,14 @@ class Service:
         return session
 
     def within(self, name: Name, ask: Ask, ticket: Ticket) -> Outcome:
-        """Answer in a named session, on the model's thread, and keep it."""
+        """Answer in a named session, on the model's thread, and keep it; of a turn that failed what the session kept of it."""
         session = self.take(name)
-        outcome = self.turns.within(session, ask, ticket)
-        self.shelf.put(name, session)
-        return outcome
+        before = session.at.turns
+        try:
+            return self.turns.within(session, ask, ticket)
+        finally:
+            if session.at.turns != before:
+                self.shelf.put(name, session)
 
     def drop(self, name: Name) -> None:
         """Delete a session and what belongs to it. Raises Refusal 404 where there is none."""
@@ -118,6 +123,7 @@ class Service:
             turns = Turns(model, self._shelf, self.window, self.metrics.answered)
             turns.new(None)  # refuses a window that the model cannot have
             self._turns = turns
+            self._ready(model)
         except BaseException as error:
             self._error = error
         return self._error is None  # else the thread ends, and `ended` tells why

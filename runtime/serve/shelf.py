@@ -174,11 +174,17 @@ class Shelf:
         return past._replace(window=window, tokens=ids, pending=(), logits=None, held=now.held)
 
     def save_all(self) -> None:
-        """Write everything that has no file yet, where there is a store. Raises WriteError."""
+        """Write everything that has no file yet, where there is a store. Raises the first WriteError or SessionError, when all were tried."""
         with self._lock:
             order = list(self._sessions.items())
+        failed: list[Exception] = []
         for name, session in order:
-            self._save(name, session)
+            try:
+                self._save(name, session)
+            except (SessionError, OSError) as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     def _save(self, name: Name, session: Session) -> None:
         if self.store is None or name not in self._unsaved:

@@ -44,7 +44,7 @@ class Ask:
 
 
 class Began(NamedTuple):
-    """reuse: messages of the transcript that were heard already, None where a session was named. Tokens are of the prompt; cached: those not computed. seed: of the draws."""
+    """reuse: turns of the transcript that were heard already, None where a session was named. Tokens are of the prompt; cached: those not computed. seed: of the draws."""
 
     reuse: int | None
     prompt_tokens: int
@@ -102,7 +102,8 @@ class Turns:
         if heard < len(ask.history):
             self.hear(base, ask.history[heard:], ticket, text=False)
             self.shelf.put(Name("chain", ask.owner, keys[-1]), bare(base))
-        outcome, session = self.onward_from(base, ask, ticket, heard)
+        reuse = sum(message.role == "user" for message in ask.history[:heard])
+        outcome, session = self.onward_from(base, ask, ticket, reuse)
         if outcome.whole:
             said = chain.keys(keys[-1], (Message("user", ask.message), Message("assistant", outcome.text)))
             self.shelf.put(Name("chain", ask.owner, said[-1]), session)
@@ -127,7 +128,8 @@ class Turns:
         try:
             return self._answer(session, ask, ticket, None)
         except BaseException:
-            session.seed, session.at = before
+            if session.at.turns == before[1].turns:  # else the session kept the turn, as far as it came
+                session.seed, session.at = before
             raise
         finally:
             session.sampling = own

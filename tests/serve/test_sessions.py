@@ -224,26 +224,47 @@ def test_a_turn_that_was_cut_off_is_whole(talker):
         assert say(web, own, "Go on", max_tokens=5)
 
 
-def test_a_turn_that_fails_leaves_the_session_as_it_was(talker):
-    class Failing(Letters):
-        fails = False
+class Failing(Letters):
+    """A backend that works for so many calls more; None: for ever."""
 
-        def extend(self, *args, **more):
-            if self.fails:
+    left = None
+
+    def extend(self, *args, **more):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
                 raise RuntimeError("no")
-            return super().extend(*args, **more)
+        return super().extend(*args, **more)
 
+
+def test_a_turn_that_fails_leaves_the_session_as_it_was(talker):
     backend = Failing(talker.backend.real)
     with served(replace(talker, backend=backend)) as running:
         web = Web(running)
         own = new(web, seed=1)
         first = say(web, own, "Hello", max_tokens=9)
-        backend.fails = True
+        backend.left = 0
         refused(web("POST", "/v1/chat/completions", {"messages": transcript("Lost"), "seed": 5, "session_id": own}), 500)
-        backend.fails = False
+        backend.left = None
         session = Session(talker, seed=1)
         assert [first, say(web, own, "And you?", max_tokens=9)] == [session.say("Hello", max_tokens=9), session.say("And you?", max_tokens=9)]
         assert web("GET", f"/v1/sessions/{own}").json()["seed"] == 1
+
+
+def test_an_answer_that_fails_is_kept_as_far_as_it_came(talker, tmp_path):
+    backend = Failing(talker.backend.real)
+    with served(replace(talker, backend=backend), store=tmp_path) as running:
+        web = Web(running)
+        own = new(web, seed=1)
+        backend.left = 9
+        refused(web("POST", "/v1/chat/completions", {"messages": transcript("Hello"), "session_id": own, "stream": False, "seed": 7}), 500)
+        backend.left = None
+        shown = web("GET", f"/v1/sessions/{own}").json()
+        assert [m["role"] for m in shown["transcript"]] == ["user", "assistant"] and shown["turns"] == 1
+        file = web("GET", f"/v1/sessions/{own}/file").content
+        assert web("PUT", f"/v1/sessions/{own}/file", raw=file).status_code == 200  # what is kept is whole
+    with served(talker, store=tmp_path) as running:
+        assert Web(running)("GET", f"/v1/sessions/{own}").json()["transcript"] == shown["transcript"]
 
 
 @pytest.mark.parametrize(
