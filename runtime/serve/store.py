@@ -37,7 +37,18 @@ class Store:
         except OSError as error:
             raise write_error(folder, error, "nothing was written") from None
         self._lock = SessionLock(folder / "store").acquire()
+        self._clean()
         self._size = sum(size for kind in PASSING for _, size, _ in _files(folder / kind))
+
+    def _clean(self) -> None:
+        """Remove what a killed server left half: temporary files, records without their session, responses and conversations without their record."""
+        for kind in (*NAMED, *PASSING):
+            for path in (self.folder / kind).rglob("*"):
+                other = {".json": ".lm2s", ".lm2s": ".json" if kind in ("response", "conversation") else ".lm2s"}.get(path.suffix)
+                stray = path.suffix == ".partial" or (other is not None and not path.with_suffix(other).is_file())
+                if stray:
+                    with suppress(OSError):
+                        path.unlink()
 
     def close(self) -> None:
         self._lock.release()

@@ -98,3 +98,18 @@ def test_what_a_kill_leaves(model, tmp_path):
         assert web.say("Where is Mary?", session_id=own) == "kitchen."
         answer = web("POST", "/v1/responses", {"input": "Where is John?", "previous_response_id": response}).json()
         assert answer["output"][0]["content"][0]["text"] == "garden."
+
+
+def test_what_a_kill_left_half_is_removed(model, tmp_path):
+    with served(model, store=tmp_path) as running:
+        web = Web(running)
+        own, talked = web("POST", "/v1/sessions", {}).json()["id"], web("POST", "/v1/conversations", {}).json()["id"]
+        lost = web("POST", "/v1/conversations", {}).json()["id"]
+        response = web("POST", "/v1/responses", {"input": "Hi"}).json()["id"]
+    (tmp_path / "session" / "open" / f".{own}.lm2s.partial").write_bytes(b"half")
+    (tmp_path / "response" / "open" / f"{response}.lm2s").unlink()
+    (tmp_path / "conversation" / "open" / f"{lost}.json").unlink()
+    with served(model, store=tmp_path):
+        pass
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file() and path.parent.parent.name != "chain"}
+    assert left == {"store.lock", f"{own}.lm2s", f"{talked}.lm2s", f"{talked}.json"}
