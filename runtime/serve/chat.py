@@ -119,9 +119,16 @@ def session_of(request: Request, given: str | None) -> str | None:
     return header or given
 
 
+def no_session(request: Request) -> None:
+    """Raise Refusal for the header of a session on a path that has none."""
+    if request.headers.get("x-session-id"):
+        raise unsupported("x-session-id", "only chat completions go on in a session")
+
+
 async def completion(request: Request) -> Response:
     """Continue a plain text."""
     service = service_of(request)
+    no_session(request)
     d = await json_body(request, COMPLETION)
     service.check_model(d["model"])
     prompt = check_text(d["prompt"] if isinstance(d["prompt"], str) else d["prompt"][0], "prompt")

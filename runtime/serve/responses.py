@@ -13,6 +13,7 @@ from ..session.session import Session
 from . import asking
 from .asking import NEUTRAL, NO_TOOLS, SAMPLING, SEED
 from .chain import Message
+from .chat import no_session
 from .conversations import appended
 from .fields import Field, Table, either, flag, labels, listed, only, table, text, whole
 from .http import Events, event, finished, json_body, owner_of, service_of, told_of, work
@@ -62,6 +63,7 @@ CREATE: Table = {
 async def create(request: Request) -> Response:
     """Answer; from a response's moment, in a conversation, or from a whole transcript."""
     service = service_of(request)
+    no_session(request)
     d = await json_body(request, CREATE)
     service.check_model(d["model"])
     made = Responding(service, owner_of(request), d)

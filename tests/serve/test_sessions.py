@@ -44,6 +44,11 @@ def test_the_body_names_it_too(web):
     refused(web("POST", "/v1/chat/completions", {"messages": transcript("a", "b", "c"), "session_id": own}), 400, "new message alone")
 
 
+@pytest.mark.parametrize(("path", "body"), [("/v1/completions", {"prompt": "Hi"}), ("/v1/responses", {"input": "Hi"})])
+def test_a_path_without_sessions_says_so(web, path, body):
+    assert refused(web("POST", path, body, x_session_id=new(web)), 400)["param"] == "x-session-id"
+
+
 def test_it_streams(web):
     own = new(web)
     say(web, own, "Mary went to the kitchen.")
