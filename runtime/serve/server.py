@@ -19,7 +19,6 @@ from .store import Store
 if TYPE_CHECKING:
     from ..loading import Model
 
-PORT = 8080
 CONNECTIONS = 1024
 GRACE = 10  # seconds that answers have to end after the model's thread ended
 
