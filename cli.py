@@ -14,6 +14,7 @@ from . import __version__
 COMMANDS = {
     "chat": ("runtime.commands.chat", "Chat with a model that keeps a memory."),
     "generate": ("runtime.commands.generate", "Continue a prompt, after any amount of context."),
+    "serve": ("runtime.commands.serve", "Serve a model to OpenAI's clients, with sessions that remember."),
     "pull": ("runtime.commands.pull", "Fetch a model once and give it a memory."),
     "convert": ("runtime.commands.convert", "Turn a Llama, a GGUF or a released LM2 checkpoint into a model folder."),
     "export": ("runtime.commands.export", "Write a model as one ONNX file, with state in and out."),

@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...models.errors import PromptError
 from ..backend import MemoryState
 from ..statefile.keeping import Kept, restore, save, unusable
@@ -35,6 +37,7 @@ class Session:
 
     system: system prompt, or None for the template's own. sampling: see Sampling. seed: None draws one (read it from `.seed`).
     overlap: tokens repeated where a text longer than a window is cut (default an eighth of a window). notify(text) hears of folds and slides.
+    `chosen`, None until it is set: hears (logits (v,), token) of each token of an answer.
     window: the last tokens kept word for word (default: `model.window`). Raises PromptError for a window the model cannot have, or a system prompt
     that leaves no room in it.
     """
@@ -66,6 +69,7 @@ class Session:
         self.snapshots: list[Cursor] = []
         self.reply: Reply | None = None
         self.created = ""
+        self.chosen: Callable[[np.ndarray, int], None] | None = None
         self._open: Generator[str, None, None] | None = None
         if system:
             self.wording.head()
@@ -377,6 +381,8 @@ class Session:
                 self.at = at._replace(draws=answer.draws)
                 if token is None:
                     break
+                if self.chosen is not None:
+                    self.chosen(at.logits, token)
                 if self.at.filled == self.feeder.size:
                     self.at = self.feeder.room(self.at, prompt, answer.tokens, self.wording.head() if prompt else self.wording.beginning(self.at.tokens + self.at.pending))
                 self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
