@@ -54,7 +54,7 @@ def to_llama_cpp_rows(w, heads):
     return out
 
 
-def gguf_name(name):
+def gguf_name(name, more=()):
     top = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
     if name in top:
         return top[name]
@@ -65,12 +65,12 @@ def gguf_name(name):
     }  # fmt: skip
     _, _, layer, rest = name.split(".", 3)
     stem, kind = rest.rsplit(".", 1)
-    return f"blk.{layer}.{parts[stem]}.{kind}"
+    return f"blk.{layer}.{(parts | dict(more))[stem]}.{kind}"
 
 
-def write_gguf(path: Path, model, kind="F32", architecture="llama", extra=None, keys=None, drop=(), rename=None, apart=False):
+def write_gguf(path: Path, model, kind="F32", architecture="llama", extra=None, keys=None, drop=(), rename=None, apart=False, raised=False, parts=()):
     """Write `model` as GGUF. Matrices get ggml type `kind`, vectors F32. `keys`: function(writer) for metadata; `extra`: more tensors.
-    apart: q and k keep Hugging Face's order of rows."""
+    apart: q and k keep Hugging Face's order of rows. raised: 1 is added to norms. parts: more names of a layer's tensors."""
     from gguf import GGUFWriter
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import quantize
@@ -84,7 +84,7 @@ def write_gguf(path: Path, model, kind="F32", architecture="llama", extra=None, 
     writer.add_head_count(c.num_attention_heads)
     writer.add_head_count_kv(c.num_key_value_heads)
     writer.add_layer_norm_rms_eps(c.rms_norm_eps)
-    writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
+    writer.add_rope_freq_base(c.rope_parameters.get("full_attention", c.rope_parameters)["rope_theta"])
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     if head_dim != c.hidden_size // c.num_attention_heads:
         writer.add_key_length(head_dim)
@@ -97,9 +97,10 @@ def write_gguf(path: Path, model, kind="F32", architecture="llama", extra=None, 
             continue
         heads = c.num_attention_heads if ".q_proj." in name else c.num_key_value_heads if ".k_proj." in name else 0
         w = to_llama_cpp_rows(w, heads) if heads and not apart else w
+        w = w + np.float32(1) if raised and w.ndim == 1 and "norm" in name else w
         qtype = GGMLQuantizationType[kind if w.ndim == 2 else "F32"]
         stored[name] = (quantize(np.ascontiguousarray(w), qtype), qtype)
-        label = (rename or {}).get(name) or (name if name in (extra or {}) else gguf_name(name))
+        label = (rename or {}).get(name) or (name if name in (extra or {}) else gguf_name(name, parts))
         writer.add_tensor(label, stored[name][0], raw_dtype=qtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -60,7 +60,7 @@ def open_gguf(path: Path) -> Source:
         kinds[tensor.kind] = kinds.get(tensor.kind, 0) + 1
     _check_supported(path, header.tensors)
     llama, notes = family.llama(fields, path)
-    tensors = family.fold(tensors, fields)
+    tensors = (architecture.fold or family.fold)(tensors, fields)
     return Source(
         format="gguf",
         files=(path,),
@@ -129,14 +129,13 @@ def _fields(header: GGUFHeader, path: Path, architecture: Architecture) -> dict[
         "bos_token_id": bos,
         "eos_token_id": end_of_turn_ids(header, path, vocab),
     }
-    fields |= architecture.fields(fields)
     for key, name in architecture.numbers.items():
         value = header.metadata.get(f"{model}.{key}", 0)
         if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < np.inf:
             raise ConvertError(f"{path}: {model}.{key} is {value!r}, expected a positive number: convert the model to GGUF again")
         if value:
-            fields[name] = shortest(value)
-    return fields
+            fields[name] = shortest(value) if isinstance(value, float) else value
+    return fields | architecture.fields(fields)
 
 
 def shortest(x: float) -> float:

@@ -225,7 +225,7 @@ def with_key(add, key, value):
 
 
 REFUSED = {
-    "architecture": ({"architecture": "gemma3"}, "architecture 'gemma3' is not supported: lm2 converts GGUF files of architecture granite, llama, qwen2"),
+    "architecture": ({"architecture": "gemma2"}, "architecture 'gemma2' is not supported: lm2 converts GGUF files of architecture gemma3, granite, llama, qwen2"),
     "experts": ({"keys": with_key("add_uint32", "llama.expert_count", 8)}, "llama.expert_count is 8"),
     "window": ({"keys": with_key("add_uint32", "llama.attention.sliding_window", 4096)}, "sliding_window is 4096"),
     "split": ({"keys": with_key("add_uint16", "split.count", 3)}, "is one of 3 parts: merge"),

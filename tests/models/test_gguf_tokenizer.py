@@ -185,6 +185,77 @@ def test_against_sentencepiece_itself(tmp_path):
         assert got.decode(ids) == text
 
 
+def add_gemma(writer, prefix=False):
+    """As Gemma's files have it: runs of lines and blanks are tokens of their own, nothing is put before a text, scores fall with the id."""
+    tokens, kinds, scores = spm_vocab()
+    tokens, kinds, scores = tokens[:-1], kinds[:-1], scores[:-1]  # "▁▁" is among the runs, as blanks
+    tokens += [*RUNS, "<end_of_turn>"]
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([*scores, *[-1000.0] * (len(RUNS) + 1)])
+    writer.add_token_types([*kinds, *[4] * len(RUNS), 3])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(True)
+    if prefix is not None:
+        writer.add_add_space_prefix(prefix)
+    return tokens
+
+
+RUNS = ["\n", "\n\n", "\n\n\n", "  ", "   ", "<b>"]
+GEMMA_TEXTS = [*SPM_TEXTS, "the\n\n\n\n\nquick", "  the   fox", "      a", "the<b>fox <b> a", "\n", "over her", "tHé\n  fox<end_of_turn>"]
+
+
+def gemma_reference(text):
+    """What is matched whole first, the longest first; the rest by scores."""
+    tokens = add_gemma(Nothing())
+    whole = sorted([*RUNS, "<end_of_turn>"], key=len, reverse=True)
+    out = []
+    while text:
+        found = next((t for t in whole if text.startswith(t)), None)
+        end = len(found) if found else min([i for t in whole if (i := text.find(t)) >= 0] or [len(text)])
+        out += [tokens.index(found)] if found else spm_reference(text[:end])
+        text = text[end:]
+    return out
+
+
+class Nothing:
+    """A writer that writes nothing."""
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+def test_a_vocabulary_like_gemmas(tmp_path):
+    n = len(add_gemma(Nothing()))
+    got = rebuilt(tmp_path, add_gemma, n)
+    for text in GEMMA_TEXTS:
+        want = gemma_reference(text)
+        assert got.encode(text, add_special_tokens=False).ids == want, text
+        assert got.encode(text).ids == [1, *want], text
+        assert got.decode(want, skip_special_tokens=False) == text
+    assert got.decode(got.encode("the<b><end_of_turn>").ids) == "the<b>" and eos(tmp_path) == [2, n - 1]
+
+
+@pytest.mark.parametrize("prefix", [True, None])
+def test_the_space_prefix_matters(tmp_path, prefix):
+    """True, and taken for true where the key is missing: the same texts are other tokens."""
+    got = rebuilt(tmp_path, lambda w: add_gemma(w, prefix), len(add_gemma(Nothing())))
+    assert got.encode("the fox", add_special_tokens=False).ids == gemma_reference(" the fox") != gemma_reference("the fox")
+
+
+def test_the_scores_matter(tmp_path):
+    def turned(writer):
+        add_gemma(writer)
+        data = writer.kv_data[-1]["tokenizer.ggml.scores"]
+        data.value = [-score for score in data.value]
+
+    got = rebuilt(tmp_path, turned, len(add_gemma(Nothing())))
+    assert any(got.encode(t, add_special_tokens=False).ids != gemma_reference(t) for t in GEMMA_TEXTS)
+
+
 def test_bos_is_added_only_when_asked(tmp_path):
     got = rebuilt(tmp_path, lambda w: add_spm(w, add_bos=False), len(spm_vocab()[0]))
     assert got.encode("the").ids == spm_reference(" the")

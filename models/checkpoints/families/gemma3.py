@@ -37,8 +37,12 @@ def fields(config: Fields) -> Fields:
 
 def fold(tensors: Tensors, config: Fields) -> Tensors:
     """Norms as a Llama has them, under the names of what they are the norms of; the scores' own divisor in that of the queries."""
+    return fold_raised(each(tensors, r"model\.(layers\.\d+\..*)?[a-z_]*norm\.weight", lambda t: raised(t, 1.0)), config)
+
+
+def fold_raised(tensors: Tensors, config: Fields) -> Tensors:
+    """What `fold` does to tensors whose norms hold 1 + weight already."""
     by = (head_width(config) / positive(config, "query_pre_attn_scalar", 256)) ** 0.5
-    tensors = each(tensors, r"model\.(layers\.\d+\..*)?[a-z_]*norm\.weight", lambda t: raised(t, 1.0))
     return renamed(each(tensors, r"model\.layers\.\d+\.self_attn\.q_norm\.weight", lambda t: scaled(t, by)), NAMES)
 
 
