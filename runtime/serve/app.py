@@ -51,4 +51,6 @@ def _counted(path: str, endpoint: Endpoint) -> Endpoint:
 async def _http_error(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
     what = {404: "there is no such path", 405: f"{request.method} is not for this path"}.get(status, "the request cannot be served")
-    return refused(Refusal(status, f"{request.url.path[:80]}: {what}", code="not_found" if status == 404 else None))
+    answer = refused(Refusal(status, f"{request.scope['path'][:80]}: {what}", code="not_found" if status == 404 else None))
+    answer.headers.update(getattr(error, "headers", None) or {})  # Allow, of a 405
+    return answer

@@ -26,6 +26,11 @@ def test_a_port_that_is_taken(lm2, server):
     lm2("serve", "lm2-tiny", "--port", port).fails(port, "--port")
 
 
+@pytest.mark.parametrize("host", ["", "a" * 70, "..", "nowhere.invalid"])
+def test_a_host_that_is_none(lm2, host):
+    lm2("serve", "lm2-tiny", "--host", host, "--api-key", "k").fails("cannot listen", "--host")
+
+
 def test_a_key_that_no_header_carries(lm2):
     line = lm2("serve", "lm2-tiny", "--api-key", "a key").fails("--api-key")
     assert "a key" not in line
