@@ -31,7 +31,7 @@ class Store:
     """Opens, or makes, `folder`. most: bytes of chains and responses. Raises WriteError, or SessionLockedError where another server has it."""
 
     def __init__(self, folder: Path, most: int):
-        self.folder, self.most = folder, most
+        self.folder, self.most = folder.absolute(), most
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
