@@ -206,7 +206,7 @@ class Turns:
         if told is not None and reply.finish != "stop-string" and (rest := told.rest()):
             kept += rest
             ticket.say("piece", Piece("", rest))
-        whole = reply.finish in ("stop", "length") and tuple(self.model.encode(reply.text, plain=True)) == reply.tokens
+        whole = reply.finish != "interrupted" and tuple(self.model.encode(reply.text, plain=True)) == reply.tokens
         took = time.monotonic() - start
         outcome = Outcome(reply.text, FINISH[reply.finish], whole, len(reply.tokens), began, kept, first, took)
         self.notice(outcome)

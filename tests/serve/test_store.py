@@ -2,12 +2,18 @@
 
 import errno
 import os
+import shutil
 
 import pytest
 from serve_kit import HELLO, Web, refused, served, transcript
 
 from lm2.models.errors import PromptError
+from lm2.runtime.serve.chain import Message
+from lm2.runtime.serve.conversations import ITEMS_BYTES_MAX, ITEMS_MAX, newest
+from lm2.runtime.serve.items import item
 from lm2.runtime.serve.refusal import refusal_of
+from lm2.runtime.serve.store import Name, Store
+from lm2.runtime.session.session import Session
 
 
 @pytest.fixture
@@ -56,6 +62,47 @@ def test_a_full_disk_changes_nothing(model, tmp_path, disk):
         assert web.say("Where is Mary?", session_id=own) == "kitchen."
         answer = web("POST", "/v1/responses", {"input": "Where is Mary?", "conversation": talk}).json()
         assert answer["output"][0]["content"][0]["text"] == "kitchen." and answer["usage"]["input_tokens"] < 40
+
+
+def test_a_kill_at_any_moment_leaves_a_conversation_and_its_items(model, tmp_path, monkeypatch):
+    """The folder as it was before and after every rename: the memory and the list of what was said in it are always of one moment."""
+    moments = []
+
+    def replace(old, new):
+        for act in (lambda: None, lambda: real(old, new)):
+            act()
+            moments.append(tmp_path / str(len(moments)))
+            shutil.copytree(tmp_path / "store", moments[-1])
+
+    real = os.replace
+    with served(model, store=tmp_path / "store") as running:
+        web = Web(running)
+        monkeypatch.setattr(os, "replace", replace)
+        own = web("POST", "/v1/conversations", {"items": transcript("Mary went to the kitchen.")}).json()["id"]
+        web("POST", "/v1/responses", {"input": "Where is Mary?", "conversation": own, "store": False})
+        web("POST", f"/v1/conversations/{own}/items", {"items": transcript("John went to the garden.")})
+        monkeypatch.setattr(os, "replace", real)
+    name, seen = Name("conversation", "open", own), []
+    for folder in (*moments, tmp_path / "store"):
+        store = Store(folder, 1 << 30)
+        record = store.read_json(name)
+        assert store.has(name) == (record is not None)
+        if record is not None:
+            seen.append(len(record["items"]))
+            assert Session.restore(model, store.path(name)).at.turns == seen[-1]
+        assert not list(folder.rglob("*.next"))
+        store.close()
+    assert len(moments) >= 18 and sorted(set(seen)) == [1, 3, 4]
+
+
+def test_a_conversations_list_is_bounded():
+    """Its items are a part of what was said; in bytes as in number, so that it can be read again."""
+    small = [item(Message("user", f"{i}")) for i in range(ITEMS_MAX + 5)]
+    assert [one["content"][0]["text"] for one in newest(small)] == [str(i) for i in range(5, ITEMS_MAX + 5)]
+    big = [item(Message("user", "\u05d0" * (512 << 10))) for _ in range(20)]
+    kept = newest(big)
+    assert kept == big[-len(kept) :] and 2 <= len(kept) < ITEMS_BYTES_MAX >> 20
+    assert newest([item(Message("user", "\1" * (2 << 20)))])
 
 
 def test_transcripts_need_no_disk(model, tmp_path, disk):
