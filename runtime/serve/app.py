@@ -1,8 +1,5 @@
 """The ASGI application: which path is which endpoint. Knows the others by name only."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,15 +16,9 @@ from .service import Service
 
 
 def build(service: Service, local: bool = True) -> ASGIApp:
-    """The application over a service, which is started with it. local: see Guard."""
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        service.start()
-        yield
-
+    """The application over a service that somebody else starts. local: see Guard."""
     routes = [Route(row.path, _counted(row.path, row.endpoint), methods=[row.method]) for row in ROUTES]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False
     app.state.service, app.state.openapi = service, document(ROUTES)
     return Guard(app, service, local)

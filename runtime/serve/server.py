@@ -38,6 +38,10 @@ class Server(uvicorn.Server):
         host, port = listening.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.service.start()
+        await super().startup(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.service.scheduler.stop()
         if self.should_exit:
@@ -79,7 +83,7 @@ def prepared(
 
     service = Service(load, owners, limits, store, window, ready, ended)
     config = uvicorn.Config(
-        build(service, local), http=connections(limits.patience), ws="none", loop="asyncio", log_config=None, access_log=False, server_header=False, lifespan="on",
+        build(service, local), http=connections(limits.patience), ws="none", loop="asyncio", log_config=None, access_log=False, server_header=False, lifespan="off",
         limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=GRACE, timeout_keep_alive=30, h11_max_incomplete_event_size=64 << 10,
     )  # fmt: skip
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

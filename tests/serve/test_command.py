@@ -90,6 +90,15 @@ def test_ctrl_c_in_an_answer(lm2, model, tmp_path):
         assert Web(again).chat("John went to the garden.", "Ok.", "Where is John?")[1] == "1"
 
 
+def test_two_signals(lm2):
+    """Somebody is in a hurry: it ends as well, and says no more than after one."""
+    running = Process()
+    running.process.send_signal(signal.SIGTERM)
+    running.process.send_signal(signal.SIGINT)
+    _, err = running.process.communicate(timeout=60)
+    assert (running.process.returncode, err) == (0, b"")
+
+
 def test_what_a_kill_leaves(model, tmp_path):
     """The folder at any moment between turns is one to go on from: what has a name is on the disk when its answer ends."""
     with served(model, store=tmp_path / "store") as running:
