@@ -1,8 +1,5 @@
 """The ASGI application: which path is which endpoint. Knows the others by name only."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,15 +16,9 @@ from .service import Service
 
 
 def build(service: Service, local: bool = True) -> ASGIApp:
-    """The application over a service, which is started with it. local: see Guard."""
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        service.start()
-        yield
-
+    """The application over a service that somebody else starts. local: see Guard."""
     routes = [Route(row.path, _counted(row.path, row.endpoint), methods=[row.method]) for row in ROUTES]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False
     app.state.service, app.state.openapi = service, document(ROUTES)
     return Guard(app, service, local)
@@ -51,4 +42,6 @@ def _counted(path: str, endpoint: Endpoint) -> Endpoint:
 async def _http_error(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
     what = {404: "there is no such path", 405: f"{request.method} is not for this path"}.get(status, "the request cannot be served")
-    return refused(Refusal(status, f"{request.url.path[:80]}: {what}", code="not_found" if status == 404 else None))
+    answer = refused(Refusal(status, f"{request.scope['path'][:80]}: {what}", code="not_found" if status == 404 else None))
+    answer.headers.update(getattr(error, "headers", None) or {})  # Allow, of a 405
+    return answer

@@ -1,11 +1,13 @@
 """/v1/conversations: a session, and the items that were said in it. Responses named one go on in it. Knows HTTP and items."""
 
+import json
 import time
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ..session.session import Session
 from . import asking
 from .fields import Field, Table, labels
 from .http import json_body, owner_of, service_of, work
@@ -16,6 +18,7 @@ from .service import Service, missing, named, new_id
 from .store import Name
 
 ITEMS_MAX = 2000  # the newest ones; the memory is not touched by what leaves the list
+ITEMS_BYTES_MAX = 8 << 20
 PAGE_MAX = 100
 CREATE: Table = {"items": Field(items_kind(0)), "metadata": Field(labels(), {})}
 UPDATE: Table = {"metadata": Field(labels(), {}, need=True)}
@@ -34,9 +37,8 @@ async def create(request: Request) -> Response:
         session = service.turns.new(system)
         service.turns.hear(session, messages, ticket)
         name = Name("conversation", owner, new_id("conversation"))
-        service.shelf.put(name, session)
-        record = {"id": name.id, "created_at": int(time.time()), "metadata": d["metadata"], "items": [item(m) for m in given]}
-        service.records.put(name, record)
+        record = {"id": name.id, "created_at": int(time.time()), "metadata": d["metadata"], "items": []}
+        keep(service, name, session, record, [item(m) for m in given])
         return shown(record)
 
     return JSONResponse(await work(request, job))
@@ -99,8 +101,9 @@ async def add(request: Request) -> Response:
     def job(ticket: Ticket) -> dict[str, Any]:
         going = service.shelf.onward(service.take(name))
         service.turns.hear(going, messages, ticket)
-        service.shelf.put(name, going)
-        return _page(appended(service, name, [item(m) for m in messages]), False)
+        said = [item(m) for m in messages]
+        keep(service, name, going, record_of(service, name), said)
+        return _page(said, False)
 
     return JSONResponse(await work(request, job))
 
@@ -115,11 +118,20 @@ async def one(request: Request) -> Response:
     raise Refusal(404, f"there is no item {given[:60]!a} in this conversation", code="item_not_found")
 
 
-def appended(service: Service, name: Name, said: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Note what was said in a conversation; returns it. Raises WriteError."""
-    record = record_of(service, name)
-    service.records.put(name, {**record, "items": [*record["items"], *said][-ITEMS_MAX:]})
-    return said
+def keep(service: Service, name: Name, session: Session, record: dict[str, Any], said: list[dict[str, Any]]) -> None:
+    """Put a session in a conversation's place, and the items that were said in it after the record's. Raises WriteError; nothing was said then."""
+    record = {**record, "turns": session.at.turns, "items": newest([*record["items"], *said])}
+    service.records.put_with(name, record, lambda: service.shelf.put(name, session))
+
+
+def newest(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest items, within their number and their bytes; the last one always."""
+    size, first = 0, max(0, len(items) - ITEMS_MAX)
+    for i in range(len(items) - 1, first - 1, -1):
+        size += len(json.dumps(items[i], ensure_ascii=False).encode())
+        if size > ITEMS_BYTES_MAX and i < len(items) - 1:
+            return items[i + 1 :]
+    return items[first:]
 
 
 def record_of(service: Service, name: Name) -> dict[str, Any]:

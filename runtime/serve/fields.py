@@ -5,13 +5,14 @@ there. Knows JSON; no endpoint.
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .refusal import Refusal, unsupported
 
 DEPTH_MAX = 32
+DIGITS_MAX = 100
+NAME_MAX = 64  # characters of an unknown name that its refusal repeats
 Read = Callable[[Any, str], Any]
 
 
@@ -40,10 +41,12 @@ def parse(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise Refusal(400, f"the body is not valid UTF-8 at byte {error.start}", code="invalid_utf8") from None
     try:
-        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant) if text.strip() else {}
+        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_short) if text.strip() else {}
         _check_depth(found)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"the body is not valid JSON: {error or 'too deep'}", code="invalid_json") from None
+    except ValueError as error:
+        raise Refusal(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
+    except RecursionError:
+        raise Refusal(400, f"the body is not valid JSON: more than {DEPTH_MAX} levels deep", code="invalid_json") from None
     if not isinstance(found, dict):
         raise Refusal(400, "the body must be a JSON object", code="invalid_json")
     return found
@@ -53,7 +56,7 @@ def read(d: Mapping[str, Any], table: Table, where: str = "") -> dict[str, Any]:
     """The fields of an object by the table; each name of the table is in the result. Raises Refusal naming the field."""
     for name in d:
         if name not in table:
-            full = where + name
+            full = where + (name if len(name) <= NAME_MAX else name[: NAME_MAX - 3] + "...")
             raise Refusal(400, f"{full}: this server does not know the field", full, "unknown_parameter")
     out = {}
     for name, field in table.items():
@@ -116,7 +119,7 @@ def whole(least: int, most: int) -> Kind:
 
 def number(least: float, most: float) -> Kind:
     def reads(value: Any, where: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not least <= value <= most:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:  # NaN is not between any
             raise wrong(where, f"a number from {least:g} to {most:g}", value)
         return float(value)
 
@@ -190,6 +193,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(out) != len(pairs):
         raise ValueError("a name appears twice in one object")
     return out
+
+
+def _short(digits: str) -> int:
+    if len(digits) > DIGITS_MAX:
+        raise ValueError(f"a number of more than {DIGITS_MAX} digits")
+    return int(digits)
 
 
 def _no_constant(name: str) -> Any:

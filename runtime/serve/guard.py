@@ -4,6 +4,7 @@ A page of somebody else's, open in a browser on this machine, must not reach a s
 other than this machine's too (a name that a page's owner lets point here).
 """
 
+import ipaddress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,7 +16,6 @@ from .http import refused, request_id
 from .refusal import Refusal
 from .service import Service
 
-LOCAL = ("localhost", "127.0.0.1", "::1")
 OPEN = ("/health",)
 
 
@@ -39,6 +39,7 @@ class Guard:
                 out = MutableHeaders(raw=message["headers"])
                 out["x-request-id"] = own
                 out["x-content-type-options"] = "nosniff"
+                out["cache-control"] = "no-store"
                 if origin is not None and is_local(origin):
                     out["access-control-allow-origin"] = origin
                     out["access-control-expose-headers"] = "x-lm2-reuse, x-lm2-seed, x-request-id, etag, retry-after"
@@ -56,7 +57,7 @@ class Guard:
 
     def _before(self, scope: Scope, headers: Headers) -> Response | None:
         """An answer that is given at once. Raises Refusal."""
-        if self.local and not self.service.owners.closed and _host(headers.get("host", "")) not in LOCAL:
+        if self.local and not self.service.owners.closed and not is_loopback(_host(headers.get("host", ""))):
             raise Refusal(403, "this server answers to localhost: use that name, or serve with --api-key", code="wrong_host")
         origin = headers.get("origin")
         if origin is not None and not is_local(origin):
@@ -73,10 +74,20 @@ class Guard:
         return None
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host's name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def is_local(origin: str) -> bool:
     """Whether a page's origin is this machine, whatever its port."""
     try:
-        return urlsplit(origin).scheme in ("http", "https") and urlsplit(origin).hostname in LOCAL
+        return urlsplit(origin).scheme in ("http", "https") and is_loopback(urlsplit(origin).hostname or "")
     except ValueError:
         return False
 

@@ -136,7 +136,7 @@ class Events(Response):
                     return
                 if not started:
                     started = True
-                    headers = {"cache-control": "no-store", "x-accel-buffering": "no", **(told_of(value) if kind == "began" else {})}
+                    headers = {"x-accel-buffering": "no", **(told_of(value) if kind == "began" else {})}
                     await send({"type": "http.response.start", "status": 200, "headers": _raw({"content-type": "text/event-stream", **headers})})
                     await _write(send, self.voice.begin())
                 await _write(send, self._text(kind, value))

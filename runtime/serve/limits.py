@@ -8,7 +8,7 @@ class Limits:
     """body: bytes of a request's JSON. tokens: of an answer, at most, and where the request says nothing. queue: requests that may wait.
 
     sessions: named ones and conversations of all owners together. memory: bytes of sessions in memory. ping: seconds between signs of life of a stream.
-    patience: seconds that a request's body may take.
+    patience: seconds that a request's head may take, and its body.
     """
 
     body: int = 4 << 20

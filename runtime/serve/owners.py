@@ -50,7 +50,7 @@ def read_keys(path: Path) -> list[str]:
     try:
         with open(path, "rb") as f:
             raw = f.read(FILE_BYTES_MAX + 1)
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")
     except OSError as error:
         raise PromptError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:

@@ -4,6 +4,7 @@ memory; responses there are bounded in bytes, the oldest out first. Knows no mod
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from .store import PASSING, Name, Store
@@ -32,6 +33,22 @@ class Records:
             self._bytes += len(text) if name.kind in PASSING else 0
             while self._bytes > self.most:
                 self._remove(next(n for n in self._texts if n.kind in PASSING))
+
+    def put_with(self, name: Name, content: dict[str, Any], write: Callable[[], None]) -> None:
+        """Keep a record, and what it is a record of, which `write` writes: both or neither, also where the server is killed between. Raises what `write`
+        raises, and WriteError. content: with the `turns` of the session."""
+        if self.store is not None:
+            self.store.announce(name, content)
+        try:
+            write()
+        except BaseException:
+            if self.store is not None:
+                self.store.retract(name)
+            raise
+        if self.store is not None:
+            self.store.enact(name)
+        else:
+            self.put(name, content)
 
     def get(self, name: Name) -> dict[str, Any] | None:
         """The record, or None."""

@@ -1,5 +1,7 @@
 """What a request is refused with, in the shape OpenAI's clients read: {"error": {"message", "type", "param", "code"}}. Knows no server."""
 
+import os
+import re
 from typing import Any
 
 from ...models.errors import LM2Error, PromptError, TokenizerError, WriteError
@@ -21,8 +23,8 @@ class Refusal(LM2Error):
     """A request that is not served. status: HTTP. param: the field it is about. retry_after: seconds, for what may be tried again."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None, retry_after: int | None = None):
-        super().__init__(message)
-        self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
+        super().__init__(_printable(message))
+        self.status, self.param, self.code, self.retry_after = status, None if param is None else _printable(param), code, retry_after
 
     def body(self) -> dict[str, Any]:
         """The JSON object of the answer."""
@@ -33,6 +35,11 @@ class Refusal(LM2Error):
         """Headers that go with it."""
         out = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
         return out | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def _printable(text: str) -> str:
+    """What a request was called by may hold half of a surrogate pair, which no answer can."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def unsupported(param: str, what: str) -> Refusal:
@@ -48,7 +55,7 @@ def refusal_of(error: BaseException, hide: dict[str, str] | None = None) -> Refu
         return Refusal(500, f"the server failed ({type(error).__name__}): its log says more", code="server_error")
     text = str(error)
     for old, new in (hide or {}).items():
-        text = text.replace(old, new)
+        text = text.replace(old, new) if os.path.isabs(old) else re.sub(rf"(?<![\w.-]){re.escape(old)}(?=[/\\])", new, text)
     for words in NEW:
         text = text.replace(words, "")
     if isinstance(error, (PromptError, TokenizerError)):

@@ -14,7 +14,7 @@ from . import asking
 from .asking import NEUTRAL, NO_TOOLS, SAMPLING, SEED
 from .chain import Message
 from .chat import no_session
-from .conversations import appended
+from .conversations import keep, record_of
 from .fields import Field, Table, either, flag, labels, listed, only, table, text, whole
 from .http import Events, event, finished, json_body, owner_of, service_of, told_of, work
 from .http import whole as uncut
@@ -150,9 +150,8 @@ class Responding:
         service.turns.hear(going, ask.history, ticket)
         outcome = service.turns.within(going, ask, ticket)
         if outcome.finish != "interrupted":
-            service.shelf.put(name, going)
             said = [item(m) for m in self.said] + [item(Message("assistant", outcome.text), own=self.item_id, logprobs=outcome.logprobs)]
-            appended(service, name, said)
+            keep(service, name, going, record_of(service, name), said)
         return outcome, bare(going.fork())
 
     def _check_system(self, session: Session) -> None:

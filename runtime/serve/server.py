@@ -1,6 +1,5 @@
 """Running it: a socket, uvicorn, and an end at a whole turn when Ctrl-C or SIGTERM asks for one. Knows no endpoint."""
 
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable
@@ -11,6 +10,8 @@ import uvicorn
 
 from ...models.errors import LM2Error, PromptError
 from .app import build
+from .connection import connections
+from .guard import is_loopback
 from .limits import Limits
 from .owners import Owners
 from .service import Service
@@ -37,21 +38,15 @@ class Server(uvicorn.Server):
         host, port = listening.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.service.start()
+        await super().startup(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.service.scheduler.stop()
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the host's name or address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -62,7 +57,7 @@ def bound(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(kind[4])
         listening.listen(128)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         what = getattr(error, "strerror", None) or error
         raise ServeError(f"cannot listen on {host} port {port}: {what}: choose another with --host or --port") from None
     listening.setblocking(False)
@@ -88,7 +83,7 @@ def prepared(
 
     service = Service(load, owners, limits, store, window, ready, ended)
     config = uvicorn.Config(
-        build(service, local), http="h11", ws="none", loop="asyncio", log_config=None, access_log=False, server_header=False, lifespan="on",
+        build(service, local), http=connections(limits.patience), ws="none", loop="asyncio", log_config=None, access_log=False, server_header=False, lifespan="off",
         limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=GRACE, timeout_keep_alive=30, h11_max_incomplete_event_size=64 << 10,
     )  # fmt: skip
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -1,6 +1,7 @@
 """What the endpoints share: the model once it is loaded, its thread, the sessions, who may come in. Knows no HTTP."""
 
 import secrets
+import tempfile
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,10 @@ class Service:
     @property
     def hide(self) -> dict[str, str]:
         """Texts that no answer shows, and what it says in their place."""
-        return {} if self._model is None else {str(self._model.path): self._model.name}
+        out = {tempfile.gettempdir(): "the temporary folder"}
+        if self.store is not None:
+            out = {str(self.store.folder): "the store", **out}
+        return out if self._model is None else {str(self._model.path): self._model.name, **out}
 
     def check_model(self, name: str | None) -> None:
         """Raise Refusal 404 for a request that means another model than the one that is here."""
@@ -93,14 +97,17 @@ class Service:
         return session
 
     def within(self, name: Name, ask: Ask, ticket: Ticket) -> Outcome:
-        """Answer in a named session, on the model's thread, and keep it; of a turn that failed what the session kept of it."""
+        """Answer in a named session, on the model's thread, and keep it; of a turn that failed what the session kept of it.
+
+        The turn is made in a copy: where it cannot be written, the session is the one that its file has.
+        """
         session = self.take(name)
-        before = session.at.turns
+        going = self.shelf.onward(session)
         try:
-            return self.turns.within(session, ask, ticket)
+            return self.turns.within(going, ask, ticket)
         finally:
-            if session.at.turns != before:
-                self.shelf.put(name, session)
+            if going.at.turns != session.at.turns:
+                self.shelf.put(name, going)
 
     def drop(self, name: Name) -> None:
         """Delete a session and what belongs to it. Raises Refusal 404 where there is none."""

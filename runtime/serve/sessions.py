@@ -93,9 +93,10 @@ async def undo(request: Request) -> Response:
     await json_body(request, NOTHING)
 
     def job(service: Service, name: Name, session: Session) -> dict[str, Any]:
-        session.undo()
-        service.shelf.put(name, session)
-        return about(name, session)
+        going = service.shelf.onward(session)
+        going.undo()
+        service.shelf.put(name, going)
+        return about(name, going)
 
     return JSONResponse(await _with(request, job))
 
@@ -141,9 +142,10 @@ async def forget(request: Request) -> Response:
     d = await json_body(request, FORGET)
 
     def job(service: Service, name: Name, session: Session) -> dict[str, Any]:
-        gone = session.forget(d["turn"])
-        service.shelf.put(name, session)
-        return {**about(name, session), "forgotten": gone._asdict()}
+        going = service.shelf.onward(session)
+        gone = going.forget(d["turn"])
+        service.shelf.put(name, going)
+        return {**about(name, going), "forgotten": gone._asdict()}
 
     return JSONResponse(await _with(request, job))
 

@@ -59,13 +59,15 @@ class Shelf:
         return session
 
     def put(self, name: Name, session: Session) -> None:
-        """Keep a session under a name. Named ones, and responses, are written at once where there is a store. Raises WriteError."""
+        """Keep a session under a name. Named ones, and responses, are written at once where there is a store. Raises WriteError; the name's session is then
+        the one that it was."""
+        if name.kind != "chain" and self.store is not None:
+            self._write(name, session)
+        else:
+            self._unsaved.add(name)
         with self._lock:
             self._sessions[name] = session
             self._sessions.move_to_end(name)
-        self._unsaved.add(name)
-        if name.kind != "chain":
-            self._save(name, session)
         self.tidy()
 
     def drop(self, name: Name) -> bool:
@@ -133,10 +135,8 @@ class Shelf:
                 return
             if self.store is None and name.kind in NAMED:
                 continue
-            if self.store is None:
+            if not self._filed(name, session):
                 self.lost(name)
-            else:
-                self._save(name, session)
             with self._lock:
                 self._sessions.pop(name, None)
             self._unsaved.discard(name)
@@ -187,8 +187,19 @@ class Shelf:
             raise failed[0]
 
     def _save(self, name: Name, session: Session) -> None:
-        if self.store is None or name not in self._unsaved:
-            return
+        if self.store is not None and name in self._unsaved:
+            self._write(name, session)
+
+    def _filed(self, name: Name, session: Session) -> bool:
+        """Whether there is a file of it now. A full disk stops nobody: a moment can be made again, and what has a name was written before."""
+        try:
+            self._save(name, session)
+        except (SessionError, OSError):
+            return False
+        return self.store is not None
+
+    def _write(self, name: Name, session: Session) -> None:
+        assert self.store is not None
         size = session.save(self.store.ready(name))
         self._unsaved.discard(name)
         if name.kind in PASSING:

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...models.atomic import write_error, write_file
+from ..statefile.file import read_session
 from ..statefile.lock import SessionLock
+from ..statefile.record import SessionError
 
 NAMED = ("session", "conversation")
 PASSING = ("chain", "response")
 JSON_BYTES_MAX = 64 << 20
+NEXT = ".next"
 
 
 class Name(NamedTuple):
@@ -31,7 +34,7 @@ class Store:
     """Opens, or makes, `folder`. most: bytes of chains and responses. Raises WriteError, or SessionLockedError where another server has it."""
 
     def __init__(self, folder: Path, most: int):
-        self.folder, self.most = folder, most
+        self.folder, self.most = folder.absolute(), most
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -41,7 +44,14 @@ class Store:
         self._size = sum(size for kind in PASSING for _, size, _ in _files(folder / kind))
 
     def _clean(self) -> None:
-        """Remove what a killed server left half: temporary files, records without their session, responses and conversations without their record."""
+        """End or take back what a killed server left half: records not yet in force (`announce`), temporary files, records without their session, responses
+        and conversations without their record."""
+        for path in self.folder.rglob(f"*{NEXT}"):
+            name = Name(path.parent.parent.name, path.parent.name, path.stem)
+            if _turns(self.path(name)) == (self.read_json(name, NEXT) or {}).get("turns"):
+                self.enact(name)
+            else:
+                self.retract(name)
         for kind in (*NAMED, *PASSING):
             for path in (self.folder / kind).rglob("*"):
                 other = {".json": ".lm2s", ".lm2s": ".json" if kind in ("response", "conversation") else ".lm2s"}.get(path.suffix)
@@ -78,9 +88,23 @@ class Store:
         raw = json.dumps(content, ensure_ascii=False).encode()
         write_file(self.ready(name).with_suffix(".json"), lambda f: f.write(raw))
 
-    def read_json(self, name: Name) -> Any:
+    def announce(self, name: Name, content: dict[str, Any]) -> None:
+        """Write a record that is in force once its session's file has as many turns as `content["turns"]` says. Raises WriteError."""
+        raw = json.dumps(content, ensure_ascii=False).encode()
+        write_file(self.ready(name).with_suffix(NEXT), lambda f: f.write(raw))
+
+    def enact(self, name: Name) -> None:
+        """The record that was announced is in force: its session is written."""
+        os.replace(self.path(name, NEXT), self.path(name, ".json"))
+
+    def retract(self, name: Name) -> None:
+        """The session was not written: nor was anything said."""
+        with suppress(OSError):
+            self.path(name, NEXT).unlink()
+
+    def read_json(self, name: Name, suffix: str = ".json") -> Any:
         """What was written with it, or None where there is nothing, or nothing that can be read."""
-        path = self.path(name, ".json")
+        path = self.path(name, suffix)
         try:
             if path.stat().st_size > JSON_BYTES_MAX:
                 return None
@@ -89,7 +113,7 @@ class Store:
             return None
 
     def remove(self, name: Name) -> None:
-        for suffix in (".lm2s", ".json"):
+        for suffix in (".lm2s", ".json", NEXT):
             with suppress(OSError):
                 self.path(name, suffix).unlink()
 
@@ -115,6 +139,14 @@ class Store:
                 with suppress(OSError):
                     path.with_suffix(suffix).unlink()
             self._size -= size
+
+
+def _turns(path: Path) -> int | None:
+    """Messages that a session file has heard; None where it cannot be read."""
+    try:
+        return int(read_session(path, None).now.notes["turns"])
+    except SessionError:
+        return None
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:

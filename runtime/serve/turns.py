@@ -119,18 +119,14 @@ class Turns:
         return outcome, bare(session)
 
     def within(self, session: Session, ask: Ask, ticket: Ticket) -> Outcome:
-        """Answer a message in a session that changes by it. A seed given begins the draws anew; else they go on."""
-        own, before = session.sampling, (session.seed, session.at)
+        """Answer a message in a session that is the caller's own. A seed given begins the draws anew; else they go on."""
+        own = session.sampling
         if ask.seed is not None:
             session.seed = ask.seed
             session.at = session.at._replace(draws=0)
         session.sampling = replace(own, **ask.sampling)
         try:
             return self._answer(session, ask, ticket, None)
-        except BaseException:
-            if session.at.turns == before[1].turns:  # else the session kept the turn, as far as it came
-                session.seed, session.at = before
-            raise
         finally:
             session.sampling = own
 
@@ -210,7 +206,7 @@ class Turns:
         if told is not None and reply.finish != "stop-string" and (rest := told.rest()):
             kept += rest
             ticket.say("piece", Piece("", rest))
-        whole = reply.finish in ("stop", "length") and tuple(self.model.encode(reply.text, plain=True)) == reply.tokens
+        whole = reply.finish != "interrupted" and tuple(self.model.encode(reply.text, plain=True)) == reply.tokens
         took = time.monotonic() - start
         outcome = Outcome(reply.text, FINISH[reply.finish], whole, len(reply.tokens), began, kept, first, took)
         self.notice(outcome)

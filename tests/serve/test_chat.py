@@ -213,14 +213,20 @@ def test_what_asks_for_nothing_is_no_fault(web):
         (b"[1]", "object"),
         (b'{"a": 1, "a": 2}', "twice"),
         (b'{"temperature": NaN}', "NaN"),
-        (b"[" * 100_000, "JSON"),
+        (b"[" * 100_000, "32 levels"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "temperature": 1' + b"0" * 99 + b"}", "temperature must be"),
+        (b'{"messages": [{"role": "user", "content": "x"}], "temperature": 1e999}', "temperature must be"),
+        (b'{"\\ud800": 1}', "ud800: this server does not know"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "\\udfff": 1}]}]}', "content[0].\\\\udfff"),
+        (b'{"' + b"x" * 300_000 + b'": 1}', "xxx...: this"),
         (b'{"a":' + b"[" * 50 + b"]" * 50 + b"}", "deep"),
-        (b'{"seed": ' + b"9" * 5000 + b"}", "JSON"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "100 digits"),
     ],
-    ids=["utf8", "cut", "list", "twice", "nan", "brackets", "deep", "digits"],
+    ids=["utf8", "cut", "list", "twice", "nan", "brackets", "huge", "infinite", "half", "half-within", "long-name", "deep", "digits"],
 )
 def test_a_body_that_is_no_json_object(web, raw, words):
-    refused(web("POST", "/v1/chat/completions", raw=raw), 400, words)
+    error = refused(web("POST", "/v1/chat/completions", raw=raw), 400, words)
+    assert len(error["message"]) < 300
 
 
 def test_a_template_that_refuses_says_so_without_a_path(web):

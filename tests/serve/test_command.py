@@ -26,6 +26,11 @@ def test_a_port_that_is_taken(lm2, server):
     lm2("serve", "lm2-tiny", "--port", port).fails(port, "--port")
 
 
+@pytest.mark.parametrize("host", ["", "a" * 70, "..", "nowhere.invalid"])
+def test_a_host_that_is_none(lm2, host):
+    lm2("serve", "lm2-tiny", "--host", host, "--api-key", "k").fails("cannot listen", "--host")
+
+
 def test_a_key_that_no_header_carries(lm2):
     line = lm2("serve", "lm2-tiny", "--api-key", "a key").fails("--api-key")
     assert "a key" not in line
@@ -83,6 +88,15 @@ def test_ctrl_c_in_an_answer(lm2, model, tmp_path):
     with served(model, store=store) as again:
         assert Web(again).say("Where is Mary?", session_id=own) == "kitchen."
         assert Web(again).chat("John went to the garden.", "Ok.", "Where is John?")[1] == "1"
+
+
+def test_two_signals(lm2):
+    """Somebody is in a hurry: it ends as well, and says no more than after one."""
+    running = Process()
+    running.process.send_signal(signal.SIGTERM)
+    running.process.send_signal(signal.SIGINT)
+    _, err = running.process.communicate(timeout=60)
+    assert (running.process.returncode, err) == (0, b"")
 
 
 def test_what_a_kill_leaves(model, tmp_path):

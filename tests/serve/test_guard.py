@@ -79,13 +79,22 @@ def test_pages_of_this_machine_may_ask(web, origin):
 
 def test_a_name_that_leads_here_is_refused(web, closed):
     refused(web("GET", "/v1/models", host="evil.example"), 403, "localhost")
+    assert web("GET", "/v1/models", host="127.0.0.2:8080").status_code == 200  # --host 127.0.0.2; no name leads to an address
     assert Web(closed, "ada-key")("GET", "/v1/models", host="my.example").status_code == 200  # there a key stands before it
 
 
 def test_unknown_paths_and_methods(web):
     refused(web("GET", "/v2/models"), 404)
-    refused(web("DELETE", "/v1/models"), 405)
+    answer = web("DELETE", "/v1/models")
+    refused(answer, 405)
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
     refused(web("GET", "/v1/models/"), 404)
+
+
+@pytest.mark.parametrize(("path", "body"), [("/health", None), ("/nothing", None), ("/v1/chat/completions", HELLO), ("/v1/chat/completions", {**HELLO, "stream": True})])
+def test_no_answer_is_kept_or_guessed_at_on_its_way(web, path, body):
+    headers = web("POST" if body else "GET", path, body).headers
+    assert (headers["cache-control"], headers["x-content-type-options"]) == ("no-store", "nosniff") and headers["x-request-id"]
 
 
 def test_a_full_queue_is_said(talker):
@@ -128,6 +137,21 @@ def test_a_body_that_does_not_come(talker):
         one = raw_socket(running, b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{")
         assert b" 408 " in one.recv(4096)
         one.close()
+
+
+def test_a_head_that_does_not_come(model):
+    """Nor the next one on a connection that was used, whose head's first bytes end the wait between requests."""
+    with served(model, patience=0.3) as running:
+        whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for said in (b"", b"GET /hea", whole + b"GET /hea"):
+            one = raw_socket(running, said)
+            text = b""
+            while part := one.recv(4096):  # ends: the server closes
+                text += part
+                if text.endswith(b"}"):
+                    one.sendall(b"l")
+            assert text.count(b"200 OK") == said.count(whole)
+            one.close()
 
 
 def test_a_stream_that_waits_shows_signs_of_life(talker):
@@ -178,7 +202,9 @@ def test_keys_of_a_file(tmp_path):
     file = tmp_path / "keys"
     file.write_text("# ours\n\nada-key\n  bob-key \n")
     assert read_keys(file) == ["ada-key", "bob-key"]
-    for content in (b"", b"# none\n", b"a b\n", b"\xff\n", "ä\n".encode()):
+    file.write_bytes(b"\xef\xbb\xbf# ours\r\n\r\nada-key\r\n")  # as editors of Windows write it
+    assert read_keys(file) == ["ada-key"]
+    for content in (b"", b"# none\n", b"a b\n", b"\xff\n", b"\xef\xbb\xbf", "ä\n".encode()):
         file.write_bytes(content)
         with pytest.raises(PromptError, match="keys"):
             read_keys(file)

@@ -3,11 +3,13 @@
 import random
 from dataclasses import replace
 
+import command_line
 import pytest
 from serve_kit import Web, served, transcript
 
 from lm2.runtime.serve import chain
 from lm2.runtime.serve.chain import Message
+from lm2.runtime.serve.shelf import Shelf
 from lm2.runtime.session.session import Session
 
 FACTS = ("Mary went to the kitchen.", "Ok.", "John moved to the garden.", "Ok.")
@@ -70,6 +72,20 @@ def test_the_same_question_again_costs_its_own_tokens(own, model):
     assert own.say(*FACTS, "Where is Mary?", "kitchen.", "Where is John?") == alone(model, *FACTS, "Where is Mary?", "kitchen.", "Where is John?")
 
 
+def test_a_window_of_other_tokens_is_not_taken_back(model):
+    """Who took a moment's window may take back what the moment itself has heard, and hear something else in its place."""
+    shelf = Shelf(model, 1 << 30, None)
+    moment = Session(model)
+    for message in ("Mary went to the kitchen.", "John moved to the garden."):
+        moment.say(message)
+    taker = shelf.onward(moment)
+    taker.undo()
+    taker.say("John moved to the bedroom.")
+    taker.say("Where is Mary?")
+    assert taker.at.memory is moment.at.memory and taker.at.window is not None
+    assert shelf.onward(moment).say("Where is John?") == "garden."
+
+
 def test_another_answer_is_another_conversation(own, model):
     first = own.say("Mary went to the kitchen.")
     assert own.chat("Mary went to the kitchen.", "Not " + first, "Where is Mary?")[1] == "none"
@@ -94,9 +110,12 @@ def test_a_cut_stream_leaves_nothing_behind(talk, talker, talking):
 
     settings = dict(seed=4, temperature=1.0, max_tokens=24)
     body = {"messages": transcript("Hello"), "stream": True, **settings, "max_tokens": 2000}
+    before = talking.service.shelf.size()[0]
     with httpx2.stream("POST", f"{talking.url}/v1/chat/completions", json=body, timeout=30) as answer:
         lines = answer.iter_lines()
         assert any("content" in line for line in (next(lines) for _ in range(8)))
+    command_line.wait_for(lambda: talking.service.scheduler.running is None, "the end of the answer")
+    assert talking.service.shelf.size()[0] == before  # nobody will send half an answer back as it was made
     whole = talk.say("Hello", **settings)
     assert whole == alone(talker, "Hello", **{k: v for k, v in settings.items() if k != "max_tokens"})
     assert talk.say("Hello", whole, "And?", **settings) == alone(talker, "Hello", whole, "And?", seed=4, temperature=1.0)
