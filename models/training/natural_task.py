@@ -109,7 +109,7 @@ class NaturalTask:
         assert topics is not None
         rng = random.Random(f"{self.seed} words")
         kept = [banks.keep(self.model, self.threads.thread(rng, 300, 0.6), prefixed.unread(self.model), self.tables) for _ in range(threads)]
-        rows = torch.cat([topics.write(k.features) for k in kept if k.features is not None])  # (n, d)
+        rows = torch.cat([topics.write(k.features.float()) for k in kept if k.features is not None])  # (n, d)
         ids = torch.tensor([i for k in kept for i in k.thread.ids[k.thread.head :]])  # (n,)
         loudness = [float(torch.cat([k.x[j] for k in kept]).norm(dim=-1).mean()) for j in range(len(self.memories))]
         start.begin_words(self.model, rows, ids, loudness)

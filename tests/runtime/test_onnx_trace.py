@@ -93,7 +93,7 @@ def test_a_wrong_export_fails_and_is_explained(tmp_path, monkeypatch, fault, cel
         monkeypatch.setattr(attention, "rope_tables", wrong_tables)
     else:  # what is read is the bank's negative
         right = memory.MemoryLayers.keys_values
-        monkeypatch.setattr(memory.MemoryLayers, "keys_values", lambda self, g, bank, layer: right(self, g, g.op("Neg", bank), layer))
+        monkeypatch.setattr(memory.MemoryLayers, "keys_values", lambda self, g, bank, layer, told="": right(self, g, g.op("Neg", bank), layer, told))
     found = pair(tmp_path, cell, Options(plain=True))
     first = found.explanation.first
     assert not found.passed and (first.chunk, first.name) == (chunk, name), found.explanation.sentence
