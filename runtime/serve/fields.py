@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..statefile.text import no_constant, no_repeats
 from .refusal import Refusal, unsupported
 
 DEPTH_MAX = 32
@@ -41,7 +42,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise Refusal(400, f"the body is not valid UTF-8 at byte {error.start}", code="invalid_utf8") from None
     try:
-        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_short) if text.strip() else {}
+        found = json.loads(text, object_pairs_hook=no_repeats, parse_constant=no_constant, parse_int=_short) if text.strip() else {}
         _check_depth(found)
     except ValueError as error:
         raise Refusal(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
@@ -188,21 +189,10 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("a name appears twice in one object")
-    return out
-
-
 def _short(digits: str) -> int:
     if len(digits) > DIGITS_MAX:
         raise ValueError(f"a number of more than {DIGITS_MAX} digits")
     return int(digits)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _check_depth(found: Any) -> None:

@@ -50,7 +50,7 @@ def parse_json(path: Path, raw: bytes, version: int) -> dict[str, Any]:
     """The checked content of session.json, with an empty `window` in version 1. Raises SessionFormatError or SessionValueError."""
     where = f"{path}: session.json"
     try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=no_repeats, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         raise SessionFormatError(f"{where} is not valid JSON ({plain(error)}): {DAMAGED}") from None
     check_json(where, content, DAMAGED)
@@ -140,12 +140,14 @@ def _bad_leaf(x: Any) -> str | None:
     return f"a {type(x).__name__} is not JSON"
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON from its pairs; for `object_pairs_hook`. Raises ValueError for a name that appears twice."""
     out = dict(pairs)
     if len(out) != len(pairs):
         raise ValueError("a name appears twice in one object")
     return out
 
 
-def _no_constant(name: str) -> NoReturn:
+def no_constant(name: str) -> NoReturn:
+    """For `parse_constant`: NaN and the infinities are no JSON. Raises ValueError."""
     raise ValueError(f"{name} is not a JSON number")
