@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..models.config import LM2Config
+from ..models.opening import Opening, carried_with
 from .linear import Linear
 from .llama import MLP, Attention, RMSNorm, attend, rope_tables
 from .memory import GatedMemory, ReleasedMemory
@@ -108,11 +109,14 @@ class LM2:
         m = self.config.memory
         return 0 if m.cell == "released" else written % m.slots
 
-    def start(self, bank: mx.array, written: int = 0, window: int | None = None, carried: int = 0) -> WindowState:
+    def start(
+        self, bank: mx.array, written: int = 0, window: int | None = None, carried: int = 0, opening: Opening | None = None
+    ) -> WindowState:
         """Begin a window that reads `bank` (l, b, n, d), which holds `written` tokens. Allocates its buffers: constant in size, freed with the window.
 
         `window`: positions W, by default a chunk. The first `carried` tokens fed to it are in the bank already and are not written again.
-        Raises ValueError for a window beyond the model's positions, or where cell released is given another window than its chunk.
+        `opening`: keys and values of its first positions, which are carried; see `carried_with`. Raises ValueError for a window beyond the model's
+        positions, or where cell released is given another window than its chunk; BackendError for an opening that does not fit.
         """
         c, m, b = self.config, self.config.memory, bank.shape[1]
         size = m.chunk if window is None else window
@@ -122,6 +126,7 @@ class LM2:
             raise ValueError(f"cell released has windows of its chunk, {m.chunk} tokens, and carries none over")
         if not 0 <= carried < size:
             raise ValueError(f"{carried} carried tokens do not fit in a window of {size}")
+        carried = carried_with(opening, c, size, carried, mx.finfo(self.dtype).max)
         if size > len(self.cos):
             self.lengthen(size)
         if self.exact:
@@ -130,6 +135,11 @@ class LM2:
         for i in range(c.num_hidden_layers):
             for name in ("keys", "values"):
                 arrays[f"{name}{i}"] = mx.zeros((b, c.num_key_value_heads, size, c.head_dim), self.dtype)  # (b, k, W, e)
+        opened = 0 if opening is None else opening.positions
+        if opening is not None:
+            for name, given in zip(opening._fields, opening, strict=True):
+                for i, layer in enumerate(given):
+                    arrays[f"{name}{i}"][:, :, :opened] = mx.array(layer.astype(np.float32)).astype(self.dtype)  # (k, p, e)
         reads: list[tuple[mx.array, mx.array] | None] = []
         around = None
         if m.cell == "gated":
@@ -150,7 +160,9 @@ class LM2:
                     arrays[f"{name}{i}"] = mx.zeros((b, m.heads, m.chunk, m.head_dim), self.dtype)  # (b, h, T, e)
                 arrays[f"sums{i}"] = mx.zeros((b, m.chunk, c.hidden_size))  # (b, T, d)
             arrays["rows"] = mx.zeros((b, m.chunk, m.slots))  # (b, T, n)
-        state = WindowState(bank, written, 0, Buffers(arrays, carried), tuple(reads), folded=carried, carried=carried, around=around)
+        state = WindowState(
+            bank, written, opened, Buffers(arrays, carried), tuple(reads), folded=carried, carried=carried, around=around, opened=opened
+        )
         evaluate(state, *(x for kv in reads if kv for x in kv), *([] if around is None else [around]))
         return state
 

@@ -38,7 +38,7 @@ class WindowState(NamedTuple):
     """A window in progress. bank (l, b, n, d) float32 as of the last fold.
 
     written: tokens in the bank, ever; number i lies in row i mod n. Positions below `folded` are in the bank, by a fold or because the first
-    `carried` of them were carried over.
+    `carried` of them were carried over; the first `opened` are an opening's.
     reads (cell gated): K and V of each memory's bank, (b, h, n, e), None for a bank of zeros. around: what is near each row of the topics' bank,
     (b, n, d) float32; None without topics, or for a bank of zeros. tokens (cell released, pooled over the chunk): the
     ids so far (b, s), with `after` the bank they lead to; such a window is computed anew in each call and has empty buffers.
@@ -54,6 +54,7 @@ class WindowState(NamedTuple):
     folded: int = 0
     carried: int = 0
     around: mx.array | None = None
+    opened: int = 0
 
     @property
     def stale(self) -> bool:

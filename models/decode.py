@@ -19,8 +19,9 @@ from .kernels.norm import add_rms_norm, rms_norm
 from .kernels.rotary import rotate_store
 from .kernels.stream import released_pool, store_heads
 from .llama import RMSNorm, table, wide
-from .lm2 import LM2, ExactInside, GatedInside, StreamInside, WindowState
+from .lm2 import LM2, ExactInside, GatedInside, StreamInside, WindowState, begun
 from .memory import GatedMemory, ReleasedMemory
+from .opening import Opening
 from .topics import Topics
 
 
@@ -76,10 +77,10 @@ def new_buffers(model: LM2, batch: int, window: int | None = None) -> Buffers:
     )  # fmt: skip
 
 
-def begin(model: LM2, buffers: Buffers, bank: Tensor, written: int, carried: int = 0) -> WindowState:
+def begin(model: LM2, buffers: Buffers, bank: Tensor, written: int, carried: int = 0, opening: Opening | None = None) -> WindowState:
     """Start a window that reads `bank` (l, b, n, d) in these buffers, whatever was in them. Its tensors are the buffers': `extend` may fill them too.
 
-    written, carried: see LM2.start.
+    written, opening: see LM2.start; carried counts the positions of the opening.
     """
     m = model.config.memory
     for buffer in (
@@ -104,7 +105,7 @@ def begin(model: LM2, buffers: Buffers, bank: Tensor, written: int, carried: int
         buffers.read_keys.zero_()
         buffers.read_values.zero_()
         inside = StreamInside(buffers.read_keys, buffers.read_values, buffers.sums[:, :, 1:], rows)
-    return WindowState(bank, written, 0, buffers.keys, buffers.values, inside, carried, carried)
+    return begun(WindowState(bank, written, 0, buffers.keys, buffers.values, inside, carried, carried), opening)
 
 
 def fold(model: LM2, buffers: Buffers, state: WindowState) -> WindowState:

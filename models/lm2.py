@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .config import LM2Config
 from .llama import MLP, Attention, Embedding, RMSNorm, rope_tables, wide
 from .memory import GatedMemory, ReleasedMemory
+from .opening import Opening, carried_with
 from .topics import Topics
 
 
@@ -45,7 +46,7 @@ class WindowState(NamedTuple):
     """A window in progress. bank (l, b, n, d) as of the last fold; keys, values (L, b, k, W, e), filled up to `length`.
 
     written: tokens in the bank, ever; token number i lies in row i mod n. Positions below `folded` are in the bank, by a fold or because they were
-    carried over from an earlier window (the first `carried`).
+    carried over from an earlier window (the first `carried`). The first `opened` are an opening's.
     Buffers are written in place after `length` only, so an older state stays good for rewinding until something else is fed after it, or it is folded.
     """
 
@@ -57,6 +58,7 @@ class WindowState(NamedTuple):
     inside: GatedInside | StreamInside | ExactInside
     folded: int = 0
     carried: int = 0
+    opened: int = 0
 
     @property
     def stale(self) -> bool:
@@ -203,15 +205,19 @@ class LM2(nn.Module):
             x = block.finish(x, a)
         return self.lm_head(self.norm(x).to(x.dtype)), torch.stack(banks) if banks else bank
 
-    def start(self, bank: Tensor, written: int = 0, window: int | None = None, carried: int = 0) -> WindowState:
+    def start(
+        self, bank: Tensor, written: int = 0, window: int | None = None, carried: int = 0, opening: Opening | None = None
+    ) -> WindowState:
         """Begin a window that reads `bank` (l, b, n, d), which holds `written` tokens. Allocates its buffers: constant in size, freed with the window.
 
         `window`: positions W, by default a chunk. The first `carried` tokens fed to it are in the bank already and are not written again.
-        Raises ValueError for a window beyond the model's positions, or where cell released is given another window than its chunk.
+        `opening`: keys and values of its first positions, which are carried; see `carried_with`. Raises ValueError for a window beyond the model's
+        positions, or where cell released is given another window than its chunk; BackendError for an opening that does not fit.
         """
         c, m, b = self.config, self.config.memory, bank.shape[1]
         window = m.chunk if window is None else window
         self.check_window(window, carried)
+        carried = carried_with(opening, c, window, carried, torch.finfo(self.dtype).max)
         kv = (c.num_hidden_layers, b, c.num_key_value_heads, window, c.head_dim)
         inside: GatedInside | StreamInside | ExactInside
         if m.cell == "gated":
@@ -231,7 +237,7 @@ class LM2(nn.Module):
             inside = ExactInside(torch.empty(b, 0, dtype=torch.long, device=self.device), bank)
             kv = (0, b, 0, 0, 0)
         empty = self.embed_tokens.weight.new_empty
-        return WindowState(bank, written, 0, empty(kv), empty(kv), inside, carried, carried)
+        return begun(WindowState(bank, written, 0, empty(kv), empty(kv), inside, carried, carried), opening)
 
     def check_window(self, window: int, carried: int = 0) -> None:
         """Raise ValueError for a window this model cannot have."""
@@ -401,6 +407,16 @@ class LM2(nn.Module):
 
 def _no_cache(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return k, v
+
+
+def begun(state: WindowState, opening: Opening | None) -> WindowState:
+    """A window of length 0 with an opening, if there is one, in its buffers."""
+    if opening is None:
+        return state
+    p = opening.positions
+    for buffer, given in zip((state.keys, state.values), opening, strict=True):
+        buffer[:, :, :, :p] = torch.tensor(given, device=buffer.device)[:, None].to(buffer.dtype)  # (L, 1, k, p, e)
+    return state._replace(length=p, opened=p)
 
 
 def _kept(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, past: int, s: int) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ import numpy as np
 from ..models.checkpoints.progress import Report, silent
 from ..models.config import LM2Config
 from ..models.errors import BackendError
+from ..models.opening import Opening
 
 BACKENDS = ("torch", "mlx", "onnx")
 
@@ -59,11 +60,15 @@ class Backend(Protocol):
 
     config: LM2Config
 
-    def start(self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0) -> Any:
+    def start(
+        self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0, opening: Opening | None = None
+    ) -> Any:
         """Begin a window of length 0 from a memory state, or from the never-written one.
 
         window: W, by default a chunk; any size the model's positions allow (cell released: its chunk). carried: the first so many tokens are
-        in the memory already: they read it and are not written again. Raises BackendError for a window the model cannot have.
+        in the memory already: they read it and are not written again. opening (cell gated): keys and values of p positions that stand before every
+        token, for all sequences. The window then begins with length p, its first token stands at position p, and the p positions are carried: they are
+        never written. `carried` counts them; 0 means p. Raises BackendError for a window or an opening the model cannot have, or a `carried` below p.
         """
         ...
 
@@ -80,7 +85,7 @@ class Backend(Protocol):
     def rewind(self, window: Any, length: int) -> Any:
         """The same window with only its first `length` tokens. Costs nothing: positions after `length` are simply not looked at.
 
-        Raises BackendError for less than what the last fold left: what is in the bank cannot be taken out again.
+        Raises BackendError for less than what the last fold left: what is in the bank cannot be taken out again; and for less than an opening.
         """
         ...
 
@@ -138,10 +143,12 @@ def check_room(length: int, tokens: int, window: int, folded: int, chunk: int) -
         raise BackendError(f"{length + tokens - folded} tokens since the last fold do not fit in a chunk of {chunk}: fold first")
 
 
-def check_rewind(length: int, to: int, folded: int, carried: int) -> None:
-    """Raise BackendError where a window of `length` tokens cannot be taken back to `to`: past its ends, or behind a fold."""
+def check_rewind(length: int, to: int, folded: int, carried: int, opened: int = 0) -> None:
+    """Raise BackendError where a window of `length` tokens cannot be taken back to `to`: past its ends, into its opening, or behind a fold."""
     if not 0 <= to <= length:
         raise BackendError(f"cannot rewind a window of {length} tokens to {to}")
+    if to < opened:
+        raise BackendError(f"cannot rewind to {to}: the window opens with {opened} positions of given keys and values")
     if to < folded and folded > carried:
         raise BackendError(f"cannot rewind to {to}: the window's first {folded} tokens are in the memory")
 

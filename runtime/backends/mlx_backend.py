@@ -20,6 +20,7 @@ from ...lm2_mlx.weights import DTYPES, load_model
 from ...lm2_mlx.window import WindowState, evaluate
 from ...models.errors import BackendError
 from ...models.layout import ModelFolder, open_folder
+from ...models.opening import Opening
 from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room
 
 
@@ -30,7 +31,9 @@ class MLXBackend:
         self.model, self.device, self.quantization = model, device, quantization
         self.config = model.config
 
-    def start(self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0) -> WindowState:
+    def start(
+        self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0, opening: Opening | None = None
+    ) -> WindowState:
         with mx.stream(self.device):
             bank, written = (self.model.initial_bank(batch), 0) if state is None else state
             if tuple(bank.shape) != self.config.bank_shape(batch):
@@ -38,7 +41,7 @@ class MLXBackend:
                     f"a memory of shape {list(bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}"
                 )
             try:
-                return self.model.start(bank, written, window, carried)
+                return self.model.start(bank, written, window, carried, opening)
             except ValueError as error:
                 raise BackendError(f"{error}: choose another window") from None
 
@@ -57,7 +60,7 @@ class MLXBackend:
         return (out if all_logits else out[:, 0]), window
 
     def rewind(self, window: WindowState, length: int) -> WindowState:
-        check_rewind(window.length, length, window.folded, window.carried)
+        check_rewind(window.length, length, window.folded, window.carried, window.opened)
         return window._replace(length=length)
 
     def fold(self, window: WindowState) -> WindowState:

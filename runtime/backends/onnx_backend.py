@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from ...models.errors import BackendError
 from ...models.layout import ModelFolder, open_folder
+from ...models.opening import Opening, carried_with
 from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room, check_window
 from .onnx_buffers import NUMBERS, TYPES, At, Buffers
 from .onnx_session import PREFIX, open_session
@@ -24,7 +25,7 @@ from .onnx_trace import run_traced, traced_values
 class OnnxWindow(NamedTuple):
     """A window in progress of `size` positions. bank (l, b, n, d) float32 as it stood at the start, None after a fold; buffers hold everything else.
 
-    written: tokens in the bank, ever, and `folded` positions of the window are among them: by a fold, or the first `carried` from the start.
+    written: tokens in the bank, ever, and `folded` positions of the window are among them: by a fold, or the first `carried` from the start; the first `opened` are an opening's.
     Buffers are written in place after `length` only, so an older window stays good for rewinding until something else is fed after it, or it
     is folded. A fold is only noted here; the next call does it, and then the buffers say as much.
     """
@@ -36,6 +37,7 @@ class OnnxWindow(NamedTuple):
     size: int
     folded: int = 0
     carried: int = 0
+    opened: int = 0
 
     @property
     def stale(self) -> bool:
@@ -59,20 +61,31 @@ class OnnxBackend:
         self._plan = {i.name: (TYPES[i.type], tuple(i.shape[1:])) for i in session.get_inputs() if i.name in self._state}
         positions = m.chunk if self._exact else self._plan["past_key.0"][1][1]
         self._fixed = positions if isinstance(positions, int) else None  # of every window
+        self._largest = float("inf") if self._exact else float(np.finfo(np.empty(0, self._plan["past_key.0"][0]).dtype).max)
         self._path, self._traced = folder.path, traced_values(metadata)
         if self._traced and importlib.util.find_spec("onnx") is not None:
             self.trace = self._trace
 
-    def start(self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0) -> OnnxWindow:
+    def start(
+        self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0, opening: Opening | None = None
+    ) -> OnnxWindow:
         state = MemoryState(self._initial_bank(batch), 0) if state is None else state
         most, chunk = self._fixed, self.config.memory.chunk
         size = window if window is not None else chunk if most is None else min(chunk, most)
         check_window(self.config, size, carried)
         if most is not None and size > most:
             raise BackendError(f"a window of {size} tokens does not fit: {self._path} was exported with --window {most}: export it without")
+        carried = carried_with(opening, self.config, size, carried, self._largest)
         arrays = self._begun(batch, state, size)
+        p = 0 if opening is None else opening.positions
+        if opening is not None:
+            for name, given in zip(("past_key", "past_value"), opening, strict=True):
+                for i, layer in enumerate(given):
+                    arrays[f"{name}.{i}"][:, :, :p] = layer  # (k, p, e)
         buffers = Buffers(self.session, self.device, self.index, self._state, arrays, state.written, carried)
-        return OnnxWindow(state.bank, state.written, 0, buffers, size, carried, carried)
+        if p:
+            buffers.begin(At(0, state.written, carried, carried), p, self.config.vocab_size)
+        return OnnxWindow(state.bank, state.written, p, buffers, size, carried, carried, p)
 
     def _begun(self, batch: int, state: MemoryState, window: int) -> dict[str, np.ndarray]:
         """Every state array of a window that begins from `state`, batch first. Raises BackendError for a state of another shape."""
@@ -141,7 +154,7 @@ class OnnxBackend:
         return At(window.length, buffers.written, buffers.folded, window.carried)
 
     def rewind(self, window: OnnxWindow, length: int) -> OnnxWindow:
-        check_rewind(window.length, length, window.folded, window.carried)
+        check_rewind(window.length, length, window.folded, window.carried, window.opened)
         return window._replace(length=length)
 
     def fold(self, window: OnnxWindow) -> OnnxWindow:

@@ -94,6 +94,17 @@ class Buffers:
         binding = self._all if sequence is None else self._bound(sequence)
         return self._call(binding, ids, first, vocabulary)
 
+    def begin(self, at: At, opened: int, vocabulary: int) -> None:
+        """Make what a window reads of its bank, with keys and values of its first `opened` positions there already: the next call goes on after them.
+
+        The graph does that with a first token at position 0: it is fed beside the window's keys and values, and carried, so it leaves nothing behind.
+        """
+        self._set(1, at, -1)
+        batch = self.tensors["past_key.0"].shape[0]
+        self._call(self._bound(None, beside=True), np.zeros((batch, 1), np.int64), -1, vocabulary)
+        self.spare.clear()
+        self.ends["present_length"][0] = opened
+
     def bank_after(self, at: At, vocabulary: int) -> np.ndarray:
         """The bank (b, l, n, d) with the rows of positions `at.folded` .. `at.length` - 1 in it. The state stays as it is."""
         self._set(2, at._replace(carry=1), -1)  # its one token is carried, so it leaves nothing behind
@@ -122,8 +133,9 @@ class Buffers:
             raise BackendError(f"ONNX Runtime {ort.__version__} could not run the model ({first_line(error)})") from None
         return logits
 
-    def _bound(self, sequence: int | None, apart: bool = False) -> Any:
-        """Every name bound to its memory: of all sequences, or of one. apart: the bank that is made gets memory of its own, and so do keys and values."""
+    def _bound(self, sequence: int | None, apart: bool = False, beside: bool = False) -> Any:
+        """Every name bound to its memory: of all sequences, or of one. beside: keys and values get memory that is not the window's. apart: so does the
+        bank that is made, and the numbers too."""
         binding = self.session.io_binding()
         for name, array in self.numbers.items():
             binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
@@ -132,7 +144,7 @@ class Buffers:
                 binding.bind_output(name, "cpu")
             else:
                 binding.bind_output(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
-        for name, tensor in (self.tensors | (self._spare() if apart else {})).items():
+        for name, tensor in (self.tensors | (self._spare() if apart or beside else {})).items():
             address, shape = tensor.part(sequence)
             kind = tensor.dtype.type
             binding.bind_input(name, self.device, self.index, kind, shape, address)

@@ -16,6 +16,7 @@ from ...models.kernels import choice
 from ...models.layout import open_folder
 from ...models.llama import wide
 from ...models.lm2 import LM2, WindowState
+from ...models.opening import Opening
 from ...models.packed import available, pack
 from ...models.trace import trace
 from ...models.weights import TORCH_DTYPES, load_model
@@ -34,7 +35,7 @@ class TorchBackend:
         self._static = StaticDecoder(model) if (suits(model) if static is None else static) else None
 
     def start(
-        self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0
+        self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0, opening: Opening | None = None
     ) -> WindowState | StaticWindow:
         with torch.inference_mode():
             if state is None:
@@ -47,7 +48,7 @@ class TorchBackend:
                 self.model.check_window(self.config.memory.chunk if window is None else window, carried)
             except ValueError as error:
                 raise BackendError(f"{error}: choose another window") from None
-            opened = (self._static or self.model).start(state.bank, state.written, window, carried)
+            opened = (self._static or self.model).start(state.bank, state.written, window, carried, opening)
             if window is not None and window > len(self._tables[0]):
                 self._tables = self.model.tables(window)
             return opened
@@ -73,7 +74,7 @@ class TorchBackend:
 
     def rewind(self, window: WindowState | StaticWindow, length: int) -> WindowState | StaticWindow:
         inner = window.inner if isinstance(window, StaticWindow) else window
-        check_rewind(inner.length, length, inner.folded, inner.carried)
+        check_rewind(inner.length, length, inner.folded, inner.carried, inner.opened)
         inner = inner._replace(length=length)
         return window._replace(inner=inner) if isinstance(window, StaticWindow) else inner
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...models import decode
 from ...models.kernels.choice import wanted
 from ...models.lm2 import LM2, WindowState
+from ...models.opening import Opening, carried_with
 
 KEPT = 2  # unused sets of buffers kept for each batch size and window
 WARM_UPS = 2  # steps before a capture: they compile kernels and let libraries allocate
@@ -76,10 +77,13 @@ class StaticDecoder:
         self._pool: Any = None
         self._lock = threading.Lock()  # a capture must not meet launches of another thread
 
-    def start(self, bank: Tensor, written: int, window: int | None = None, carried: int = 0) -> StaticWindow:
-        """A window that reads bank (l, b, n, d); written, window, carried: see LM2.start."""
+    def start(
+        self, bank: Tensor, written: int, window: int | None = None, carried: int = 0, opening: Opening | None = None
+    ) -> StaticWindow:
+        """A window that reads bank (l, b, n, d); written, window, carried, opening: see LM2.start."""
         size = window or self.model.config.memory.chunk
         self.model.check_window(size, carried)
+        carried = carried_with(opening, self.model.config, size, carried, torch.finfo(self.model.dtype).max)
         with self._lock:
             free = self._free.setdefault((bank.shape[1], size), [])
             try:
@@ -87,7 +91,7 @@ class StaticDecoder:
             except IndexError:
                 slot = Slot(self.model, bank.shape[1], size)
             slot.folded = carried
-            return StaticWindow(decode.begin(self.model, slot.buffers, bank, written, carried), Lease(slot, free))
+            return StaticWindow(decode.begin(self.model, slot.buffers, bank, written, carried, opening), Lease(slot, free))
 
     def extend(self, ids: Tensor, window: StaticWindow, all_logits: bool) -> tuple[Tensor, StaticWindow]:
         """Feed ids (b, t), on the host. Returns logits (b, t or 1, v) on the device, good until the next call, and the longer window."""
