@@ -36,11 +36,11 @@ class Opening(NamedTuple):
             raise BackendError(f"cell {config.memory.cell} has no windows that open with given keys and values: use a model of cell gated")
         layers, heads, width = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         for name, array in zip(self._fields, self, strict=True):
-            shape = np.shape(array)
-            if len(shape) != 4 or shape[2] < 1 or (shape[0], shape[1], shape[3]) != (layers, heads, width):
-                raise BackendError(f"an opening's {name} of shape {list(shape)} do not fit: this model's are [{layers}, {heads}, p, {width}] with p of 1 or more")
             if not isinstance(array, np.ndarray) or array.dtype not in (np.float16, np.float32, np.float64):
                 raise BackendError(f"an opening's {name} are {getattr(array, 'dtype', type(array).__name__)}: they must be NumPy's float16, float32 or float64")
+            shape = array.shape
+            if len(shape) != 4 or shape[2] < 1 or (shape[0], shape[1], shape[3]) != (layers, heads, width):
+                raise BackendError(f"an opening's {name} of shape {list(shape)} do not fit: this model's are [{layers}, {heads}, p, {width}] with p of 1 or more")
         if self.keys.shape != self.values.shape:
             raise BackendError(f"an opening's keys of shape {list(self.keys.shape)} and values of shape {list(self.values.shape)} must be of one shape")
         if self.positions >= window:

@@ -8,6 +8,7 @@ from window_kit import SCRIPTS, Script, run, whole
 
 from lm2.models import decode
 from lm2.models.lm2 import LM2
+from lm2.models.opening import Opening
 from lm2.models.weights import random_model
 
 EXACT = 1e-11
@@ -156,6 +157,35 @@ def test_steps_on_static_buffers(name, what):
             state = decode.fold(model, buffers, state)
     if want.banks:
         assert_close("bank", model.commit(state)[0], want.banks[-1], EXACT)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", GATED)
+def test_an_opening_is_the_tokens_it_is_of(name):
+    """Keys and values of 8 carried tokens out of one window open others: extend, and steps in poisoned buffers, against the oracle over all tokens."""
+    model, ids, p = make(name), tokens(1, 24), 8
+    bank, written = bank_of(model, 1, 3)
+    written, tables = written + 5, model.tables(W)
+    want = whole(model, bank, written, Script(ids, (), p))
+    _, fed = model.extend(ids[:, :p], model.start(bank, written, W, p), tables)
+    opening = Opening(*(x[:, 0, :, :p].numpy().copy() for x in (fed.keys, fed.values)))
+    logits, state = model.extend(ids[:, p:], model.start(bank, written, W, 0, opening), tables, all_logits=True)
+    assert_close("logits", logits, want.logits[:, p:], EXACT)
+    assert_close("bank", model.commit(state)[0], want.banks[-1], EXACT)
+    buffers = decode.new_buffers(model, 1, W)
+    for buffer in buffers:
+        if buffer.is_floating_point():
+            buffer.fill_(float("nan"))
+    state = decode.begin(model, buffers, bank, written, p, opening)
+    for t in range(p, ids.shape[1]):
+        buffers.inputs.copy_(torch.tensor([ids[0, t], t, decode.place(state, model.config.memory.chunk)]))
+        decode.step(model, buffers, tables)
+        assert_close(f"token {t}", buffers.logits, want.logits[:, t], EXACT)
+        state = state._replace(length=t + 1)
+    assert_close("bank", model.commit(state)[0], want.banks[-1], EXACT)
+    opening.values[1, 0, 2] += 1e-6
+    wrong, _ = model.extend(ids[:, p:], model.start(bank, written, W, 0, opening), tables, all_logits=True)
+    assert (wrong - want.logits[:, p:]).abs().max() > 1e4 * EXACT
 
 
 @torch.inference_mode()
