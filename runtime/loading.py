@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..models.checkpoints.adapter import folder_key
 from ..models.checkpoints.progress import Report, silent
 from ..models.config import LM2Config, read_json
 from ..models.errors import BackendError, ModelFileError, PromptError, TokenizerError
 from ..models.generation import read_ends
 from ..models.home import shipped_model
-from ..models.layout import GENERATION, TOKENIZER, open_folder
+from ..models.layout import GENERATION, TOKENIZER, ModelFolder, open_folder
 from ..models.oserrors import shown
+from ..models.recall import RECORD as RECALL
+from ..models.recall import Recall, open_recall
 from ..models.text.dialogue import PlainTemplate, Template
 from ..models.text.template import ChatTemplate
 from ..models.text.tokenizer import Tokenizer
@@ -26,7 +29,7 @@ WINDOW = 2048
 @dataclass(frozen=True)
 class Model:
     """A loaded model. tokenizer is None when the folder has none, and template with it; a folder without a chat template has a plain one.
-    eos: ids that end an answer."""
+    eos: ids that end an answer. recall: with what messages that ask for something told are answered, if there is any."""
 
     path: Path
     config: LM2Config
@@ -36,6 +39,7 @@ class Model:
     template: Template | None
     sampling: Sampling
     eos: frozenset[int]
+    recall: Recall | None = None
 
     @property
     def name(self) -> str:
@@ -133,7 +137,29 @@ def load(
     template = (ChatTemplate.load(path, tokenizer) or PlainTemplate(tokenizer.begin)) if tokenizer else None
     sampling, ends = read_generation(path / GENERATION, folder.config.vocab_size)
     eos = frozenset(folder.config.eos_token_id) | ends | (tokenizer.ends() if tokenizer else frozenset())
-    return Model(path, opened.config, folder.fingerprint, opened, tokenizer, template, sampling, eos)
+    recall = find_recall(folder) if memory and tokenizer is not None else None
+    return Model(path, opened.config, folder.fingerprint, opened, tokenizer, template, sampling, eos, recall)
+
+
+def find_recall(folder: ModelFolder) -> Recall | None:
+    """The recall in a model's folder, else the one that comes with the package for a model of the catalogue; None where there is none.
+
+    Raises ModelFileError for one that does not fit the model, or was trained on another backbone.
+    """
+    from ..models.checkpoints import catalog
+
+    place = folder.path if (folder.path / RECALL).is_file() else catalog.recall_of(folder.path)
+    if place is None or folder.config.memory.cell != "gated":
+        return None
+    recall = open_recall(place, folder.config)
+    if folder.export is None and folder.quantization is None:
+        have = folder_key(folder)
+        if have != recall.backbone[1]:
+            raise ModelFileError(
+                f"{place / RECALL} was trained on {recall.backbone[0]} (backbone {recall.backbone[1][:12]}), {folder.path} has another (backbone {have[:12]}): "
+                "take the file away, or train one for this model"
+            )
+    return recall
 
 
 def read_generation(file: Path, vocab_size: int) -> tuple[Sampling, frozenset[int]]:

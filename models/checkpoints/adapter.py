@@ -16,8 +16,8 @@ import numpy as np
 from ..atomic import new_folder, write_file
 from ..config import LM2Config, MemoryConfig, memory_from_dict, read_json
 from ..errors import ConfigError, ConvertError, ModelFileError, TensorFileError
-from ..layout import layer_memory_shapes, tensor_shapes
-from ..tensorfile import Header, TensorWriter, from_float32, read_header
+from ..layout import ModelFolder, layer_memory_shapes, tensor_shapes
+from ..tensorfile import Header, TensorWriter, from_float32, read_header, read_tensor, to_float32
 from .source import FLOATS, SourceTensor, stored_tensors, whole
 
 RECORD, TENSORS = "adapter.json", "memory.safetensors"
@@ -51,6 +51,17 @@ def backbone_key(config: LM2Config, norms: Callable[[str], np.ndarray]) -> str:
         if name.endswith("norm.weight") and ".memory." not in name:
             digest.update(norms(name).astype("<f4").tobytes())
     return digest.hexdigest()
+
+
+def folder_key(folder: ModelFolder) -> str:
+    """`backbone_key` of a model folder with plain weights."""
+    with open(folder.weights, "rb") as f:
+
+        def norms(name: str) -> np.ndarray:
+            info = folder.header.tensors[name]
+            return to_float32(read_tensor(f, info), info.dtype)
+
+        return backbone_key(folder.config, norms)
 
 
 def check_backbone(adapter: Adapter, config: LM2Config, tensors: Mapping[str, SourceTensor], where: Path) -> None:

@@ -10,6 +10,7 @@ from ..config import read_json
 from ..errors import DownloadError, ModelFileError
 from ..home import models_folder, shipped_folder, shipped_model
 from ..layout import CONFIG, WEIGHTS
+from ..recall import RECORD as RECALL
 from .adapter import RECORD
 
 
@@ -51,7 +52,7 @@ class Wheel:
 @dataclass(frozen=True)
 class Entry:
     """One model. generation: the sampling its makers recommend, used where the source carries none. license: SPDX
-    identifier. memory: name of the adapter that comes with the package, if any."""
+    identifier. memory, recall: names of the adapter and of the recall that come with the package, if any."""
 
     name: str
     title: str
@@ -60,6 +61,7 @@ class Entry:
     wheel: Wheel
     generation: Mapping[str, Any] = field(default_factory=dict)
     memory: str = ""
+    recall: str = ""
 
     @property
     def adapter(self) -> Path | None:
@@ -93,6 +95,7 @@ CATALOG: dict[str, Entry] = {
             weights="quantised to Q4_1 (embeddings Q8_0), here expanded to float32",
         ),
         generation={"temperature": 0.2, "top_p": 0.9},
+        recall="smollm2-recall",
     ),
 }
 
@@ -123,6 +126,15 @@ def is_name(model: str) -> bool:
     A file or folder of that name in the working folder does not hide it, unless it is a model folder of lm2; `./NAME` is always a path.
     """
     return (own_name(model) in CATALOG or shipped_model(model) is not None) and not _is_model(Path(model))
+
+
+def recall_of(folder: Path) -> Path | None:
+    """The folder of the recall that comes with the package for a pulled model, by the model's folder; None for any other folder."""
+    for entry in CATALOG.values():
+        place = shipped_folder() / entry.recall
+        if entry.recall and folder == models_folder() / entry.name and (place / RECALL).is_file():
+            return place
+    return None
 
 
 def _is_model(folder: Path) -> bool:

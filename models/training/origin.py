@@ -13,13 +13,15 @@ from typing import Any
 from ..checkpoints.adapter import RECORD, TENSORS
 from ..config import LM2Config
 from ..layout import TEMPLATE, TOKENIZER, ModelFolder
+from ..recall import RECORD as RECALL
+from ..recall import TENSORS as ARRAYS
 
 SCRATCH = "from its seed"
 
 
-def origin(config: LM2Config, begun: ModelFolder | None, texts: Path, data: Any, adapter: Path | None = None) -> dict[str, str]:
+def origin(config: LM2Config, begun: ModelFolder | None, texts: Path, data: Any, adapter: Path | None = None, recall: Path | None = None) -> dict[str, str]:
     """By name, what a run must find again to go on: `model` (its fingerprint, or that it is from a seed), `memory`, `tokenizer`, `template`
-    if there is one, `adapter` if it began from one, and `data`.
+    if there is one, `adapter` and `recall` if it began from one, and `data`.
 
     config: of the model in training. begun: the model folder that it was. texts: the folder with the tokenizer, for a model that is from a
     seed. data: what was read of the data, as lists of texts.
@@ -36,6 +38,8 @@ def origin(config: LM2Config, begun: ModelFolder | None, texts: Path, data: Any,
             found[name] = _digest(file.read_bytes())
     if adapter is not None:
         found["adapter"] = _digest((adapter / RECORD).read_bytes() + (adapter / TENSORS).read_bytes())
+    if recall is not None:
+        found["recall"] = _digest((recall / RECALL).read_bytes() + (recall / ARRAYS).read_bytes())
     return found
 
 

@@ -37,14 +37,25 @@ def threads(
     head, turn, asked, said, plain = turns_of(tokenizer, turns)
     names, words = vocabulary.words(tokenizer.vocabulary())
     say(f"values drawn from {len(names)} names and {len(words)} words of the vocabulary, beside the lists")
-    questions = [*talk.ordinary("train"), *talk.unknown(), *answers.questions(seed), *answers.tellings(seed)] if ask else []
-    own = _answers(model, key, tokenizer, questions, [[*head, *asked(q)] for q in questions], out / ANSWERS, say)
-    marked, others = _dialogues(data, say)
+    own = own_answers(model, key, tokenizer, turns, out, seed, say) if ask else {}
+    with_values, others = _dialogues(data, say)
     left = LeftOut()
     books = sources.paragraphs(data, *PASSAGES, left) if data is not None else []
     say(f"{len(books):,} passages of books and stories{f'; left out: {left}' if left else ''}")
     begin = tokenizer.encode("", add_special=True, plain=True)
-    return Threads(head, turn, asked, said, plain, Varied(names, words), own, marked, others, books, begin)
+    return Threads(head, turn, asked, said, plain, Varied(names, words), own, with_values, others, books, begin)
+
+
+def own_answers(model: LM2, key: str, tokenizer: Tokenizer, turns: Turns, out: Path, seed: int, say: Say) -> dict[str, str]:
+    """What the backbone itself answers where nothing was told, kept in `out`/answers.json. Raises TrainError for a file of another backbone."""
+    head, _, asked, _, _ = turns_of(tokenizer, turns)
+    questions = [*talk.ordinary("train"), *talk.unknown(), *answers.questions(seed), *answers.tellings(seed)]
+    return _answers(model, key, tokenizer, questions, [[*head, *asked(q)] for q in questions], out / ANSWERS, say)
+
+
+def marked(data: Path | None, say: Say) -> list[Dialogue]:
+    """The training dialogues of a folder in which values stand marked; none without one."""
+    return _dialogues(data, say)[0]
 
 
 def turns_of(tokenizer: Tokenizer, turns: Turns) -> tuple[list[int], Turn, Encode, Encode, Encode]:

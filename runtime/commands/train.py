@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.argument("model")
-@click.option("--task", type=click.Choice(["recall", "distance", "babilong", "find", "chat", "text"]), required=True, help="What is learned.")
+@click.option("--task", type=click.Choice(["recall", "distance", "babilong", "find", "chat", "seek", "retell", "text"]), required=True, help="What is learned.")
 @click.option(
     "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder with babi/, background/, chat/, tinystories/."
 )
@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="--task find and chat: begin from this memory, in the layers that it has.",
 )
+@click.option(
+    "--recall",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="--task retell: the recall that --task seek wrote, or a trained one to go on with.",
+)
 @click.option("--all-parameters", is_flag=True, help="--task text: train the backbone too.")
 @click.option("--recompute", is_flag=True, help="Keep no activations of chunks: less memory, a third more work.")
 @click.option("--half", is_flag=True, help="Matrix products in bfloat16.")
@@ -62,6 +67,7 @@ def command(
     memory_chunk: int,
     memory_blocks: int,
     adapter: Path | None,
+    recall: Path | None,
     all_parameters: bool,
     recompute: bool,
     half: bool,
@@ -71,7 +77,7 @@ def command(
     """Train a memory, or a small model with one.
 
     MODEL is `tiny` (recall, babilong: lm2-tiny or lm2-babi from scratch) or a model folder or name (distance: lm2-tiny, on to 32 chunks;
-    babilong: lm2-babi, trained on; find: where a memory for it looks; chat: all of it; both written as an adapter; text: next-token prediction through the memory). Checkpoints are written every 250 steps; the same command goes on
+    babilong: lm2-babi, trained on; find: where a memory for it looks; chat: all of it; both written as an adapter; seek, then retell: a recall; text: next-token prediction through the memory). Checkpoints are written every 250 steps; the same command goes on
     from the last one. Several GPUs: torchrun --nproc-per-node N $(which lm2) train ...
     """
     from ..backend import installed
@@ -83,7 +89,7 @@ def command(
     import torch
 
     from ...models.atomic import check_file, check_folder
-    from ...models.training import jobs, together
+    from ...models.training import jobs, recall_jobs, together
     from ...models.training import run as loop
     from ...models.training.plan import TrainError
     from ...models.training.plan import stages as read_stages
@@ -113,6 +119,8 @@ def command(
                 named = f" --memory-layers {','.join(map(str, memory_layers))}" if memory_layers else ""
                 options = f"{named} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
                 job = jobs.chat(plan, folder, data, memory_layers, memory_chunk, memory_blocks, device, half, fresh, adapter, out, say)
+            elif task in ("seek", "retell"):
+                job = recall_jobs.job(plan, folder, data, device, recall, out, say)
             elif data is None:
                 raise TrainError("--task text needs --data")
             else:
@@ -123,7 +131,7 @@ def command(
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             say(f"{target} is there already, and is left as it is")
             return
-        job.write(target, jobs.record(plan, model, options + (" --half" if half else "") + (" --adapter FIRST" if adapter else "")))
+        job.write(target, jobs.record(plan, model, options + (" --half" if half else "") + (" --adapter FIRST" if adapter else "") + (" --recall FIRST" if recall else "")))
         say(f"written to {target}")
 
 

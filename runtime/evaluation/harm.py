@@ -129,12 +129,16 @@ class Examiner:
         first, later = wording.turn(question, first=True), wording.turn(question, first=False)
         chunk = self.model.config.memory.chunk
         ready = []
+        beside = session.beside(question)
         for feeder, at in arms:
             if len(later) >= chunk:
                 raise EvaluationError(f"a question of {len(later)} tokens does not fit in a chunk of {chunk} with its answer")
             ready.append(feeder.logits(feeder.begin(at, first, later, wording.head())))
         if len({at.tokens for at in ready}) > 1:
             raise EvaluationError("the windows of the arms differ: their answers cannot be compared")
+        if beside is not None:  # the session answers this in a window of its own
+            arms = [arms[0], (beside.feeder, beside.at), arms[2]]
+            ready[1] = beside.feeder.logits(beside.at)
         room = min(min(feeder.size - at.filled, chunk - at.filled + at.window.folded) for (feeder, _), at in zip(arms, ready, strict=True))
         if room < 1:
             raise EvaluationError(f"a window of {session.feeder.size} has no room for an answer: take a larger --window")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 GREEDY = Sampling(temperature=0.0)
 FACTS, FILLERS, FILLER_TOKENS = 6, 48, 64
 SPLIT = "heldout"
+Heard = tuple[Sequence[dict[str, str]], Sequence[int]]  # a transcript, and the turn of each of its messages
 ARMS = ("memory", "other", "off", "whole")
 
 
@@ -199,8 +200,11 @@ class Talker:
                 hear(*rng.choice(self.fillers()))
             yield Stop(distance, what, session, tuple(heard), [session.at.seen - gone[t] if t in gone else 0 for t in range(len(ends))])
 
-    def ask(self, session: Session, questions: Sequence[Question], memory: MemoryState | None = None) -> list[str]:
-        """Answers from where the session stands; with `memory`, from the same window read anew with that memory, nothing in it written.
+    def ask(
+        self, session: Session, questions: Sequence[Question], memory: MemoryState | None = None, heard: Heard = ((), ())
+    ) -> list[str]:
+        """Answers from where the session stands; with `memory`, from the same window read anew with that memory, nothing in it written, and with what
+        `heard` has to recall in place of the session's own.
 
         A window that is full to the last place is left first, in every arm alike.
         """
@@ -211,14 +215,17 @@ class Talker:
             tokens = at.tokens + at.pending
             at = Cursor(memory, tokens=tokens, carried=len(tokens), starts=at.starts, seen=at.seen, turns=at.turns)
         at = session.feeder.flush(at)
-        return [self._answer(session, at, q.question) for q in questions]
+        asked = session if memory is None else session.fork()
+        if memory is not None:
+            asked.transcript, asked.numbers = list(heard[0]), list(heard[1])
+        return [self._answer(asked, at, q.question) for q in questions]
 
     def whole(self, heard: Sequence[tuple[str, str]], tokens: int, questions: Sequence[Question]) -> list[str | None]:
         """Answers of the model without memory, with a whole conversation of so many tokens in its window; None where it does not fit."""
         most = self.model.config.max_position_embeddings
         if tokens + 8 * self.longest > most:
             return [None] * len(questions)
-        alone = Session(self.model, sampling=GREEDY, seed=self.seed, window=most)
+        alone = Session(self.model, sampling=GREEDY, seed=self.seed, window=most, recall=False)
         for message, answer in heard:
             alone.hear(message, answer)
         if alone.at.carried:
@@ -247,7 +254,7 @@ def measure(
     """
     begin = 1 + max((row.number for row in rows), default=-1)
     done = len({(row.number, row.question) for row in rows})
-    others = {stop.at: stop.session.memory() for stop in talker.conversation(begin - 1, given, distances)}
+    others = {stop.at: _remembered(stop.session) for stop in talker.conversation(begin - 1, given, distances)}
     number = begin
     while done < count:
         batch: list[Row] = []
@@ -256,7 +263,7 @@ def measure(
             never = stop.session.feeder.new().memory
             replies = [
                 talker.ask(stop.session, questions),
-                talker.ask(stop.session, questions, others[stop.at]),
+                talker.ask(stop.session, questions, *others[stop.at]),
                 talker.ask(stop.session, questions, never),
             ]
             alone = talker.whole(stop.heard, stop.session.at.seen, questions)
@@ -265,8 +272,13 @@ def measure(
                 right = (q.is_right(mine), q.is_right(other), q.is_right(off), None if alone[i] is None else q.is_right(alone[i] or ""))
                 where = number, stop.told.source, q.kind, stop.at, stop.hidden[q.turn]
                 batch.append(Row(*where, q.question, q.value, mine, other, off, alone[i], right))
-            others[stop.at] = stop.session.memory()
+            others[stop.at] = _remembered(stop.session)
         done += len(stop.told.questions[: count - done])
         number += 1
         said(batch)
         yield batch
+
+
+def _remembered(session: Session) -> tuple[MemoryState, Heard]:
+    """What a session remembers: its memory, and what it can recall."""
+    return session.memory(), ([dict(m) for m in session.transcript], list(session.numbers))

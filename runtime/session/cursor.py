@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...models.errors import PromptError
+from ...models.opening import Opening
 from ..backend import Backend, MemoryState
 from .ledger import HEAD, Ledger, Spans, turns_of
 
@@ -21,6 +22,7 @@ class Cursor(NamedTuple):
     starts: where the window's whole turns begin in tokens + pending, the current one last. seen: tokens in all, each counted once. draws: random
     numbers used. turns: messages in the transcript. number: of the last turn that began, counted from 1. spans: where the window's turns begin in
     tokens + pending, with their numbers. ledger: of `memory`; held: of the window's last fold. Both None where rows are not noted.
+    opening: keys and values that stand in place of the window's first tokens, whose ids then say nothing; None for windows of tokens alone.
     """
 
     memory: MemoryState
@@ -38,6 +40,7 @@ class Cursor(NamedTuple):
     spans: Spans = ()
     ledger: Ledger | None = None
     held: Ledger | None = None
+    opening: Opening | None = None
 
     @property
     def filled(self) -> int:
@@ -114,7 +117,8 @@ class Feeder:
             return at
         window, logits, held, folding = at.window, at.logits, at.noted(), None
         if window is None:
-            window = self.backend.start(1, at.memory, self.size, at.carried)
+            more = {} if at.opening is None else {"opening": at.opening}
+            window = self.backend.start(1, at.memory, self.size, at.carried, **more)
         while True:
             here = window.length
             if here in folds and here > window.folded:

@@ -4,7 +4,8 @@ Knows a loaded model, tokens and text; how tokens enter windows is cursor.py's b
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from .chunks import Chunks
 from .cursor import Cursor
 from .forgetting import Forgetting, Forgotten
 from .held import Held, frames_of, held_turns, no_words, wording
+from .recalling import FullError, Passage, Recalling, Side
 from .sampling import Sampling, new_seed
 from .transcript import last_exchange, remember, shortened
 from .windows import Windows
@@ -38,7 +40,8 @@ class Session:
     system: system prompt, or None for the template's own. sampling: see Sampling. seed: None draws one (read it from `.seed`).
     overlap: tokens repeated where a text longer than a window is cut (default an eighth of a window). notify(text) hears of folds and slides.
     `chosen`, None until it is set: hears (logits (v,), token) of each token of an answer.
-    window: the last tokens kept word for word (default: `model.window`). Raises PromptError for a window the model cannot have, or a system prompt
+    window: the last tokens kept word for word (default: `model.window`). recall: messages that ask for what was told are answered from it, where the
+    model has a recall; `recalled` is what the last answer came from. Raises PromptError for a window the model cannot have, or a system prompt
     that leaves no room in it.
     """
 
@@ -51,6 +54,7 @@ class Session:
         overlap: int | None = None,
         notify: Callable[[str], None] | None = None,
         window: int | None = None,
+        recall: bool = True,
     ):
         self.model = model
         self.system = system
@@ -70,6 +74,8 @@ class Session:
         self.reply: Reply | None = None
         self.created = ""
         self.chosen: Callable[[np.ndarray, int], None] | None = None
+        self.recalling = Recalling(model.recall, partial(model.encode, plain=True)) if recall and model.recall is not None else None
+        self.recalled: list[Passage] = []
         self._open: Generator[str, None, None] | None = None
         if system:
             self.wording.head()
@@ -187,12 +193,7 @@ class Session:
         try:
             first = self.wording.turn(content, first=True)
             later = self.wording.turn(content, first=False) if self.at.filled else first
-            said = self.model.encode(answer, plain=True)
-            self.at = self.feeder.begin(self.at, first, later, self.wording.head())
-            for n, token in enumerate(said):
-                if self.at.filled == self.feeder.size:
-                    self.at = self.feeder.room(self.at, first, said[:n], self.wording.head())
-                self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
+            self._hear(first, later, self.model.encode(answer, plain=True))
             self.at = self.feeder.close(self.at, self.wording.closing(), self.wording.head())
         except BaseException:
             self.at = before
@@ -201,6 +202,14 @@ class Session:
         self._remember("user", content)
         self._remember("assistant", answer)
         self._keep(before)
+
+    def _hear(self, first: tuple[int, ...], later: tuple[int, ...], said: Sequence[int]) -> None:
+        """Take a turn's tokens and those of its answer, without the turn's end."""
+        self.at = self.feeder.begin(self.at, first, later, self.wording.head())
+        for n, token in enumerate(said):
+            if self.at.filled == self.feeder.size:
+                self.at = self.feeder.room(self.at, first, said[:n], self.wording.head())
+            self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
 
     def ahead(self) -> None:
         """Do what the next turn would wait for: leave a window that is nearly full, and read what goes on into the next. Changes nothing of what is said."""
@@ -268,7 +277,7 @@ class Session:
     def fork(self) -> "Session":
         """A second session that goes on from here; neither influences the other."""
         self.settle()
-        other = Session(self.model, self.system, self.sampling, self.seed, self.feeder.overlap, self.notify, self.feeder.size)
+        other = Session(self.model, self.system, self.sampling, self.seed, self.feeder.overlap, self.notify, self.feeder.size, self.recalling is not None)
         other.at, other.snapshots = self.at.at_rest(), list(self.snapshots)
         other.transcript, other.forgotten_turns, other.created = [dict(m) for m in self.transcript], self.forgotten_turns, self.created
         other.numbers = list(self.numbers)
@@ -313,22 +322,44 @@ class Session:
             first = self.wording.turn(content, first=True)
             later = self.wording.turn(content, first=False) if self.at.filled else first
             closing = self.wording.closing()
-            self.at = self.feeder.begin(self.at, first, later, self.wording.head())
-            self.at = self.feeder.logits(self.at)
+            side = self.beside(content)
+            if side is None:
+                self.at = self.feeder.begin(self.at, first, later, self.wording.head())
+                self.at = self.feeder.logits(self.at)
+            else:
+                side.at = side.feeder.logits(side.at)
         except BaseException:
             self.at = before
             raise
         prefill = time.perf_counter() - started
+        prompt = len(later) if side is None else side.at.filled - side.at.carried
         try:
-            yield from self._answer(answer, first, max_tokens, interrupted)
+            yield from self._answer(self if side is None else side, answer, first, max_tokens, interrupted)
         finally:
             self.reply = Reply(
-                answer.text, content, len(later), tuple(answer.tokens), answer.finish, prefill, time.perf_counter() - started - prefill
+                answer.text, content, prompt, tuple(answer.tokens), answer.finish, prefill, time.perf_counter() - started - prefill
             )
+            if side is not None:
+                self._hear(first, later, answer.tokens)
+                self.at = self.at._replace(draws=answer.draws)
             self.at = self.feeder.close(self.at, closing, self.wording.head())
             self._remember("user", content)
             self._remember("assistant", answer.text)
             self._keep(before)
+
+    def beside(self, content: str) -> Side | None:
+        """A window in which `content` is answered from what it asks for; None where it asks for nothing told. Sets `recalled`."""
+        self.recalled = []
+        if self.recalling is None:
+            return None
+        found = self.recalling.found(content, self.recalling.passages(self.transcript, self.numbers))
+        if not found:
+            return None
+        recall = self.recalling.recall
+        ids = self.wording.turn(recall.message([p.text for p in found], content), first=False)
+        side = Side.opened(self.model.backend, recall, ids)
+        self.recalled = found if side is not None else []
+        return side
 
     def _complete(
         self, prompt: str, max_tokens: int, stop: Iterable[str], ignore_eos: bool, interrupted: Callable[[], bool] | None
@@ -344,7 +375,7 @@ class Session:
             raise
         prefill = time.perf_counter() - started
         try:
-            yield from self._answer(answer, (), max_tokens, interrupted)
+            yield from self._answer(self, answer, (), max_tokens, interrupted)
         finally:
             self.reply = Reply(
                 answer.text, None, len(ids), tuple(answer.tokens), answer.finish, prefill, time.perf_counter() - started - prefill
@@ -367,25 +398,29 @@ class Session:
             raise
 
     def _answer(
-        self, answer: Answer, prompt: tuple[int, ...], max_tokens: int, interrupted: Callable[[], bool] | None
+        self, place: "Session | Side", answer: Answer, prompt: tuple[int, ...], max_tokens: int, interrupted: Callable[[], bool] | None
     ) -> Generator[str, None, None]:
-        """Feed back what is chosen until the answer ends. prompt: the turn's tokens at a window's start, empty for plain text."""
+        """Feed back what is chosen until the answer ends, in the session's window or in one beside it. prompt: the turn's tokens at a window's start, empty for plain text."""
         try:
             while len(answer.tokens) < max_tokens:
                 if interrupted and interrupted():
                     answer.finish = "interrupted"
                     break
-                at = self.feeder.logits(self.at)
+                at = place.feeder.logits(place.at)
                 assert at.logits is not None
-                token = answer.choose(at.logits, at.tokens)
-                self.at = at._replace(draws=answer.draws)
+                token = answer.choose(at.logits, at.tokens if at.opening is None else at.tokens[at.carried :])
+                place.at = at._replace(draws=answer.draws)
                 if token is None:
                     break
                 if self.chosen is not None:
                     self.chosen(at.logits, token)
-                if self.at.filled == self.feeder.size:
-                    self.at = self.feeder.room(self.at, prompt, answer.tokens, self.wording.head() if prompt else self.wording.beginning(self.at.tokens + self.at.pending))
-                self.at = self.at._replace(pending=(*self.at.pending, token), seen=self.at.seen + 1)
+                if place.at.filled == place.feeder.size:
+                    head = self.wording.head() if prompt else self.wording.beginning(place.at.tokens + place.at.pending)
+                    try:
+                        place.at = place.feeder.room(place.at, prompt, answer.tokens, head)
+                    except FullError:
+                        break
+                place.at = place.at._replace(pending=(*place.at.pending, token), seen=place.at.seen + 1)
                 if piece := answer.add(token):
                     yield piece
                 if answer.finish:

@@ -168,7 +168,7 @@ def test_the_report_counts_each_arm(talker, monkeypatch):
     """An oracle in place of one arm: right there and nowhere else."""
     real, state = natural.Talker.ask, {}
 
-    def ask(self, session, questions, memory=None):
+    def ask(self, session, questions, memory=None, heard=((), ())):
         return [q.value for q in questions] if memory is None else real(self, session, questions, memory)
 
     monkeypatch.setattr(natural.Talker, "ask", ask)

@@ -1,0 +1,9 @@
+"""Recall: of what a person said earlier, the messages that a new one asks for, and a trained opening with which the backbone answers from them.
+
+Knows token ids, arrays and its own two files; imports no ML library. Sessions use it, training makes it.
+"""
+
+from .finder import Finder
+from .folder import RECORD, TENSORS, Recall, open_recall, save_recall
+
+__all__ = ["RECORD", "TENSORS", "Finder", "Recall", "open_recall", "save_recall"]

@@ -1,0 +1,156 @@
+"""A recall's files: `recall.json` and `recall.safetensors`, in a folder of their own or in a model's. Knows the files and which model they fit.
+
+Everything is checked before use: what does not fit is refused with the file, both values and the remedy.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from ..atomic import new_folder, write_file
+from ..config import LM2Config, read_json
+from ..errors import ModelFileError, TensorFileError
+from ..opening import Opening
+from ..tensorfile import TensorWriter, read_header, read_tensor
+from .finder import Finder, shapes
+
+RECORD, TENSORS = "recall.json", "recall.safetensors"
+FORMAT = 1
+REMEDY = "get the two files again"
+
+
+class Recall(NamedTuple):
+    """finder and opening. lead, item, ask: what is written before the passages, before each of them, and before the message that asks. tokens: of a
+    message or a passage that the finder reads; most: passages brought back at most; margin: by how much the best must be nearer than nothing told;
+    share: of the best one's weight that another needs to come along. backbone: name and key of the model it was trained on. training: how, for people."""
+
+    finder: Finder
+    opening: Opening
+    lead: str
+    item: str
+    ask: str
+    tokens: int
+    most: int
+    margin: float
+    share: float
+    backbone: tuple[str, str]
+    training: Mapping[str, Any]
+
+    def message(self, passages: list[str], question: str) -> str:
+        """What is answered: the passages in the order they were said, and the message that asks for them."""
+        return self.lead + "".join(f"{self.item}{' '.join(p.split())}\n" for p in passages) + self.ask + question
+
+
+_NUMBERS: dict[str, tuple[type, float, float]] = {
+    "tokens": (int, 1, 1024), "most": (int, 1, 32), "margin": (float, -1e3, 1e3), "share": (float, 0, 1), "sharpness": (float, 1e-6, 1e6),
+    "width": (int, 1, 4096), "positions": (int, 1, 4096),
+}  # fmt: skip
+_TEXTS = ("lead", "item", "ask")
+TEXT_MAX = 1000
+
+
+def open_recall(folder: Path, config: LM2Config) -> Recall:
+    """Read and check a recall for a model of this configuration. Raises ModelFileError naming the file, both values and the remedy."""
+    record = read_json(folder / RECORD)
+    where = folder / RECORD
+    if not isinstance(record, Mapping) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, Mapping) else type(record).__name__
+        raise ModelFileError(f"{where}: format {found!r} must be {FORMAT}: it is no recall of this version of lm2")
+    unknown = set(record) - {"format", "backbone", "training", *_NUMBERS, *_TEXTS}
+    if unknown:
+        raise ModelFileError(f"{where}: {sorted(unknown)[0]!r} is not a field that this version of lm2 knows: update lm2, or {REMEDY}")
+    numbers = {name: _number(where, record, name) for name in _NUMBERS}
+    texts = {name: _text(where, record, name) for name in _TEXTS}
+    backbone, training = record.get("backbone"), record.get("training")
+    if not isinstance(backbone, Mapping) or not all(isinstance(backbone.get(k), str) for k in ("name", "key")):
+        raise ModelFileError(f"{where}: backbone must have a name and a key: {REMEDY}")
+    arrays = _arrays(folder / TENSORS, config, int(numbers["width"]), int(numbers["positions"]))
+    opening = Opening(arrays.pop("keys"), arrays.pop("values"))
+    finder = Finder(**arrays, sharpness=numbers.pop("sharpness"))
+    return Recall(
+        finder, opening, texts["lead"], texts["item"], texts["ask"], int(numbers["tokens"]), int(numbers["most"]), numbers["margin"],
+        numbers["share"], (backbone["name"], backbone["key"]), training if isinstance(training, Mapping) else {},
+    )  # fmt: skip
+
+
+def _text(where: Path, record: Mapping[str, Any], name: str) -> str:
+    text = record.get(name)
+    if not isinstance(text, str) or len(text) > TEXT_MAX:
+        raise ModelFileError(f"{where}: {name} must be a text of at most {TEXT_MAX} characters: {REMEDY}")
+    return text
+
+
+def _number(where: Path, record: Mapping[str, Any], name: str) -> float:
+    kind, low, high = _NUMBERS[name]
+    value = record.get(name)
+    right = type(value) is int or (kind is float and type(value) is float and math.isfinite(value))
+    if not right or not low <= value <= high:  # type: ignore[operator]
+        raise ModelFileError(f"{where}: {name} {value!r} must be a number from {low:g} to {high:g}: {REMEDY}")
+    return value  # type: ignore[return-value]
+
+
+def plan(config: LM2Config, width: int, positions: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Every tensor of the file in its order: dtype and shape, for a model of this configuration."""
+    c = config
+    kv = ("F16", (c.num_hidden_layers, c.num_key_value_heads, positions, c.head_dim))
+    return {**shapes(c.vocab_size, width), "keys": kv, "values": kv}
+
+
+def _arrays(file: Path, config: LM2Config, width: int, positions: int) -> dict[str, np.ndarray]:
+    want = plan(config, width, positions)
+    try:
+        header = read_header(file)
+        for name in sorted(set(want) | set(header.tensors)):
+            info = header.tensors.get(name)
+            have, wanted = None if info is None else (info.dtype, info.shape), want.get(name)
+            if have != wanted:
+                raise ModelFileError(f"{file}: tensor {name} is {_shown(have)}, a recall for this model has {_shown(wanted)}: give the model its own")
+        with open(file, "rb") as f:
+            arrays = {name: read_tensor(f, header.tensors[name]) for name in want}
+    except (TensorFileError, OSError) as error:
+        raise ModelFileError(f"{error}: {REMEDY}") from None
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ModelFileError(f"{file}: tensor {name} has values that are no numbers: {REMEDY}")
+    if not (arrays["weight_asking"] > 0).all():
+        raise ModelFileError(f"{file}: tensor weight_asking must be above 0: {REMEDY}")
+    return arrays
+
+
+def save_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
+    """Write a folder with a recall, whole or not at all. Raises WriteError, and ValueError for arrays that do not fit the configuration."""
+    with new_folder(folder) as made:
+        write_recall(made, config, recall)
+
+
+def write_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
+    """Write a recall's two files into `folder`."""
+    width, positions = recall.finder.asking.shape[1], recall.opening.keys.shape[2]
+    tensors = plan(config, width, positions)
+    arrays = {**recall.finder._asdict(), **recall.opening._asdict()}
+    kinds = {"I8": np.int8, "F16": np.float16, "F32": np.float32}
+
+    def fill(f: BinaryIO) -> None:
+        writer = TensorWriter(f, [(name, *of) for name, of in tensors.items()], {})
+        for name, (dtype, shape) in tensors.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"{name} is {arrays[name].shape}, the configuration calls for {shape}")
+            writer.write(name, [arrays[name].astype(kinds[dtype])])
+        writer.finish()
+
+    record = {
+        "format": FORMAT, "backbone": dict(zip(("name", "key"), recall.backbone, strict=True)),
+        **{name: getattr(recall, name) for name in _TEXTS}, "tokens": recall.tokens, "most": recall.most, "margin": recall.margin,
+        "share": recall.share, "sharpness": recall.finder.sharpness, "width": width, "positions": positions, "training": dict(recall.training),
+    }  # fmt: skip
+    body = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
+    write_file(folder / TENSORS, fill)
+    write_file(folder / RECORD, lambda f: f.write(body))
+
+
+def _shown(of: tuple[str, tuple[int, ...]] | None) -> str:
+    return "not there" if of is None else f"{of[0]} {list(of[1])}"

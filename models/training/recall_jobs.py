@@ -1,0 +1,98 @@
+"""What `lm2 train` can do for a recall: the finder (--task seek), then the opening (--task retell), each written as a recall's folder.
+
+Knows the recipes; the steps are seek_task.py's and retell_task.py's.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..checkpoints.adapter import folder_key
+from ..layout import TEMPLATE, ModelFolder
+from ..opening import Opening
+from ..recall import Recall, open_recall, save_recall
+from ..tasks.varied import Varied
+from ..text.dialogue import Dialogue
+from ..text.rendered import encode_turn
+from ..text.template import ChatTemplate
+from ..text.tokenizer import Tokenizer
+from ..weights import load_model
+from . import people, retell_task, together, vocabulary
+from .jobs import Job
+from .origin import origin
+from .plan import Plan, TrainError
+from .retell_task import RetellTask, Words
+from .seek_task import TOKENS, SeekTask
+from .tellings import Tellings
+from .turns import chat_turns
+
+MOST, MARGIN, SHARE = 4, 0.0, 0.03
+Say = Callable[[str], None]
+
+
+def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall: Path | None, out: Path, say: Say) -> Job:
+    """--task seek or retell for a chat model. recall: what retell's finder is from, and its opening, where one was trained. Raises TrainError."""
+    tokenizer = Tokenizer.load(folder.path)
+    model = load_model(folder.without_memory(), torch.device(device)).requires_grad_(False)
+    key, marked = folder_key(folder), people.marked(data, say)
+    names, words = vocabulary.words(tokenizer.vocabulary())
+    tellings, plain = Tellings(Varied(names, words), marked), partial(tokenizer.encode, plain=True)
+    began = origin(model.config, folder, folder.path, [d.turns for d in marked], recall=recall)
+    if plan.task == "seek":
+        seek = SeekTask(model, tellings, plain, plan.seed)
+        shown = _words(folder, tokenizer)
+
+        def write(path: Path, record: Mapping[str, Any]) -> None:
+            made = Recall(
+                seek.maps.finder(), _none(), retell_task.LEAD, retell_task.ITEM, retell_task.ASK, TOKENS, MOST, MARGIN, SHARE,
+                (folder.config.name, key), {"seek": dict(record)},
+            )  # fmt: skip
+            begun = RetellTask(model, tellings, shown, seek.ids, made, {}, plan.seed, True)
+            save_recall(path, folder.config, made._replace(opening=begun.maps.opening()))
+
+        return Job(seek, write, "recall", began)
+    if recall is None:
+        raise TrainError("--task retell needs --recall: the folder that --task seek wrote")
+    begun = open_recall(recall, folder.config)
+    if begun.backbone[1] != key:
+        raise TrainError(f"{recall} is a recall of {begun.backbone[0]} (backbone {begun.backbone[1][:12]}), {folder.path} has another ({key[:12]}): train one with --task seek")
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(plain(" " + text.strip().lower()))[: begun.tokens]
+
+    with together.first_alone():
+        answers = people.own_answers(model, key, tokenizer, chat_turns(_template(folder, tokenizer)), out, plan.seed, say)
+    retell = RetellTask(model, tellings, _words(folder, tokenizer), ids, begun, answers, plan.seed, False)
+
+    def finish(path: Path, record: Mapping[str, Any]) -> None:
+        save_recall(path, folder.config, begun._replace(opening=retell.maps.opening(), training={**begun.training, "retell": dict(record)}))
+
+    return Job(retell, finish, "recall", began)
+
+
+def _none() -> Opening:
+    return Opening(np.zeros((0, 0, 0, 0), np.float16), np.zeros((0, 0, 0, 0), np.float16))
+
+
+def _template(folder: ModelFolder, tokenizer: Tokenizer) -> ChatTemplate:
+    template = ChatTemplate.load(folder.path, tokenizer)
+    if template is None:
+        raise TrainError(f"{folder.path} has no {TEMPLATE}: a recall needs a chat model")
+    return template
+
+
+def _words(folder: ModelFolder, tokenizer: Tokenizer) -> Words:
+    """How a session puts its turns (runtime/session/wording.py)."""
+    turns = Dialogue(_template(folder, tokenizer))
+
+    def turn(content: str, first: bool) -> list[int]:
+        return encode_turn(tokenizer, turns, content, first)
+
+    closing = tuple(tokenizer.encode(turns.close()))
+    if not closing:
+        raise TrainError(f"{folder.path / TEMPLATE} does not end answers: a recall needs a template that does")
+    return Words(partial(turn, first=False), partial(turn, first=True), partial(tokenizer.encode, plain=True), closing)

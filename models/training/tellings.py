@@ -1,0 +1,87 @@
+"""Messages that tell something, questions for it, and ordinary messages, all as texts: what a recall is trained on. Knows texts, no tokens.
+
+From the corpus of told facts (models/tasks/natural), from templates (models/tasks/varied) and from dialogues in which values stand marked; the same
+held-out parts as everywhere are never drawn for training.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..tasks.natural import kinds, talk
+from ..tasks.natural.dialogues import Dialogue, Value
+from ..tasks.natural.kinds import Told as Fact
+from ..tasks.recall import reply
+from ..tasks.varied import Varied
+
+MARKED, TEMPLATES = 0.14, 0.1  # shares of dialogues and of templates
+SAID = ("You said {}.", "{}.", "It's {}.")
+
+
+class Asked(NamedTuple):
+    """A question for something told. answer: a sentence; value: what it has to say."""
+
+    question: str
+    answer: str
+    value: str
+
+
+class Telling(NamedTuple):
+    """texts: messages in their order, the last of which counts; asked: what may be asked for."""
+
+    texts: tuple[str, ...]
+    asked: tuple[Asked, ...]
+
+
+class Tellings:
+    """Draws from a split. marked: dialogues with values, of which those of the split are used."""
+
+    def __init__(self, varied: Varied, marked: Sequence[Dialogue] = (), split: str = "train"):
+        self.varied, self.split = varied, split
+        self.ordinary = talk.ordinary(split)
+        self.marked = [d for d in marked if d.split == split and any(v.questions for v in d.values)]
+
+    def draw(self, rng: random.Random) -> Telling:
+        """Something told."""
+        roll = rng.random()
+        if roll < MARKED and self.marked:
+            return self._marked(rng, rng.choice(self.marked))
+        if self.split == "train" and roll < MARKED + TEMPLATES:
+            told = self.varied.draw(rng)
+            return Telling((self.varied.say(rng, told),), (Asked(self.varied.ask(rng, told), reply(told), told.value),))
+        facts = kinds.draw_all(rng, self.split)
+        first = facts[0]
+        if first.earlier:
+            return Telling((first.earlier, first.text), self._asked(rng, facts))
+        if len(facts) == 1 and (roll := rng.random()) < 0.5:
+            if roll < 0.35:
+                return Telling((kinds.chatty(rng, first, self.split).text,), self._asked(rng, facts))
+            other = kinds.draw(rng, self.split)
+            if not other.earlier and other.key[:2] != first.key[:2]:
+                return Telling((kinds.together(rng, (first, other)),), self._asked(rng, (first, other)))
+        return Telling((first.text,), self._asked(rng, facts))
+
+    def message(self, rng: random.Random, ordinary: float = 0.3) -> str:
+        """One message: an ordinary one in a share of `ordinary`, else one that tells something."""
+        return rng.choice(self.ordinary) if rng.random() < ordinary else self.draw(rng).texts[-1]
+
+    @staticmethod
+    def _marked(rng: random.Random, dialogue: Dialogue) -> Telling:
+        value = rng.choice([v for v in dialogue.values if v.questions])
+        same: list[Value] = [v for v in dialogue.values if v.slot == value.slot]
+        texts = tuple(dict.fromkeys(dialogue.turns[v.turn][1] for v in same))
+        last = same[-1]
+        return Telling(texts, (Asked(rng.choice(value.questions), rng.choice(SAID).format(last.text), last.text),))
+
+    def _asked(self, rng: random.Random, facts: Sequence[Fact]) -> tuple[Asked, ...]:
+        return tuple(Asked(self._question(rng, fact), fact.reply, fact.value) for fact in facts)
+
+    def _question(self, rng: random.Random, fact: Fact) -> str:
+        if self.split != "train":
+            return kinds.ask(rng, fact)
+        question, roll = rng.choice(fact.questions), rng.random()
+        if roll < 0.15:
+            return rng.choice(kinds.ASK_LEADS) + question
+        if roll < 0.25:
+            return question + ("" if question[-1] in "?.!" else "?") + rng.choice(kinds.ASK_TAILS)
+        return question

@@ -1,0 +1,127 @@
+"""Answering from what was said earlier: the passages a message asks for, and a window of their own in which it is answered.
+
+Knows a recall, a transcript and cursors. Such a window opens with the recall's keys and values, reads a memory that was never written, and is left when
+the answer ends; the conversation's own window hears message and answer as it hears any turn. Nothing of it is kept: a session file holds what it always held.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ...models.errors import PromptError
+from ...models.recall import Recall
+from ..backend import Backend
+from .cursor import Cursor
+from .windows import Windows
+
+TOKENS = 1 << 16  # of passages looked through, the newest
+SIZE = 1024  # positions of such a window
+ROOM = 64  # of them for an answer at least
+_PARTS = re.compile(r"(?<=[.!?…。！？])\s+|\n+")
+_READ = re.compile(r"\[read .*: \d+ tokens\]", re.DOTALL)  # what a transcript has in place of a document
+Encode = Callable[[str], Sequence[int]]
+
+
+class Passage(NamedTuple):
+    """A message, or a part of a long one, that a person said. number: of its turn; ids: for the finder."""
+
+    number: int
+    text: str
+    ids: tuple[int, ...]
+
+
+class Recalling:
+    """Finds passages for one session. encode: plain text to ids. Remembers how it encoded messages, nothing else."""
+
+    def __init__(self, recall: Recall, encode: Encode):
+        self.recall, self._encode = recall, encode
+        self._known: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
+
+    def passages(self, transcript: Sequence[dict[str, str]], numbers: Sequence[int]) -> list[Passage]:
+        """What the user said, oldest first, of the newest TOKENS tokens; of passages with the same words the newest."""
+        found: dict[str, Passage] = {}
+        left = TOKENS
+        known = {}
+        for message, number in zip(reversed(transcript), reversed(numbers), strict=True):
+            text = message["content"]
+            if message["role"] != "user" or _READ.fullmatch(text):
+                continue
+            known[text] = self._known.get(text) or self._parts(text)
+            for part, ids in reversed(known[text]):
+                left -= len(ids)
+                if left < 0:
+                    break
+                found.setdefault(part, Passage(number, part, ids))
+            if left < 0:
+                break
+        self._known = known
+        return list(reversed(found.values()))
+
+    def _parts(self, text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The parts of a message that the finder reads: sentences put together as far as its tokens reach. Longer sentences are cut between words."""
+        most = self.recall.tokens
+        parts: list[str] = []
+        for sentence in _PARTS.split(text):
+            for piece in self._cut(sentence.strip()):
+                joined = f"{parts[-1]} {piece}" if parts else piece
+                if parts and len(self.ids(joined)) <= most:
+                    parts[-1] = joined
+                else:
+                    parts.append(piece)
+        return tuple((part, self.ids(part)) for part in parts if self.ids(part))
+
+    def _cut(self, sentence: str) -> list[str]:
+        words, out, most = sentence.split(), [], self.recall.tokens
+        while words:
+            take = len(words)
+            while take > 1 and len(self.ids(" ".join(words[:take]))) > most:
+                take = (take + 1) // 2
+            out.append(" ".join(words[:take]))
+            words = words[take:]
+        return out
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """A text as the finder reads it: in small letters, after a blank, as words stand within a text."""
+        return tuple(self._encode(" " + text.strip().lower()))
+
+    def found(self, message: str, passages: Sequence[Passage]) -> list[Passage]:
+        """The passages that `message` asks for, in the order they were said; none where it asks for nothing told."""
+        recall, ids = self.recall, self.ids(message)
+        if not passages or not 0 < len(ids) <= recall.tokens:
+            return []
+        scores, nothing = recall.finder.scores(ids, [p.ids[: recall.tokens] for p in passages])
+        order = np.argsort(-scores, kind="stable")[: recall.most]
+        if scores[order[0]] - nothing < recall.margin:
+            return []
+        return [passages[i] for i in sorted(order) if np.exp(scores[i] - scores[order[0]]) >= recall.share]
+
+
+class Side:
+    """A window beside the conversation's. at: where it stands; feeder: what feeds it."""
+
+    def __init__(self, feeder: Windows, at: Cursor):
+        self.feeder, self.at = feeder, at
+
+    @classmethod
+    def opened(cls, backend: Backend, recall: Recall, ids: Sequence[int]) -> "Side | None":
+        """A window with the recall's opening and then `ids`; None where they leave no room for an answer."""
+        p = recall.opening.positions
+        size = min(SIZE, backend.config.max_position_embeddings)
+        if p + len(ids) + ROOM > size:
+            return None
+        feeder = _Beside(backend, size, 0)
+        at = feeder.new()._replace(tokens=(0,) * p, pending=tuple(ids), carried=p, opening=recall.opening, starts=(p,))
+        return cls(feeder, at)
+
+
+class _Beside(Windows):
+    """A window that is never left: where it is full the answer ends."""
+
+    def room(self, at: Cursor, prompt: Sequence[int], answer: Sequence[int], head: Sequence[int]) -> Cursor:
+        raise FullError(f"the window of {self.size} tokens in which this is answered is full")
+
+
+class FullError(PromptError):
+    """An answer from passages has filled its window."""
