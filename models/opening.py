@@ -37,12 +37,15 @@ class Opening(NamedTuple):
         layers, heads, width = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         for name, array in zip(self._fields, self, strict=True):
             if not isinstance(array, np.ndarray) or array.dtype not in (np.float16, np.float32, np.float64):
-                raise BackendError(f"an opening's {name} are {getattr(array, 'dtype', type(array).__name__)}: they must be NumPy's float16, float32 or float64")
+                kind = getattr(array, "dtype", type(array).__name__)
+                raise BackendError(f"an opening's {name} are {kind}: they must be NumPy's float16, float32 or float64")
             shape = array.shape
             if len(shape) != 4 or shape[2] < 1 or (shape[0], shape[1], shape[3]) != (layers, heads, width):
-                raise BackendError(f"an opening's {name} of shape {list(shape)} do not fit: this model's are [{layers}, {heads}, p, {width}] with p of 1 or more")
+                right = f"[{layers}, {heads}, p, {width}] with p of 1 or more"
+                raise BackendError(f"an opening's {name} of shape {list(shape)} do not fit: this model's are {right}")
         if self.keys.shape != self.values.shape:
-            raise BackendError(f"an opening's keys of shape {list(self.keys.shape)} and values of shape {list(self.values.shape)} must be of one shape")
+            both = f"keys of shape {list(self.keys.shape)} and values of shape {list(self.values.shape)}"
+            raise BackendError(f"an opening's {both} must be of one shape")
         if self.positions >= window:
             raise BackendError(f"an opening of {self.positions} positions leaves no room in a window of {window}: choose another window")
         for name, array in zip(self._fields, self, strict=True):
@@ -62,5 +65,6 @@ def carried_with(opening: Opening | None, config: LM2Config, window: int, carrie
         return carried
     opening.check(config, window, largest)
     if carried and carried < opening.positions:
-        raise BackendError(f"{carried} carried positions are fewer than the {opening.positions} of the opening, which are among them: give 0, or at least as many")
+        p = opening.positions
+        raise BackendError(f"{carried} carried positions are fewer than the {p} of the opening, which are among them: give 0, or at least as many")
     return max(carried, opening.positions)

@@ -25,7 +25,8 @@ from .onnx_trace import run_traced, traced_values
 class OnnxWindow(NamedTuple):
     """A window in progress of `size` positions. bank (l, b, n, d) float32 as it stood at the start, None after a fold; buffers hold everything else.
 
-    written: tokens in the bank, ever, and `folded` positions of the window are among them: by a fold, or the first `carried` from the start; the first `opened` are an opening's.
+    written: tokens in the bank, ever, and `folded` positions of the window are among them: by a fold, or the first `carried` from the start.
+    The first `opened` positions are an opening's: they count as carried.
     Buffers are written in place after `length` only, so an older window stays good for rewinding until something else is fed after it, or it
     is folded. A fold is only noted here; the next call does it, and then the buffers say as much.
     """
