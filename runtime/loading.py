@@ -146,9 +146,9 @@ def find_recall(folder: ModelFolder) -> Recall | None:
 
     Raises ModelFileError for one that does not fit the model, or was trained on another backbone.
     """
-    from ..models.checkpoints import catalog
+    from ..models.checkpoints.recalls import place_of
 
-    place = folder.path if (folder.path / RECALL).is_file() else catalog.recall_of(folder.path)
+    place = place_of(folder.path)
     if place is None or folder.config.memory.cell != "gated":
         return None
     recall = open_recall(place, folder.config)

@@ -10,7 +10,6 @@ from ..config import read_json
 from ..errors import DownloadError, ModelFileError
 from ..home import models_folder, shipped_folder, shipped_model
 from ..layout import CONFIG, WEIGHTS
-from ..recall import RECORD as RECALL
 from .adapter import RECORD
 
 
@@ -126,15 +125,6 @@ def is_name(model: str) -> bool:
     A file or folder of that name in the working folder does not hide it, unless it is a model folder of lm2; `./NAME` is always a path.
     """
     return (own_name(model) in CATALOG or shipped_model(model) is not None) and not _is_model(Path(model))
-
-
-def recall_of(folder: Path) -> Path | None:
-    """The folder of the recall that comes with the package for a pulled model, by the model's folder; None for any other folder."""
-    for entry in CATALOG.values():
-        place = shipped_folder() / entry.recall
-        if entry.recall and folder == models_folder() / entry.name and (place / RECALL).is_file():
-            return place
-    return None
 
 
 def _is_model(folder: Path) -> bool:

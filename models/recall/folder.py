@@ -26,7 +26,7 @@ REMEDY = "get the two files again"
 class Recall(NamedTuple):
     """finder and opening. lead, item, ask: what is written before the passages, before each of them, and before the message that asks. tokens: of a
     message or a passage that the finder reads; most: passages brought back at most; margin: by how much the best must be nearer than nothing told;
-    share: of the best one's weight that another needs to come along. backbone: name and key of the model it was trained on. training: how, for people."""
+    share: of the best one's weight that another needs to come along; near: that it needs to stand beside it, in the order they were said. backbone: name and key of the model it was trained on. training: how, for people."""
 
     finder: Finder
     opening: Opening
@@ -37,16 +37,27 @@ class Recall(NamedTuple):
     most: int
     margin: float
     share: float
+    near: float
     backbone: tuple[str, str]
     training: Mapping[str, Any]
 
     def message(self, passages: list[str], question: str) -> str:
-        """What is answered: the passages in the order they were said, and the message that asks for them."""
+        """What is answered: the passages as `choice` arranges them, and the message that asks for them."""
         return self.lead + "".join(f"{self.item}{' '.join(p.split())}\n" for p in passages) + self.ask + question
+
+    def choice(self, scores: np.ndarray, nothing: float) -> list[int]:
+        """Which passages of those with these scores (p,), oldest first, are brought back, as they are written: the likeliest last, those about as likely
+        as the best in the order they were said. None where nothing told is asked for."""
+        if not len(scores) or scores.max() - nothing < self.margin:
+            return []
+        best = np.argsort(-scores, kind="stable")[: self.most]
+        weight = {int(i): float(np.exp(scores[i] - scores[best[0]])) for i in best}
+        kept = [i for i in reversed(weight) if weight[i] >= self.share]
+        return [i for i in kept if weight[i] < self.near] + sorted(i for i in kept if weight[i] >= self.near)
 
 
 _NUMBERS: dict[str, tuple[type, float, float]] = {
-    "tokens": (int, 1, 1024), "most": (int, 1, 32), "margin": (float, -1e3, 1e3), "share": (float, 0, 1), "sharpness": (float, 1e-6, 1e6),
+    "tokens": (int, 1, 1024), "most": (int, 1, 32), "margin": (float, -1e3, 1e3), "share": (float, 0, 1), "near": (float, 0, 1), "sharpness": (float, 1e-6, 1e6),
     "width": (int, 1, 4096), "positions": (int, 1, 4096),
 }  # fmt: skip
 _TEXTS = ("lead", "item", "ask")
@@ -73,7 +84,7 @@ def open_recall(folder: Path, config: LM2Config) -> Recall:
     finder = Finder(**arrays, sharpness=numbers.pop("sharpness"))
     return Recall(
         finder, opening, texts["lead"], texts["item"], texts["ask"], int(numbers["tokens"]), int(numbers["most"]), numbers["margin"],
-        numbers["share"], (backbone["name"], backbone["key"]), training if isinstance(training, Mapping) else {},
+        numbers["share"], numbers["near"], (backbone["name"], backbone["key"]), training if isinstance(training, Mapping) else {},
     )  # fmt: skip
 
 
@@ -145,7 +156,7 @@ def write_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
     record = {
         "format": FORMAT, "backbone": dict(zip(("name", "key"), recall.backbone, strict=True)),
         **{name: getattr(recall, name) for name in _TEXTS}, "tokens": recall.tokens, "most": recall.most, "margin": recall.margin,
-        "share": recall.share, "sharpness": recall.finder.sharpness, "width": width, "positions": positions, "training": dict(recall.training),
+        "share": recall.share, "near": recall.near, "sharpness": recall.finder.sharpness, "width": width, "positions": positions, "training": dict(recall.training),
     }  # fmt: skip
     body = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
     write_file(folder / TENSORS, fill)

@@ -30,7 +30,7 @@ from .seek_task import TOKENS, SeekTask
 from .tellings import Tellings
 from .turns import chat_turns
 
-MOST, MARGIN, SHARE = 4, 0.0, 0.03
+MOST, MARGIN, SHARE, NEAR = 4, 0.0, 0.03, 0.3
 Say = Callable[[str], None]
 
 
@@ -48,7 +48,7 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
 
         def write(path: Path, record: Mapping[str, Any]) -> None:
             made = Recall(
-                seek.maps.finder(), _none(), retell_task.LEAD, retell_task.ITEM, retell_task.ASK, TOKENS, MOST, MARGIN, SHARE,
+                seek.maps.finder(), _none(), retell_task.LEAD, retell_task.ITEM, retell_task.ASK, TOKENS, MOST, MARGIN, SHARE, NEAR,
                 (folder.config.name, key), {"seek": dict(record)},
             )  # fmt: skip
             begun = RetellTask(model, tellings, shown, seek.ids, made, {}, plan.seed, True)

@@ -31,7 +31,7 @@ SHOWN = (
     (("we've painted the kitchen sage in the end", "I left the spare key with Mrs Oduya.", "Not Monday after all, they're coming on the 14th."),
      "who's got my spare key?", "Mrs Oduya has your spare key."),
 )  # fmt: skip
-POOL, AMONG, BESIDE = 1500, (20, 60, 150), (0, 1, 2, 3, 3, 3)  # messages to choose from; how many of them one question chooses among; how many it gets
+POOL, AMONG = 1500, (5, 20, 60, 150)  # messages to choose from; how many of them one question chooses among
 IDLE, VALUE, OWN = 0.12, 3.0, 0.5  # share of samples that ask for nothing told; weights of a value's tokens and of the backbone's own
 Encode = Callable[[str], Sequence[int]]
 
@@ -144,11 +144,16 @@ class RetellTask:
             texts = telling.texts
         among = rng.sample(range(len(self.pool)), rng.choice(AMONG))
         among = [i for i in among if self.pool[i] not in texts and not (value and mentions(self.pool[i], value))]
-        scores, _ = self.recall.finder.scores(tuple(self._ids(question)), [self._pool_ids[i] for i in among])
-        beside = max(rng.choice(BESIDE), int(idle))
-        groups = [texts] * bool(texts) + [(self.pool[among[i]],) for i in np.argsort(-scores, kind="stable")[:beside]]
-        rng.shuffle(groups)
-        return Sample([text for group in groups for text in group], question, answer, value)
+        said, ids = [self.pool[i] for i in among], [self._pool_ids[i] for i in among]
+        at = sorted(rng.randint(0, len(said)) for _ in texts)
+        for n, (place, text) in enumerate(zip(at, texts, strict=True)):
+            said.insert(place + n, text)
+            ids.insert(place + n, tuple(self._ids(text)))
+        scores, _ = self.recall.finder.scores(tuple(self._ids(question)), ids)
+        chosen = self.recall.choice(scores, -np.inf)
+        if texts and (told := at[-1] + len(texts) - 1) not in chosen:
+            chosen = [told, *chosen[1:]]
+        return Sample([said[i] for i in chosen], question, answer, value)
 
     def step(self, stage: Stage, rng: random.Random) -> Terms:
         """Cross-entropy of the answers' tokens, a value's counted VALUE times."""

@@ -63,9 +63,23 @@ def model_facts(target: str) -> dict[str, Any]:
         "memory_cell": m.cell, "memory_slots": m.slots, "memory_chunk": m.chunk, "memory_layers": list(m.layers), "memory_trained": m.trained,
         "state_bytes": 4 * _count(c.bank_shape()), "fingerprint": folder.fingerprint,
         "packed": packed and f"{packed.bits} bits, groups of {packed.group_size}, for MLX ({packed.method})",
+        "recall": _recall(path),
         "exported": export and f"ONNX, {export.precision}, opset {export.opset}, {export.attention}",
         "source": read_json(source) if source.is_file() else None,
     }  # fmt: skip
+
+
+def _recall(path: Path) -> str | None:
+    """What a model answers from what was told with, if it has that."""
+    from ...models.checkpoints.recalls import place_of
+    from ...models.config import read_config
+    from ...models.recall import open_recall
+
+    place = place_of(path)
+    if place is None:
+        return None
+    recall = open_recall(place, read_config(path))
+    return f"{recall.opening.positions} positions, finder of width {recall.finder.asking.shape[1]}, from {place}"
 
 
 def _show(held: list[dict[str, Any]]) -> None:

@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from ...models.errors import PromptError
 from ...models.recall import Recall
 from ..backend import Backend
@@ -87,15 +85,12 @@ class Recalling:
         return tuple(self._encode(" " + text.strip().lower()))
 
     def found(self, message: str, passages: Sequence[Passage]) -> list[Passage]:
-        """The passages that `message` asks for, in the order they were said; none where it asks for nothing told."""
+        """The passages that `message` asks for, as they are written (Recall.choice); none where it asks for nothing told."""
         recall, ids = self.recall, self.ids(message)
         if not passages or not 0 < len(ids) <= recall.tokens:
             return []
-        scores, nothing = recall.finder.scores(ids, [p.ids[: recall.tokens] for p in passages])
-        order = np.argsort(-scores, kind="stable")[: recall.most]
-        if scores[order[0]] - nothing < recall.margin:
-            return []
-        return [passages[i] for i in sorted(order) if np.exp(scores[i] - scores[order[0]]) >= recall.share]
+        scores = recall.finder.scores(ids, [p.ids[: recall.tokens] for p in passages])
+        return [passages[i] for i in recall.choice(*scores)]
 
 
 class Side:
@@ -108,7 +103,7 @@ class Side:
     def opened(cls, backend: Backend, recall: Recall, ids: Sequence[int]) -> "Side | None":
         """A window with the recall's opening and then `ids`; None where they leave no room for an answer."""
         p = recall.opening.positions
-        size = min(SIZE, backend.config.max_position_embeddings)
+        size = min(SIZE, getattr(backend, "fixed", None) or backend.config.max_position_embeddings)
         if p + len(ids) + ROOM > size:
             return None
         feeder = _Beside(backend, size, 0)

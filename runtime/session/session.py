@@ -358,7 +358,9 @@ class Session:
         recall = self.recalling.recall
         ids = self.wording.turn(recall.message([p.text for p in found], content), first=False)
         side = Side.opened(self.model.backend, recall, ids)
-        self.recalled = found if side is not None else []
+        if side is not None:
+            self.recalled = found
+            self.notify("answered from what was said: " + "; ".join(f"turn {p.number}, {p.text[:60]!r}" for p in found))
         return side
 
     def _complete(
