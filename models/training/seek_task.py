@@ -24,7 +24,7 @@ from .run import Terms
 from .tellings import Tellings
 
 WIDTH, TOKENS = 96, 64
-MESSAGES, OTHERS, ORDINARY, IDLE = 64, 48, 16, 24  # of a step: that are asked for; more that tell; ordinary ones; messages that ask for nothing told
+MESSAGES, OTHERS, ORDINARY, IDLE = 64, 48, 16, 32  # of a step: that are asked for; more that tell; ordinary ones; messages that ask for nothing told
 ABSENT, ASKED_AGAIN = 0.08, 0.2  # questions whose answer is not there; passages that are questions themselves, a share of MESSAGES
 Encode = Callable[[str], Sequence[int]]
 Ids = tuple[int, ...]
@@ -146,8 +146,10 @@ class SeekTask:
     def _idle(self, rng: random.Random) -> str:
         """A message that asks for nothing told."""
         roll = rng.random()
-        if roll < 0.35:
+        if roll < 0.25:
             return rng.choice(self.tellings.ordinary)
-        if roll < 0.45:
+        if roll < 0.5:
+            return rng.choice(talk.idle())
+        if roll < 0.6:
             return rng.choice(talk.unknown())
-        return question(rng) if roll < 0.7 else self.tellings.draw(rng).texts[-1]
+        return question(rng) if roll < 0.75 else self.tellings.draw(rng).texts[-1]

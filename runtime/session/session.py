@@ -357,7 +357,7 @@ class Session:
             return None
         recall = self.recalling.recall
         ids = self.wording.turn(recall.message([p.text for p in found], content), first=False)
-        side = Side.opened(self.model.backend, recall, ids)
+        side = Side.opened(self.model.backend, recall, (*(self.wording.head() if self.system else ()), *ids))
         if side is not None:
             self.recalled = found
             self.notify("answered from what was said: " + "; ".join(f"turn {p.number}, {p.text[:60]!r}" for p in found))

@@ -55,6 +55,12 @@ def unknown() -> tuple[str, ...]:
     return _each("unknown.txt")
 
 
+@cache
+def idle() -> tuple[str, ...]:
+    """Messages that ask for nothing told, beside the ordinary ones of `train`. For training."""
+    return _each("idle_train.txt")
+
+
 def _each(name: str) -> tuple[str, ...]:
     found: dict[str, int] = {}
     for number, line in lines(data_file(name)):
