@@ -32,6 +32,9 @@ def test_block(language, body, smollm2, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    last = body.strip().splitlines()[-1]
+    if last.startswith("# "):  # what the block shows of its output
+        assert done.stdout.strip().splitlines()[-1].strip() == last.removeprefix("# ")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

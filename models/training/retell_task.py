@@ -3,7 +3,7 @@
 The backbone stands still (prefix tuning: Li and Liang 2021, arXiv 2101.00190). Every sample is one window: the opening, messages of which one tells what is
 asked for or none does, the question, and the answer, whose tokens are to be said. Where none does, that is the backbone's own answer.
 
-Axes: L layers, k key/value heads, p positions of the opening, e head width, b samples, t positions after the opening, v vocabulary.
+Axes: L layers, h query heads, k key/value heads, p positions of the opening, e head width, n tokens of all samples, v vocabulary.
 """
 
 import random
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..llama import attend, rotate, table
 from ..lm2 import LM2
 from ..opening import Opening
 from ..recall import Recall
@@ -109,28 +110,32 @@ class RetellTask:
             turn = self.words.turn if n else self.words.first
             ids += [*turn(self.recall.message(list(passages), question)), *self.words.plain(answer), *self.words.closing]
         kept: list[tuple[Tensor, Tensor]] = []
-        self._states(torch.tensor([ids], device=self.model.device), None, kept)
+        self._states([ids], None, kept)
         return torch.stack([k[0] for k, _ in kept]), torch.stack([v[0] for _, v in kept])
 
-    def _states(self, ids: Tensor, maps: OpeningMaps | None, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """The backbone's last states (b, t, d) of ids (b, t) after an opening."""
-        b, t = ids.shape
-        p = 0 if maps is None else maps.keys.shape[2]
-        cos, sin = (table[p : p + t] for table in self.tables)
-        x = self.model.embed_tokens(ids)  # (b, t, d)
+    def _states(self, texts: Sequence[Sequence[int]], maps: OpeningMaps | None, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """The backbone's last states (n, d) of the n tokens of all texts, each text in a window of its own after the opening. Nothing is padded."""
+        device, p = self.model.device, 0 if maps is None else maps.keys.shape[2]
+        ends = np.cumsum([len(text) for text in texts])
+        spans = list(zip(ends - [len(text) for text in texts], ends, strict=True))
+        places = torch.tensor([p + i for text in texts for i in range(len(text))], device=device)  # (n,)
+        cos, sin = (rows[places] for rows in self.tables)  # (n, e) each
+        x = self.model.embed_tokens(torch.tensor([[i for text in texts for i in text]], device=device))  # (1, n, d)
         for i, block in enumerate(self.model.blocks):
-
-            def cache(k: Tensor, v: Tensor, i: int = i) -> tuple[Tensor, Tensor]:
-                if kept is not None:
-                    kept.append((k, v))
-                if maps is None:
-                    return k, v
-                keys, values = (part.expand(b, -1, -1, -1) for part in maps.layer(i))
-                return torch.cat((keys, k), dim=2), torch.cat((values, v), dim=2)  # (b, k, p + t, e) each
-
-            x = block.finish(x, block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache))
-        out: Tensor = self.model.norm(x).to(x.dtype)
-        return out  # (b, t, d)
+            attention = block.self_attn
+            heads, groups, width = attention.heads, attention.groups, attention.width
+            qkv = attention.project(block.input_layernorm(x).to(x.dtype)).view(1, -1, heads + 2 * groups, width).transpose(1, 2)  # (1, h + 2k, n, e)
+            turned, v = qkv.split((heads + groups, groups), dim=1)
+            if attention.turns is not None:
+                turned = rotate(turned, *(table(rows, attention.turns, width) for rows in (cos, sin)))
+            q, k = turned.split((heads, groups), dim=1)
+            if kept is not None:
+                kept.append((k, v))
+            keys, values = (k[:, :, :0], v[:, :, :0]) if maps is None else maps.layer(i)  # (1, k, p, e) each
+            seen = [attend(q[:, :, a:b], torch.cat((keys, k[:, :, a:b]), 2), torch.cat((values, v[:, :, a:b]), 2)) for a, b in spans]
+            x = block.finish(x, attention.output(torch.cat(seen, dim=2).transpose(1, 2).flatten(2)))  # (1, n, d)
+        out: Tensor = self.model.norm(x).to(x.dtype)[0]
+        return out  # (n, d)
 
     def sample(self, rng: random.Random) -> Sample:
         """A question with what the finder would bring back for it, and what tells the answer whether it would or not."""
@@ -164,19 +169,19 @@ class RetellTask:
         asked = [self.message(s.passages, s.question) for s in samples]
         said = [[*self.words.plain(s.answer), *self.words.closing[:1]] for s in samples]
         places = [self._places(body, s.value) if s.value else [] for body, s in zip(said, samples, strict=True)]
-        t = max(len(a) + len(b) for a, b in zip(asked, said, strict=True)) - 1
         device = self.model.device
-        ids = torch.zeros(len(samples), t, dtype=torch.long)  # (b, t)
+        texts = [[*a, *b][:-1] for a, b in zip(asked, said, strict=True)]
         rows, at, wanted, weights, value = list[int](), list[int](), list[int](), list[float](), list[bool]()
+        before = 0
         for r, (a, b) in enumerate(zip(asked, said, strict=True)):
-            ids[r, : len(a) + len(b) - 1] = torch.tensor([*a, *b][:-1])
             for n, token in enumerate(b):
                 rows.append(r)
-                at.append(len(a) - 1 + n)
+                at.append(before + len(a) - 1 + n)
                 wanted.append(token)
                 weights.append(OWN if not samples[r].value else VALUE if n in places[r] else 1.0)
                 value.append(n in places[r])
-        states = self._states(ids.to(device), self.maps)[rows, at]  # (answers' tokens, d)
+            before += len(texts[r])
+        states = self._states(texts, self.maps)[at]  # (answers' tokens, d)
         logits = self.model.lm_head(states).float()  # (answers' tokens, v)
         goal, weight = torch.tensor(wanted, device=device), torch.tensor(weights, device=device)
         each = F.cross_entropy(logits, goal, reduction="none")
@@ -184,7 +189,7 @@ class RetellTask:
         told = [r for r in range(len(samples)) if places[r]]
         hits = [all(ok for ok, row, is_value in zip(right, rows, value, strict=True) if row == r and is_value) for r in told]
         loss = (each * weight).sum() / weight.sum()
-        return Terms(loss, loss.new_zeros(()), {}, {"told": hits}, ids.numel())
+        return Terms(loss, loss.new_zeros(()), {}, {"told": hits}, before)
 
     def _places(self, body: Sequence[int], value: str) -> list[int]:
         body = list(body)

@@ -73,7 +73,7 @@ class Recalling:
     def _cut(self, sentence: str) -> list[str]:
         words, out, most = sentence.split(), [], self.recall.tokens
         while words:
-            take = len(words)
+            take = min(len(words), most)  # a word has a token at least
             while take > 1 and len(self.ids(" ".join(words[:take]))) > most:
                 take = (take + 1) // 2
             out.append(" ".join(words[:take]))
