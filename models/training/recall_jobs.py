@@ -3,6 +3,7 @@
 Knows the recipes; the steps are seek_task.py's and retell_task.py's.
 """
 
+import random
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from ..checkpoints.adapter import folder_key
 from ..layout import TEMPLATE, ModelFolder
 from ..opening import Opening
-from ..recall import Recall, open_recall, save_recall
+from ..recall import Finder, Recall, open_recall, save_recall
 from ..tasks.varied import Varied
 from ..text.dialogue import Dialogue
 from ..text.rendered import encode_turn
@@ -30,7 +31,8 @@ from .seek_task import TOKENS, SeekTask
 from .tellings import Tellings
 from .turns import chat_turns
 
-MOST, MARGIN, SHARE, NEAR = 4, 0.0, 0.03, 0.3
+MOST, SHARE, NEAR = 4, 0.03, 0.3
+MISSED, DRAWN, AMONG = 0.05, 400, 50  # of questions for something told, those taken for idle; of so many, each among so many messages
 Say = Callable[[str], None]
 
 
@@ -47,8 +49,10 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
         shown = _words(folder, tokenizer)
 
         def write(path: Path, record: Mapping[str, Any]) -> None:
+            finder = seek.maps.finder()
+            margin = calibrated(finder, tellings, seek.ids, plan.seed)
             made = Recall(
-                seek.maps.finder(), _none(), retell_task.LEAD, retell_task.ITEM, retell_task.ASK, TOKENS, MOST, MARGIN, SHARE, NEAR,
+                finder, _none(), retell_task.LEAD, retell_task.ITEM, retell_task.ASK, TOKENS, MOST, margin, SHARE, NEAR,
                 (folder.config.name, key), {"seek": dict(record)},
             )  # fmt: skip
             begun = RetellTask(model, tellings, shown, seek.ids, made, {}, plan.seed, True)
@@ -72,6 +76,17 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
         save_recall(path, folder.config, begun._replace(opening=retell.maps.opening(), training={**begun.training, "retell": dict(record)}))
 
     return Job(retell, finish, "recall", began)
+
+
+def calibrated(finder: Finder, tellings: Tellings, ids: Callable[[str], tuple[int, ...]], seed: int) -> float:
+    """The margin at which MISSED of drawn questions are taken to ask for nothing told. Drawn from the split that `tellings` is of."""
+    rng, found = random.Random(f"{seed} margin"), []
+    for _ in range(DRAWN):
+        telling = tellings.draw(rng)
+        passages = [*telling.texts, *(tellings.message(rng, 0.5) for _ in range(AMONG))]
+        scores, nothing = finder.scores(ids(rng.choice(telling.asked).question), [ids(text) for text in passages])
+        found.append(float(scores.max()) - nothing)
+    return round(sorted(found)[int(MISSED * DRAWN)], 3)
 
 
 def _none() -> Opening:
