@@ -24,7 +24,7 @@ from .run import Terms
 from .tellings import Tellings
 
 WIDTH, TOKENS = 96, 64
-MESSAGES, OTHERS, ORDINARY, IDLE = 64, 48, 16, 32  # of a step: that are asked for; more that tell; ordinary ones; messages that ask for nothing told
+MESSAGES, OTHERS, ORDINARY, IDLE = 64, 48, 48, 40  # of a step: that are asked for; more that tell; ordinary ones; messages that ask for nothing told
 ABSENT, ASKED_AGAIN = 0.08, 0.2  # questions whose answer is not there; passages that are questions themselves, a share of MESSAGES
 Encode = Callable[[str], Sequence[int]]
 Ids = tuple[int, ...]
@@ -133,7 +133,7 @@ class SeekTask:
         there = [i for i in range(MESSAGES) if rng.random() >= ABSENT]
         place = {i: k for k, i in enumerate(there)}
         passages = [messages[i] for i in there] + [draw(rng).texts[-1] for _ in range(OTHERS)]
-        passages += [rng.choice(self.tellings.ordinary) for _ in range(ORDINARY)] + again
+        passages += [self._ordinary(rng) for _ in range(ORDINARY)] + again
         idle = [self._idle(rng) for _ in range(IDLE)]
         ask, told = ([self.ids(text) for text in texts] for texts in (asking + idle, passages))
         scores = self.maps.scores(ask, told)  # (a, p + 1)
@@ -146,10 +146,12 @@ class SeekTask:
     def _idle(self, rng: random.Random) -> str:
         """A message that asks for nothing told."""
         roll = rng.random()
-        if roll < 0.25:
-            return rng.choice(self.tellings.ordinary)
         if roll < 0.5:
-            return rng.choice(talk.idle())
+            return self._ordinary(rng)
         if roll < 0.6:
             return rng.choice(talk.unknown())
         return question(rng) if roll < 0.75 else self.tellings.draw(rng).texts[-1]
+
+    def _ordinary(self, rng: random.Random) -> str:
+        """An ordinary message: nothing told, nothing told asked for."""
+        return rng.choice(self.tellings.ordinary if rng.random() < 0.5 else talk.idle())
