@@ -5,7 +5,7 @@ the answer ends; the conversation's own window hears message and answer as it he
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from .windows import Windows
 TOKENS = 1 << 16  # of passages looked through, the newest
 SIZE = 1024  # positions of such a window
 ROOM = 64  # of them for an answer at least
-_PARTS = re.compile(r"(?<=[.!?…。！？])\s+|\n+")
+_PARTS = re.compile(r"(?<=[.!?…।؟])(?=\s)|(?<=[。！？])|(?=\n)")  # sentences; some scripts put no blank after one
 _READ = re.compile(r"\[read .*: \d+ tokens\]", re.DOTALL)  # what a transcript has in place of a document
 Encode = Callable[[str], Sequence[int]]
 
@@ -64,23 +64,32 @@ class Recalling:
         most = self.recall.tokens
         parts: list[str] = []
         for sentence in _PARTS.split(text):
-            for piece in self._cut(sentence.strip()):
-                joined = f"{parts[-1]} {piece}" if parts else piece
+            for glue, piece in self._cut(sentence):
+                joined = parts[-1] + glue + piece if parts else piece
                 if parts and len(self.ids(joined)) <= most:
                     parts[-1] = joined
                 else:
                     parts.append(piece)
-        return tuple((part, self.ids(part)) for part in parts if self.ids(part))
+        return tuple((part, ids) for part in parts if (ids := self.ids(part)))
 
-    def _cut(self, sentence: str) -> list[str]:
-        words, out, most = sentence.split(), [], self.recall.tokens
-        while words:
-            take = len(words)
-            while take > 1 and len(self.ids(" ".join(words[:take]))) > most:
-                take = (take + 1) // 2
-            out.append(" ".join(words[:take]))
-            words = words[take:]
-        return out
+    def _cut(self, sentence: str) -> Iterator[tuple[str, str]]:
+        """Pieces of a sentence that each fit, with what stands before them: a blank, or nothing within a word."""
+        words, at, glue = sentence.split(), 0, " " if sentence[:1].isspace() else ""
+        while at < len(words):
+            take = self._fitting(words[at : at + self.recall.tokens], " ")  # a word has one token at least
+            piece = " ".join(words[at : at + take])
+            while piece:
+                some = len(piece) if take > 1 else self._fitting(piece[: 4 * self.recall.tokens], "")
+                yield glue, piece[:some]
+                glue, piece = "", piece[some:]
+            at, glue = at + take, " "
+
+    def _fitting(self, units: Sequence[str], glue: str) -> int:
+        """How many of the first units the finder reads at once, about: one at least."""
+        take = len(units)
+        while take > 1 and len(self.ids(glue.join(units[:take]))) > self.recall.tokens:
+            take = (take + 1) // 2
+        return take
 
     def ids(self, text: str) -> tuple[int, ...]:
         """A text as the finder reads it: in small letters, after a blank, as words stand within a text."""
@@ -99,21 +108,22 @@ class Recalling:
 
 
 class Side:
-    """A window beside the conversation's. at: where it stands; feeder: what feeds it."""
+    """A window beside the conversation's, never written in a memory. at: where it stands; feeder: what feeds it; prompt: tokens that are answered;
+    found: what is in them."""
 
-    def __init__(self, feeder: Windows, at: Cursor):
-        self.feeder, self.at = feeder, at
+    def __init__(self, feeder: Windows, at: Cursor, prompt: int, found: list[Passage]):
+        self.feeder, self.at, self.prompt, self.found = feeder, at, prompt, found
 
     @classmethod
-    def opened(cls, backend: Backend, recall: Recall, ids: Sequence[int]) -> "Side | None":
-        """A window with the recall's opening and then `ids`; None where they leave no room for an answer."""
+    def opened(cls, backend: Backend, recall: Recall, ids: Sequence[int], found: list[Passage]) -> "Side | None":
+        """A window with the recall's opening and then `ids`, which quote `found`; None where they leave no room for an answer."""
         p = recall.opening.positions
         size = min(SIZE, backend.config.max_position_embeddings)
         if p + len(ids) + ROOM > size:
             return None
         feeder = _Beside(backend, size, 0)
-        at = feeder.new()._replace(tokens=(0,) * p, pending=tuple(ids), carried=p, opening=recall.opening, starts=(p,))
-        return cls(feeder, at)
+        at = feeder.new()._replace(tokens=(0,) * p, pending=tuple(ids), carried=size - 1, opening=recall.opening, starts=(p,))
+        return cls(feeder, at, len(ids), found)
 
 
 class _Beside(Windows):
