@@ -19,7 +19,7 @@ from ..lm2 import LM2
 from ..opening import Opening
 from ..recall import Recall
 from ..tasks.natural.answers import mentions
-from .plan import Stage
+from .plan import Stage, TrainError
 from .run import Terms
 from .tellings import Tellings
 
@@ -113,9 +113,11 @@ class RetellTask:
         return torch.stack([k[0] for k, _ in kept]), torch.stack([v[0] for _, v in kept])
 
     def _states(self, ids: Tensor, maps: OpeningMaps | None, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """The backbone's last states (b, t, d) of ids (b, t) after an opening."""
+        """The backbone's last states (b, t, d) of ids (b, t) after an opening. Raises TrainError where they are more than its positions."""
         b, t = ids.shape
         p = 0 if maps is None else maps.keys.shape[2]
+        if p + t > (most := len(self.tables[0])):
+            raise TrainError(f"a question with its passages takes {p + t} positions, of which {p} are the opening's; the model has {most}: take another")
         cos, sin = (table[p : p + t] for table in self.tables)
         x = self.model.embed_tokens(ids)  # (b, t, d)
         for i, block in enumerate(self.model.blocks):
