@@ -63,13 +63,18 @@ class Recalling:
         """The parts of a message that the finder reads: sentences put together as far as its tokens reach. Longer sentences are cut between words."""
         most = self.recall.tokens
         parts: list[str] = []
+        if len(text) <= 8 * most and len(self.ids(whole := " ".join(text.split()))) <= most:
+            parts, text = [whole] if whole else [], ""
+        taken = most + 1
         for sentence in _PARTS.split(text):
             for glue, piece in self._cut(sentence):
-                joined = parts[-1] + glue + piece if parts else piece
-                if parts and len(self.ids(joined)) <= most:
-                    parts[-1] = joined
+                size = len(self.ids(piece))
+                if taken + size <= most:
+                    parts[-1] += glue + piece
+                    taken += size
                 else:
                     parts.append(piece)
+                    taken = size
         return tuple((part, ids) for part in parts if (ids := self.ids(part)))
 
     def _cut(self, sentence: str) -> Iterator[tuple[str, str]]:
@@ -79,16 +84,16 @@ class Recalling:
             take = self._fitting(words[at : at + self.recall.tokens], " ")  # a word has one token at least
             piece = " ".join(words[at : at + take])
             while piece:
-                some = len(piece) if take > 1 else self._fitting(piece[: 4 * self.recall.tokens], "")
+                some = len(piece) if take > 1 else self._fitting(piece[: self.recall.tokens], "")
                 yield glue, piece[:some]
                 glue, piece = "", piece[some:]
             at, glue = at + take, " "
 
     def _fitting(self, units: Sequence[str], glue: str) -> int:
         """How many of the first units the finder reads at once, about: one at least."""
-        take = len(units)
-        while take > 1 and len(self.ids(glue.join(units[:take]))) > self.recall.tokens:
-            take = (take + 1) // 2
+        take, most = len(units), self.recall.tokens
+        while take > 1 and (size := len(self.ids(glue.join(units[:take])))) > most:
+            take = max(1, min(take - 1, take * most // size))
         return take
 
     def ids(self, text: str) -> tuple[int, ...]:
