@@ -14,6 +14,7 @@ from ...models.errors import PromptError
 from ...models.recall import Recall
 from ..backend import Backend
 from .cursor import Cursor
+from .transcript import MESSAGE_COST, TURN_CHARS
 from .windows import Windows
 
 TOKENS = 1 << 16  # of passages looked through, the newest
@@ -43,12 +44,15 @@ class Recalling:
         """What the user said, oldest first, of the newest TOKENS tokens; of passages with the same words the newest."""
         found: dict[str, Passage] = {}
         left = TOKENS
-        known = {}
+        known: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
         for message, number in zip(reversed(transcript), reversed(numbers), strict=True):
             text = message["content"]
             if message["role"] != "user" or _READ.fullmatch(text):
                 continue
-            known[text] = self._known.get(text) or self._parts(text)
+            text = text[: TURN_CHARS + MESSAGE_COST]  # a transcript has none longer; a file may
+            if text not in known:
+                had = self._known.get(text)
+                known[text] = self._parts(text) if had is None else had
             for part, ids in reversed(known[text]):
                 left -= len(ids)
                 if left < 0:

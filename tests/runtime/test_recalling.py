@@ -148,6 +148,21 @@ def test_texts_are_encoded_once():
     assert finder.passages(transcript, [1, 2]) == first and not calls
     assert texts(finder.passages(said("two", "three"), [2, 3])) == [(2, "two"), (3, "three")] and set(calls) == {" three"}
     assert set(finder._known) == {"two", "three"}
+    calls.clear()
+    finder.passages(said(*["four"] * 9, *["\n"] * 9), range(18))
+    assert len(set(calls)) == 2 and len(calls) < 6
+    calls.clear()
+    finder.passages(said(*["four"] * 9, *["\n"] * 9), range(18))
+    assert not calls
+
+
+def test_a_message_longer_than_a_transcript_keeps(monkeypatch):
+    """Out of a session file that somebody made: no more is read of it than of the longest message that was said."""
+    given = []
+    finder = Recalling(looked(64).recall, lambda text: given.append(len(text)) or list(text.encode()))
+    long = "word " * 400_000
+    assert len(finder.passages(said(long), [1])) == len(finder.passages(said(long[:70_000]), [1])) and sum(given) < 2_000_000
+    assert not [p for p in finder.passages(said("x" * 70_000 + " end"), [1]) if "end" in p.text]
 
 
 # what is found
