@@ -71,7 +71,7 @@ class Recorder:
     """
 
     def __init__(self, backend):
-        self.real, self.config = backend, backend.config
+        self.real, self.config, self.longest = backend, backend.config, backend.longest
         self.fail, self.calls = None, []
         self._past = {}
 

@@ -62,6 +62,7 @@ class OnnxBackend:
         self._plan = {i.name: (TYPES[i.type], tuple(i.shape[1:])) for i in session.get_inputs() if i.name in self._state}
         positions = m.chunk if self._exact else self._plan["past_key.0"][1][1]
         self._fixed = positions if isinstance(positions, int) else None  # of every window
+        self.longest = self.config.max_position_embeddings if self._fixed is None else self._fixed
         self._largest = float("inf") if self._exact else float(np.finfo(np.empty(0, self._plan["past_key.0"][0]).dtype).max)
         self._path, self._traced = folder.path, traced_values(metadata)
         if self._traced and importlib.util.find_spec("onnx") is not None:

@@ -127,7 +127,7 @@ class Side:
     def opened(cls, backend: Backend, recall: Recall, ids: Sequence[int], found: list[Passage]) -> "Side | None":
         """A window with the recall's opening and then `ids`, which quote `found`; None where they leave no room for an answer."""
         p = recall.opening.positions
-        size = min(SIZE, backend.config.max_position_embeddings)
+        size = min(SIZE, backend.longest)
         if p + len(ids) + ROOM > size:
             return None
         feeder = _Beside(backend, size, 0)

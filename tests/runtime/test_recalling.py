@@ -458,9 +458,8 @@ def test_a_model_of_few_positions_answers_as_it_did(models):
     """No room for an answer beside: from the window alone, as without a recall."""
     for positions in (64, 80, 3):
         model = recalls(models["gated"], opening=recall_kit.opening(models["gated"].config, positions))
-        config = replace(model.config, max_position_embeddings=64)
-        model.backend.config = config
-        session, plain = (talked(replace(model, config=config), sampling=GREEDY, recall=recall) for recall in (True, False))
+        model.backend.longest = 64
+        session, plain = (talked(model, sampling=GREEDY, recall=recall) for recall in (True, False))
         assert session.say(ASK, 9) == plain.say(ASK, 9) and session.recalled == []
 
 
@@ -607,5 +606,8 @@ def test_every_backend_answers_the_same(folders, wanted, side, tmp_path):
     from lm2.export.export import export_model
     from lm2.export.options import Options
 
-    export_model(folders, tmp_path / "out", Options())
-    assert conversation(tmp_path / "out", "onnx", folders) == wanted
+    for options in (Options(), Options(window=512)):
+        export_model(folders, tmp_path / f"{options.window}", options)
+        assert conversation(tmp_path / f"{options.window}", "onnx", folders) == wanted
+    export_model(folders, tmp_path / "64", Options(window=64))
+    assert not any(recalled for _, recalled in conversation(tmp_path / "64", "onnx", folders)[:4])
