@@ -8,12 +8,14 @@ import command_line
 import numpy as np
 import pytest
 import recall_kit
+import tiny
 import tiny_model
 import tiny_tokenizer
 import torch
 
 from lm2 import Sampling, Session
 from lm2.models.layout import open_folder
+from lm2.models.opening import Opening
 from lm2.models.recall import open_recall
 from lm2.models.tasks.varied import Varied
 from lm2.models.training import recall_jobs, retell_task, seek_task
@@ -22,8 +24,9 @@ from lm2.models.training.plan import Stage
 from lm2.models.training.retell_task import RetellTask, Sample
 from lm2.models.training.seek_task import SeekTask
 from lm2.models.training.tellings import Tellings
-from lm2.models.weights import load_model
+from lm2.models.weights import load_model, random_model, save_folder
 from lm2.runtime.loading import load
+from lm2.runtime.session.recalling import Recalling
 
 ONE = ("--threads", "1")
 SHOWN = ((("I keep two cats.",), "What do I keep?", "Two cats."),)
@@ -188,6 +191,14 @@ def test_seek_learns(folder):
     assert len(terms.hits["found"]) + 0 <= 6 and len(terms.hits["idle"]) == 3 and terms.tokens > 100
 
 
+def test_the_finder_is_trained_on_what_sessions_give_it(folder):
+    model, tellings, encode = tasks(folder)
+    task, recalling = SeekTask(model, tellings, encode, 0), Recalling(recall_kit.recall(open_folder(folder).config), encode)
+    for text in (" My dog is Rex. ", "WHO?", "naïve 犬\n"):
+        assert task.ids(text) == recalling.ids(text) != tuple(encode(text))
+    assert len(task.ids("x" * 100)) == seek_task.TOKENS == recalling.recall.tokens
+
+
 @pytest.fixture(scope="module")
 def begun(folder):
     """A recall with a random opening."""
@@ -244,17 +255,29 @@ def task_logits(task, passages, question, answer):
 PASSAGES, QUESTION = ["My cousin Aurel keeps two llamas.", "we've painted the\nkitchen sage"], "What did we paint?"
 
 
-@pytest.mark.parametrize("cell", ["gated", "gated-topics"])
+def decoder(folder, kind):
+    """A chat model of one of the tiny cells, or with a decoder that is no Llama's."""
+    if kind in tiny_model.CELLS:
+        return tiny_model.make(folder, kind)
+    config = tiny.config(vocab=tiny_tokenizer.VOCAB, backbone=tiny.BACKBONES[kind], window=64, name="tiny")
+    save_folder(random_model(config, 1), folder)
+    return tiny_tokenizer.make(folder)
+
+
+@pytest.mark.parametrize("cell", ["gated", "gated-topics", *tiny.BACKBONES])
 def test_training_reads_what_a_session_reads(tmp_path, cell):
     """Every logit of an answer, with the opening that training writes; other wording, order or opening is seen."""
-    folder = tiny_model.make(tmp_path / "model", cell)
+    folder = decoder(tmp_path / "model", cell)
     loaded = load(folder, "torch", device="cpu", threads=1)
     usual = recall_kit.recall(loaded.config, lead=retell_task.LEAD, item=retell_task.ITEM, ask=retell_task.ASK, opening=recall_kit.opening(loaded.config, 9))
     task = retell(folder, usual)
     with torch.no_grad():
         for p in task.maps.parameters():
             p += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
-    model = replace(loaded, recall=usual._replace(opening=task.maps.opening()))
+        layers = [task.maps.layer(i) for i in range(loaded.config.num_hidden_layers)]
+    exact = Opening(*(torch.cat([layer[j] for layer in layers]).detach().numpy() for j in (0, 1)))
+    assert all(np.array_equal(a.astype(np.float16), b) for a, b in zip(exact, task.maps.opening(), strict=True)), "which is written in halves"
+    model = replace(loaded, recall=usual._replace(opening=exact))
     answer = list(b"Sage, the kitchen was painted in sage.")
     want = session_logits(model, PASSAGES, QUESTION, answer)
     got = task_logits(task, PASSAGES, QUESTION, answer)
@@ -267,9 +290,9 @@ def test_training_reads_what_a_session_reads(tmp_path, cell):
         "no first blank": session_logits(replace(model, recall=model.recall._replace(item="-")), PASSAGES, QUESTION, answer),
     }
     far = {name: np.abs(other - want).max() for name, other in others.items()}
-    print(f"{cell}: largest gap {gap:.2e} (halves of the opening), {far}")
+    print(f"{cell}: largest gap {gap:.2e}, {far}")
     assert got.shape == want.shape == (len(answer) + 1, loaded.config.vocab_size)
-    assert gap < 2e-3 < 10 * gap + 2e-3 < min(far.values())
+    assert gap < 1e-4 < 0.1 < min(far.values())
 
 
 def test_an_opening_begins_as_what_is_shown(folder, begun):
