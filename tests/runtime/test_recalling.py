@@ -222,11 +222,18 @@ def test_a_session_says_what_it_came_from(tiny):
     assert session.reply.finish == "length" and len(session.reply.tokens) == 5 and session.reply.message == ASK
     session.say("0000", 5)
     assert session.recalled == []
+    others = (lambda s: s.hear("a", "b"), lambda s: s.read("a text"), lambda s: list(s.complete("more", 2)), lambda s: s.undo(), lambda s: s.reset())
+    for other in others:
+        session = talked(tiny)
+        session.say(ASK, 2)
+        assert session.recalled
+        other(session)
+        assert session.recalled == []
 
 
 def test_the_answer_is_made_beside(tiny):
     """By hand: the opening, then the message with its passages, fed to the backend at once; greedy tokens. Other passages give others."""
-    session, logits = talked(tiny, sampling=GREEDY), []
+    session, logits = talked(tiny, sampling=GREEDY, system="Be kind."), []
     session.chosen = lambda given, token: logits.append(given)
     session.say(ASK, 40)
     tokens, want = beside_by_hand(tiny, [TOLD], 40)
@@ -257,9 +264,10 @@ def beside_by_hand(model, passages, count, opened=True):
     return tuple(out), np.array(all_logits)
 
 
-def test_nothing_of_it_is_in_the_conversation(tiny):
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_nothing_of_it_is_in_the_conversation(tiny, system):
     """The window and the bank are those of a session that heard the same; so is the next answer."""
-    session, heard = talked(tiny, sampling=GREEDY), talked(tiny, sampling=GREEDY)
+    session, heard = (talked(tiny, sampling=GREEDY, system=system) for _ in range(2))
     for _ in range(4):  # over slides and folds
         text = session.say(ASK, 20)
         assert texts(session.recalled)
