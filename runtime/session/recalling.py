@@ -106,6 +106,10 @@ class Recalling:
 
     def found(self, message: str, passages: Sequence[Passage]) -> list[Passage]:
         """The passages that `message` asks for, in the order they were said; none where it asks for nothing told."""
+        return [passages[i] for i in sorted(self.nearest(message, passages))]
+
+    def nearest(self, message: str, passages: Sequence[Passage]) -> list[int]:
+        """Places of the passages that `message` asks for, the nearest first."""
         recall, ids = self.recall, self.ids(message)
         if not passages or not 0 < len(ids) <= recall.tokens:
             return []
@@ -113,7 +117,7 @@ class Recalling:
         order = np.argsort(-scores, kind="stable")[: recall.most]
         if scores[order[0]] - nothing < recall.margin:
             return []
-        return [passages[i] for i in sorted(order) if np.exp(scores[i] - scores[order[0]]) >= recall.share]
+        return [int(i) for i in order if np.exp(scores[i] - scores[order[0]]) >= recall.share]
 
 
 class Side:

@@ -354,15 +354,17 @@ class Session:
             self._keep(before)
 
     def beside(self, content: str) -> Side | None:
-        """A window in which `content` is answered from what it asks for; None where it asks for nothing told. Changes nothing."""
+        """A window in which `content` is answered from what it asks for, the nearest as far as they fit; None where it asks for nothing told, or none fits."""
         if self.recalling is None:
             return None
-        found = self.recalling.found(content, self.recalling.passages(self.transcript, self.numbers))
-        if not found:
-            return None
-        recall = self.recalling.recall
-        ids = self.wording.turn(recall.message([p.text for p in found], content), first=False)
-        return Side.opened(self.model.backend, recall, ids, found)
+        recall, passages = self.recalling.recall, self.recalling.passages(self.transcript, self.numbers)
+        nearest = self.recalling.nearest(content, passages)
+        for count in range(len(nearest), 0, -1):
+            found = [passages[i] for i in sorted(nearest[:count])]
+            ids = self.wording.turn(recall.message([p.text for p in found], content), first=False)
+            if (side := Side.opened(self.model.backend, recall, ids, found)) is not None:
+                return side
+        return None
 
     def _complete(
         self, prompt: str, max_tokens: int, stop: Iterable[str], ignore_eos: bool, interrupted: Callable[[], bool] | None

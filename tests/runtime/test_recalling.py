@@ -462,6 +462,19 @@ def test_a_window_beside_that_is_full_ends_the_answer(tiny, monkeypatch):
     assert session.recalled == []
 
 
+def test_the_nearest_are_recalled_as_far_as_they_fit(tiny, monkeypatch):
+    session = Session(tiny, seed=3)
+    for message in ("zebra eats plums!", TOLD):
+        session.hear(message, "fine")
+    both = session.beside(ASK)
+    assert texts(both.found) == [(1, "zebra eats plums!"), (2, TOLD)]
+    for less, want in ((0, [1, 2]), (1, [2]), (60, [])):
+        monkeypatch.setattr(recalling, "SIZE", both.prompt + 3 + recalling.ROOM - less)
+        side = session.beside(ASK)
+        assert [p.number for p in (side.found if side else [])] == want
+    assert session.say(ASK, 3) and session.recalled == []
+
+
 def test_a_model_of_few_positions_answers_as_it_did(models):
     """No room for an answer beside: from the window alone, as without a recall."""
     for positions in (64, 80, 3):
