@@ -464,10 +464,10 @@ def test_a_window_beside_that_is_full_ends_the_answer(tiny, monkeypatch):
 
 def test_the_nearest_are_recalled_as_far_as_they_fit(tiny, monkeypatch):
     session = Session(tiny, seed=3)
-    for message in ("zebra eats plums!", TOLD):
+    for message in ("my zebra eats plums!", "zebra eats plums?"):
         session.hear(message, "fine")
     both = session.beside(ASK)
-    assert texts(both.found) == [(1, "zebra eats plums!"), (2, TOLD)]
+    assert texts(both.found) == [(1, "my zebra eats plums!"), (2, "zebra eats plums?")]
     for less, want in ((0, [1, 2]), (1, [2]), (60, [])):
         monkeypatch.setattr(recalling, "SIZE", both.prompt + 3 + recalling.ROOM - less)
         side = session.beside(ASK)
