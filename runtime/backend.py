@@ -56,9 +56,13 @@ class Window(Protocol):
 
 
 class Backend(Protocol):
-    """Computes the model. b batch, t tokens of a call, v vocabulary, l banks, n rows, d width, W positions of a window, T tokens of a chunk."""
+    """Computes the model. b batch, t tokens of a call, v vocabulary, l banks, n rows, d width, W positions of a window, T tokens of a chunk.
+
+    longest: W at most: the model's positions, or fewer in an export of one window.
+    """
 
     config: LM2Config
+    longest: int
 
     def start(
         self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0, opening: Opening | None = None

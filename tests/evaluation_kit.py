@@ -54,8 +54,8 @@ class Clerk:
         self.fed = 0
         self.fail_after = None
 
-    def start(self, batch=1, state=None, window=None, carried=0):
-        assert window in (None, CHUNK) and not carried
+    def start(self, batch=1, state=None, window=None, carried=0, opening=None):
+        assert window in (None, CHUNK) and not carried and opening is None
         bank = np.zeros(self.config.bank_shape(batch), np.float32) if state is None else state.bank
         assert bank.shape == self.config.bank_shape(batch)
         return Chunk(bank=bank, written=0 if state is None else state.written, tokens=np.zeros((batch, 0), np.int64))

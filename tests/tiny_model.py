@@ -71,15 +71,16 @@ class Recorder:
     """
 
     def __init__(self, backend):
-        self.real, self.config = backend, backend.config
+        self.real, self.config, self.longest = backend, backend.config, backend.longest
         self.fail, self.calls = None, []
         self._past = {}
 
     def windows(self, state):
         return self._past.get(self.to_host(state).tobytes(), ())
 
-    def start(self, batch=1, state=None, window=None, carried=0):
-        return Fed(self.real.start(batch, state, window, carried), () if state is None else self.windows(state), carried)
+    def start(self, batch=1, state=None, window=None, carried=0, opening=None):
+        inner = self.real.start(batch, state, window, carried, opening)
+        return Fed(inner, () if state is None else self.windows(state), carried, (None,) * inner.length)
 
     def extend(self, tokens, window, all_logits=False):
         logits, inner = self.real.extend(tokens, window.inner, all_logits)

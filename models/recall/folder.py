@@ -62,13 +62,16 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
 }  # fmt: skip
 _TEXTS = ("lead", "item", "ask")
 TEXT_MAX = 1000
+MIX_MAX = 1e6  # beyond it a token's vector could overflow in float32
 
 
 def open_recall(folder: Path, config: LM2Config) -> Recall:
     """Read and check a recall for a model of this configuration. Raises ModelFileError naming the file, both values and the remedy."""
-    record = read_json(folder / RECORD)
     where = folder / RECORD
-    if not isinstance(record, Mapping) or record.get("format") != FORMAT:
+    if not where.exists():
+        raise ModelFileError(f"{where} does not exist: give a recall's folder, as `lm2 train --task seek` writes it")
+    record = read_json(where)
+    if not isinstance(record, Mapping) or type(record.get("format")) is not int or record["format"] != FORMAT:
         found = record.get("format") if isinstance(record, Mapping) else type(record).__name__
         raise ModelFileError(f"{where}: format {found!r} must be {FORMAT}: it is no recall of this version of lm2")
     unknown = set(record) - {"format", "backbone", "training", *_NUMBERS, *_TEXTS}
@@ -76,23 +79,29 @@ def open_recall(folder: Path, config: LM2Config) -> Recall:
         raise ModelFileError(f"{where}: {sorted(unknown)[0]!r} is not a field that this version of lm2 knows: update lm2, or {REMEDY}")
     numbers = {name: _number(where, record, name) for name in _NUMBERS}
     texts = {name: _text(where, record, name) for name in _TEXTS}
-    backbone, training = record.get("backbone"), record.get("training")
-    if not isinstance(backbone, Mapping) or not all(isinstance(backbone.get(k), str) for k in ("name", "key")):
-        raise ModelFileError(f"{where}: backbone must have a name and a key: {REMEDY}")
+    backbone, training = record.get("backbone"), record.get("training", {})
+    if not isinstance(backbone, Mapping) or set(backbone) != {"name", "key"} or not all(_is_text(x) for x in backbone.values()):
+        raise ModelFileError(f"{where}: backbone must have a name and a key, and nothing else: {REMEDY}")
+    if not isinstance(training, Mapping):
+        raise ModelFileError(f"{where}: training must be an object: {REMEDY}")
     arrays = _arrays(folder / TENSORS, config, int(numbers["width"]), int(numbers["positions"]))
     opening = Opening(arrays.pop("keys"), arrays.pop("values"))
     finder = Finder(**arrays, sharpness=numbers.pop("sharpness"))
     return Recall(
         finder, opening, texts["lead"], texts["item"], texts["ask"], int(numbers["tokens"]), int(numbers["most"]), numbers["margin"],
-        numbers["share"], numbers["near"], (backbone["name"], backbone["key"]), training if isinstance(training, Mapping) else {},
+        numbers["share"], numbers["near"], (backbone["name"], backbone["key"]), training,
     )  # fmt: skip
 
 
 def _text(where: Path, record: Mapping[str, Any], name: str) -> str:
     text = record.get(name)
-    if not isinstance(text, str) or len(text) > TEXT_MAX:
+    if not _is_text(text):
         raise ModelFileError(f"{where}: {name} must be a text of at most {TEXT_MAX} characters: {REMEDY}")
-    return text
+    return str(text)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= TEXT_MAX
 
 
 def _number(where: Path, record: Mapping[str, Any], name: str) -> float:
@@ -127,13 +136,16 @@ def _arrays(file: Path, config: LM2Config, width: int, positions: int) -> dict[s
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ModelFileError(f"{file}: tensor {name} has values that are no numbers: {REMEDY}")
+    if np.abs(arrays["mix"]).max() > MIX_MAX:
+        raise ModelFileError(f"{file}: tensor mix has values beyond {MIX_MAX:g}: {REMEDY}")
     if not (arrays["weight_asking"] > 0).all():
         raise ModelFileError(f"{file}: tensor weight_asking must be above 0: {REMEDY}")
     return arrays
 
 
 def save_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
-    """Write a folder with a recall, whole or not at all. Raises WriteError, and ValueError for arrays that do not fit the configuration."""
+    """Write a folder with a recall, whole or not at all. Raises WriteError, and ValueError for arrays that do not fit the configuration or
+    hold what a file cannot."""
     with new_folder(folder) as made:
         write_recall(made, config, recall)
 
@@ -150,7 +162,11 @@ def write_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
         for name, (dtype, shape) in tensors.items():
             if arrays[name].shape != shape:
                 raise ValueError(f"{name} is {arrays[name].shape}, the configuration calls for {shape}")
-            writer.write(name, [arrays[name].astype(kinds[dtype])])
+            with np.errstate(over="ignore"):
+                kept = arrays[name].astype(kinds[dtype])
+            if not np.isfinite(kept).all():
+                raise ValueError(f"{name} has values that {dtype} cannot hold")
+            writer.write(name, [kept])
         writer.finish()
 
     record = {

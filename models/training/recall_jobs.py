@@ -43,20 +43,21 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
     key, marked = folder_key(folder), people.marked(data, say)
     names, words = vocabulary.words(tokenizer.vocabulary())
     tellings, plain = Tellings(Varied(names, words), marked), partial(tokenizer.encode, plain=True)
+    if recall is not None:
+        open_recall(recall, folder.config)
     began = origin(model.config, folder, folder.path, [d.turns for d in marked], recall=recall)
     if plan.task == "seek":
         seek = SeekTask(model, tellings, plain, plan.seed)
-        shown = _words(folder, tokenizer)
+        empty = Recall(
+            seek.maps.finder(), _none(), retell_task.LEAD, retell_task.ITEM, retell_task.ASK, TOKENS, MOST, 0.0, SHARE, NEAR,
+            (folder.config.name, key), {},
+        )  # fmt: skip
+        opening = RetellTask(model, tellings, _words(folder, tokenizer), seek.ids, empty, {}, plan.seed, True).maps.opening()  # before hours of steps
 
         def write(path: Path, record: Mapping[str, Any]) -> None:
             finder = seek.maps.finder()
             margin = calibrated(finder, tellings, seek.ids, plan.seed)
-            made = Recall(
-                finder, _none(), retell_task.LEAD, retell_task.ITEM, retell_task.ASK, TOKENS, MOST, margin, SHARE, NEAR,
-                (folder.config.name, key), {"seek": dict(record)},
-            )  # fmt: skip
-            begun = RetellTask(model, tellings, shown, seek.ids, made, {}, plan.seed, True)
-            save_recall(path, folder.config, made._replace(opening=begun.maps.opening()))
+            save_recall(path, folder.config, empty._replace(finder=finder, opening=opening, margin=margin, training={"seek": dict(record)}))
 
         return Job(seek, write, "recall", began)
     if recall is None:

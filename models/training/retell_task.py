@@ -20,7 +20,7 @@ from ..lm2 import LM2
 from ..opening import Opening
 from ..recall import Recall
 from ..tasks.natural.answers import mentions
-from .plan import Stage
+from .plan import Stage, TrainError
 from .run import Terms
 from .tellings import Tellings
 
@@ -114,8 +114,11 @@ class RetellTask:
         return torch.stack([k[0] for k, _ in kept]), torch.stack([v[0] for _, v in kept])
 
     def _states(self, texts: Sequence[Sequence[int]], maps: OpeningMaps | None, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """The backbone's last states (n, d) of the n tokens of all texts, each text in a window of its own after the opening. Nothing is padded."""
+        """The backbone's last states (n, d) of the n tokens of all texts, each text in a window of its own after the opening. Nothing is padded. Raises TrainError for
+        a text that takes more than the model's positions."""
         device, p = self.model.device, 0 if maps is None else maps.keys.shape[2]
+        if (longest := p + max(map(len, texts))) > (most := len(self.tables[0])):
+            raise TrainError(f"a question with its passages takes {longest} positions, of which {p} are the opening's; the model has {most}: take another")
         ends = np.cumsum([len(text) for text in texts])
         spans = list(zip(ends - [len(text) for text in texts], ends, strict=True))
         places = torch.tensor([p + i for text in texts for i in range(len(text))], device=device)  # (n,)

@@ -29,7 +29,7 @@ class MLXBackend:
 
     def __init__(self, model: LM2, device: mx.Device, quantization: str = "none"):
         self.model, self.device, self.quantization = model, device, quantization
-        self.config = model.config
+        self.config, self.longest = model.config, model.config.max_position_embeddings
 
     def start(
         self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0, opening: Opening | None = None

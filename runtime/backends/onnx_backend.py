@@ -61,7 +61,8 @@ class OnnxBackend:
         self._state = {past: present for past, present in state.items() if past not in NUMBERS}
         self._plan = {i.name: (TYPES[i.type], tuple(i.shape[1:])) for i in session.get_inputs() if i.name in self._state}
         positions = m.chunk if self._exact else self._plan["past_key.0"][1][1]
-        self.fixed = positions if isinstance(positions, int) else None  # of every window, where the file says so
+        self._fixed = positions if isinstance(positions, int) else None  # of every window
+        self.longest = self.config.max_position_embeddings if self._fixed is None else self._fixed
         self._largest = float("inf") if self._exact else float(np.finfo(np.empty(0, self._plan["past_key.0"][0]).dtype).max)
         self._path, self._traced = folder.path, traced_values(metadata)
         if self._traced and importlib.util.find_spec("onnx") is not None:
@@ -71,7 +72,7 @@ class OnnxBackend:
         self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0, opening: Opening | None = None
     ) -> OnnxWindow:
         state = MemoryState(self._initial_bank(batch), 0) if state is None else state
-        most, chunk = self.fixed, self.config.memory.chunk
+        most, chunk = self._fixed, self.config.memory.chunk
         size = window if window is not None else chunk if most is None else min(chunk, most)
         check_window(self.config, size, carried)
         if most is not None and size > most:

@@ -30,7 +30,7 @@ class TorchBackend:
     def __init__(self, model: LM2, static: bool | None = None):
         """`static`: windows in static buffers; by default where that is faster, on CUDA."""
         self.model = model
-        self.config = model.config
+        self.config, self.longest = model.config, model.config.max_position_embeddings
         self._tables = model.tables()
         self._static = StaticDecoder(model) if (suits(model) if static is None else static) else None
 

@@ -5,19 +5,20 @@ the answer ends; the conversation's own window hears message and answer as it he
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from ...models.errors import PromptError
 from ...models.recall import Recall
 from ..backend import Backend
 from .cursor import Cursor
+from .transcript import MESSAGE_COST, TURN_CHARS
 from .windows import Windows
 
 TOKENS = 1 << 16  # of passages looked through, the newest
 SIZE = 1024  # positions of such a window
 ROOM = 64  # of them for an answer at least
-_PARTS = re.compile(r"(?<=[.!?…。！？])\s+|\n+")
+_PARTS = re.compile(r"(?<=[.!?…।؟])(?=\s)|(?<=[。！？])|(?=\n)")  # sentences; some scripts put no blank after one
 _READ = re.compile(r"\[read .*: \d+ tokens\]", re.DOTALL)  # what a transcript has in place of a document
 Encode = Callable[[str], Sequence[int]]
 
@@ -41,12 +42,15 @@ class Recalling:
         """What the user said, oldest first, of the newest TOKENS tokens; of passages with the same words the newest."""
         found: dict[str, Passage] = {}
         left = TOKENS
-        known = {}
+        known: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
         for message, number in zip(reversed(transcript), reversed(numbers), strict=True):
             text = message["content"]
             if message["role"] != "user" or _READ.fullmatch(text):
                 continue
-            known[text] = self._known.get(text) or self._parts(text)
+            text = text[: TURN_CHARS + MESSAGE_COST]  # a transcript has none longer; a file may
+            if text not in known:
+                had = self._known.get(text)
+                known[text] = self._parts(text) if had is None else had
             for part, ids in reversed(known[text]):
                 left -= len(ids)
                 if left < 0:
@@ -61,54 +65,72 @@ class Recalling:
         """The parts of a message that the finder reads: sentences put together as far as its tokens reach. Longer sentences are cut between words."""
         most = self.recall.tokens
         parts: list[str] = []
+        if len(text) <= 8 * most and len(self.ids(whole := " ".join(text.split()))) <= most:
+            parts, text = [whole] if whole else [], ""
+        taken = most + 1
         for sentence in _PARTS.split(text):
-            for piece in self._cut(sentence.strip()):
-                joined = f"{parts[-1]} {piece}" if parts else piece
-                if parts and len(self.ids(joined)) <= most:
-                    parts[-1] = joined
+            for glue, piece in self._cut(sentence):
+                size = len(self.ids(piece))
+                if taken + size <= most:
+                    parts[-1] += glue + piece
+                    taken += size
                 else:
                     parts.append(piece)
-        return tuple((part, self.ids(part)) for part in parts if self.ids(part))
+                    taken = size
+        return tuple((part, ids) for part in parts if (ids := self.ids(part)))
 
-    def _cut(self, sentence: str) -> list[str]:
-        words, out, most = sentence.split(), [], self.recall.tokens
-        while words:
-            take = min(len(words), most)  # a word has a token at least
-            while take > 1 and len(self.ids(" ".join(words[:take]))) > most:
-                take = (take + 1) // 2
-            out.append(" ".join(words[:take]))
-            words = words[take:]
-        return out
+    def _cut(self, sentence: str) -> Iterator[tuple[str, str]]:
+        """Pieces of a sentence that each fit, with what stands before them: a blank, or nothing within a word."""
+        words, at, glue = sentence.split(), 0, " " if sentence[:1].isspace() else ""
+        while at < len(words):
+            take = self._fitting(words[at : at + self.recall.tokens], " ")  # a word has one token at least
+            piece = " ".join(words[at : at + take])
+            while piece:
+                some = len(piece) if take > 1 else self._fitting(piece[: self.recall.tokens], "")
+                yield glue, piece[:some]
+                glue, piece = "", piece[some:]
+            at, glue = at + take, " "
+
+    def _fitting(self, units: Sequence[str], glue: str) -> int:
+        """How many of the first units the finder reads at once, about: one at least."""
+        take, most = len(units), self.recall.tokens
+        while take > 1 and (size := len(self.ids(glue.join(units[:take])))) > most:
+            take = max(1, min(take - 1, take * most // size))
+        return take
 
     def ids(self, text: str) -> tuple[int, ...]:
         """A text as the finder reads it: in small letters, after a blank, as words stand within a text."""
         return tuple(self._encode(" " + text.strip().lower()))
 
     def found(self, message: str, passages: Sequence[Passage]) -> list[Passage]:
-        """The passages that `message` asks for, as they are written (Recall.choice); none where it asks for nothing told."""
+        """The passages that `message` asks for, as they are written; none where it asks for nothing told."""
+        return [passages[i] for i in self.chosen(message, passages)]
+
+    def chosen(self, message: str, passages: Sequence[Passage]) -> list[int]:
+        """Places of the passages that `message` asks for, as they are written (Recall.choice)."""
         recall, ids = self.recall, self.ids(message)
         if not passages or not 0 < len(ids) <= recall.tokens:
             return []
-        scores = recall.finder.scores(ids, [p.ids[: recall.tokens] for p in passages])
-        return [passages[i] for i in recall.choice(*scores)]
+        return recall.choice(*recall.finder.scores(ids, [p.ids[: recall.tokens] for p in passages]))
 
 
 class Side:
-    """A window beside the conversation's. at: where it stands; feeder: what feeds it."""
+    """A window beside the conversation's, never written in a memory. at: where it stands; feeder: what feeds it; prompt: tokens that are answered;
+    found: what is in them."""
 
-    def __init__(self, feeder: Windows, at: Cursor):
-        self.feeder, self.at = feeder, at
+    def __init__(self, feeder: Windows, at: Cursor, prompt: int, found: list[Passage]):
+        self.feeder, self.at, self.prompt, self.found = feeder, at, prompt, found
 
     @classmethod
-    def opened(cls, backend: Backend, recall: Recall, ids: Sequence[int]) -> "Side | None":
-        """A window with the recall's opening and then `ids`; None where they leave no room for an answer."""
+    def opened(cls, backend: Backend, recall: Recall, ids: Sequence[int], found: list[Passage]) -> "Side | None":
+        """A window with the recall's opening and then `ids`, which quote `found`; None where they leave no room for an answer."""
         p = recall.opening.positions
-        size = min(SIZE, getattr(backend, "fixed", None) or backend.config.max_position_embeddings)
+        size = min(SIZE, backend.longest)
         if p + len(ids) + ROOM > size:
             return None
         feeder = _Beside(backend, size, 0)
-        at = feeder.new()._replace(tokens=(0,) * p, pending=tuple(ids), carried=p, opening=recall.opening, starts=(p,))
-        return cls(feeder, at)
+        at = feeder.new()._replace(tokens=(0,) * p, pending=tuple(ids), carried=size - 1, opening=recall.opening, starts=(p,))
+        return cls(feeder, at, len(ids), found)
 
 
 class _Beside(Windows):

@@ -180,7 +180,7 @@ class Session:
         if chat:
             name = title.encode("utf-8", "replace").decode("utf-8")
             self._remember("user", f"[read {name}: {count} tokens]")
-            self.reply = None
+            self.reply, self.recalled = None, []
         self._keep(before)
         return count
 
@@ -198,7 +198,7 @@ class Session:
         except BaseException:
             self.at = before
             raise
-        self.reply = None
+        self.reply, self.recalled = None, []
         self._remember("user", content)
         self._remember("assistant", answer)
         self._keep(before)
@@ -254,6 +254,7 @@ class Session:
         snapshots = [forgetting.without(s, said if s.number >= number else 0) for s in later]
         if number == before.number:
             self.reply = None
+        self.recalled = [p for p in self.recalled if p.number != number and self.reply is not None]
         self.at, self.snapshots = at, snapshots
         kept = [(m, n) for m, n in zip(self.transcript, self.numbers, strict=True) if n != number]
         self.transcript, self.numbers = [m for m, _ in kept], [n for _, n in kept]
@@ -272,7 +273,7 @@ class Session:
         """Forget everything: the memory as it was before the first word, the transcript, and what could be undone."""
         self.settle()
         self.at = self.feeder.new()
-        self.transcript, self.numbers, self.snapshots, self.forgotten_turns, self.reply = [], [], [], 0, None
+        self.transcript, self.numbers, self.snapshots, self.forgotten_turns, self.reply, self.recalled = [], [], [], 0, None, []
 
     def fork(self) -> "Session":
         """A second session that goes on from here; neither influences the other."""
@@ -331,37 +332,41 @@ class Session:
         except BaseException:
             self.at = before
             raise
+        self.recalled = [] if side is None else side.found
+        if side is not None:
+            self.notify("answered from what was said: " + "; ".join(f"turn {p.number}, {p.text[:60]!r}" for p in side.found))
         prefill = time.perf_counter() - started
-        prompt = len(later) if side is None else side.at.filled - side.at.carried
+        prompt = len(later) if side is None else side.prompt
         try:
             yield from self._answer(self if side is None else side, answer, first, max_tokens, interrupted)
         finally:
             self.reply = Reply(
                 answer.text, content, prompt, tuple(answer.tokens), answer.finish, prefill, time.perf_counter() - started - prefill
             )
-            if side is not None:
-                self._hear(first, later, answer.tokens)
-                self.at = self.at._replace(draws=answer.draws)
-            self.at = self.feeder.close(self.at, closing, self.wording.head())
+            try:
+                if side is not None:
+                    self._hear(first, later, answer.tokens)
+                    self.at = self.at._replace(draws=answer.draws)
+                self.at = self.feeder.close(self.at, closing, self.wording.head())
+            except BaseException:  # a window that cannot be left: the turn cannot be kept
+                self.at, self.reply, self.recalled = before, None, []
+                raise
             self._remember("user", content)
             self._remember("assistant", answer.text)
             self._keep(before)
 
     def beside(self, content: str) -> Side | None:
-        """A window in which `content` is answered from what it asks for; None where it asks for nothing told. Sets `recalled`."""
-        self.recalled = []
+        """A window in which `content` is answered from what it asks for, the nearest as far as they fit; None where it asks for nothing told, or none fits."""
         if self.recalling is None:
             return None
-        found = self.recalling.found(content, self.recalling.passages(self.transcript, self.numbers))
-        if not found:
-            return None
-        recall = self.recalling.recall
-        ids = self.wording.turn(recall.message([p.text for p in found], content), first=False)
-        side = Side.opened(self.model.backend, recall, (*(self.wording.head() if self.system else ()), *ids))
-        if side is not None:
-            self.recalled = found
-            self.notify("answered from what was said: " + "; ".join(f"turn {p.number}, {p.text[:60]!r}" for p in found))
-        return side
+        recall, passages = self.recalling.recall, self.recalling.passages(self.transcript, self.numbers)
+        chosen, head = self.recalling.chosen(content, passages), self.wording.head() if self.system else ()
+        for first in range(len(chosen)):
+            found = [passages[i] for i in chosen[first:]]
+            ids = self.wording.turn(recall.message([p.text for p in found], content), first=False)
+            if (side := Side.opened(self.model.backend, recall, (*head, *ids), found)) is not None:
+                return side
+        return None
 
     def _complete(
         self, prompt: str, max_tokens: int, stop: Iterable[str], ignore_eos: bool, interrupted: Callable[[], bool] | None
@@ -375,6 +380,7 @@ class Session:
         except BaseException:
             self.at = before
             raise
+        self.recalled = []
         prefill = time.perf_counter() - started
         try:
             yield from self._answer(self, answer, (), max_tokens, interrupted)
@@ -387,7 +393,7 @@ class Session:
     def _again(
         self, message: str, max_tokens: int, stop: Iterable[str], interrupted: Callable[[], bool] | None
     ) -> Generator[str, None, None]:
-        old = self.at.at_rest(), list(self.snapshots), list(self.transcript), self.forgotten_turns, self.reply
+        old = self.at.at_rest(), list(self.snapshots), list(self.transcript), self.forgotten_turns, self.reply, self.recalled
         numbers = list(self.numbers)
         self._undo()
         self.at = undone = self.at._replace(draws=old[0].draws)
@@ -395,7 +401,7 @@ class Session:
             yield from self._stream(message, max_tokens, stop, interrupted)
         except BaseException:
             if self.at is undone:  # the new answer never began: keep the old one
-                self.at, self.snapshots, self.transcript, self.forgotten_turns, self.reply = old
+                self.at, self.snapshots, self.transcript, self.forgotten_turns, self.reply, self.recalled = old
                 self.numbers = numbers
             raise
 
@@ -410,7 +416,7 @@ class Session:
                     break
                 at = place.feeder.logits(place.at)
                 assert at.logits is not None
-                token = answer.choose(at.logits, at.tokens if at.opening is None else at.tokens[at.carried :])
+                token = answer.choose(at.logits, at.tokens if at.opening is None else at.tokens[at.opening.positions :])
                 place.at = at._replace(draws=answer.draws)
                 if token is None:
                     break
@@ -459,7 +465,7 @@ class Session:
         left = max(0, past.turns - self.forgotten_turns)
         del self.transcript[left:], self.numbers[left:]
         self.forgotten_turns = min(self.forgotten_turns, past.turns)
-        self.at, self.reply = past, None
+        self.at, self.reply, self.recalled = past, None, []
 
     def _need_notes(self) -> None:
         if self.model.config.memory.cell == "released":

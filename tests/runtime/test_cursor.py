@@ -43,8 +43,8 @@ class Counter:
     def __init__(self):
         self.log = []
 
-    def start(self, batch=1, state=None, window=None, carried=0):
-        assert 0 <= carried < window
+    def start(self, batch=1, state=None, window=None, carried=0, opening=None):
+        assert 0 <= carried < window and opening is None
         return Tokens((state or MemoryState((), 0)).bank, (), carried, carried, window, {"folded": carried})
 
     def extend(self, tokens, window, all_logits=False):

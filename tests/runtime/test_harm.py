@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import recall_kit
 import tiny_model
 from safetensors.numpy import load_file, save_file
 
@@ -211,3 +212,36 @@ def test_other_backends_find_the_same(pair, kind):
     for a, b in zip(want, found, strict=True):
         assert (a.question, a.backbone, a.memory, a.never, a.written) == (b.question, b.backbone, b.memory, b.never, b.written)
         assert b.divergence == pytest.approx(a.divergence, rel=1e-2) and b.control / b.scored < 1e-9
+
+
+# with a recall
+
+
+def test_a_question_that_is_answered_beside_is_read_there(pair):
+    """A finder that always finds: the memory's figures are those of the window beside; one that never does changes nothing."""
+    usual = list(examiner(pair).rows(2))
+    config = pair[0].config
+
+    def rows(nothing):
+        finds = recall_kit.letters(config.vocab_size, nothing)
+        model = replace(pair[0], recall=recall_kit.recall(config, finds, opening=recall_kit.opening(config, 5), most=1, tokens=200))
+        return list(examiner((model, pair[1])).rows(2)), model
+
+    assert rows(2.0)[0] == usual
+    found, model = rows(-1.0)
+    session = FullBank(model, 0).conversation(0).session
+    for row, plain in zip(found, usual, strict=True):
+        assert row[:6] == plain[:6] and (row.control, row.backbone, row.never) == (plain.control, plain.backbone, plain.never)
+        assert row.divergence > 1000 * row.control and abs(row.divergence - plain.divergence) > 0.01
+        asked = session.fork()
+        assert asked.say(row.question, LONGEST).strip() == row.memory and len(asked.recalled) == 1
+        side = session.beside(row.question)
+        bare = Session(pair[1], sampling=natural.GREEDY, seed=0, window=WINDOW)
+        bare.at = harm.unwritten(bare.feeder, session.at)
+        first, later = bare.wording.turn(row.question, True), bare.wording.turn(row.question, False)
+        alone, at, total = bare.feeder.logits(bare.feeder.begin(bare.at, first, later, bare.head())), side.feeder.logits(side.at), 0.0
+        for _ in range(row.scored):
+            total += harm.divergence(alone.logits[None], at.logits[None])[0]
+            token = int(alone.logits.argmax())
+            at, alone = side.feeder.flush(at._replace(pending=(token,))), bare.feeder.flush(alone._replace(pending=(token,)))
+        assert row.divergence == pytest.approx(total, rel=1e-3)

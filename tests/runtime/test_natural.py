@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import recall_kit
 from oracle import chatml, check, oracle, standing
 from tiny_model import recorded
 
@@ -184,3 +185,50 @@ def test_the_report_counts_each_arm(talker, monkeypatch):
 def test_released_cells_are_refused(models):
     with pytest.raises(EvaluationError, match="needs a memory of cell gated"):
         natural.Talker(models["released-causal"], 0, 3)
+
+
+# with a recall
+
+
+@pytest.fixture
+def recalling(talker, monkeypatch):
+    """The same with a recall that finds a message's own words, and the passages of every answer that a session gave."""
+    talker.model = recorded(replace(talker.model, recall=recall_kit.recall(talker.model.config)))
+    seen, say = [], Session.say
+
+    def spied(self, *args, **fields):
+        text = say(self, *args, **fields)
+        seen.append([p.text for p in self.recalled])
+        return text
+
+    monkeypatch.setattr(Session, "say", spied)
+    return talker, seen
+
+
+def test_every_arm_recalls_its_own(recalling):
+    """The session's own messages, the other conversation's, none where nothing was written, and none without memory."""
+    talker, seen = recalling
+    question = natural.Question("", "my boat is green", "green", (), (), 0)
+    sessions = []
+    for message in ("my boat is green today", "so my boat is green"):
+        session = talker._session()
+        session.hear(message, "fine")
+        session.hear("0000", "1111")
+        sessions.append(session)
+    mine, other = sessions
+    heard = natural._remembered(other)
+    before = list(mine.transcript), list(mine.numbers), mine.at, mine.recalled
+    for given in ((), heard, (mine.feeder.new().memory,)):
+        assert talker.ask(mine, [question], *given) != []
+    talker.whole((("my boat is green today", "fine"),), 10, [question])
+    assert seen == [["my boat is green today"], ["so my boat is green"], [], []]
+    assert (mine.transcript, mine.numbers, mine.at, mine.recalled) == before
+    other.hear("my boat is green again", "fine")
+    assert len(heard[1][0]) == 4 and len(other.transcript) == 6, "what was remembered stays as it was"
+
+
+def test_a_run_with_a_recall(recalling):
+    talker, seen = recalling
+    rows = rows_of(talker, 3, distances=(0,))
+    assert len(rows) == 3 and len(seen) > 9
+    assert rows_of(talker, 3, distances=(0,)) == rows

@@ -1,0 +1,325 @@
+"""Training a recall, at toy size: seek and retell from the command line, going on, and what is read in training against what a session reads."""
+
+import json
+import random
+from dataclasses import replace
+
+import command_line
+import numpy as np
+import pytest
+import recall_kit
+import tiny
+import tiny_model
+import tiny_tokenizer
+import torch
+
+from lm2 import Sampling, Session
+from lm2.models.layout import open_folder
+from lm2.models.opening import Opening
+from lm2.models.recall import open_recall
+from lm2.models.tasks.varied import Varied
+from lm2.models.training import recall_jobs, retell_task, seek_task
+from lm2.models.training import run as loop
+from lm2.models.training.plan import Stage
+from lm2.models.training.retell_task import RetellTask, Sample
+from lm2.models.training.seek_task import SeekTask
+from lm2.models.training.tellings import Tellings
+from lm2.models.weights import load_model, random_model, save_folder
+from lm2.runtime.loading import load
+from lm2.runtime.session.recalling import Recalling
+
+ONE = ("--threads", "1")
+SHOWN = ((("I keep two cats.",), "What do I keep?", "Two cats."),)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A chat model whose memory folds after 24 tokens: in training nothing is ever folded."""
+    return tiny_model.make(tmp_path_factory.mktemp("chat") / "model", ends=(tiny_tokenizer.IM_END,))
+
+
+@pytest.fixture
+def lm2(monkeypatch):
+    return lambda *args: command_line.call(monkeypatch, args)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Few texts, so that a step takes no time."""
+    from lm2.models.training import people
+
+    for module, fields in (
+        (seek_task, dict(MESSAGES=6, OTHERS=4, ORDINARY=2, IDLE=3, WIDTH=16)),
+        (retell_task, dict(POOL=12, AMONG=(4, 6), SHOWN=SHOWN)),
+        (loop, dict(EVERY=1, SAVE_EVERY=2)),
+    ):
+        for name, value in fields.items():
+            monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(seek_task.FinderMaps.__init__, "__defaults__", (16,))
+    monkeypatch.setattr(people, "ANSWER_TOKENS", 4)
+    monkeypatch.setattr(people.answers, "questions", lambda seed: ["What is seven plus five?"])
+    monkeypatch.setattr(people.answers, "tellings", lambda seed: ["I own a boat."])
+    monkeypatch.setattr(people.talk, "ordinary", lambda split: ("Why is the sky blue?", "What is a prime number?"))
+    monkeypatch.setattr(people.talk, "unknown", lambda: ("Where are my keys?",))
+
+
+def arrays(recall):
+    return {**recall.finder._asdict(), **recall.opening._asdict()}
+
+
+def same(a, b, names=None):
+    x, y = arrays(a), arrays(b)
+    return all(np.array_equal(x[n], y[n]) for n in names or x)
+
+
+FINDER = ("asking", "telling", "asking_step", "telling_step", "prior", "nothing", "mix", "sharpness")
+
+
+def test_seek_then_retell(lm2, folder, tmp_path):
+    """Stopped and gone on with, a run ends in the bits of one that was not; the model with the result answers from what it was told."""
+    runs = {}
+    for name, until in (("whole", ()), ("parted", ("--until", "2"))):
+        args = ("train", folder, "--task", "seek", "--steps", "4", "--out", tmp_path / name, *ONE)
+        first = lm2(*args, *until)
+        assert first.code == 0, first
+        if until:
+            assert "stopped at step 2 of 4" in first.out and not (tmp_path / name / "recall").exists()
+            assert lm2(*args).code == 0
+        runs[name] = open_recall(tmp_path / name / "recall", open_folder(folder).config)
+    sought = runs["whole"]
+    assert same(sought, runs["parted"]) and sought.backbone == runs["parted"].backbone
+    assert set(sought.training) == {"seek"}
+    again = lm2("train", folder, "--task", "seek", "--steps", "4", "--out", tmp_path / "whole", *ONE)
+    assert again.code == 0 and "is there already, and is left as it is" in again.out
+    for name, until in (("whole", ()), ("parted", ("--until", "2"))):
+        args = ("train", folder, "--task", "retell", "--steps", "4", "--stages", "1:1x2", "--rate", "0.05")
+        args = (*args, "--recall", tmp_path / "whole" / "recall", "--out", tmp_path / f"retell {name}", *ONE)
+        first = lm2(*args, *until)
+        assert first.code == 0, first
+        assert not until or lm2(*args).code == 0
+        runs[name] = open_recall(tmp_path / f"retell {name}" / "recall", open_folder(folder).config)
+    told = runs["whole"]
+    assert same(told, runs["parted"])
+    assert same(told, sought, FINDER) and not same(told, sought, ("keys",)) and not same(told, sought, ("values",))
+    assert set(told.training) == {"seek", "retell"} and "--recall FIRST" in json.dumps(told.training["retell"])
+    for file in (tmp_path / "retell whole" / "recall").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    try:
+        session = Session(load(folder, "torch", device="cpu", threads=1), sampling=Sampling(temperature=0.0))
+        assert session.recalling is not None
+        assert same(session.recalling.recall, told)
+    finally:
+        for name in ("recall.json", "recall.safetensors"):
+            (folder / name).unlink()
+
+
+# refusals
+
+
+def test_retell_needs_a_recall(lm2, folder, tmp_path):
+    said = lm2("train", folder, "--task", "retell", "--out", tmp_path / "out", *ONE)
+    assert said.code == 1 and "--task retell needs --recall: the folder that --task seek wrote" in said.err, said
+    (tmp_path / "empty").mkdir()
+    said = lm2("train", folder, "--task", "retell", "--recall", tmp_path / "empty", "--out", tmp_path / "out", *ONE)
+    said.fails("recall.json does not exist: give a recall's folder")
+
+
+def test_a_recall_of_another_backbone(lm2, folder, tmp_path):
+    other = tiny_model.make(tmp_path / "other", seed=2)
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * 2
+    save_file(weights, other / "model.safetensors")
+    (other / "fingerprint.json").unlink(missing_ok=True)
+    made = lm2("train", other, "--task", "seek", "--steps", "1", "--out", tmp_path / "seek", *ONE)
+    assert made.code == 0, made
+    said = lm2("train", folder, "--task", "retell", "--recall", tmp_path / "seek" / "recall", "--out", tmp_path / "out", *ONE)
+    assert said.code == 1 and "is a recall of tiny (backbone " in said.err and "train one with --task seek" in said.err, said
+
+
+def test_a_model_without_a_template(lm2, tmp_path):
+    bare = tiny_model.make(tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    said = lm2("train", bare, "--task", "seek", "--steps", "1", "--out", tmp_path / "out", *ONE)
+    assert said.code == 1 and "has no chat_template.jinja: a recall needs a chat model" in said.err, said
+
+
+def test_a_model_of_too_few_positions(lm2, tmp_path, monkeypatch):
+    """The examples that an opening begins as do not fit: said, not a shape that does not match."""
+    few = tiny_model.make(tmp_path / "few")
+    config = json.loads((few / "config.json").read_text())
+    config["max_position_embeddings"] = 96
+    (few / "config.json").write_text(json.dumps(config))
+    (few / "fingerprint.json").unlink(missing_ok=True)
+    monkeypatch.setattr(retell_task, "SHOWN", ((("x" * 90,), "What?", "That."),))
+    said = lm2("train", few, "--task", "seek", "--steps", "1", "--out", tmp_path / "out", *ONE)
+    said.fails("a question with its passages takes 144 positions", "the model has 96: take another")
+    assert "step 1" not in said.out, "said at once, not after the training"
+
+
+# what a step does
+
+
+def tasks(folder, split="train"):
+    tokenizer = tiny_tokenizer.library()
+    model = load_model(open_folder(folder).without_memory(), torch.device("cpu")).requires_grad_(False)
+    tellings = Tellings(Varied(), (), split)
+    return model, tellings, lambda text: tokenizer.encode(text).ids
+
+
+def test_seek_learns(folder):
+    model, tellings, encode = tasks(folder)
+    task = SeekTask(model, tellings, encode, 0)
+    assert all(not p.requires_grad for p in model.parameters()) and all(p.requires_grad for p in task.maps.parameters())
+
+    def loss(seed):
+        return task.step(Stage(1, 1, 1, 1), random.Random(seed)).loss
+
+    with torch.no_grad():
+        before = sum(float(loss(100 + i)) for i in range(4))
+    optimizer = torch.optim.AdamW(task.maps.parameters(), lr=0.03)
+    for step in range(40):
+        optimizer.zero_grad()
+        loss(step).backward()
+        optimizer.step()
+    with torch.no_grad():
+        after = sum(float(loss(100 + i)) for i in range(4))
+    print(f"loss of 4 other steps: {before:.3f}, after 40 steps {after:.3f}")
+    assert after < 0.9 * before
+    terms = task.step(Stage(1, 1, 1, 1), random.Random(3))
+    assert len(terms.hits["found"]) + 0 <= 6 and len(terms.hits["idle"]) == 3 and terms.tokens > 100
+
+
+def test_the_finder_is_trained_on_what_sessions_give_it(folder):
+    model, tellings, encode = tasks(folder)
+    task, recalling = SeekTask(model, tellings, encode, 0), Recalling(recall_kit.recall(open_folder(folder).config), encode)
+    for text in (" My dog is Rex. ", "WHO?", "naïve 犬\n"):
+        assert task.ids(text) == recalling.ids(text) != tuple(encode(text))
+    assert len(task.ids("x" * 100)) == seek_task.TOKENS == recalling.recall.tokens
+
+
+@pytest.fixture(scope="module")
+def begun(folder):
+    """A recall with a random opening."""
+    config = open_folder(folder).config
+    return recall_kit.recall(config, lead=retell_task.LEAD, item=retell_task.ITEM, ask=retell_task.ASK, opening=recall_kit.opening(config, 9))
+
+
+def retell(folder, recall, fresh=False, answers=None):
+    from lm2.models.text.tokenizer import Tokenizer
+
+    model, tellings, encode = tasks(folder)
+    words = recall_jobs._words(open_folder(folder), Tokenizer.load(folder))
+    return RetellTask(model, tellings, words, lambda text: tuple(encode(" " + text.strip().lower()))[:64], recall, answers or {}, 0, fresh)
+
+
+def test_retell_learns(folder, begun):
+    task = retell(folder, begun)
+    samples = [Sample(["My dog is Rex.", "I am 30."], "What is my dog called?", "Rex.", "Rex"), Sample([], "Why?", "Because.", "")]
+    first = float(task.loss(samples).loss.detach())
+    optimizer = torch.optim.AdamW(task.maps.parameters(), lr=0.05)
+    for _ in range(40):
+        optimizer.zero_grad()
+        task.loss(samples).loss.backward()
+        optimizer.step()
+    last = task.loss(samples)
+    print(f"loss {first:.3f}, after 40 steps {float(last.loss.detach()):.3f}")
+    assert float(last.loss.detach()) < 0.9 * first and len(last.hits["told"]) == 1
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in task.maps.parameters())
+
+
+def session_logits(model, passages, question, answer):
+    """Logits of each choice while a session's window beside reads `answer` after passages and question."""
+    from lm2.runtime.session.recalling import Side
+
+    session = Session(model, sampling=Sampling(temperature=0.0), seed=0)
+    ids = session.wording.turn(model.recall.message(passages, question), first=False)
+    side = Side.opened(model.backend, model.recall, ids, [])
+    at, out = side.feeder.logits(side.at), []
+    for token in (*answer, None):
+        out.append(at.logits)
+        if token is not None:
+            at = side.feeder.flush(at._replace(pending=(token,)))
+    return np.array(out)
+
+
+def task_logits(task, passages, question, answer):
+    """The same as training computes them, between other samples of the step."""
+    ids = [*task.message(passages, question), *answer]
+    with torch.no_grad():
+        states = task._states([ids[:7], ids, ids[3:]], task.maps)
+        return task.model.lm_head(states).float()[6 + len(ids) - len(answer) : 7 + len(ids)].numpy()
+
+
+PASSAGES, QUESTION = ["My cousin Aurel keeps two llamas.", "we've painted the\nkitchen sage"], "What did we paint?"
+
+
+def decoder(folder, kind):
+    """A chat model of one of the tiny cells, or with a decoder that is no Llama's."""
+    if kind in tiny_model.CELLS:
+        return tiny_model.make(folder, kind)
+    config = tiny.config(vocab=tiny_tokenizer.VOCAB, backbone=tiny.BACKBONES[kind], window=64, name="tiny")
+    save_folder(random_model(config, 1), folder)
+    return tiny_tokenizer.make(folder)
+
+
+@pytest.mark.parametrize("cell", ["gated", "gated-topics", *tiny.BACKBONES])
+def test_training_reads_what_a_session_reads(tmp_path, cell):
+    """Every logit of an answer, with the opening that training writes; other wording, order or opening is seen."""
+    folder = decoder(tmp_path / "model", cell)
+    loaded = load(folder, "torch", device="cpu", threads=1)
+    usual = recall_kit.recall(loaded.config, lead=retell_task.LEAD, item=retell_task.ITEM, ask=retell_task.ASK, opening=recall_kit.opening(loaded.config, 9))
+    task = retell(folder, usual)
+    with torch.no_grad():
+        for p in task.maps.parameters():
+            p += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+        layers = [task.maps.layer(i) for i in range(loaded.config.num_hidden_layers)]
+    exact = Opening(*(torch.cat([layer[j] for layer in layers]).detach().numpy() for j in (0, 1)))
+    assert all(np.array_equal(a.astype(np.float16), b) for a, b in zip(exact, task.maps.opening(), strict=True)), "which is written in halves"
+    model = replace(loaded, recall=usual._replace(opening=exact))
+    answer = list(b"Sage, the kitchen was painted in sage.")
+    want = session_logits(model, PASSAGES, QUESTION, answer)
+    got = task_logits(task, PASSAGES, QUESTION, answer)
+    gap = np.abs(got - want).max()
+    others = {
+        "another order": task_logits(task, PASSAGES[::-1], QUESTION, answer),
+        "another question": task_logits(task, PASSAGES, QUESTION + "?", answer),
+        "another lead": session_logits(replace(model, recall=model.recall._replace(lead="You told me:\n")), PASSAGES, QUESTION, answer),
+        "another opening": session_logits(replace(model, recall=usual), PASSAGES, QUESTION, answer),
+        "no first blank": session_logits(replace(model, recall=model.recall._replace(item="-")), PASSAGES, QUESTION, answer),
+    }
+    far = {name: np.abs(other - want).max() for name, other in others.items()}
+    print(f"{cell}: largest gap {gap:.2e}, {far}")
+    assert got.shape == want.shape == (len(answer) + 1, loaded.config.vocab_size)
+    assert gap < 1e-4 < 0.1 < min(far.values())
+
+
+def test_an_opening_begins_as_what_is_shown(folder, begun):
+    """Keys and values of SHOWN, read by the backbone: a window that opens with them is one that was fed their tokens."""
+    task = retell(folder, begun, fresh=True)
+    passages, question, answer = SHOWN[0]
+    ids = [*task.words.first(begun.message(list(passages), question)), *task.words.plain(answer), *task.words.closing]
+    opening = task.maps.opening()
+    assert opening.positions == len(ids)
+    backend = load(folder, "torch", device="cpu", threads=1, memory=False).backend
+    _, fed = backend.extend(np.array(ids), backend.start(1, None, 400, len(ids)))
+    more = np.arange(60, 80)
+    want, _ = backend.extend(more, fed, all_logits=True)
+    got, _ = backend.extend(more, backend.start(1, None, 400, opening=opening), all_logits=True)
+    assert np.abs(got - want).max() < 5e-3
+    half = backend.start(1, None, 400, opening=opening._replace(keys=opening.values, values=opening.keys))
+    assert np.abs(backend.extend(more, half, all_logits=True)[0] - want).max() > 0.02
+
+
+def test_samples_have_what_is_asked_once(folder, begun):
+    """The answer's value stands in the passages of its telling and in no other; a sample without a telling asks for nothing told."""
+    task = retell(folder, begun, answers={"Why is the sky blue?": "It scatters."})
+    rng, kinds = random.Random(1), {True: 0, False: 0}
+    for _ in range(60):
+        sample = task.sample(rng)
+        kinds[bool(sample.value)] += 1
+        if not sample.value:
+            assert (sample.question, sample.answer) == ("Why is the sky blue?", "It scatters.") and sample.passages
+        assert len(sample.passages) == len(set(sample.passages)) <= 5
+    assert all(kinds.values()), kinds
