@@ -31,7 +31,7 @@ from .seek_task import TOKENS, SeekTask
 from .tellings import Tellings
 from .turns import chat_turns
 
-MOST, SHARE, NEAR = 4, 0.03, 0.3
+MOST, SHARE, NEAR = 2, 0.4, 0.4
 MISSED, DRAWN, AMONG = 0.05, 400, 50  # of questions for something told, those taken for idle; of so many, each among so many messages
 Say = Callable[[str], None]
 

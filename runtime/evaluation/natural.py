@@ -4,6 +4,7 @@ A conversation tells its facts, goes on with ordinary talk, and is asked when ea
 answered four times, with the same words in the window:
 memory: the session as it is. other: with another conversation's memory. off: with a memory that was never written.
 whole: without memory, the whole conversation in the window, where the model's positions allow it.
+A model with a recall recalls what the arm's memory heard: off and whole recall nothing.
 Source of the conversations: models/tasks/natural, held out from training; and a folder of dialogues with marked values.
 """
 
