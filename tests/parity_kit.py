@@ -133,7 +133,7 @@ def write_carried_tokens(monkeypatch):
     from lm2.lm2_mlx.model import LM2
 
     right = LM2.start
-    monkeypatch.setattr(LM2, "start", lambda self, *a: right(self, *a[:-1], 0) if len(a) == 4 else right(self, *a))
+    monkeypatch.setattr(LM2, "start", lambda self, bank, written=0, window=None, carried=0, *more: right(self, bank, written, window, 0, *more))
 
 
 def stale_reads(monkeypatch):
