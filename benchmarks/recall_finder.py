@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lm2.models.checkpoints.recalls import place_of
 from lm2.models.layout import open_folder
-from lm2.models.recall import open_recall
+from lm2.models.recall import as_read, open_recall
 from lm2.models.tasks.natural import talk
 from lm2.models.text.tokenizer import Tokenizer
 from lm2.runtime.evaluation import natural
@@ -38,7 +38,7 @@ def main() -> None:
     encode = partial(Tokenizer.load(folder.path).encode, plain=True)
 
     def ids(text: str) -> tuple[int, ...]:
-        return tuple(encode(" " + text.strip().lower()))[: recall.tokens]
+        return tuple(encode(as_read(text)))[: recall.tokens]
 
     ordinary = talk.ordinary("heldout")
     others, idle = [ids(t) for t in ordinary[:OTHERS]], ordinary[OTHERS:]

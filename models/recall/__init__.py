@@ -3,7 +3,7 @@
 Knows token ids, arrays and its own two files; imports no ML library. Sessions use it, training makes it.
 """
 
-from .finder import Finder
+from .finder import Finder, as_read
 from .folder import RECORD, TENSORS, Recall, open_recall, save_recall
 
-__all__ = ["RECORD", "TENSORS", "Finder", "Recall", "open_recall", "save_recall"]
+__all__ = ["RECORD", "TENSORS", "Finder", "Recall", "as_read", "open_recall", "save_recall"]

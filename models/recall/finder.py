@@ -16,6 +16,11 @@ TAPS = 3  # the token before, the token itself, the one after
 WORTH = 0.1  # of a telling token's weight beside its match
 
 
+def as_read(text: str) -> str:
+    """A text as a finder's tokens are made of it, in training and in use: in small letters, after a blank, as words stand within a text."""
+    return " " + text.strip().lower()
+
+
 class Finder(NamedTuple):
     """asking, telling (v, f) int8 with steps asking_step, telling_step (v,); weight_asking (v,) above 0, weight_telling (v,): its logarithm times WORTH;
     prior (v,): how much a token speaks for a passage that has it; nothing (v,): how much one speaks for a message that asks for nothing told.

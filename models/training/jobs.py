@@ -10,11 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ... import __version__
 from ..atomic import new_folder, write_file
-from ..checkpoints.adapter import backbone_key, open_adapter, save_adapter
+from ..checkpoints.adapter import folder_key, open_adapter, save_adapter
 from ..checkpoints.warmstart import default_layers
 from ..config import LM2Config
 from ..layout import GENERATION, TEMPLATE, TEXT_FILES, TOKENIZER, ModelFolder
@@ -164,7 +162,7 @@ def chat(
 
     adapter: begin from this trained memory, whose sizes then count, in the layers that it has. Raises ConvertError if it is for another backbone.
     """
-    key = backbone_key(folder.config, _norms(folder))
+    key = folder_key(folder)
     begun = None if adapter is None else open_adapter(adapter)
     if begun is None:
         memory = start.adapter_memory(folder.config, layers or default_layers(folder.config.num_hidden_layers), chunk, blocks)
@@ -240,17 +238,6 @@ def record(plan: Plan, model: str, options: str = "") -> dict[str, Any]:
     """How something was trained, for people to read. options: of the command line, beside the plan's own."""
     command = f"lm2 train {Path(model).name} --task {plan.task} --data DATA --out OUT --steps {plan.steps} --seed {plan.seed}{options}"
     return {"lm2_version": __version__, "command": command, "plan": plan.to_dict()}
-
-
-def _norms(folder: ModelFolder) -> Callable[[str], np.ndarray]:
-    from ..tensorfile import read_tensor, to_float32
-
-    def norms(name: str) -> np.ndarray:
-        info = folder.header.tensors[name]
-        with open(folder.weights, "rb") as f:
-            return to_float32(read_tensor(f, info), info.dtype)
-
-    return norms
 
 
 def _write_model(model: LM2, path: Path, texts: Mapping[str, bytes], record: Mapping[str, Any]) -> None:

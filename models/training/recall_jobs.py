@@ -15,7 +15,7 @@ import torch
 from ..checkpoints.adapter import folder_key
 from ..layout import TEMPLATE, ModelFolder
 from ..opening import Opening
-from ..recall import Finder, Recall, open_recall, save_recall
+from ..recall import Finder, Recall, as_read, open_recall, save_recall
 from ..tasks.varied import Varied
 from ..text.dialogue import Dialogue
 from ..text.rendered import encode_turn
@@ -67,7 +67,7 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
         raise TrainError(f"{recall} is a recall of {begun.backbone[0]} (backbone {begun.backbone[1][:12]}), {folder.path} has another ({key[:12]}): train one with --task seek")
 
     def ids(text: str) -> tuple[int, ...]:
-        return tuple(plain(" " + text.strip().lower()))[: begun.tokens]
+        return tuple(plain(as_read(text)))[: begun.tokens]
 
     with together.first_alone():
         answers = people.own_answers(model, key, tokenizer, chat_turns(_template(folder, tokenizer)), out, plan.seed, say)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..lm2 import LM2
-from ..recall.finder import TAPS, WORTH, Finder
+from ..recall.finder import TAPS, WORTH, Finder, as_read
 from ..tasks.natural import talk
 from ..tasks.ordinary import question
 from .plan import Stage
@@ -117,8 +117,8 @@ class SeekTask:
     def restore(self, state: dict[str, Any]) -> None: ...
 
     def ids(self, text: str) -> Ids:
-        """A text as the finder reads it (runtime/session/recalling.py reads it so too)."""
-        return tuple(self._encode(" " + text.strip().lower()))[:TOKENS]
+        """A text as the finder reads it."""
+        return tuple(self._encode(as_read(text)))[:TOKENS]
 
     def step(self, stage: Stage, rng: random.Random) -> Terms:
         """Cross-entropy of what is asked for, among all passages and nothing told."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from ...models.errors import PromptError
-from ...models.recall import Recall
+from ...models.recall import Recall, as_read
 from ..backend import Backend
 from .cursor import Cursor
 from .transcript import MESSAGE_COST, TURN_CHARS
@@ -99,8 +99,8 @@ class Recalling:
         return take
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """A text as the finder reads it: in small letters, after a blank, as words stand within a text."""
-        return tuple(self._encode(" " + text.strip().lower()))
+        """A text as the finder reads it."""
+        return tuple(self._encode(as_read(text)))
 
     def found(self, message: str, passages: Sequence[Passage]) -> list[Passage]:
         """The passages that `message` asks for, as they are written; none where it asks for nothing told."""
