@@ -7,14 +7,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # MLX's Linux wheel brings a slow BLAS; where OpenBLAS is installed, and multiplies rightly on this processor, it is preloaded (docs/mlx.md).
 OPENBLAS := $(firstword $(wildcard /usr/lib/*/openblas-pthread/libblas.so.3))
 
-.PHONY: chat test lint bench-mac clean
+.PHONY: chat test thorough lint bench-mac clean
 
 chat: $(VENV)/.chat
 	$(BIN)/lm2 chat
 
-# Two processes of one thread each: as many on every machine, so that a run is the same everywhere.
+# Two processes of one thread each: as many on every machine, so that a run is the same everywhere. Tests marked slow are thorough's.
+PYTEST = env OMP_NUM_THREADS=1 $$($(BIN)/python tests/blas.py $(OPENBLAS)) $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(VENV)/.test lint
-	env OMP_NUM_THREADS=1 $$($(BIN)/python tests/blas.py $(OPENBLAS)) $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+thorough: $(VENV)/.test lint
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

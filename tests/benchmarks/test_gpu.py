@@ -23,6 +23,7 @@ def run(*args, bare=False):
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=500, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_all_sections_at_toy_size_and_going_on(tmp_path):
     if not choice.installed():
         pytest.skip("triton is not installed (it has no wheels for this system)")

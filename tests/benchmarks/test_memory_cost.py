@@ -26,6 +26,7 @@ def run(*args, home):
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "needs"), [("torch", "torch"), ("mlx", "mlx.core"), ("onnx", "onnxruntime")])
 def test_every_figure_of_a_backend(folder, tmp_path, backend, needs):
     pytest.importorskip(needs)

@@ -83,6 +83,7 @@ def test_damaged_parts_are_named_and_nothing_is_lost(legs, packed, tmp_path, dam
     assert word in str(stop.value) and contents(folder) == before and not (tmp_path / "outside").exists()
 
 
+@pytest.mark.slow
 def test_legs_end_in_an_adapter(tmp_path):
     """Legs of one step each, the run folder thrown away between them; the result goes onto its backbone."""
     hf = sources.save_hf(sources.llama(vocab=tiny_tokenizer.VOCAB, layers=2, max_position_embeddings=256), tmp_path / "hf")

@@ -331,6 +331,7 @@ def test_what_is_refused_on_the_way_to_the_models_says_what_moves_them(lm2, tiny
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 
 
+@pytest.mark.slow
 @needs_full
 def test_a_stdout_that_is_full(tiny):
     for args, stdin in ((["info", tiny, "--json"], b""), (["chat", tiny, *FEW], b"one\ntwo\n"), (["--help"], b"")):

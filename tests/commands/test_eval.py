@@ -116,6 +116,7 @@ def test_without_matplotlib_there_is_a_line(lm2, model, monkeypatch, tmp_path):
     assert result.code == 0 and "pip install matplotlib" in result.err and (tmp_path / "o" / "result.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a process")
 def test_ctrl_c_prints_what_there_is_and_the_run_goes_on(model, tmp_path, lm2):
     out = tmp_path / "o"

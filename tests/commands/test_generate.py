@@ -4,6 +4,7 @@ import io
 import json
 import signal
 
+import pytest
 from command_line import spawn
 
 FEW = ("--max-tokens", "5", "--threads", "1")
@@ -92,6 +93,7 @@ def test_output_in_a_poor_encoding(lm2, tiny):
     assert result.code == 0 and "?" in result.out
 
 
+@pytest.mark.slow
 def test_interrupt_and_broken_pipe(tiny):
     """Two processes at a time, to save their start: Ctrl-C in mid-answer, and a reader that leaves."""
     endless = ("generate", tiny, "-p", "x", "--max-tokens", "1000000", "--temp", "0.5", "--seed", "1")

@@ -88,6 +88,7 @@ def test_inspection_and_evaluation(lm2, odd):
     assert json.loads(result.out)["cells"] and json.loads((odd / "p" / "result.json").read_text())["cells"]
 
 
+@pytest.mark.slow
 def test_exports(lm2, tiny, odd, monkeypatch):
     """Libraries that take UTF-8 only get another way to the same folder; a server's configuration cannot."""
     pytest.importorskip("onnx")

@@ -52,6 +52,7 @@ def test_a_table_for_people(lm2, models):
     assert "FAIL" not in result.out and not result.err
 
 
+@pytest.mark.slow
 def test_json_for_programs(lm2, models):
     args = (
         "parity",

@@ -13,6 +13,7 @@ def test_paris(lm2, smollm2):
     assert result.code == 0 and "Paris" in result.out and not result.err
 
 
+@pytest.mark.slow
 def test_greedy_tokens_are_those_of_transformers(lm2, smollm2):
     """200 tokens, fp32: `lm2 generate` and transformers' generate on the same folder's weights give the same ids."""
     settings = ("--temp", "0", "--max-tokens", "200", "--ignore-eos", "--backend", "torch", "--threads", "1")

@@ -160,6 +160,7 @@ def test_control_characters_of_a_model_are_not_sent_to_a_terminal():
     assert visible("a\tb\n\x1b]0;title\x07\x9b2J\x7fé\r\n") == "a\tb\n\ufffd]0;title\ufffd\ufffd2J\ufffdé\n"
 
 
+@pytest.mark.slow
 def test_interrupts(terminal, tiny, tmp_path):
     """Ctrl-C stops an answer and nothing else; the next greeting shows where one was."""
     file = tmp_path / "s.lm2s"
@@ -185,6 +186,7 @@ def test_interrupts(terminal, tiny, tmp_path):
     assert t.leave()[1] == 0
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_in_mid_answer(terminal, tiny, tmp_path):
     """The window is closed, or the connection ends: what was answered so far is in the session."""
     file = tmp_path / "s.lm2s"
@@ -244,6 +246,7 @@ def shown(runs, typed):
 PLAIN = ({"NO_COLOR": "1", "TERM": "xterm-256color"}, {"NO_COLOR": "0", "FORCE_COLOR": "1", "TERM": "xterm"}, {"TERM": "dumb"})
 
 
+@pytest.mark.slow
 def test_plain_terminals(tiny, tmp_path):
     """No escape code and no line that is drawn over, whatever is shown; the last run, where NO_COLOR is empty, is the control."""
     source = sources.save_hf(sources.llama(layers=2), tmp_path / "hf")

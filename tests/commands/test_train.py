@@ -97,6 +97,7 @@ CHAT = (
 )
 
 
+@pytest.mark.slow
 def test_chat_makes_an_adapter_for_the_llama(lm2, small, data, chat_model, tmp_path):
     hf, model = chat_model
     args = ("train", model, *CHAT, "--data", data, "--out", tmp_path / "out")
@@ -120,6 +121,7 @@ def test_chat_makes_an_adapter_for_the_llama(lm2, small, data, chat_model, tmp_p
     assert (tmp_path / "out" / "curves.csv").read_text().count("\n") == 5
 
 
+@pytest.mark.slow
 def test_chat_in_legs_is_one_run(lm2, small, data, chat_model, tmp_path):
     args = ("train", chat_model[1], *CHAT, "--data", data, "--half")
     assert lm2(*args, "--out", tmp_path / "one").code == 0
@@ -136,6 +138,7 @@ def test_a_memory_smaller_than_a_conversation_is_refused(lm2, small, data, chat_
     lm2("train", chat_model[1], *few, "--data", data, "--out", tmp_path / "out").fails("16 rows is too small", "more --memory-blocks")
 
 
+@pytest.mark.slow
 def test_finding_first_then_answers(lm2, small, data, chat_model, tmp_path):
     """--task find makes an adapter; --task chat goes on from it, with a memory in another layer too, whose gates start from a probe."""
     chat = ("--task", "chat", *CHAT[2:])
@@ -209,6 +212,7 @@ def other_model(chat_model, tmp_path_factory):
     return where / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["text", "chat"])
 def test_a_run_goes_on_with_what_it_began_with(lm2, small, data, chat_model, other_model, tmp_path, task):
     """Another backbone of the same shape, another tokenizer, or a memory of another size: each is named, nothing is trained. Other data is said."""
@@ -269,6 +273,7 @@ def test_wrong_command_lines(lm2, chat_model, tmp_path, args, words, code):
     lm2("train", *args, "--out", tmp_path / "out", *ONE).fails(*words, code=code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
@@ -304,6 +309,7 @@ def test_a_template_whose_turns_are_not_the_conversation(lm2, small, tmp_path):
     lm2("train", folder, *CHAT, "--memory-layers", "1", "--out", tmp_path / "out").fails(folder / "chat_template.jinja", *said)
 
 
+@pytest.mark.slow
 def test_a_memory_learns():
     """Names are bound to rooms within a hundred steps of short stories: the loss falls far below where it began."""
     words = training_kit.Words()
@@ -348,6 +354,7 @@ with together.joined("cpu"):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run_on_both_their_batches(tmp_path):
     """Their first step is the step that one process takes on the mean of the two gradients; both end with the same weights."""
     with socket.socket() as free:

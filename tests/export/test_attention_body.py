@@ -91,6 +91,7 @@ def test_the_body(opset, how):
                 same(got, want)
 
 
+@pytest.mark.slow
 def test_the_body_with_shapes_and_without_presents():
     given = (["b", "t", 64], *[["b", 2, "W", 16]] * 2, ["p"], *[["r", "w"]] * 2, [1, 1, 1, 1])
     proto = kit.model(4, 23, outputs=1, shapes=dict(zip(INPUTS, given, strict=True)) | {OUTPUTS[0]: ["b", "t", 64]})

@@ -40,6 +40,7 @@ def no_rest(folder):
     return [p.name for p in folder.iterdir() if not p.name.startswith("lm2_ops-cpu-")] == []
 
 
+@pytest.mark.slow
 def test_it_is_built_once_and_found_again_without_a_compiler(cache, monkeypatch):
     compiler()
     assert built() is None
@@ -72,6 +73,7 @@ def test_another_source_is_another_library(cache, monkeypatch, tmp_path):
         library()
 
 
+@pytest.mark.slow
 def test_builders_at_once_leave_one_whole_library(cache):
     compiler()
     with ThreadPoolExecutor(4) as pool:
@@ -80,6 +82,7 @@ def test_builders_at_once_leave_one_whole_library(cache):
     session(model(), paths.pop())
 
 
+@pytest.mark.slow
 def test_a_named_compiler_is_used_and_must_exist(monkeypatch, tmp_path):
     real = compiler()
     wrapper = script(tmp_path, "my cc", f'echo used > "{tmp_path}/used"; exec {real} "$@"')
@@ -155,6 +158,7 @@ def test_a_folder_that_is_not_there_is_a_write_error(tmp_path):
         build(tmp_path / "no" / "ops.so")
 
 
+@pytest.mark.slow
 def test_the_command_builds_and_says_how_to_use_it(cache, tmp_path):
     compiler()
     done = CliRunner().invoke(command, [])

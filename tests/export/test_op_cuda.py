@@ -35,6 +35,7 @@ def cuda_library(nvcc, tmp_path_factory):
     return build(tmp_path_factory.mktemp("cuda") / f"ops{suffix()}", cuda=True)
 
 
+@pytest.mark.slow
 def test_it_compiles_for_every_architecture_and_holds_both_types(cuda_library):
     text = cuda_library.read_bytes()
     for part in (b"CUDAExecutionProvider", b"lm2_gated_memory_update_cuda_f32", b"lm2_gated_memory_update_cuda_f16"):

@@ -38,6 +38,7 @@ def drive(folder, flags, *arguments, ops=OPS):
     return compile_and_run(folder, [*sources, DRIVER], flags, arguments, ops)
 
 
+@pytest.mark.slow
 def test_fuzz_under_address_and_undefined_behaviour_sanitizers(tmp_path, sanitized):
     code, out, err = drive(tmp_path, sanitized, "fuzz", "1", "1500")
     assert (code, err) == (0, "")
@@ -50,6 +51,7 @@ def test_fuzz_as_it_is_shipped(tmp_path):
     assert (code, err) == (0, "") and out.startswith("ok ")
 
 
+@pytest.mark.slow
 def test_the_driver_sees_one_element_too_many(tmp_path, sanitized):
     """Negative control of the sanitizer run."""
     ops = altered(tmp_path, "for (; k < n; k++) out[k] = update", "for (; k < n + 1; k++) out[k] = update")
@@ -57,6 +59,7 @@ def test_the_driver_sees_one_element_too_many(tmp_path, sanitized):
     assert code != 0 and "heap-buffer-overflow" in err
 
 
+@pytest.mark.slow
 def test_the_driver_sees_a_wrong_coefficient(tmp_path):
     """Negative control of the comparison: one coefficient off by one part in 2700."""
     ops = altered(tmp_path, "0x1.555a70p-3f", "0x1.557a70p-3f")
@@ -64,6 +67,7 @@ def test_the_driver_sees_a_wrong_coefficient(tmp_path):
     assert code == 1 and "FAILED: value" in err
 
 
+@pytest.mark.slow
 def test_the_driver_sees_a_round_that_is_too_short(tmp_path):
     """Negative control of the comparison: the loop that asks ahead for memory leaves out the last of its 64 numbers."""
     ops = altered(tmp_path, "j < k + LINES; j++", "j < k + LINES - 1; j++")
@@ -71,6 +75,7 @@ def test_the_driver_sees_a_round_that_is_too_short(tmp_path):
     assert code == 1 and "FAILED: value" in err
 
 
+@pytest.mark.slow
 def test_the_driver_sees_a_last_element_that_is_not_written(tmp_path):
     """Negative control of the poisoned outputs: a level that leaves out an element would find there what the level
     before it wrote, which is right."""

@@ -28,6 +28,7 @@ def chunks(backend, count, batch=1, seed=0):
     return logits, backend.to_host(state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiny.CELLS)
 def test_a_hundred_chunks(tmp_path, name):
     path = mlx_kit.folder(tmp_path / "m", name)

@@ -163,6 +163,7 @@ def test_another_thread_goes_on(backends):
     assert_close("logits", np.stack(got, 1), want[:, 4:], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gated", "released-causal"])
 def test_nothing_grows(tmp_path, name):
     """1,000 chunks: the same bytes held by MLX after the last as after the first ten, and a flat process."""

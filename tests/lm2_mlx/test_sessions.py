@@ -105,6 +105,7 @@ def agree(session, path, model):
     return mine == theirs and nmse(other, bank) <= BANK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scene", SCENES, ids=lambda s: s.__name__)
 @pytest.mark.parametrize("cell", ["gated", "gated-4T", "gated-topics", "released-causal"])
 def test_a_session_goes_on_anywhere(models, tmp_path, cell, scene):

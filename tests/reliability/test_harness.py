@@ -22,6 +22,7 @@ def harness(script, *args):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_fuzz():
     pytest.importorskip("onnxruntime")
     pytest.importorskip("transformers")
@@ -29,6 +30,7 @@ def test_fuzz():
     assert len(lines) == 9 and all(", 0 findings" in line and " 0 accepted" not in line for line in lines)
 
 
+@pytest.mark.slow
 def test_kill():
     lines = harness("kill.py", "save", "convert", "--kills", "5", "--seed", "7").splitlines()
     assert len(lines) == 2 and all("killed 5" in line and "0 findings" in line for line in lines)
@@ -42,6 +44,7 @@ def test_disk():
     assert "0 findings" in line and "2 of 2 in one line" in line and "8 times" in line
 
 
+@pytest.mark.slow
 def test_two_processes():
     (line,) = harness("twice.py", "chat", "--rounds", "3", "--seed", "7").splitlines()
     assert "0 findings" in line and "done" in line

@@ -150,6 +150,7 @@ def test_a_window_that_is_full_to_the_last_place(talker):
     assert all(len(r) == 1 and r[0] for r in replies)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(talker, models):
     whole = rows_of(talker, 13)
     assert len(whole) == 26 and {row.at for row in whole} == {0, 90} and {row.number for row in whole} == {0, 1, 2}

@@ -401,6 +401,7 @@ print("".join(lm2.Session(model).say("hi", max_tokens=8)) is not None)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_smollm2(smollm2, tmp_path):
     """fp32: the gates of the parity report over two chunks; int8, int4: top-1 and KL, for a GGUF whose numbers both keep. From the exported folders."""

@@ -234,6 +234,7 @@ def test_lower_precisions(tmp_path, name, precision, gate):
         assert np.linalg.norm(got - want) / np.linalg.norm(want) < gate
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_smollm2(smollm2, tmp_path):
     """fp32: the gates of the parity report over a window of 2,048 that carries 100 tokens and folds three times."""

@@ -24,6 +24,7 @@ def checks(pair):
     return {(c.section, c.name): c for c in pair.checks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", tiny.CELLS)
 def test_a_hundred_chunks(tmp_path, cell):
     """Everything `lm2 parity --drift 100` judges, in float32."""
@@ -92,6 +93,7 @@ def test_half_precision(tmp_path, dtype):
     assert found["logits", "relative L2"].value > 1e-5, "half precision within the gate of float32 would not be half precision"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "passes"), [(8, True), (4, False)])
 def test_quantised(tmp_path, bits, passes):
     """8 bits hold; 4 bits rounded from a random model do not, and the report says so."""

@@ -12,7 +12,7 @@ import pytest
 from lm2.runtime.parity.run import Settings, compare
 
 pytest.importorskip("mlx.core")
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = pytest.mark.real
 
 
 def test_smollm2(smollm2):

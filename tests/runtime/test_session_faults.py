@@ -83,6 +83,7 @@ def test_a_stream_never_started_changes_nothing(gated):
     assert len(session.snapshots) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), BackendError("out of memory")])
 @pytest.mark.parametrize("message", ["short", "l" * 150])
 def test_error_at_every_forward_pass(models, cell_and_steps, error, message):

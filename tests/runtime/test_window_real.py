@@ -41,6 +41,7 @@ def theirs(folder, ids):
         return model(torch.tensor([ids])).logits[0].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_answers_in_the_window_are_those_of_transformers(smollm2, backend):
     """Five messages of some 320 tokens and their answers; every token greedy under transformers' logits of the whole text."""

@@ -64,6 +64,7 @@ class Process:
         assert Web(self)("GET", "/health").status_code == 200
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_an_answer(lm2, model, tmp_path):
     """It ends at a whole turn, saved, with exit code 0; a second server on the same folder is refused while it runs."""
     store = tmp_path / "store"

@@ -31,6 +31,7 @@ def processes(tmp_path_factory):
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_folder(folder, processes):
     running, logs = processes

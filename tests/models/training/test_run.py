@@ -126,6 +126,7 @@ def test_another_seed_is_other_bits(tmp_path, whole):
         same_bits(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     with spawn(tmp_path, 0.3) as process:
         wait_for(lambda: (tmp_path / "curves.csv").exists(), "the first row")
