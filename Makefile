@@ -13,7 +13,7 @@ chat: $(VENV)/.chat
 	$(BIN)/lm2 chat
 
 # Two processes of one thread each: as many on every machine, so that a run is the same everywhere. Tests marked slow are thorough's.
-PYTEST = env OMP_NUM_THREADS=1 $$($(BIN)/python tests/blas.py $(OPENBLAS)) $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST = env OMP_NUM_THREADS=1 $$($(BIN)/python tests/blas.py $(OPENBLAS)) $(BIN)/python -m pytest -n 2 --dist worksteal --durations=40 --durations-min=4
 test: $(VENV)/.test lint
 	$(PYTEST) -m "not slow" $(ARGS)
 
