@@ -43,6 +43,10 @@ class DownloadError(LM2Error):
     """A model could not be fetched, or what was fetched is not what was pinned."""
 
 
+class LicenseError(DownloadError):
+    """A model's licence must be accepted by whoever uses it before the model is fetched, and was not."""
+
+
 class BackendError(LM2Error):
     """A backend is unknown, its extra is not installed, or the device or dtype asked for is not there."""
 

