@@ -56,12 +56,12 @@ def main() -> None:
             for name, passages, at in ((told.source, own + others, q.turn), (f"{told.source}, among {len(every)}", every, begin + q.turn)):
                 scores, nothing = recall.finder.scores(ids(q.question), passages)
                 ranks.setdefault(name, []).append(int((scores > scores[at]).sum()))
-                called.setdefault(name, []).append(bool(recall.choice(scores, nothing)))
+                called.setdefault(name, []).append(bool(recall.nearest(scores, nothing)))
         if told.source != "dialogues":
             for n, message in enumerate(own):
-                called.setdefault("nothing told is asked for: messages that tell", []).append(bool(recall.choice(*recall.finder.scores(message, own[:n] + others))))
+                called.setdefault("nothing told is asked for: messages that tell", []).append(bool(recall.nearest(*recall.finder.scores(message, own[:n] + others))))
             if number < len(idle):
-                called.setdefault("nothing told is asked for: ordinary messages", []).append(bool(recall.choice(*recall.finder.scores(ids(idle[number]), own + others))))
+                called.setdefault("nothing told is asked for: ordinary messages", []).append(bool(recall.nearest(*recall.finder.scores(ids(idle[number]), own + others))))
         begin += len(own)
     print(f"{place}: margin {recall.margin:g}, seed {given.seed}; right message among the first {', '.join(map(str, KEPT))}; called")
     for name in sorted(ranks, key=lambda n: ("among" in n, n)):

@@ -41,8 +41,12 @@ def opening(config, positions=3, seed=2) -> Opening:
 
 
 def recall(config, finds=None, **fields) -> Recall:
-    """A recall for models of this configuration, with short texts; passages stand in the order they were said."""
-    usual = Recall(finds or letters(config.vocab_size), opening(config), "Told:\n", "- ", "\n", 64, 4, 0.0, 0.03, 0.0, ("tiny", KEY), {"seek": {"steps": 3}})
+    """A recall for models of this configuration, with short texts; passages stand in the order they were said. What is read never counts: models of
+    random numbers say nothing about it."""
+    usual = Recall(
+        finds or letters(config.vocab_size), opening(config), "Told:\n", "- ", "\n", "None.", 64, margin=0.0, read=4, trust=0.0, doubt=-1e3, most=4,
+        share=0.03, near=0.0, backbone=("tiny", KEY), training={"seek": {"steps": 3}},
+    )  # fmt: skip
     return usual._replace(**fields)
 
 

@@ -5,7 +5,7 @@ Everything is checked before use: what does not fit is refused with the file, bo
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,23 +19,30 @@ from ..tensorfile import TensorWriter, read_header, read_tensor
 from .finder import Finder, shapes
 
 RECORD, TENSORS = "recall.json", "recall.safetensors"
-FORMAT = 1
+FORMAT = 2
 REMEDY = "get the two files again"
 
 
 class Recall(NamedTuple):
-    """finder and opening. lead, item, ask: what is written before the passages, before each of them, and before the message that asks. tokens: of a
-    message or a passage that the finder reads; most: passages brought back at most; margin: by how much the best must be nearer than nothing told;
-    share: of the best one's weight that another needs to come along; near: that it needs to stand beside it, in the order they were said. backbone: name and key of the model it was trained on. training: how, for people."""
+    """finder and opening. lead, item, ask: what is written before the passages, before each of them, and before the message that asks; unsaid: what is
+    answered where a passage does not tell what is asked for, its first token counts. tokens: of a message or a passage that the finder reads; margin: by
+    how much the best must be nearer than nothing told; read: passages that are each read by themselves, the nearest ones; trust: how much such a reading
+    weighs beside nearness; doubt: what it must come to at least; most: passages an answer is made from at most; share: of the best one's weight that
+    another needs to come along; near: that it needs to stand beside it, in the order they were said. backbone: name and key of the model it was trained
+    on. training: how, for people."""
 
     finder: Finder
     opening: Opening
     lead: str
     item: str
     ask: str
+    unsaid: str
     tokens: int
-    most: int
     margin: float
+    read: int
+    trust: float
+    doubt: float
+    most: int
     share: float
     near: float
     backbone: tuple[str, str]
@@ -45,22 +52,27 @@ class Recall(NamedTuple):
         """What is answered: the passages as `choice` arranges them, and the message that asks for them."""
         return self.lead + "".join(f"{self.item}{' '.join(p.split())}\n" for p in passages) + self.ask + question
 
-    def choice(self, scores: np.ndarray, nothing: float) -> list[int]:
-        """Which passages of those with these scores (p,), oldest first, are brought back, as they are written: the likeliest last, those about as likely
-        as the best in the order they were said. None where nothing told is asked for."""
+    def nearest(self, scores: np.ndarray, nothing: float) -> list[int]:
+        """Which passages of those with the finder's scores (p,), oldest first, are read, the nearest first. None where nothing told is asked for."""
         if not len(scores) or scores.max() - nothing < self.margin:
             return []
-        best = np.argsort(-scores, kind="stable")[: self.most]
-        weight = {int(i): float(np.exp(scores[i] - scores[best[0]])) for i in best}
-        kept = [i for i in reversed(weight) if weight[i] >= self.share]
+        return [int(i) for i in np.argsort(-scores, kind="stable")[: self.read]]
+
+    def choice(self, scores: Sequence[float], odds: Sequence[float]) -> list[int]:
+        """Which of the passages that were read, given oldest first, an answer is made from, as they are written: the likeliest last, those about as likely
+        as it in the order they were said. None where all are in doubt. odds: of each, that an answer begins with anything but `unsaid`, their logarithm."""
+        both = np.asarray(scores, np.float64) + self.trust * np.asarray(odds, np.float64)
+        able = [int(i) for i in np.argsort(-both, kind="stable") if odds[i] >= self.doubt][: self.most]
+        weight = {i: float(np.exp(both[i] - both[able[0]])) for i in able}
+        kept = [i for i in reversed(able) if weight[i] >= self.share]
         return [i for i in kept if weight[i] < self.near] + sorted(i for i in kept if weight[i] >= self.near)
 
 
 _NUMBERS: dict[str, tuple[type, float, float]] = {
-    "tokens": (int, 1, 1024), "most": (int, 1, 32), "margin": (float, -1e3, 1e3), "share": (float, 0, 1), "near": (float, 0, 1), "sharpness": (float, 1e-6, 1e6),
-    "width": (int, 1, 4096), "positions": (int, 1, 4096),
+    "tokens": (int, 1, 1024), "margin": (float, -1e3, 1e3), "read": (int, 1, 32), "trust": (float, 0, 1e3), "doubt": (float, -1e3, 1e3), "most": (int, 1, 32),
+    "share": (float, 0, 1), "near": (float, 0, 1), "sharpness": (float, 1e-6, 1e6), "width": (int, 1, 4096), "positions": (int, 1, 4096),
 }  # fmt: skip
-_TEXTS = ("lead", "item", "ask")
+_TEXTS = ("lead", "item", "ask", "unsaid")
 TEXT_MAX = 1000
 MIX_MAX = 1e6  # beyond it a token's vector could overflow in float32
 
@@ -88,8 +100,8 @@ def open_recall(folder: Path, config: LM2Config) -> Recall:
     opening = Opening(arrays.pop("keys"), arrays.pop("values"))
     finder = Finder(**arrays, sharpness=numbers.pop("sharpness"))
     return Recall(
-        finder, opening, texts["lead"], texts["item"], texts["ask"], int(numbers["tokens"]), int(numbers["most"]), numbers["margin"],
-        numbers["share"], numbers["near"], (backbone["name"], backbone["key"]), training,
+        finder, opening, texts["lead"], texts["item"], texts["ask"], texts["unsaid"], int(numbers["tokens"]), numbers["margin"],
+        int(numbers["read"]), numbers["trust"], numbers["doubt"], int(numbers["most"]), numbers["share"], numbers["near"], (backbone["name"], backbone["key"]), training,
     )  # fmt: skip
 
 
@@ -97,6 +109,8 @@ def _text(where: Path, record: Mapping[str, Any], name: str) -> str:
     text = record.get(name)
     if not _is_text(text):
         raise ModelFileError(f"{where}: {name} must be a text of at most {TEXT_MAX} characters: {REMEDY}")
+    if name == "unsaid" and not text:
+        raise ModelFileError(f"{where}: unsaid must be a text of 1 to {TEXT_MAX} characters: {REMEDY}")
     return str(text)
 
 
@@ -171,8 +185,8 @@ def write_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
 
     record = {
         "format": FORMAT, "backbone": dict(zip(("name", "key"), recall.backbone, strict=True)),
-        **{name: getattr(recall, name) for name in _TEXTS}, "tokens": recall.tokens, "most": recall.most, "margin": recall.margin,
-        "share": recall.share, "near": recall.near, "sharpness": recall.finder.sharpness, "width": width, "positions": positions, "training": dict(recall.training),
+        **{name: getattr(recall, name) for name in (*_TEXTS, *_NUMBERS) if name in Recall._fields},
+        "sharpness": recall.finder.sharpness, "width": width, "positions": positions, "training": dict(recall.training),
     }  # fmt: skip
     body = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
     write_file(folder / TENSORS, fill)

@@ -22,21 +22,23 @@ from ..text.rendered import encode_turn
 from ..text.template import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights import load_model
-from . import people, retell_task, together, vocabulary
+from . import people, retell_task, vocabulary
 from .jobs import Job
 from .origin import origin
 from .plan import Plan, TrainError
 from .retell_task import RetellTask, Words
 from .seek_task import TOKENS, SeekTask
 from .tellings import Tellings
-from .turns import chat_turns
 
+TRUST = 0.5  # what reading says counts half of what nearness does
 MOST, SHARE, NEAR = 2, 0.4, 0.4
-MISSED, DRAWN, AMONG = 0.05, 400, 50  # of questions for something told, those taken for idle; of so many, each among so many messages
+# Of messages that ask for nothing told, each among AMONG messages: those for which passages are read, of DRAWN; those that would be answered if passages
+# were read for all, of TRIED.
+CALLED, DRAWN, BELIEVED, TRIED, AMONG = 0.1, 400, 0.05, 100, 50
 Say = Callable[[str], None]
 
 
-def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall: Path | None, out: Path, say: Say) -> Job:
+def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall: Path | None, say: Say) -> Job:
     """--task seek or retell for a chat model. recall: what retell's finder is from, and its opening, where one was trained. Raises TrainError."""
     tokenizer = Tokenizer.load(folder.path)
     model = load_model(folder.without_memory(), torch.device(device)).requires_grad_(False)
@@ -47,12 +49,13 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
         open_recall(recall, folder.config)
     began = origin(model.config, folder, folder.path, [d.turns for d in marked], recall=recall)
     if plan.task == "seek":
-        seek = SeekTask(model, tellings, plain, plan.seed)
+        turns = _words(folder, tokenizer)
+        seek = SeekTask(model, tellings, plain, turns.first("")[0], plan.seed)
         empty = Recall(
-            seek.maps.finder(), _none(), retell_task.LEAD, retell_task.ITEM, retell_task.ASK, TOKENS, MOST, 0.0, SHARE, NEAR,
-            (folder.config.name, key), {},
+            seek.maps.finder(), _none(), retell_task.LEAD, retell_task.ITEM, retell_task.ASK, retell_task.UNSAID,
+            TOKENS, 0.0, retell_task.READ, TRUST, 0.0, MOST, SHARE, NEAR, (folder.config.name, key), {},
         )  # fmt: skip
-        opening = RetellTask(model, tellings, _words(folder, tokenizer), seek.ids, empty, {}, plan.seed, True).maps.opening()  # before hours of steps
+        opening = RetellTask(model, tellings, turns, seek.ids, empty, plan.seed, True).maps.opening()  # before hours of steps
 
         def write(path: Path, record: Mapping[str, Any]) -> None:
             finder = seek.maps.finder()
@@ -69,25 +72,41 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
     def ids(text: str) -> tuple[int, ...]:
         return tuple(plain(as_read(text)))[: begun.tokens]
 
-    with together.first_alone():
-        answers = people.own_answers(model, key, tokenizer, chat_turns(_template(folder, tokenizer)), out, plan.seed, say)
-    retell = RetellTask(model, tellings, _words(folder, tokenizer), ids, begun, answers, plan.seed, False)
+    retell = RetellTask(model, tellings, _words(folder, tokenizer), ids, begun, plan.seed, False)
 
     def finish(path: Path, record: Mapping[str, Any]) -> None:
-        save_recall(path, folder.config, begun._replace(opening=retell.maps.opening(), training={**begun.training, "retell": dict(record)}))
+        opening, doubt = retell.maps.opening(), doubted(retell, plan.seed)
+        save_recall(path, folder.config, begun._replace(opening=opening, unsaid=retell_task.UNSAID, doubt=doubt, training={**begun.training, "retell": dict(record)}))
 
     return Job(retell, finish, "recall", began)
 
 
 def calibrated(finder: Finder, tellings: Tellings, ids: Callable[[str], tuple[int, ...]], seed: int) -> float:
-    """The margin at which MISSED of drawn questions are taken to ask for nothing told. Drawn from the split that `tellings` is of."""
+    """The margin at which passages are read for CALLED of drawn messages that ask for nothing told. Drawn from the split that `tellings` is of."""
     rng, found = random.Random(f"{seed} margin"), []
     for _ in range(DRAWN):
-        telling = tellings.draw(rng)
-        passages = [*telling.texts, *(tellings.message(rng, 0.5) for _ in range(AMONG))]
-        scores, nothing = finder.scores(ids(rng.choice(telling.asked).question), [ids(text) for text in passages])
+        message, among = _idle(rng, tellings)
+        scores, nothing = finder.scores(ids(message), [ids(text) for text in among])
         found.append(float(scores.max()) - nothing)
-    return round(sorted(found)[int(MISSED * DRAWN)], 3)
+    return round(sorted(found)[-1 - int(CALLED * DRAWN)], 3)
+
+
+def _idle(rng: random.Random, tellings: Tellings) -> tuple[str, list[str]]:
+    """A message that asks for nothing told, and AMONG others."""
+    message = tellings.idle(rng, 0.0)
+    return message, [text for text in (tellings.message(rng, 0.5).texts[-1] for _ in range(AMONG)) if text != message]
+
+
+def doubted(task: RetellTask, seed: int) -> float:
+    """What the reading of a passage must come to at least: BELIEVED of drawn messages that ask for nothing told reach it, or 0 where fewer do. Drawn from
+    the split that the task's tellings are of."""
+    rng, found = random.Random(f"{seed} doubt"), []
+    for _ in range(TRIED):
+        message, among = _idle(rng, task.tellings)
+        scores, _ = task.recall.finder.scores(task.ids(message), [task.ids(text) for text in among])
+        nearest = np.argsort(-scores, kind="stable")[: task.recall.read]
+        found.append(max(task.odds([among[int(i)]], message) for i in nearest))
+    return round(min(0.0, sorted(found)[-1 - int(BELIEVED * TRIED)]), 3)
 
 
 def _none() -> Opening:

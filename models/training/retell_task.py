@@ -1,13 +1,13 @@
 """Learning to answer from messages that were brought back: the opening of a recall, keys and values of every layer, and one step.
 
-The backbone stands still (prefix tuning: Li and Liang 2021, arXiv 2101.00190). Every sample is one window: the opening, messages of which one tells what is
-asked for or none does, the question, and the answer, whose tokens are to be said. Where none does, that is the backbone's own answer.
+The backbone stands still (prefix tuning: Li and Liang 2021, arXiv 2101.00190). Every sample is one window: the opening, a message or two of which one tells
+what is asked for or none does, the question, and the answer, whose tokens are to be said. Where none does, that is the first token of UNSAID.
 
 Axes: L layers, h query heads, k key/value heads, p positions of the opening, e head width, n tokens of all samples, v vocabulary.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..llama import attend, rotate, table
 from ..lm2 import LM2
 from ..opening import Opening
 from ..recall import Recall
 from ..tasks.natural.answers import mentions
-from .plan import Stage, TrainError
+from .frozen import states
+from .plan import Stage
 from .run import Terms
-from .tellings import Tellings
+from .tellings import Telling, Tellings
 
 LEAD, ITEM, ASK = "I told you before:\n", "- ", "\n"
 # What an untrained opening is made of: two questions, each with what was said before it, and what to answer.
@@ -33,12 +33,15 @@ SHOWN = (
      "who's got my spare key?", "Mrs Oduya has your spare key."),
 )  # fmt: skip
 POOL, AMONG = 1500, (5, 20, 60, 150)  # messages to choose from; how many of them one question chooses among
-IDLE, VALUE, OWN = 0.12, 3.0, 0.5  # share of samples that ask for nothing told; weights of a value's tokens and of the backbone's own
+UNSAID = "Nothing."  # said where no message tells what is asked for; its first token begins no other answer
+WRONG, IDLE, PAIR = 0.28, 0.12, 0.3  # shares of samples: the finder's messages tell nothing of it; nothing told is asked for; of the others, those with a second message
+VALUE = 3.0  # how often a value's token counts
+READ = 4  # messages the finder brings back at most, each read by itself
 Encode = Callable[[str], Sequence[int]]
 
 
 class Sample(NamedTuple):
-    """passages in the order they were said; answer: to be said; value: what it has of what was told, or nothing."""
+    """passages in the order they were said; answer: to be said; value: what it has of what was told, or nothing where it is UNSAID."""
 
     passages: list[str]
     question: str
@@ -65,6 +68,10 @@ class OpeningMaps(nn.Module):
         self.size = tuple(x.std(dim=(1, 2, 3), keepdim=True) for x in self.begun)  # (L, 1, 1, 1) each
         self.keys, self.values = nn.Parameter(torch.zeros_like(keys)), nn.Parameter(torch.zeros_like(values))
 
+    @property
+    def positions(self) -> int:
+        return int(self.keys.shape[2])
+
     def layer(self, i: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer, (1, k, p, e) each."""
         (k, v), (ks, vs) = self.begun, self.size
@@ -79,19 +86,18 @@ class OpeningMaps(nn.Module):
 
 
 class RetellTask:
-    """recall: whose finder chooses what stands beside what is asked for; begin from its opening, or where `fresh`, from SHOWN. answers: messages that ask
-    for nothing told, with the backbone's own answers; idle: only they are asked where nothing is told."""
+    """recall: whose finder chooses what stands beside what is asked for, or in its place; begin from its opening, or where `fresh`, from SHOWN."""
 
-    def __init__(self, model: LM2, tellings: Tellings, words: Words, ids: Encode, recall: Recall, answers: Mapping[str, str], seed: int, fresh: bool):
-        self.model, self.tellings, self.words, self._ids = model.requires_grad_(False), tellings, words, ids
-        self.recall, self.answers, self.questions = recall, answers, sorted(answers)
+    def __init__(self, model: LM2, tellings: Tellings, words: Words, ids: Encode, recall: Recall, seed: int, fresh: bool):
+        self.model, self.tellings, self.words, self.ids = model.requires_grad_(False), tellings, words, ids
+        self.recall, self.unsaid = recall, words.plain(UNSAID)[0]
         self.tables = model.tables(min(2048, model.config.max_position_embeddings))
         keys, values = self.shown() if fresh else (torch.from_numpy(x.astype(np.float32)).to(model.device) for x in recall.opening)
         self.maps = OpeningMaps(keys, values)
         self.aids: nn.Module | None = self.maps
         rng = random.Random(f"{seed} pool")
         self.pool = [tellings.message(rng, 0.15) for _ in range(POOL)]
-        self._pool_ids = [tuple(ids(text)) for text in self.pool]
+        self._pool_ids = [tuple(ids(told.texts[-1])) for told in self.pool]
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -110,89 +116,77 @@ class RetellTask:
             turn = self.words.turn if n else self.words.first
             ids += [*turn(self.recall.message(list(passages), question)), *self.words.plain(answer), *self.words.closing]
         kept: list[tuple[Tensor, Tensor]] = []
-        self._states([ids], None, kept)
+        states(self.model, self.tables, [ids], kept=kept)
         return torch.stack([k[0] for k, _ in kept]), torch.stack([v[0] for _, v in kept])
 
-    def _states(self, texts: Sequence[Sequence[int]], maps: OpeningMaps | None, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """The backbone's last states (n, d) of the n tokens of all texts, each text in a window of its own after the opening. Nothing is padded. Raises TrainError for
-        a text that takes more than the model's positions."""
-        device, p = self.model.device, 0 if maps is None else maps.keys.shape[2]
-        if (longest := p + max(map(len, texts))) > (most := len(self.tables[0])):
-            raise TrainError(f"a question with its passages takes {longest} positions, of which {p} are the opening's; the model has {most}: take another")
-        ends = np.cumsum([len(text) for text in texts])
-        spans = list(zip(ends - [len(text) for text in texts], ends, strict=True))
-        places = torch.tensor([p + i for text in texts for i in range(len(text))], device=device)  # (n,)
-        cos, sin = (rows[places] for rows in self.tables)  # (n, e) each
-        x = self.model.embed_tokens(torch.tensor([[i for text in texts for i in text]], device=device))  # (1, n, d)
-        for i, block in enumerate(self.model.blocks):
-            attention = block.self_attn
-            heads, groups, width = attention.heads, attention.groups, attention.width
-            qkv = attention.project(block.input_layernorm(x).to(x.dtype)).view(1, -1, heads + 2 * groups, width).transpose(1, 2)  # (1, h + 2k, n, e)
-            turned, v = qkv.split((heads + groups, groups), dim=1)
-            if attention.turns is not None:
-                turned = rotate(turned, *(table(rows, attention.turns, width) for rows in (cos, sin)))
-            q, k = turned.split((heads, groups), dim=1)
-            if kept is not None:
-                kept.append((k, v))
-            keys, values = (k[:, :, :0], v[:, :, :0]) if maps is None else maps.layer(i)  # (1, k, p, e) each
-            seen = [attend(q[:, :, a:b], torch.cat((keys, k[:, :, a:b]), 2), torch.cat((values, v[:, :, a:b]), 2)) for a, b in spans]
-            x = block.finish(x, attention.output(torch.cat(seen, dim=2).transpose(1, 2).flatten(2)))  # (1, n, d)
-        out: Tensor = self.model.norm(x).to(x.dtype)[0]
-        return out  # (n, d)
-
     def sample(self, rng: random.Random) -> Sample:
-        """A question with what the finder would bring back for it, and what tells the answer whether it would or not."""
-        idle = bool(self.questions) and rng.random() < IDLE
-        if idle:
-            question = rng.choice(self.questions)
-            texts, answer, value = tuple[str, ...](), self.answers[question], ""
-        else:
-            telling = self.tellings.draw(rng)
-            question, answer, value = rng.choice(telling.asked)
-            texts = telling.texts
-        among = rng.sample(range(len(self.pool)), rng.choice(AMONG))
-        among = [i for i in among if self.pool[i] not in texts and not (value and mentions(self.pool[i], value))]
-        said, ids = [self.pool[i] for i in among], [self._pool_ids[i] for i in among]
-        at = sorted(rng.randint(0, len(said)) for _ in texts)
-        for n, (place, text) in enumerate(zip(at, texts, strict=True)):
-            said.insert(place + n, text)
-            ids.insert(place + n, tuple(self._ids(text)))
-        scores, _ = self.recall.finder.scores(tuple(self._ids(question)), ids)
-        chosen = self.recall.choice(scores, -np.inf)
-        if texts and (told := at[-1] + len(texts) - 1) not in chosen:
-            chosen = [told, *chosen[1:]]
-        return Sample([said[i] for i in chosen], question, answer, value)
+        """A question with a message that tells the answer, now and then beside another that the finder brings back for it; or with one of these alone."""
+        roll, pair = rng.random(), rng.random() < PAIR
+        if roll < IDLE:
+            return Sample([self._beside(rng, question := self.tellings.idle(rng, 0.0), Telling((question,)))], question, UNSAID, "")
+        telling = self.tellings.draw(rng)
+        question, answer, value = rng.choice(telling.asked)
+        if roll < IDLE + WRONG:
+            return Sample([self._beside(rng, question, telling, value)], question, UNSAID, "")
+        if not pair:
+            return Sample(list(telling.texts[-1:]), question, answer, value)
+        if len(telling.texts) > 1:
+            return Sample(list(telling.texts), question, answer, value)
+        both = [telling.texts[0], self._beside(rng, question, telling, value)]
+        return Sample(both if rng.random() < 0.5 else both[::-1], question, answer, value)
+
+    def _beside(self, rng: random.Random, question: str, telling: Telling, value: str = "") -> str:
+        """One of the READ messages that the finder likes best for a question, of those that do not answer it."""
+        among = rng.sample(range(len(self.pool)), min(len(self.pool), rng.choice(AMONG)))
+        among = [i for i in among if not self._answers(self.pool[i], telling, value)]
+        if not among:
+            return self.tellings.plain(rng)
+        scores, _ = self.recall.finder.scores(tuple(self.ids(question)), [self._pool_ids[i] for i in among])
+        return self.pool[among[int(rng.choice(np.argsort(-scores, kind="stable")[:READ]))]].texts[-1]
+
+    @staticmethod
+    def _answers(told: Telling, telling: Telling, value: str) -> bool:
+        return told.texts[-1] in telling.texts or bool(told.kinds & telling.kinds) or bool(value and mentions(told.texts[-1], value))
 
     def step(self, stage: Stage, rng: random.Random) -> Terms:
-        """Cross-entropy of the answers' tokens, a value's counted VALUE times."""
+        """Cross-entropy of the answers' tokens, a value's counted VALUE times, and of whether anything is answered at all."""
         return self.loss([self.sample(rng) for _ in range(stage.batch)])
 
     def loss(self, samples: Sequence[Sample]) -> Terms:
-        """See `step`. hits: answers whose value is right at every token."""
+        """See `step`. hits: answers whose value is right at every token; messages taken for an answer that are one, and not taken that are none."""
         asked = [self.message(s.passages, s.question) for s in samples]
-        said = [[*self.words.plain(s.answer), *self.words.closing[:1]] for s in samples]
+        said = [[*self.words.plain(s.answer), *self.words.closing[:1]] if s.value else [self.unsaid] for s in samples]
         places = [self._places(body, s.value) if s.value else [] for body, s in zip(said, samples, strict=True)]
-        device = self.model.device
         texts = [[*a, *b][:-1] for a, b in zip(asked, said, strict=True)]
-        rows, at, wanted, weights, value = list[int](), list[int](), list[int](), list[float](), list[bool]()
+        rows, at, wanted, weights, begins = list[int](), list[int](), list[int](), list[float](), list[int]()
         before = 0
         for r, (a, b) in enumerate(zip(asked, said, strict=True)):
+            begins.append(len(at))
             for n, token in enumerate(b):
                 rows.append(r)
                 at.append(before + len(a) - 1 + n)
                 wanted.append(token)
-                weights.append(OWN if not samples[r].value else VALUE if n in places[r] else 1.0)
-                value.append(n in places[r])
+                weights.append(0.0 if not samples[r].value else VALUE if n in places[r] else 1.0)
             before += len(texts[r])
-        states = self._states(texts, self.maps)[at]  # (answers' tokens, d)
-        logits = self.model.lm_head(states).float()  # (answers' tokens, v)
-        goal, weight = torch.tensor(wanted, device=device), torch.tensor(weights, device=device)
+        at_ends = states(self.model, self.tables, texts, self.maps)[at]  # (answers' tokens, d)
+        logits = self.model.lm_head(at_ends).float()  # (answers' tokens, v)
+        goal, weight = torch.tensor(wanted, device=logits.device), torch.tensor(weights, device=logits.device)
         each = F.cross_entropy(logits, goal, reduction="none")
+        odds = said_odds(logits[begins], self.unsaid)  # (samples,)
+        answered = torch.tensor([bool(s.value) for s in samples], device=logits.device)
+        whether = F.binary_cross_entropy_with_logits(odds, answered.float())
         right = (logits.argmax(-1) == goal).tolist()
-        told = [r for r in range(len(samples)) if places[r]]
-        hits = [all(ok for ok, row, is_value in zip(right, rows, value, strict=True) if row == r and is_value) for r in told]
-        loss = (each * weight).sum() / weight.sum()
-        return Terms(loss, loss.new_zeros(()), {}, {"told": hits}, before)
+        hits = {"told": [all(right[begins[r] + n] for n in places[r]) for r in range(len(samples)) if places[r]]}
+        hits["taken"] = [o > 0 for o, s in zip(odds.tolist(), samples, strict=True) if s.value]
+        hits["left"] = [o <= 0 for o, s in zip(odds.tolist(), samples, strict=True) if not s.value]
+        loss = (each * weight).sum() / weight.sum().clamp_min(1.0) + whether
+        return Terms(loss, loss.new_zeros(()), {"whether": float(whether.detach())}, hits, before)
+
+    @torch.no_grad()
+    def odds(self, passages: Sequence[str], question: str) -> float:
+        """The logarithm of how much likelier an answer is than UNSAID (Recall.choice)."""
+        at_end = states(self.model, self.tables, [self.message(passages, question)], self.maps)[-1:]  # (1, d)
+        return float(said_odds(self.model.lm_head(at_end).float(), self.unsaid)[0])
 
     def _places(self, body: Sequence[int], value: str) -> list[int]:
         body = list(body)
@@ -202,3 +196,10 @@ class RetellTask:
                 if body[i : i + len(want)] == want:
                     return list(range(i, i + len(want)))
         return []
+
+
+def said_odds(logits: Tensor, unsaid: int) -> Tensor:
+    """The logarithm of how much likelier an answer begins with anything but `unsaid`: logits (n, v) of first tokens to (n,)."""
+    others = logits.clone()
+    others[:, unsaid] = -torch.inf
+    return others.logsumexp(-1) - logits[:, unsaid]

@@ -29,6 +29,7 @@ from .plan import Plan, Stage, TrainError
 Named = list[tuple[str, torch.nn.Parameter]]
 STATE = "state.pt"
 EVERY, SAVE_EVERY = 25, 250
+SAVE_SECONDS = 300.0  # or after so long, where steps are slow
 
 
 class Terms(NamedTuple):
@@ -92,6 +93,7 @@ def run(
     curves = Curves(out, begin) if together.rank() == 0 else None
     say(f"seed {plan.seed}; {sum(p.numel() for _, p in trainable):,} trainable parameters; step {begin} of {plan.steps}")
     done, at = begin, time.monotonic()
+    saved = at
     end = at + seconds
     tokens, steps = 0, 0
     sums: dict[str, float] = {}
@@ -122,12 +124,14 @@ def run(
                     "tokens_per_s": tokens * together.size() / (now - at),
                     "rate": plan.rate_at(step),
                 }
-                shares = {kind: sum(right) / len(right) for kind, right in sorted(hits.items())}
+                shares = {kind: sum(right) / len(right) for kind, right in sorted(hits.items()) if right}
                 if curves is not None:
                     curves.add(done, row, shares)
                 say(_line(done, plan, stage, row, shares))
                 at, tokens, sums, hits, steps = now, 0, {}, {}, 0
-            if (done % SAVE_EVERY == 0 or done == last or stopping.asked) and curves is not None:
+            due = done % SAVE_EVERY == 0 or saved + SAVE_SECONDS < time.monotonic()
+            if (due or done == last or stopping.asked) and curves is not None:
+                saved = time.monotonic()
                 _save(out / STATE, task, plan, half, run_of, trainable, optimizer, rng, done)
                 curves.draw()
             if stopping.asked:

@@ -1,9 +1,9 @@
 """Learning which earlier message a new one asks for: the parameters of a recall's finder, and one contrastive step.
 
 Questions stand against the messages that tell their answers and many that do not; messages that ask for nothing told, and questions whose answer is not
-there, belong to `nothing`. The backbone's embeddings stand still. What is learned becomes the arrays of models/recall/finder.py, which says what is computed.
+there, belong to `nothing`. What the backbone's embeddings and lower layers make of a token alone stands still. What is learned becomes the arrays of models/recall/finder.py, which says what is computed.
 
-Axes: v vocabulary, d hidden, f width, q tokens of all that asks, a messages that ask, n tokens of all passages, p passages.
+Axes: v vocabulary, d features of a token, f width, q tokens of all that asks, a messages that ask, n tokens of all passages, p passages.
 """
 
 import random
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from ..lm2 import LM2
 from ..recall.finder import TAPS, WORTH, Finder, as_read
-from ..tasks.natural import talk
-from ..tasks.ordinary import question
+from .frozen import alone
 from .plan import Stage
 from .run import Terms
 from .tellings import Tellings
 
 WIDTH, TOKENS = 96, 64
+DEPTHS = (1 / 6, 1 / 3)  # of the layers, after which a token is looked at
+SIZE = 0.13  # of features, so that maps begin at the size that their rate is meant for
 MESSAGES, OTHERS, ORDINARY, IDLE = 64, 48, 48, 40  # of a step: that are asked for; more that tell; ordinary ones; messages that ask for nothing told
 ABSENT, ASKED_AGAIN = 0.08, 0.2  # questions whose answer is not there; passages that are questions themselves, a share of MESSAGES
 Encode = Callable[[str], Sequence[int]]
@@ -31,16 +32,16 @@ Ids = tuple[int, ...]
 
 
 class FinderMaps(nn.Module):
-    """What a finder is made of. embeddings (v, d), their mean taken away: not trained. Maps begin as the embeddings' main directions, equally wide."""
+    """What a finder is made of. features (v, d) of the vocabulary (frozen.alone), not trained. Maps begin as their main directions, equally wide."""
 
-    def __init__(self, embeddings: Tensor, seed: int, width: int = WIDTH):
+    def __init__(self, features: Tensor, seed: int, width: int = WIDTH):
         super().__init__()
-        self.embeddings = (embeddings - embeddings.mean(0)).detach()  # (v, d)
-        v, d = embeddings.shape
+        self.features = (features - features.mean(0)).detach() * SIZE  # (v, d)
+        v, d = features.shape
         generator = torch.Generator().manual_seed(seed)
-        some = self.embeddings[torch.randperm(v, generator=generator)[:8000]]
+        some = self.features[torch.randperm(v, generator=generator)[:8000]]
         main = torch.linalg.svd(some, full_matrices=False)[2][:width]  # (f, d)
-        begun = (main / (self.embeddings @ main.T).std(0)[:, None]).T.contiguous()  # (d, f)
+        begun = (main / (self.features @ main.T).std(0)[:, None]).T.contiguous()  # (d, f)
         self.asking, self.telling = nn.Parameter(begun.clone()), nn.Parameter(begun.clone())
         self.weight_asking, self.weight_telling = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
         self.prior, self.nothing = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
@@ -59,18 +60,18 @@ class FinderMaps(nn.Module):
         weight = self._weight(ids, self.weight_asking)  # (q,)
         sums = best.new_zeros(len(asking), len(passages)).index_add(0, whose, weight[:, None] * best)  # (a, p)
         total = weight.new_zeros(len(asking)).index_add(0, whose, weight)  # (a,)
-        prior = _mean(self.embeddings[told] @ self.prior + self.prior_of[told], where, len(passages))  # (p,)
-        nothing = _mean(self.embeddings[ids] @ self.nothing + self.nothing_of[ids], whose, len(asking)) + self.floor  # (a,)
+        prior = _mean(self.features[told] @ self.prior + self.prior_of[told], where, len(passages))  # (p,)
+        nothing = _mean(self.features[ids] @ self.nothing + self.nothing_of[ids], whose, len(asking)) + self.floor  # (a,)
         return torch.cat((sums / total[:, None] + prior, nothing[:, None]), dim=1) * self.sharpness.exp()
 
     def _weight(self, ids: Tensor, by: Tensor) -> Tensor:
-        return F.softplus(3 * self.embeddings[ids] @ by + self.rare[ids] + self.bias)
+        return F.softplus(3 * self.features[ids] @ by + self.rare[ids] + self.bias)
 
     def _vectors(self, texts: Sequence[Ids], by: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unit vectors (n, f) of all tokens of texts, which text each is of, and their ids."""
         flat = torch.tensor([i for text in texts for i in text], device=by.device)  # (n,)
         of = torch.repeat_interleave(torch.arange(len(texts), device=by.device), torch.tensor([len(t) for t in texts], device=by.device))  # (n,)
-        own = self.embeddings[flat] @ by  # (n, f)
+        own = self.features[flat] @ by  # (n, f)
         same = (of[1:] == of[:-1])[:, None]
         before, after = F.pad(own[:-1] * same, (0, 0, 1, 0)), F.pad(own[1:] * same, (0, 0, 0, 1))
         return F.normalize(before * self.mix[0] + own * self.mix[1] + after * self.mix[2], dim=-1), of, flat
@@ -78,7 +79,7 @@ class FinderMaps(nn.Module):
     @torch.no_grad()
     def finder(self) -> Finder:
         """The finder that these make."""
-        x = self.embeddings
+        x = self.features
 
         def eighth(table: Tensor) -> tuple[np.ndarray, np.ndarray]:
             step = (table.abs().amax(1) / 127).clamp_min(1e-8).half()  # (v,)
@@ -96,6 +97,11 @@ class FinderMaps(nn.Module):
         )  # fmt: skip
 
 
+def after(model: LM2) -> tuple[int, ...]:
+    """After which layers of a model a token is looked at."""
+    return tuple(sorted({max(1, round(depth * model.config.num_hidden_layers)) for depth in DEPTHS}))
+
+
 def _mean(values: Tensor, of: Tensor, count: int) -> Tensor:
     """The mean of values (n,) by `of` (n,): (count,)."""
     zeros = values.new_zeros(count)
@@ -103,11 +109,11 @@ def _mean(values: Tensor, of: Tensor, count: int) -> Tensor:
 
 
 class SeekTask:
-    """encode: plain text to ids, as the finder is given them."""
+    """encode: plain text to ids, as the finder is given them. first: the token that every text of the model begins with."""
 
-    def __init__(self, model: LM2, tellings: Tellings, encode: Encode, seed: int):
+    def __init__(self, model: LM2, tellings: Tellings, encode: Encode, first: int, seed: int):
         self.model, self.tellings = model.requires_grad_(False), tellings
-        self.maps = FinderMaps(model.embed_tokens.weight.float(), seed).to(model.device)
+        self.maps = FinderMaps(alone(model, first, after(model)), seed).to(model.device)
         self.aids: nn.Module | None = self.maps
         self._encode, self._known = encode, dict[str, Ids]()
 
@@ -133,8 +139,8 @@ class SeekTask:
         there = [i for i in range(MESSAGES) if rng.random() >= ABSENT]
         place = {i: k for k, i in enumerate(there)}
         passages = [messages[i] for i in there] + [draw(rng).texts[-1] for _ in range(OTHERS)]
-        passages += [self._ordinary(rng) for _ in range(ORDINARY)] + again
-        idle = [self._idle(rng) for _ in range(IDLE)]
+        passages += [self.tellings.plain(rng) for _ in range(ORDINARY)] + again
+        idle = [self.tellings.idle(rng) for _ in range(IDLE)]
         ask, told = ([self.ids(text) for text in texts] for texts in (asking + idle, passages))
         scores = self.maps.scores(ask, told)  # (a, p + 1)
         wanted = torch.tensor([place.get(i, len(passages)) for i in range(MESSAGES)] + [len(passages)] * IDLE, device=scores.device)
@@ -142,16 +148,3 @@ class SeekTask:
         right = (scores.argmax(-1) == wanted).tolist()
         hits = {"found": [r for i, r in enumerate(right[:MESSAGES]) if i in place], "idle": right[MESSAGES:]}
         return Terms(loss, loss.new_zeros(()), {}, hits, sum(map(len, ask + told)))
-
-    def _idle(self, rng: random.Random) -> str:
-        """A message that asks for nothing told."""
-        roll = rng.random()
-        if roll < 0.5:
-            return self._ordinary(rng)
-        if roll < 0.6:
-            return rng.choice(talk.unknown())
-        return question(rng) if roll < 0.75 else self.tellings.draw(rng).texts[-1]
-
-    def _ordinary(self, rng: random.Random) -> str:
-        """An ordinary message: nothing told, nothing told asked for."""
-        return rng.choice(self.tellings.ordinary if rng.random() < 0.5 else talk.idle())

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ..tasks.natural import kinds, talk
 from ..tasks.natural.dialogues import Dialogue, Value
 from ..tasks.natural.kinds import Told as Fact
+from ..tasks.ordinary import question
 from ..tasks.recall import reply
 from ..tasks.varied import Varied
 
@@ -27,10 +28,12 @@ class Asked(NamedTuple):
 
 
 class Telling(NamedTuple):
-    """texts: messages in their order, the last of which counts; asked: what may be asked for."""
+    """texts: messages in their order, the last of which counts; asked: what may be asked for, nothing of an ordinary message; kinds: of fact, all that
+    the texts tell: another telling with one of them may answer the same questions."""
 
     texts: tuple[str, ...]
-    asked: tuple[Asked, ...]
+    asked: tuple[Asked, ...] = ()
+    kinds: frozenset[str] = frozenset()
 
 
 class Tellings:
@@ -48,22 +51,40 @@ class Tellings:
             return self._marked(rng, rng.choice(self.marked))
         if self.split == "train" and roll < MARKED + TEMPLATES:
             told = self.varied.draw(rng)
-            return Telling((self.varied.say(rng, told),), (Asked(self.varied.ask(rng, told), reply(told), told.value),))
+            return Telling((self.varied.say(rng, told),), (Asked(self.varied.ask(rng, told), reply(told), told.value),), frozenset({told.kind}))
         facts = kinds.draw_all(rng, self.split)
         first = facts[0]
         if first.earlier:
-            return Telling((first.earlier, first.text), self._asked(rng, facts))
+            return Telling((first.earlier, first.text), self._asked(rng, facts), _kinds(facts))
         if len(facts) == 1 and (roll := rng.random()) < 0.5:
             if roll < 0.35:
-                return Telling((kinds.chatty(rng, first, self.split).text,), self._asked(rng, facts))
+                return Telling((kinds.chatty(rng, first, self.split).text,), self._asked(rng, facts), _kinds(facts))
             other = kinds.draw(rng, self.split)
             if not other.earlier and other.key[:2] != first.key[:2]:
-                return Telling((kinds.together(rng, (first, other)),), self._asked(rng, (first, other)))
-        return Telling((first.text,), self._asked(rng, facts))
+                both = (first, other)
+                return Telling((kinds.together(rng, both),), self._asked(rng, both), _kinds(both))
+        return Telling((first.text,), self._asked(rng, facts), _kinds(facts))
 
-    def message(self, rng: random.Random, ordinary: float = 0.3) -> str:
+    def message(self, rng: random.Random, ordinary: float = 0.3) -> Telling:
         """One message: an ordinary one in a share of `ordinary`, else one that tells something."""
-        return rng.choice(self.ordinary) if rng.random() < ordinary else self.draw(rng).texts[-1]
+        if rng.random() < ordinary:
+            return Telling((rng.choice(self.ordinary),))
+        told = self.draw(rng)
+        return told._replace(texts=told.texts[-1:])
+
+    def idle(self, rng: random.Random, unknown: float = 0.1) -> str:
+        """A message that asks for nothing told. unknown: share of those that ask for what might have been told and was not."""
+        roll = rng.random()
+        if roll < unknown:
+            return rng.choice(talk.unknown())
+        roll = (roll - unknown) / (1 - unknown)
+        if roll < 0.55:
+            return self.plain(rng)
+        return question(rng) if roll < 0.72 else self.draw(rng).texts[-1]
+
+    def plain(self, rng: random.Random) -> str:
+        """An ordinary message: nothing told, nothing told asked for."""
+        return rng.choice(self.ordinary if rng.random() < 0.5 else talk.idle())
 
     @staticmethod
     def _marked(rng: random.Random, dialogue: Dialogue) -> Telling:
@@ -71,7 +92,8 @@ class Tellings:
         same: list[Value] = [v for v in dialogue.values if v.slot == value.slot]
         texts = tuple(dict.fromkeys(dialogue.turns[v.turn][1] for v in same))
         last = same[-1]
-        return Telling(texts, (Asked(rng.choice(value.questions), rng.choice(SAID).format(last.text), last.text),))
+        there = frozenset(v.slot for v in dialogue.values if dialogue.turns[v.turn][1] in texts)
+        return Telling(texts, (Asked(rng.choice(value.questions), rng.choice(SAID).format(last.text), last.text),), there)
 
     def _asked(self, rng: random.Random, facts: Sequence[Fact]) -> tuple[Asked, ...]:
         return tuple(Asked(self._question(rng, fact), fact.reply, fact.value) for fact in facts)
@@ -85,3 +107,7 @@ class Tellings:
         if roll < 0.25:
             return question + ("" if question[-1] in "?.!" else "?") + rng.choice(kinds.ASK_TAILS)
         return question
+
+
+def _kinds(facts: Sequence[Fact]) -> frozenset[str]:
+    return frozenset(fact.kind for fact in facts)

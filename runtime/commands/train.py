@@ -120,7 +120,7 @@ def command(
                 options = f"{named} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
                 job = jobs.chat(plan, folder, data, memory_layers, memory_chunk, memory_blocks, device, half, fresh, adapter, out, say)
             elif task in ("seek", "retell"):
-                job = recall_jobs.job(plan, folder, data, device, recall, out, say)
+                job = recall_jobs.job(plan, folder, data, device, recall, say)
             elif data is None:
                 raise TrainError("--task text needs --data")
             else:

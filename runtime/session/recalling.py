@@ -1,23 +1,14 @@
-"""Answering from what was said earlier: the passages a message asks for, and a window of their own in which it is answered.
-
-Knows a recall, a transcript and cursors. Such a window opens with the recall's keys and values, reads a memory that was never written, and is left when
-the answer ends; the conversation's own window hears message and answer as it hears any turn. Nothing of it is kept: a session file holds what it always held.
-"""
+"""What was said earlier that a message may ask for: the passages of a transcript, and the nearest of them. Knows a recall and a transcript, no window."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from ...models.errors import PromptError
-from ...models.recall import Recall, as_read
-from ..backend import Backend
-from .cursor import Cursor
+from ...models.errors import ModelFileError
+from ...models.recall import RECORD, Recall, as_read
 from .transcript import MESSAGE_COST, TURN_CHARS
-from .windows import Windows
 
 TOKENS = 1 << 16  # of passages looked through, the newest
-SIZE = 1024  # positions of such a window
-ROOM = 64  # of them for an answer at least
 _PARTS = re.compile(r"(?<=[.!?…।؟])(?=\s)|(?<=[。！？])|(?=\n)")  # sentences; some scripts put no blank after one
 _READ = re.compile(r"\[read .*: \d+ tokens\]", re.DOTALL)  # what a transcript has in place of a document
 Encode = Callable[[str], Sequence[int]]
@@ -32,10 +23,14 @@ class Passage(NamedTuple):
 
 
 class Recalling:
-    """Finds passages for one session. encode: plain text to ids. Remembers how it encoded messages, nothing else."""
+    """Finds passages for one session. encode: plain text to ids. Remembers how it encoded messages, nothing else. unsaid: the token with which an answer
+    begins where a passage does not tell what is asked for. Raises ModelFileError where the recall's word for that has none."""
 
     def __init__(self, recall: Recall, encode: Encode):
         self.recall, self._encode = recall, encode
+        if not (unsaid := tuple(encode(recall.unsaid))):
+            raise ModelFileError(f"{RECORD}: unsaid {recall.unsaid!r} has no tokens with this model's tokenizer: get the two files again")
+        self.unsaid = unsaid[0]
         self._known: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
 
     def passages(self, transcript: Sequence[dict[str, str]], numbers: Sequence[int]) -> list[Passage]:
@@ -102,43 +97,10 @@ class Recalling:
         """A text as the finder reads it."""
         return tuple(self._encode(as_read(text)))
 
-    def found(self, message: str, passages: Sequence[Passage]) -> list[Passage]:
-        """The passages that `message` asks for, as they are written; none where it asks for nothing told."""
-        return [passages[i] for i in self.chosen(message, passages)]
-
-    def chosen(self, message: str, passages: Sequence[Passage]) -> list[int]:
-        """Places of the passages that `message` asks for, as they are written (Recall.choice)."""
+    def nearest(self, message: str, passages: Sequence[Passage]) -> dict[int, float]:
+        """Places of the passages that `message` may ask for, in the order they were said, and how near each is; none where it asks for nothing told."""
         recall, ids = self.recall, self.ids(message)
         if not passages or not 0 < len(ids) <= recall.tokens:
-            return []
-        return recall.choice(*recall.finder.scores(ids, [p.ids[: recall.tokens] for p in passages]))
-
-
-class Side:
-    """A window beside the conversation's, never written in a memory. at: where it stands; feeder: what feeds it; prompt: tokens that are answered;
-    found: what is in them."""
-
-    def __init__(self, feeder: Windows, at: Cursor, prompt: int, found: list[Passage]):
-        self.feeder, self.at, self.prompt, self.found = feeder, at, prompt, found
-
-    @classmethod
-    def opened(cls, backend: Backend, recall: Recall, ids: Sequence[int], found: list[Passage]) -> "Side | None":
-        """A window with the recall's opening and then `ids`, which quote `found`; None where they leave no room for an answer."""
-        p = recall.opening.positions
-        size = min(SIZE, backend.longest)
-        if p + len(ids) + ROOM > size:
-            return None
-        feeder = _Beside(backend, size, 0)
-        at = feeder.new()._replace(tokens=(0,) * p, pending=tuple(ids), carried=size - 1, opening=recall.opening, starts=(p,))
-        return cls(feeder, at, len(ids), found)
-
-
-class _Beside(Windows):
-    """A window that is never left: where it is full the answer ends."""
-
-    def room(self, at: Cursor, prompt: Sequence[int], answer: Sequence[int], head: Sequence[int]) -> Cursor:
-        raise FullError(f"the window of {self.size} tokens in which this is answered is full")
-
-
-class FullError(PromptError):
-    """An answer from passages has filled its window."""
+            return {}
+        scores, nothing = recall.finder.scores(ids, [p.ids[: recall.tokens] for p in passages])
+        return {i: float(scores[i]) for i in sorted(recall.nearest(scores, nothing))}

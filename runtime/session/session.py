@@ -15,11 +15,12 @@ from ...models.errors import PromptError
 from ..backend import MemoryState
 from ..statefile.keeping import Kept, restore, save, unusable
 from .answer import Answer, Reply
+from .beside import FullError, Side, answering
 from .chunks import Chunks
 from .cursor import Cursor
 from .forgetting import Forgetting, Forgotten
 from .held import Held, frames_of, held_turns, no_words, wording
-from .recalling import FullError, Passage, Recalling, Side
+from .recalling import Passage, Recalling
 from .sampling import Sampling, new_seed
 from .transcript import last_exchange, remember, shortened
 from .windows import Windows
@@ -356,17 +357,17 @@ class Session:
             self._keep(before)
 
     def beside(self, content: str) -> Side | None:
-        """A window in which `content` is answered from what it asks for, the nearest as far as they fit; None where it asks for nothing told, or none fits."""
+        """A window in which `content` is answered from what it asks for; None where it asks for nothing told, or nothing that was told fits."""
         if self.recalling is None:
             return None
-        recall, passages = self.recalling.recall, self.recalling.passages(self.transcript, self.numbers)
-        chosen, head = self.recalling.chosen(content, passages), self.wording.head() if self.system else ()
-        for first in range(len(chosen)):
-            found = [passages[i] for i in chosen[first:]]
-            ids = self.wording.turn(recall.message([p.text for p in found], content), first=False)
-            if (side := Side.opened(self.model.backend, recall, (*head, *ids), found)) is not None:
-                return side
-        return None
+        passages = self.recalling.passages(self.transcript, self.numbers)
+        near = self.recalling.nearest(content, passages)
+        if not near:
+            return None
+        head = self.wording.head() if self.system else ()
+        return answering(
+            self.model.backend, self.recalling.recall, self.recalling.unsaid, lambda text: (*head, *self.wording.turn(text, first=False)), passages, near, content
+        )
 
     def _complete(
         self, prompt: str, max_tokens: int, stop: Iterable[str], ignore_eos: bool, interrupted: Callable[[], bool] | None

@@ -54,10 +54,10 @@ def refused(folder, said, config=CONFIG):
 
 
 RECORDS = {
-    "another format": (dict(format=2), "format 2 must be 1: it is no recall of this version of lm2"),
-    "format true": (dict(format=True), "format True must be 1"),
-    "format 1.0": (dict(format=1.0), r"format 1\.0 must be 1"),
-    "no format": (dict(format=None), "format None must be 1"),
+    "another format": (dict(format=1), "format 1 must be 2: it is no recall of this version of lm2"),
+    "format true": (dict(format=True), "format True must be 2"),
+    "format 2.0": (dict(format=2.0), r"format 2\.0 must be 2"),
+    "no format": (dict(format=None), "format None must be 2"),
     "a new field": (dict(taste="sweet"), "'taste' is not a field that this version of lm2 knows: update lm2"),
     "tokens 0": (dict(tokens=0), "tokens 0 must be a number from 1 to 1024"),
     "tokens a fraction": (dict(tokens=3.5), r"tokens 3\.5 must be a number from 1 to 1024"),
@@ -75,6 +75,11 @@ RECORDS = {
     "sharpness 0": (dict(sharpness=0), "sharpness 0 must be a number from 1e-06 to 1e[+]06"),
     "width a list": (dict(width=[6]), r"width \[6\] must be a number from 1 to 4096"),
     "positions 0": (dict(positions=0), "positions 0 must be a number from 1 to 4096"),
+    "read 0": (dict(read=0), "read 0 must be a number from 1 to 32"),
+    "trust below 0": (dict(trust=-0.1), r"trust -0\.1 must be a number from 0 to 1000"),
+    "doubt infinite": (dict(doubt=float("-inf")), "doubt -inf must be a number"),
+    "unsaid left out": (dict(unsaid=None), "unsaid must be a text"),
+    "unsaid empty": (dict(unsaid=""), "unsaid must be a text of 1 to 1000 characters"),
     "lead too long": (dict(lead="x" * 1001), "lead must be a text of at most 1000 characters"),
     "item a number": (dict(item=3), "item must be a text of at most 1000 characters"),
     "ask left out": (dict(ask=None), "ask must be a text of at most 1000 characters"),
@@ -97,7 +102,7 @@ def test_a_record_that_is_refused(folder, what):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("[1]", "format 'list' must be 1"), ("{", "is not valid JSON"), ("", "is not valid JSON"), ('{"format": 1, "lead": "\\ud800"}', "half of a surrogate pair")],
+    [("[1]", "format 'list' must be 2"), ("{", "is not valid JSON"), ("", "is not valid JSON"), ('{"format": 2, "lead": "\\ud800"}', "half of a surrogate pair")],
 )
 def test_a_record_that_is_none(folder, text, said):
     (folder / RECORD).write_text(text)

@@ -13,7 +13,7 @@ from lm2 import Sampling, Session
 from lm2.models.errors import PromptError
 from lm2.models.recall import save_recall
 from lm2.runtime.loading import load
-from lm2.runtime.session import recalling
+from lm2.runtime.session import beside, recalling
 from lm2.runtime.session.recalling import Passage, Recalling
 
 GREEDY = Sampling(temperature=0.0)
@@ -179,38 +179,62 @@ class Scored:
         return self.given
 
 
-FOUND = {
-    "the best": ([1.0, 9.0, 2.0], 3.0, {}, [1]),
-    "in the order they were said": ([9.0, 1.0, 8.9], 0.0, dict(share=0.5), [0, 2]),
-    "as many as most": ([5.0, 5.0, 5.0], 0.0, dict(most=2), [0, 1]),
-    "those near the best": ([5.0, 4.0, 3.0], 0.0, dict(share=0.3), [0, 1]),
-    "all with share 0": ([5.0, -40.0, 3.0], 0.0, dict(share=0.0), [0, 1, 2]),
-    "the best alone with share 1": ([5.0, 4.999, 3.0], 0.0, dict(share=1.0), [0]),
-    "nothing is nearer": ([1.0, 2.0, 0.0], 2.1, {}, []),
-    "as near as nothing": ([0.0, 2.0, 0.0], 2.0, {}, [1]),
-    "not by the margin": ([1.0, 3.0, 0.0], 2.0, dict(margin=1.5), []),
-    "by the margin": ([1.0, 3.6, 0.0], 2.0, dict(margin=1.5, share=0.5), [1]),
-    "the likeliest last": ([5.0, 4.0, 4.5], 0.0, dict(share=0.1, near=0.9), [1, 2, 0]),
-    "those about as likely as said": ([5.0, 4.0, 4.9], 0.0, dict(share=0.1, near=0.5), [1, 0, 2]),
-    "of equals as many as most, the oldest": ([5.0, 5.0, 5.0], 0.0, dict(most=2, near=1.0), [0, 1]),
+NEAREST = {
+    "the best": ([1.0, 9.0, 2.0], 3.0, dict(read=1), {1: 9.0}),
+    "as many as are read, in the order they were said": ([9.0, 1.0, 9.5], 0.0, dict(read=2), {0: 9.0, 2: 9.5}),
+    "of equals the oldest": ([5.0, 5.0, 5.0], 0.0, dict(read=2), {0: 5.0, 1: 5.0}),
+    "all there are": ([5.0, -40.0, 3.0], 0.0, dict(read=9), {0: 5.0, 1: -40.0, 2: 3.0}),
+    "nothing is nearer": ([1.0, 2.0, 0.0], 2.1, {}, {}),
+    "as near as nothing": ([0.0, 2.0, 0.0], 2.0, dict(read=1), {1: 2.0}),
+    "not by the margin": ([1.0, 3.0, 0.0], 2.0, dict(margin=1.5), {}),
+    "by the margin": ([1.0, 3.5, 0.0], 2.0, dict(margin=1.5, read=1), {1: 3.5}),
+    "by a margin below 0": ([1.0, 3.0, 0.0], 4.0, dict(margin=-1.5, read=1), {1: 3.0}),
 }
 
 
-@pytest.mark.parametrize("case", FOUND)
-def test_what_is_found(case):
-    scores, nothing, fields, places = FOUND[case]
-    finder = looked(8, finds=Scored(scores, nothing), **({"share": 0.2} | fields))
+@pytest.mark.parametrize("case", NEAREST)
+def test_what_is_near(case):
+    scores, nothing, fields, places = NEAREST[case]
+    finder = looked(8, finds=Scored(scores, nothing), **fields)
     passages = [Passage(n, f"text {n}", (n + 1,) * 8) for n in range(3)]
-    assert finder.found("who?", passages) == [passages[i] for i in places]
-    assert finder.found("x" * 8, passages) == [] and finder.found("x" * 7, passages) == finder.found("who?", passages)
-    assert finder.found("who?", []) == []
+    assert finder.nearest("who?", passages) == places
+    assert finder.nearest("x" * 8, passages) == {} and finder.nearest("x" * 7, passages) == places
+    assert finder.nearest("who?", []) == {}
+
+
+CHOICE = {
+    "the best": ([1.0, 9.0, 2.0], [0.0] * 3, {}, [1]),
+    "in the order they were said": ([9.0, 1.0, 8.9], [0.0] * 3, dict(share=0.5), [0, 2]),
+    "as many as most": ([5.0, 5.0, 5.0], [0.0] * 3, dict(most=2), [0, 1]),
+    "those near the best": ([5.0, 4.0, 3.0], [0.0] * 3, dict(share=0.3), [0, 1]),
+    "all with share 0": ([5.0, -40.0, 3.0], [0.0] * 3, dict(share=0.0), [0, 1, 2]),
+    "the best alone with share 1": ([5.0, 4.999, 3.0], [0.0] * 3, dict(share=1.0), [0]),
+    "the likeliest last": ([5.0, 4.0, 4.5], [0.0] * 3, dict(share=0.1, near=0.9), [1, 2, 0]),
+    "those about as likely as said": ([5.0, 4.0, 4.9], [0.0] * 3, dict(share=0.1, near=0.5), [1, 0, 2]),
+    "of equals as many as most, the oldest": ([5.0, 5.0, 5.0], [0.0] * 3, dict(most=2, near=1.0), [0, 1]),
+    "what reading says counts": ([5.0, 4.0, 3.0], [0.1, 4.0, 0.2], {}, [1]),
+    "as much as it is trusted": ([5.0, 4.0, 3.0], [0.1, 4.0, 0.2], dict(trust=0.1, share=0.6), [0]),
+    "what is in doubt is left out": ([9.0, 4.0, 3.0], [-0.1, 0.0, -3.0], {}, [1]),
+    "at another doubt": ([9.0, 4.0, 3.0], [-0.1, 2.0, -3.0], dict(doubt=-0.5), [0]),
+    "what is in doubt takes nobody's place": ([9.0, 4.0, 3.0], [-0.1, 1.0, 2.0], dict(most=2), [1, 2]),
+    "all in doubt": ([9.0, 4.0, 3.0], [-0.1, -2.0, -3.0], {}, []),
+    "nothing was read": ([], [], {}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHOICE)
+def test_what_is_chosen(case):
+    scores, odds, fields, places = CHOICE[case]
+    recall = recall_kit.recall(recall_kit_config(40), **({"share": 0.2, "trust": 1.0, "doubt": 0.0} | fields))
+    assert recall.choice(scores, odds) == places
 
 
 def test_capitals_and_blanks_make_no_difference():
     finder = looked(64)
     assert finder.ids("  Zebra ") == finder.ids("zebra") == tuple(b" zebra")
     passages = finder.passages(said("The ZEBRA eats plums", OTHER), [1, 2])
-    assert texts(finder.found("zebra EATS plums", passages)) == [(1, "The ZEBRA eats plums")]
+    near = finder.nearest("zebra EATS plums", passages)
+    assert max(near, key=near.__getitem__) == 0 and passages[0].text == "The ZEBRA eats plums"
 
 
 # a session
@@ -400,7 +424,7 @@ def test_an_error_before_the_answer_changes_nothing(tiny, error):
 
 def test_an_error_in_mid_answer_keeps_what_was_said(tiny):
     session = talked(tiny)
-    tiny.backend.fail = (4, RuntimeError("out of memory"))
+    tiny.backend.fail = (6, RuntimeError("out of memory"))  # three passages were read, and three tokens fed
     with pytest.raises(RuntimeError, match="out of memory"):
         session.say(ASK, 20)
     assert session.reply.finish == "error" and len(session.reply.tokens) == 3 and session.transcript[-2]["content"] == ASK
@@ -453,16 +477,17 @@ def test_a_stop_string_and_an_end(models, tiny):
     assert standing(ending) == standing(heard)
 
 
-def test_a_window_beside_that_is_full_ends_the_answer(tiny, monkeypatch):
+def test_a_window_beside_that_is_full_ends_the_answer(models, monkeypatch):
+    tiny = recalls(models["gated"], read=1)
     session = talked(tiny)
     prompt = len(session.wording.turn(tiny.recall.message([TOLD], ASK), first=False)) + 3
-    monkeypatch.setattr(recalling, "SIZE", prompt + recalling.ROOM)
+    monkeypatch.setattr(beside, "SIZE", prompt + beside.ROOM)
     session.say(ASK, 200)
-    assert session.reply.finish == "length" and len(session.reply.tokens) == recalling.ROOM
+    assert session.reply.finish == "length" and len(session.reply.tokens) == beside.ROOM
     heard = talked(tiny)
     hear_ids(heard, ASK, session.reply.tokens)
     assert standing(session) == standing(heard)
-    monkeypatch.setattr(recalling, "SIZE", prompt + recalling.ROOM - 1)
+    monkeypatch.setattr(beside, "SIZE", prompt + beside.ROOM - 1)
     session = talked(tiny)
     session.say(ASK, 3)
     assert session.recalled == []
@@ -475,7 +500,7 @@ def test_the_nearest_are_recalled_as_far_as_they_fit(tiny, monkeypatch):
     both = session.beside(ASK)
     assert texts(both.found) == [(1, "my zebra eats plums!"), (2, "zebra eats plums?")]
     for less, want in ((0, [1, 2]), (1, [2]), (60, [])):
-        monkeypatch.setattr(recalling, "SIZE", both.prompt + 3 + recalling.ROOM - less)
+        monkeypatch.setattr(beside, "SIZE", both.prompt + 3 + beside.ROOM - less)
         side = session.beside(ASK)
         assert [p.number for p in (side.found if side else [])] == want
     assert session.say(ASK, 3) and session.recalled == []

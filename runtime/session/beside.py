@@ -1,0 +1,89 @@
+"""Answering in a window beside the conversation's, from what was said earlier.
+
+Such a window opens with a recall's keys and values, reads a memory that was never written, quotes a passage or two and then the message. Passages that
+may tell what is asked for are read each by itself; where such a reading says that this one does not tell it, nothing is answered from it. The window is left
+when the answer ends. Nothing of it is kept: a session file holds what it always held. Knows cursors and a recall, no transcript.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ...models.errors import PromptError
+from ...models.recall import Recall
+from ..backend import Backend
+from .cursor import Cursor
+from .recalling import Passage
+from .windows import Windows
+
+SIZE = 1024  # positions of such a window
+ROOM = 64  # of them for an answer at least
+Turn = Callable[[str], Sequence[int]]
+
+
+class Side:
+    """A window beside the conversation's, never written in a memory. at: where it stands; feeder: what feeds it; prompt: tokens that are answered;
+    found: what is in them."""
+
+    def __init__(self, feeder: Windows, at: Cursor, prompt: int, found: list[Passage]):
+        self.feeder, self.at, self.prompt, self.found = feeder, at, prompt, found
+
+    @classmethod
+    def opened(cls, backend: Backend, recall: Recall, ids: Sequence[int], found: list[Passage]) -> "Side | None":
+        """A window with the recall's opening and then `ids`, which quote `found`; None where they leave no room for an answer."""
+        p = recall.opening.positions
+        size = min(SIZE, backend.longest)
+        if p + len(ids) + ROOM > size:
+            return None
+        feeder = _Beside(backend, size, 0)
+        at = feeder.new()._replace(tokens=(0,) * p, pending=tuple(ids), carried=size - 1, opening=recall.opening, starts=(p,))
+        return cls(feeder, at, len(ids), found)
+
+    def odds(self, unsaid: int) -> float:
+        """The logarithm of how much likelier the answer begins with anything but token `unsaid`. Reads the window."""
+        self.at = self.feeder.logits(self.at)
+        assert self.at.logits is not None
+        logits = np.array(self.at.logits, np.float64)  # (v,)
+        own, logits[unsaid] = logits[unsaid], -np.inf
+        most = logits.max()
+        return float(most + np.log(np.exp(logits - most).sum()) - own)
+
+
+def answering(backend: Backend, recall: Recall, unsaid: int, turn: Turn, passages: Sequence[Passage], near: dict[int, float], message: str) -> Side | None:
+    """The window in which `message` is answered, from those of `passages` that tell what it asks for; None where none does, or none fits.
+
+    unsaid: the first token of the recall's own word for that. turn: a user's text to the ids of a turn. near: places of the passages that may tell it,
+    in the order they were said, and how near each is.
+    """
+
+    def quoting(places: Sequence[int]) -> Side | None:
+        found = [passages[i] for i in places]
+        return Side.opened(backend, recall, turn(recall.message([p.text for p in found], message)), found)
+
+    read: list[int] = []
+    odds: list[float] = []
+    best, kept = -np.inf, (-1, None)  # type: float, tuple[int, Side | None]
+    for i in near:
+        if (side := quoting([i])) is None:
+            continue
+        read.append(i)
+        odds.append(side.odds(unsaid))
+        if (weight := near[i] + recall.trust * odds[-1]) > best:
+            best, kept = weight, (i, side)
+    chosen = [read[k] for k in recall.choice([near[i] for i in read], odds)]
+    for first in range(len(chosen)):
+        side = kept[1] if chosen[first:] == [kept[0]] else quoting(chosen[first:])
+        if side is not None:
+            return side
+    return None
+
+
+class _Beside(Windows):
+    """A window that is never left: where it is full the answer ends."""
+
+    def room(self, at: Cursor, prompt: Sequence[int], answer: Sequence[int], head: Sequence[int]) -> Cursor:
+        raise FullError(f"the window of {self.size} tokens in which this is answered is full")
+
+
+class FullError(PromptError):
+    """An answer from passages has filled its window."""
