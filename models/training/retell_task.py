@@ -34,7 +34,9 @@ SHOWN = (
 )  # fmt: skip
 POOL, AMONG = 1500, (5, 20, 60, 150)  # messages to choose from; how many of them one question chooses among
 UNSAID = "Nothing."  # said where no message tells what is asked for; its first token begins no other answer
-WRONG, IDLE, PAIR = 0.28, 0.12, 0.3  # shares of samples: the finder's messages tell nothing of it; nothing told is asked for; of the others, those with a second message
+# Shares of samples: the finder's message tells nothing of it; asked before, or corrected; nothing told is asked for; of the others, those with a second
+# message.
+WRONG, AGAIN, IDLE, PAIR = 0.24, 0.06, 0.12, 0.3
 VALUE = 3.0  # how often a value's token counts
 READ = 4  # messages the finder brings back at most, each read by itself
 Encode = Callable[[str], Sequence[int]]
@@ -120,13 +122,16 @@ class RetellTask:
         return torch.stack([k[0] for k, _ in kept]), torch.stack([v[0] for _, v in kept])
 
     def sample(self, rng: random.Random) -> Sample:
-        """A question with a message that tells the answer, now and then beside another that the finder brings back for it; or with one of these alone."""
+        """A question with a message that tells the answer, now and then beside another that the finder brings back for it; or with one of these alone, or with the question as it was asked before."""
         roll, pair = rng.random(), rng.random() < PAIR
         if roll < IDLE:
             return Sample([self._beside(rng, question := self.tellings.idle(rng, 0.0), Telling((question,)))], question, UNSAID, "")
         telling = self.tellings.draw(rng)
-        question, answer, value = rng.choice(telling.asked)
-        if roll < IDLE + WRONG:
+        question, answer, value, again = rng.choice(telling.asked)
+        if roll < IDLE + AGAIN:  # what was said tells nothing to who corrects it, and what was asked nothing to who asks again
+            corrected = len(telling.texts) > 1 and rng.random() < 0.5
+            return Sample(*(([telling.texts[0]], telling.texts[-1]) if corrected else ([again], question)), UNSAID, "")
+        if roll < IDLE + AGAIN + WRONG:
             return Sample([self._beside(rng, question, telling, value)], question, UNSAID, "")
         if not pair:
             return Sample(list(telling.texts[-1:]), question, answer, value)

@@ -20,11 +20,12 @@ SAID = ("You said {}.", "{}.", "It's {}.")
 
 
 class Asked(NamedTuple):
-    """A question for something told. answer: a sentence; value: what it has to say."""
+    """A question for something told. answer: a sentence; value: what it has to say; again: the question in other words, where there are any."""
 
     question: str
     answer: str
     value: str
+    again: str
 
 
 class Telling(NamedTuple):
@@ -51,7 +52,7 @@ class Tellings:
             return self._marked(rng, rng.choice(self.marked))
         if self.split == "train" and roll < MARKED + TEMPLATES:
             told = self.varied.draw(rng)
-            return Telling((self.varied.say(rng, told),), (Asked(self.varied.ask(rng, told), reply(told), told.value),), frozenset({told.kind}))
+            return Telling((self.varied.say(rng, told),), (Asked(self.varied.ask(rng, told), reply(told), told.value, self.varied.ask(rng, told)),), frozenset({told.kind}))
         facts = kinds.draw_all(rng, self.split)
         first = facts[0]
         if first.earlier:
@@ -93,10 +94,10 @@ class Tellings:
         texts = tuple(dict.fromkeys(dialogue.turns[v.turn][1] for v in same))
         last = same[-1]
         there = frozenset(v.slot for v in dialogue.values if dialogue.turns[v.turn][1] in texts)
-        return Telling(texts, (Asked(rng.choice(value.questions), rng.choice(SAID).format(last.text), last.text),), there)
+        return Telling(texts, (Asked(rng.choice(value.questions), rng.choice(SAID).format(last.text), last.text, rng.choice(value.questions)),), there)
 
     def _asked(self, rng: random.Random, facts: Sequence[Fact]) -> tuple[Asked, ...]:
-        return tuple(Asked(self._question(rng, fact), fact.reply, fact.value) for fact in facts)
+        return tuple(Asked(self._question(rng, fact), fact.reply, fact.value, self._question(rng, fact)) for fact in facts)
 
     def _question(self, rng: random.Random, fact: Fact) -> str:
         if self.split != "train":
