@@ -50,6 +50,17 @@ def recall(config, finds=None, **fields) -> Recall:
     return usual._replace(**fields)
 
 
+def put(folder: Path, **fields) -> Path:
+    """Put a recall for a model's folder into it; returns the folder."""
+    from lm2.models.checkpoints.adapter import folder_key
+    from lm2.models.layout import open_folder
+    from lm2.models.recall.folder import write_recall
+
+    opened = open_folder(folder)
+    write_recall(folder, opened.config, recall(opened.config, backbone=("tiny", folder_key(opened)), **fields))
+    return folder
+
+
 def changed(folder: Path, **fields) -> None:
     """Change fields of a folder's record; one that becomes None is taken out."""
     import json
