@@ -23,7 +23,7 @@ from .logprobs import TOP_MAX
 from .refusal import Refusal, unsupported
 from .scheduler import Ticket
 from .service import Service, missing, named, new_id
-from .shelf import bare
+from .shelf import resting
 from .store import Name
 from .turns import Ask, Outcome, Piece, check_text
 
@@ -125,7 +125,7 @@ class Responding:
             self._check_system(base)
             if ask.history:
                 base = service.shelf.onward(base)
-                service.turns.hear(base, ask.history, ticket, text=False)
+                service.turns.hear(base, ask.history, ticket, text=base.recalling is not None)
             outcome, moment = service.turns.onward_from(base, ask, ticket, None)
         else:
             outcome, moment = service.turns.moment(ask, ticket)
@@ -152,7 +152,7 @@ class Responding:
         if outcome.finish != "interrupted":
             said = [item(m) for m in self.said] + [item(Message("assistant", outcome.text), own=self.item_id, logprobs=outcome.logprobs)]
             keep(service, name, going, record_of(service, name), said)
-        return outcome, bare(going.fork())
+        return outcome, resting(going.fork())
 
     def _check_system(self, session: Session) -> None:
         if self.ask.system and self.ask.system != session.system:

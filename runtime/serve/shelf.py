@@ -216,8 +216,17 @@ def _banks(session: Session) -> set[int]:
     return {id(moment.memory) for moment in (session.at, *session.snapshots)}
 
 
+def resting(session: Session) -> Session:
+    """The session as a moment: without what can be undone; and without the text, but where a recall looks through it."""
+    if session.recalling is None:
+        return bare(session)
+    session.settle()
+    session.snapshots, session.reply, session.recalled = [], None, []
+    return session
+
+
 def bare(session: Session) -> Session:
-    """The session as a moment: without what can be undone and without the text, which is in its key."""
+    """The session as a moment whose text is its key's."""
     session.settle()
     session.forgotten_turns += len(session.transcript)
     session.transcript, session.numbers, session.snapshots, session.reply = [], [], [], None

@@ -6,17 +6,20 @@ A Ticket hears of it: ("began", Began) when the prompt is read, ("piece", Piece)
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..session.reading import MESSAGE_BYTES_MAX
+from ..session.recalling import Recalling
 from ..session.sampling import new_seed
 from ..session.session import Session
+from ..session.transcript import newest
 from . import chain
 from .chain import Message
 from .logprobs import Logprobs
 from .refusal import Refusal
 from .scheduler import Gone, Ticket
-from .shelf import Shelf, bare
+from .shelf import Shelf, bare, resting
 from .store import Name
 
 if TYPE_CHECKING:
@@ -103,20 +106,27 @@ class Turns:
             self.hear(base, ask.history[heard:], ticket, text=False)
             self.shelf.put(Name("chain", ask.owner, keys[-1]), bare(base))
         reuse = sum(message.role == "user" for message in ask.history[:heard])
-        outcome, session = self.onward_from(base, ask, ticket, reuse)
+        outcome, session = self.onward_from(base, ask, ticket, reuse, ask.history)
         if outcome.whole:
             said = chain.keys(keys[-1], (Message("user", ask.message), Message("assistant", outcome.text)))
             self.shelf.put(Name("chain", ask.owner, said[-1]), session)
         return outcome, session
 
-    def onward_from(self, base: Session, ask: Ask, ticket: Ticket, reuse: int | None) -> tuple[Outcome, Session]:
-        """Answer a message after a moment, which stays as it is. The draws begin anew, so that what a seed says does not depend on what was kept."""
+    def onward_from(
+        self, base: Session, ask: Ask, ticket: Ticket, reuse: int | None, said: tuple[Message, ...] | None = None
+    ) -> tuple[Outcome, Session]:
+        """Answer a message after a moment, which stays as it is. The draws begin anew, so that what a seed says does not depend on what was kept.
+
+        said: what was said until then, to be looked through where the model has a recall; the moment's own text where it is not given.
+        """
         session = self.shelf.onward(base)
+        if said is not None and session.recalling is not None:
+            retold(session, said)
         session.seed = new_seed() if ask.seed is None else ask.seed
         session.at = session.at._replace(draws=0)
         session.sampling = replace(self.model.sampling, **ask.sampling)
         outcome = self._answer(session, ask, ticket, reuse)
-        return outcome, bare(session)
+        return outcome, resting(session)
 
     def within(self, session: Session, ask: Ask, ticket: Ticket) -> Outcome:
         """Answer a message in a session that is the caller's own. A seed given begins the draws anew; else they go on."""
@@ -183,7 +193,9 @@ class Turns:
             nonlocal began, first
             if began is None:
                 first = time.monotonic() - start
-                began = Began(reuse, session.at.seen, max(0, session.at.seen - fed), session.seed)
+                unheard = _unheard(session, ask.message) if session.recalled else (0, 0)
+                prompt = session.at.seen + unheard[0]
+                began = Began(reuse, prompt, max(0, prompt - fed - sum(unheard)), session.seed)
                 ticket.say("began", began)
             return ticket.over
 
@@ -201,6 +213,8 @@ class Turns:
         finally:
             session.feeder.on_feed = lambda tokens: None
             session.chosen = None
+            if session.recalling is not None:  # what it looked through is kept as text alone
+                session.recalling = Recalling(session.recalling.recall, partial(self.model.encode, plain=True))
         reply = session.reply
         assert reply is not None and began is not None
         if told is not None and reply.finish != "stop-string" and (rest := told.rest()):
@@ -211,6 +225,21 @@ class Turns:
         outcome = Outcome(reply.text, FINISH[reply.finish], whole, len(reply.tokens), began, kept, first, took)
         self.notice(outcome)
         return outcome
+
+
+def _unheard(session: Session, message: str) -> tuple[int, int]:
+    """Of an answer from what was said: tokens of its message, which the conversation's window hears afterwards, and those before it that are to be fed."""
+    at = session.at
+    live = at.window is not None and not at.window.stale
+    return len(session.wording.turn(message, first=not at.filled)), len(at.pending) if live else at.filled
+
+
+def retold(session: Session, messages: tuple[Message, ...]) -> None:
+    """Give a moment its text again, as a session that heard `messages` has it; what was read is left out."""
+    said = [(text, number) for number, turn in enumerate(turns(messages), 1) if turn[1] is not None for text in (("user", turn[0]), ("assistant", turn[1]))]
+    session.transcript = newest([text for text, _ in said])
+    session.numbers = [number for _, number in said[len(said) - len(session.transcript) :]]
+    session.forgotten_turns = session.at.turns - len(session.transcript)
 
 
 def turns(messages: tuple[Message, ...]) -> Iterator[tuple[str, str | None]]:

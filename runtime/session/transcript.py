@@ -1,5 +1,7 @@
 """The transcript: what was said, for people to read. Bounded, oldest out first; the memory is not touched by it. Knows text only."""
 
+from collections.abc import Sequence
+
 TRANSCRIPT_CHARS = 1 << 20
 TURN_CHARS = 1 << 16
 MESSAGE_COST = 64  # characters a message counts for besides its text, so that many short ones are bounded too
@@ -7,9 +9,7 @@ MESSAGE_COST = 64  # characters a message counts for besides its text, so that m
 
 def remember(transcript: list[dict[str, str]], role: str, content: str) -> int:
     """Add a message, shortened to TURN_CHARS; returns how many of the oldest were dropped to stay within TRANSCRIPT_CHARS."""
-    if len(content) > TURN_CHARS:
-        content = content[:TURN_CHARS] + f" [{len(content)} characters in all]"
-    transcript.append({"role": role, "content": content})
+    transcript.append({"role": role, "content": _short(content)})
     size = sum(len(m["content"]) + MESSAGE_COST for m in transcript)
     dropped = 0
     while size > TRANSCRIPT_CHARS:
@@ -17,6 +17,23 @@ def remember(transcript: list[dict[str, str]], role: str, content: str) -> int:
         dropped += 1
     del transcript[:dropped]
     return dropped
+
+
+def newest(said: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """What `remember` leaves of so many messages (role, content), looked at from the last one on: of a long list no more than is left."""
+    kept: list[dict[str, str]] = []
+    size = 0
+    for role, content in reversed(said):
+        text = _short(content)
+        size += len(text) + MESSAGE_COST
+        if size > TRANSCRIPT_CHARS:
+            break
+        kept.append({"role": role, "content": text})
+    return kept[::-1]
+
+
+def _short(content: str) -> str:
+    return content if len(content) <= TURN_CHARS else content[:TURN_CHARS] + f" [{len(content)} characters in all]"
 
 
 def last_exchange(transcript: list[dict[str, str]]) -> str | None:
