@@ -1,10 +1,12 @@
-"""The full recipe for SmolLM2's memory on one GPU or several, in legs of at most ten minutes, each going on from the last.
+"""The full recipe for SmolLM2's memory, or its recall, on one GPU or several, in legs of at most ten minutes, each going on from the last.
 
     python benchmarks/train_gpu.py smollm2 --data DIR --parts runs/parts --gpus 1
+    python benchmarks/train_gpu.py smollm2 --task seek --data DIR --parts runs/seek-parts --run runs/seek
+    python benchmarks/train_gpu.py smollm2 --task retell --data DIR --recall runs/seek/recall --parts runs/retell-parts --run runs/retell
 
 One call is one leg: it puts the run folder together from the parts of the last leg, trains, and writes new parts: files under 16 MB and a
 manifest with the sha256 of each part and each file, so that a leg may run where nothing but small files comes and goes. Call it again with
-the same arguments until it says `finished`; the adapter is then in the run folder (and in the parts).
+the same arguments until it says `finished`; the adapter, or the recall, is then in the run folder (and in the parts).
 `--unpack` only puts the folder together.
 """
 
@@ -15,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lm2.models.atomic import new_folder
@@ -22,7 +25,12 @@ from lm2.models.atomic import new_folder
 PART_BYTES = 15_000_000
 MANIFEST = "manifest.json"
 POOLS = "pools"
-FULL = ("--task", "chat", "--steps", "4000", "--stages", "1:1x4", "--seed", "0")
+CHAT = ("--steps", "4000", "--stages", "1:1x4")
+FULL = {
+    "seek": ("--steps", "4000"),  # a step's texts are as many as ever: two small maps, which are to be told apart among all of them
+    "retell": ("--steps", "2000", "--stages", "1:1x64", "--rate", "0.012"),
+}
+EXACT = ("seek", "retell")  # in float32: a step is many small products, which launches cost more than numbers do
 
 
 def sha256(data: bytes) -> str:
@@ -86,9 +94,21 @@ def unpack(parts: Path, folder: Path) -> bool:
     return bool(manifest["finished"])
 
 
+def options(task: str, more: Sequence[str]) -> list[str]:
+    """What `lm2 train` is given for a task: the full recipe's options, then `more`, which may say otherwise."""
+    half = [] if task in EXACT or "--device" in more else ["--half"]
+    return ["--task", task, *FULL.get(task, CHAT), "--seed", "0", *half, *more]
+
+
+def result(task: str) -> str:
+    """The folder, in the run's, that is there when the run is finished."""
+    return "recall" if task in EXACT else "adapter"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2")
+    parser.add_argument("--task", choices=("find", "chat", "seek", "retell"), default="chat", help="what is trained [chat]")
     parser.add_argument("--data", type=Path, help="folder of texts (docs/training.md)")
     parser.add_argument("--parts", type=Path, required=True, help="what goes from leg to leg")
     parser.add_argument("--run", type=Path, default=Path("runs/train_gpu"), help="the run folder; put together anew where there are parts")
@@ -99,18 +119,17 @@ def main() -> None:
     finished = unpack(known.parts, known.run) if known.parts.exists() or known.unpack else False
     if not finished and not known.unpack:
         known.run.mkdir(parents=True, exist_ok=True)
-        options = list(FULL) + (["--half"] if "--device" not in more else []) + more
         command = ["-c", "from lm2.cli import main; main()"]
         if known.gpus > 1:
             script = known.run / "lm2_main.py"
             script.write_text("from lm2.cli import main\nmain()\n")
             command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(known.gpus), str(script)]
         data = ["--data", str(known.data)] if known.data else []
-        arguments = ["train", known.model, *options, *data, "--out", str(known.run), "--minutes", str(known.minutes)]
+        arguments = ["train", known.model, *options(known.task, more), *data, "--out", str(known.run), "--minutes", str(known.minutes)]
         code = subprocess.run([sys.executable, *command, *arguments]).returncode
         if code:
             sys.exit(f"training ended with code {code}: {known.parts} is as the last leg left it")
-        finished = (known.run / "adapter").exists()
+        finished = (known.run / result(known.task)).exists()
         pack(known.run, known.parts, finished)
     print("finished" if finished else "to be continued: call again with the same arguments", flush=True)
 
