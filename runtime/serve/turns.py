@@ -6,7 +6,6 @@ A Ticket hears of it: ("began", Began) when the prompt is read, ("piece", Piece)
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..session.reading import MESSAGE_BYTES_MAX
@@ -83,6 +82,7 @@ class Turns:
 
     def __init__(self, model: "Model", shelf: Shelf, window: int | None, notice: Callable[[Outcome], None] = lambda outcome: None):
         self.model, self.shelf, self.window, self.notice = model, shelf, window, notice
+        self._recalling: dict[str, Recalling] = {}  # by owner: it remembers how it encoded what one conversation said, so not one a session
 
     def new(self, system: str | None, **settings: Any) -> Session:
         """A session in which nothing was said. Raises PromptError or TokenizerError for a system prompt that the model cannot have."""
@@ -179,6 +179,8 @@ class Turns:
     def _answer(self, session: Session, ask: Ask, ticket: Ticket, reuse: int | None, plain: bool = False) -> Outcome:
         start, first = time.monotonic(), 0.0
         fed = 0
+        if session.recalling is not None:
+            session.recalling = self._recalling.setdefault(ask.owner, session.recalling)
         began: Began | None = None
         told = None if ask.top is None else Logprobs(self.model, ask.top)
         session.chosen = None if told is None else told.heard
@@ -213,8 +215,6 @@ class Turns:
         finally:
             session.feeder.on_feed = lambda tokens: None
             session.chosen = None
-            if session.recalling is not None:  # what it looked through is kept as text alone
-                session.recalling = Recalling(session.recalling.recall, partial(self.model.encode, plain=True))
         reply = session.reply
         assert reply is not None and began is not None
         if told is not None and reply.finish != "stop-string" and (rest := told.rest()):

@@ -216,17 +216,19 @@ def test_responses_and_conversations(model, tmp_path):
         assert reuse == "3" and turns and answer["choices"][0]["message"]["content"] == got
 
 
-def test_what_a_session_at_rest_holds(model):
-    """Its text, counted; no token ids of what was looked through."""
-    with served(model) as running:
-        web = Web(running)
-        own = new(web)
-        for message in (TOLD, ASK):
-            say(web, own, message)
-        web.say(*SAID, ASK, **GREEDY)
-        respond(web, [*transcript(*SAID), *transcript(ASK)])
+def test_what_sessions_at_rest_hold(model):
+    """Their text, counted. How it was encoded is known of each owner's last conversation alone, however many there are."""
+    with served(model, keys=("ada", "bob")) as running:
+        ada, bob = Web(running, "ada"), Web(running, "bob")
+        for web, told in ((ada, TOLD), (bob, "my zebra eats plums")):
+            own = new(web)
+            for message in (told, ASK):
+                say(web, own, message)
+            web.say(*SAID, ASK, **GREEDY)
+            respond(web, [*transcript(told, "fine", IDLE, "good"), *transcript(ASK)])
         kept = list(running.service.shelf._sessions.values())
-        assert len(kept) > 3 and not any(s.recalling._known for s in kept)
+        known = {id(s.recalling): set(s.recalling._known) for s in kept if s.recalling._known}
+        assert len(kept) > 7 and sorted(map(sorted, known.values())) == [[IDLE, "my zebra eats plums"], [IDLE, TOLD]]
         assert all(s.forgotten_turns + len(s.transcript) == s.at.turns for s in kept)
 
 
