@@ -137,5 +137,5 @@ def test_interrupt_in_a_recalled_answer_keeps_a_whole_turn(talk, folder, file):
     assert process.returncode == 130 and err.count(FROM) == 1 and turn(1) in err and err.endswith("interrupted\n") and out.endswith(b"\n")
     kept = messages(file)
     assert kept[::2] == [TOLD, IDLE, ASK] and kept[5]
-    assert talk(f"the {ASK}", args=["--session", file])[1] and messages(file)[:6] == kept
-    assert talk("/undo", "/undo", ASK, args=["--session", file])[1] == [turn(1)] and messages(file)[::2] == [TOLD, IDLE, ASK]
+    found = talk(f"the {ASK}", "/undo", "/undo", ASK, args=["--session", file])[1]
+    assert len(found) == 2 and found[1] == turn(1) and messages(file)[::2] == [TOLD, IDLE, ASK] and messages(file)[:4] == kept[:4]
