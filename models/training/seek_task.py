@@ -47,7 +47,7 @@ class FinderMaps(nn.Module):
         self.prior, self.nothing = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
         self.rare, self.prior_of, self.nothing_of = (nn.Parameter(torch.zeros(v)) for _ in range(3))
         self.bias, self.floor, self.sharpness = (nn.Parameter(torch.tensor(x)) for x in (0.0, 0.3, 3.0))
-        self.mix = nn.Parameter(torch.zeros(TAPS, width))
+        self.mix = nn.Parameter(torch.zeros(TAPS, len(main)))  # narrower where there are fewer features than that
         self.mix.data[1] = 1.0
 
     def scores(self, asking: Sequence[Ids], passages: Sequence[Ids]) -> Tensor:

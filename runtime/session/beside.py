@@ -29,13 +29,15 @@ class Side:
         self.feeder, self.at, self.prompt, self.found = feeder, at, prompt, found
 
     @classmethod
-    def opened(cls, backend: Backend, recall: Recall, ids: Sequence[int], found: list[Passage]) -> "Side | None":
+    def opened(
+        cls, backend: Backend, recall: Recall, ids: Sequence[int], found: list[Passage], on_feed: Callable[[int], None] | None = None
+    ) -> "Side | None":
         """A window with the recall's opening and then `ids`, which quote `found`; None where they leave no room for an answer."""
         p = recall.opening.positions
         size = min(SIZE, backend.longest)
         if p + len(ids) + ROOM > size:
             return None
-        feeder = _Beside(backend, size, 0)
+        feeder = _Beside(backend, size, 0, on_feed=on_feed)
         at = feeder.new()._replace(tokens=(0,) * p, pending=tuple(ids), carried=size - 1, opening=recall.opening, starts=(p,))
         return cls(feeder, at, len(ids), found)
 
@@ -48,17 +50,28 @@ class Side:
         most = logits.max()
         return float(most + np.log(np.exp(logits - most).sum()) - own)
 
+    def saying(self, unsaid: int) -> "Side":
+        """The same window, in which the answer does not begin with token `unsaid`. Reads the window."""
+        self.at = self.feeder.logits(self.at)
+        logits = np.array(self.at.logits)  # (v,)
+        logits[unsaid] = -np.inf
+        self.at = self.at._replace(logits=logits)
+        return self
 
-def answering(backend: Backend, recall: Recall, unsaid: int, turn: Turn, passages: Sequence[Passage], near: dict[int, float], message: str) -> Side | None:
+
+def answering(
+    backend: Backend, recall: Recall, unsaid: int, turn: Turn, passages: Sequence[Passage], near: dict[int, float], message: str,
+    on_feed: Callable[[int], None] | None = None,
+) -> Side | None:  # fmt: skip
     """The window in which `message` is answered, from those of `passages` that tell what it asks for; None where none does, or none fits.
 
     unsaid: the first token of the recall's own word for that. turn: a user's text to the ids of a turn. near: places of the passages that may tell it,
-    in the order they were said, and how near each is.
+    in the order they were said, and how near each is. on_feed: hears of each forward pass.
     """
 
     def quoting(places: Sequence[int]) -> Side | None:
         found = [passages[i] for i in places]
-        return Side.opened(backend, recall, turn(recall.message([p.text for p in found], message)), found)
+        return Side.opened(backend, recall, turn(recall.message([p.text for p in found], message)), found, on_feed)
 
     read: list[int] = []
     odds: list[float] = []
@@ -74,7 +87,7 @@ def answering(backend: Backend, recall: Recall, unsaid: int, turn: Turn, passage
     for first in range(len(chosen)):
         side = kept[1] if chosen[first:] == [kept[0]] else quoting(chosen[first:])
         if side is not None:
-            return side
+            return side.saying(unsaid)
     return None
 
 

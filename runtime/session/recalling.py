@@ -98,9 +98,13 @@ class Recalling:
         return tuple(self._encode(as_read(text)))
 
     def nearest(self, message: str, passages: Sequence[Passage]) -> dict[int, float]:
-        """Places of the passages that `message` may ask for, in the order they were said, and how near each is; none where it asks for nothing told."""
+        """Places of the passages that `message` may ask for, in the order they were said, and how near each is; none where it asks for nothing told.
+
+        A passage of the same words is none: who asks again has told nothing by asking.
+        """
         recall, ids = self.recall, self.ids(message)
-        if not passages or not 0 < len(ids) <= recall.tokens:
+        others = [i for i, p in enumerate(passages) if p.ids != ids]
+        if not others or not 0 < len(ids) <= recall.tokens:
             return {}
-        scores, nothing = recall.finder.scores(ids, [p.ids[: recall.tokens] for p in passages])
-        return {i: float(scores[i]) for i in sorted(recall.nearest(scores, nothing))}
+        scores, nothing = recall.finder.scores(ids, [passages[i].ids[: recall.tokens] for i in others])
+        return {others[i]: float(scores[i]) for i in sorted(recall.nearest(scores, nothing))}

@@ -366,7 +366,8 @@ class Session:
             return None
         head = self.wording.head() if self.system else ()
         return answering(
-            self.model.backend, self.recalling.recall, self.recalling.unsaid, lambda text: (*head, *self.wording.turn(text, first=False)), passages, near, content
+            self.model.backend, self.recalling.recall, self.recalling.unsaid, lambda text: (*head, *self.wording.turn(text, first=False)), passages, near, content,
+            lambda tokens: self.feeder.on_feed(0),  # none of the conversation's own
         )
 
     def _complete(
