@@ -125,7 +125,8 @@ class RetellTask:
         """A question with a message that tells the answer, now and then beside another that the finder brings back for it; or with one of these alone, or with the question as it was asked before."""
         roll, pair = rng.random(), rng.random() < PAIR
         if roll < IDLE:
-            return Sample([self._beside(rng, question := self.tellings.idle(rng, 0.0), Telling((question,)))], question, UNSAID, "")
+            question, among = self.tellings.idle(rng, 0.0), rng.choice((None, POOL))  # of all that is said something is always about the same
+            return Sample([self._beside(rng, question, Telling((question,)), among=among)], question, UNSAID, "")
         telling = self.tellings.draw(rng)
         question, answer, value, again = rng.choice(telling.asked)
         if roll < IDLE + AGAIN:  # what was said tells nothing to who corrects it, and what was asked nothing to who asks again
@@ -140,14 +141,15 @@ class RetellTask:
         both = [telling.texts[0], self._beside(rng, question, telling, value)]
         return Sample(both if rng.random() < 0.5 else both[::-1], question, answer, value)
 
-    def _beside(self, rng: random.Random, question: str, telling: Telling, value: str = "") -> str:
-        """One of the READ messages that the finder likes best for a question, of those that do not answer it."""
-        among = rng.sample(range(len(self.pool)), min(len(self.pool), rng.choice(AMONG)))
-        among = [i for i in among if not self._answers(self.pool[i], telling, value)]
-        if not among:
+    def _beside(self, rng: random.Random, question: str, telling: Telling, value: str = "", among: int | None = None) -> str:
+        """One of the READ messages that the finder likes best for a question, of those that do not answer it. among: of so many, else of AMONG."""
+        count = min(len(self.pool), among or rng.choice(AMONG))
+        drawn = rng.sample(range(len(self.pool)), count)
+        drawn = [i for i in drawn if not self._answers(self.pool[i], telling, value)]
+        if not drawn:
             return self.tellings.plain(rng)
-        scores, _ = self.recall.finder.scores(tuple(self.ids(question)), [self._pool_ids[i] for i in among])
-        return self.pool[among[int(rng.choice(np.argsort(-scores, kind="stable")[:READ]))]].texts[-1]
+        scores, _ = self.recall.finder.scores(tuple(self.ids(question)), [self._pool_ids[i] for i in drawn])
+        return self.pool[drawn[int(rng.choice(np.argsort(-scores, kind="stable")[:READ]))]].texts[-1]
 
     @staticmethod
     def _answers(told: Telling, telling: Telling, value: str) -> bool:
