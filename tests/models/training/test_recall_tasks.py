@@ -368,3 +368,37 @@ def test_a_token_alone_is_what_the_backbone_makes_of_it(tmp_path, kind):
     features = frozen.alone(model, 1, (1,))
     assert features.shape == (model.config.vocab_size, 2 * model.config.hidden_size) and features.abs().max() <= 4
     assert torch.allclose(frozen.alone(model, 1, (1, layers))[:, : features.shape[1]], features, atol=1e-5)
+
+
+def test_passages_are_read_for_few_that_ask_for_nothing(folder, monkeypatch):
+    """At the margin that is set, for a tenth of messages drawn as they are drawn there; a step lower for more."""
+    _, tellings, encode = tasks(folder)
+    monkeypatch.setattr(recall_jobs, "DRAWN", 40)
+    finder, ids = recall_kit.letters(), lambda text: tuple(encode(" " + text.strip().lower()))[:64]
+    margin = recall_jobs.calibrated(finder, tellings, ids, 5)
+    rng, leads = random.Random("5 margin"), []
+    for _ in range(40):
+        message, among = recall_jobs._idle(rng, tellings)
+        assert message not in among and among
+        scores, nothing = finder.scores(ids(message), [ids(text) for text in among])
+        leads.append(float(scores.max()) - nothing)
+    assert sum(lead >= margin - 1e-3 for lead in leads) == 5 and len({round(lead, 3) for lead in leads}) > 20
+
+
+@pytest.mark.parametrize(("odds", "doubt"), [((-3.0, -1.5, -2.0, -4.0), -1.5), ((-3.0, 2.5, -2.0, 1.0), 0.0)])
+def test_few_that_ask_for_nothing_are_answered(folder, begun, monkeypatch, odds, doubt):
+    """The most believed reading of each message counts; more than even is never asked for."""
+    task, said = retell(folder, begun), iter([x for o in odds for x in (o - 1, o, o - 2, o - 3)])
+    monkeypatch.setattr(task, "odds", lambda passages, question: next(said))
+    assert task.recall.read == 4 and recall_jobs.doubted(task, 1) == doubt
+
+
+def test_odds_are_those_of_a_session(folder, begun):
+    """As a session reads a passage, so does training when it sets how much doubt is too much."""
+    from lm2.runtime.session.beside import Side
+
+    task = retell(folder, begun)
+    model = replace(load(folder, "torch", device="cpu", threads=1), recall=begun)
+    session, passage, question = Session(model), "My dog is Rex.", "Who is Rex?"
+    side = Side.opened(model.backend, begun, session.wording.turn(begun.message([passage], question), first=False), [])
+    assert abs(task.odds([passage], question) - side.odds(task.unsaid)) < 1e-3 < abs(task.odds(["I am 30."], question) - side.odds(task.unsaid))
