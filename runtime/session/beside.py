@@ -1,10 +1,11 @@
 """Answering in a window beside the conversation's, from what was said earlier.
 
 Such a window opens with a recall's keys and values, reads a memory that was never written, quotes a passage or two and then the message. Passages that
-may tell what is asked for are read each by itself; where such a reading says that this one does not tell it, nothing is answered from it. The window is left
-when the answer ends. Nothing of it is kept: a session file holds what it always held. Knows cursors and a recall, no transcript.
+may tell what is asked for are read each by itself, the nearest first; where such a reading says that this one does not tell it, nothing is answered from it.
+Reading ends where no other could come along. The window is left when the answer ends. Nothing of it is kept: a session file holds what it always held. Knows cursors and a recall, no transcript.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -73,17 +74,19 @@ def answering(
         found = [passages[i] for i in places]
         return Side.opened(backend, recall, turn(recall.message([p.text for p in found], message)), found, on_feed)
 
-    read: list[int] = []
-    odds: list[float] = []
+    odds: dict[int, float] = {}
     best, kept = -np.inf, (-1, None)  # type: float, tuple[int, Side | None]
-    for i in near:
+    alike = math.log(recall.share) if recall.share else -math.inf
+    for i in sorted(near, key=lambda i: -near[i]):
+        if recall.trust == 0 and near[i] < best + alike:
+            break  # whatever reading says, it does not come along
         if (side := quoting([i])) is None:
             continue
-        read.append(i)
-        odds.append(side.odds(unsaid))
-        if (weight := near[i] + recall.trust * odds[-1]) > best:
+        odds[i] = side.odds(unsaid)
+        if odds[i] >= recall.doubt and (weight := near[i] + recall.trust * odds[i]) > best:
             best, kept = weight, (i, side)
-    chosen = [read[k] for k in recall.choice([near[i] for i in read], odds)]
+    read = sorted(odds)
+    chosen = [read[k] for k in recall.choice([near[i] for i in read], [odds[i] for i in read])]
     for first in range(len(chosen)):
         side = kept[1] if chosen[first:] == [kept[0]] else quoting(chosen[first:])
         if side is not None:

@@ -427,7 +427,7 @@ def test_an_error_before_the_answer_changes_nothing(tiny, error):
 
 def test_an_error_in_mid_answer_keeps_what_was_said(tiny):
     session = talked(tiny)
-    tiny.backend.fail = (6, RuntimeError("out of memory"))  # three passages were read, and three tokens fed
+    tiny.backend.fail = (4, RuntimeError("out of memory"))  # a passage was read, and three tokens fed
     with pytest.raises(RuntimeError, match="out of memory"):
         session.say(ASK, 20)
     assert session.reply.finish == "error" and len(session.reply.tokens) == 3 and session.transcript[-2]["content"] == ASK
@@ -707,3 +707,47 @@ def test_reading_what_was_said_tells_that_something_was_fed(models):
     stream = session.stream(ASK, 4)
     next(stream)
     assert fed, "the passages were read, and nobody heard of it"
+
+
+class Doubting:
+    """A backend for which an answer begins with `unsaid` after every window but the believed ones: numbers of calls that feed more than a token."""
+
+    def __init__(self, backend, unsaid, believed):
+        self.real, self.unsaid, self.believed, self.read = backend, unsaid, believed, 0
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def extend(self, tokens, window, all_logits=False):
+        logits, window = self.real.extend(tokens, window, all_logits)
+        if np.size(tokens) > 1:
+            logits = np.zeros_like(logits)
+            logits[..., self.unsaid] = -10.0 if self.read in self.believed else 50.0
+            self.read += 1
+        return logits, window
+
+
+NEAR = {0: 1.0, 1: 5.0, 2: 4.0, 3: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("believed", "fields", "found", "read"),
+    [
+        ({0, 1, 2, 3}, {}, [1], 1),
+        ({1, 2, 3}, {}, [2], 2),
+        ({2}, {}, [0], 3),
+        ({3}, {}, [3], 4),
+        ((), {}, None, 4),
+        ({0, 1, 2, 3}, dict(share=0.3), [1, 2], 3),
+        ({0, 2, 3}, dict(share=0.3), [1], 2),
+        ({0, 1, 2, 3}, dict(share=0.0), [0, 1, 2, 3], 5),
+        ({0, 1, 2, 3}, dict(trust=0.1), [1], 4),
+    ],
+)
+def test_reading_ends_where_no_other_could_come_along(models, believed, fields, found, read):
+    """The nearest first; and what it comes to is what reading all of them would."""
+    model = models["gated"]
+    recall = recall_kit.recall(model.config, **({"share": 0.5, "trust": 0.0, "doubt": 0.0} | fields))
+    backend, passages = Doubting(model.backend, 7, believed), [Passage(n, f"text {n}", (n,)) for n in range(4)]
+    side = beside.answering(backend, recall, 7, lambda text: list(text.encode()), passages, NEAR, "who?")
+    assert (side and [p.number for p in side.found]) == found and backend.read == read
