@@ -4,6 +4,6 @@ Knows token ids, arrays and its own two files; imports no ML library. Sessions u
 """
 
 from .finder import Finder, as_read
-from .folder import RECORD, TENSORS, Recall, open_recall, save_recall
+from .folder import RECORD, SURE, TENSORS, Recall, open_recall, save_recall
 
-__all__ = ["RECORD", "TENSORS", "Finder", "Recall", "as_read", "open_recall", "save_recall"]
+__all__ = ["RECORD", "SURE", "TENSORS", "Finder", "Recall", "as_read", "open_recall", "save_recall"]

@@ -21,6 +21,7 @@ from .finder import Finder, shapes
 RECORD, TENSORS = "recall.json", "recall.safetensors"
 FORMAT = 2
 REMEDY = "get the two files again"
+SURE = 8.0  # what a reading counts for at most: so it is known what the others could still come to
 
 
 class Recall(NamedTuple):
@@ -58,10 +59,14 @@ class Recall(NamedTuple):
             return []
         return [int(i) for i in np.argsort(-scores, kind="stable")[: self.read]]
 
+    def weight(self, score: float, odds: float) -> float:
+        """Nearness and reading of a passage taken together: a logarithm."""
+        return score + self.trust * min(odds, SURE)
+
     def choice(self, scores: Sequence[float], odds: Sequence[float]) -> list[int]:
         """Which of the passages that were read, given oldest first, an answer is made from, as they are written: the likeliest last, those about as likely
         as it in the order they were said. None where all are in doubt. odds: of each, that an answer begins with anything but `unsaid`, their logarithm."""
-        both = np.asarray(scores, np.float64) + self.trust * np.asarray(odds, np.float64)
+        both = np.array([self.weight(score, odd) for score, odd in zip(scores, odds, strict=True)])
         able = [int(i) for i in np.argsort(-both, kind="stable") if odds[i] >= self.doubt][: self.most]
         weight = {i: float(np.exp(both[i] - both[able[0]])) for i in able}
         kept = [i for i in reversed(able) if weight[i] >= self.share]

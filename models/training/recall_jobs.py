@@ -30,7 +30,7 @@ from .retell_task import RetellTask, Words
 from .seek_task import TOKENS, SeekTask
 from .tellings import Tellings
 
-TRUST = 0.0  # what reading says is whether a passage counts, not how much: then the nearest is read first, and mostly alone
+TRUST = 0.5  # what reading says counts half of what nearness does
 MOST, SHARE, NEAR = 2, 0.4, 0.4
 # Of messages that ask for nothing told, each among AMONG messages: those for which passages are read, of DRAWN; those that would be answered if passages
 # were read for all, of TRIED.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...models.errors import PromptError
-from ...models.recall import Recall
+from ...models.recall import SURE, Recall
 from ..backend import Backend
 from .cursor import Cursor
 from .recalling import Passage
@@ -78,12 +78,12 @@ def answering(
     best, kept = -np.inf, (-1, None)  # type: float, tuple[int, Side | None]
     alike = math.log(recall.share) if recall.share else -math.inf
     for i in sorted(near, key=lambda i: -near[i]):
-        if recall.trust == 0 and near[i] < best + alike:
+        if recall.weight(near[i], SURE) < best + alike:
             break  # whatever reading says, it does not come along
         if (side := quoting([i])) is None:
             continue
         odds[i] = side.odds(unsaid)
-        if odds[i] >= recall.doubt and (weight := near[i] + recall.trust * odds[i]) > best:
+        if odds[i] >= recall.doubt and (weight := recall.weight(near[i], odds[i])) > best:
             best, kept = weight, (i, side)
     read = sorted(odds)
     chosen = [read[k] for k in recall.choice([near[i] for i in read], [odds[i] for i in read])]

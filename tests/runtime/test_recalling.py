@@ -218,6 +218,7 @@ CHOICE = {
     "at another doubt": ([9.0, 4.0, 3.0], [-0.1, 2.0, -3.0], dict(doubt=-0.5), [0]),
     "what is in doubt takes nobody's place": ([9.0, 4.0, 3.0], [-0.1, 1.0, 2.0], dict(most=2), [1, 2]),
     "all in doubt": ([9.0, 4.0, 3.0], [-0.1, -2.0, -3.0], {}, []),
+    "of the surest the nearest": ([5.0, 4.0, 3.0], [8.0, 30.0, 0.2], {}, [0, 1]),
     "nothing was read": ([], [], {}, []),
 }  # fmt: skip
 
@@ -722,7 +723,7 @@ class Doubting:
         logits, window = self.real.extend(tokens, window, all_logits)
         if np.size(tokens) > 1:
             logits = np.zeros_like(logits)
-            logits[..., self.unsaid] = -10.0 if self.read in self.believed else 50.0
+            logits[..., self.unsaid] = -2.0 if self.read in self.believed else 50.0
             self.read += 1
         return logits, window
 
@@ -741,7 +742,9 @@ NEAR = {0: 1.0, 1: 5.0, 2: 4.0, 3: 0.0}
         ({0, 1, 2, 3}, dict(share=0.3), [1, 2], 3),
         ({0, 2, 3}, dict(share=0.3), [1], 2),
         ({0, 1, 2, 3}, dict(share=0.0), [0, 1, 2, 3], 5),
-        ({0, 1, 2, 3}, dict(trust=0.1), [1], 4),
+        ({0, 1, 2, 3}, dict(trust=0.1), [1], 1),
+        ({0, 1, 2, 3}, dict(trust=1.0), [1], 2),
+        ({0, 1, 2, 3}, dict(trust=10.0), [1], 4),
     ],
 )
 def test_reading_ends_where_no_other_could_come_along(models, believed, fields, found, read):
