@@ -37,6 +37,7 @@ UNSAID = "Nothing."  # said where no message tells what is asked for; its first 
 # Shares of samples: the finder's message tells nothing of it; asked before, or corrected; nothing told is asked for; of the others, those with a second
 # message.
 WRONG, AGAIN, IDLE, PAIR = 0.24, 0.06, 0.12, 0.3
+SAME = 0.5  # of messages that tell nothing of it, where there was a conversation around: those of the same one
 VALUE = 3.0  # how often a value's token counts
 READ = 4  # messages the finder brings back at most, each read by itself
 Encode = Callable[[str], Sequence[int]]
@@ -142,7 +143,10 @@ class RetellTask:
         return Sample(both if rng.random() < 0.5 else both[::-1], question, answer, value)
 
     def _beside(self, rng: random.Random, question: str, telling: Telling, value: str = "", among: int | None = None) -> str:
-        """One of the READ messages that the finder likes best for a question, of those that do not answer it. among: of so many, else of AMONG."""
+        """A message that does not answer a question: one of the same conversation, or one of the READ that the finder likes best. among: of so many, else of
+        AMONG."""
+        if telling.others and rng.random() < SAME:
+            return rng.choice(telling.others)
         count = min(len(self.pool), among or rng.choice(AMONG))
         drawn = rng.sample(range(len(self.pool)), count)
         drawn = [i for i in drawn if not self._answers(self.pool[i], telling, value)]

@@ -27,6 +27,7 @@ DEPTHS = (1 / 6, 1 / 3)  # of the layers, after which a token is looked at
 SIZE = 0.13  # of features, so that maps begin at the size that their rate is meant for
 MESSAGES, OTHERS, ORDINARY, IDLE = 64, 48, 48, 40  # of a step: that are asked for; more that tell; ordinary ones; messages that ask for nothing told
 ABSENT, ASKED_AGAIN = 0.08, 0.2  # questions whose answer is not there; passages that are questions themselves, a share of MESSAGES
+SAME = 0.7  # of questions of a conversation: with another message of it among the passages
 Encode = Callable[[str], Sequence[int]]
 Ids = tuple[int, ...]
 
@@ -134,6 +135,8 @@ class SeekTask:
             asked = rng.choice(telling.asked)
             messages.append(telling.texts[-1])
             asking.append(asked.question)
+            if telling.others and rng.random() < SAME:
+                again.append(rng.choice(telling.others))
             if rng.random() < ASKED_AGAIN:
                 again.append(rng.choice((draw(rng), telling)).asked[0].question)
         there = [i for i in range(MESSAGES) if rng.random() >= ABSENT]

@@ -1,21 +1,22 @@
 """Messages that tell something, questions for it, and ordinary messages, all as texts: what a recall is trained on. Knows texts, no tokens.
 
-From the corpus of told facts (models/tasks/natural), from templates (models/tasks/varied) and from dialogues in which values stand marked; the same
-held-out parts as everywhere are never drawn for training.
+From the corpus of told facts and conversations (models/tasks/natural), from templates (models/tasks/varied) and from dialogues in which values stand marked;
+the same held-out parts as everywhere are never drawn for training.
 """
 
 import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..tasks.natural import kinds, talk
+from ..tasks.natural import flow, kinds, talk
+from ..tasks.natural.answers import mentions
 from ..tasks.natural.dialogues import Dialogue, Value
 from ..tasks.natural.kinds import Told as Fact
 from ..tasks.ordinary import question
 from ..tasks.recall import reply
 from ..tasks.varied import Varied
 
-MARKED, TEMPLATES = 0.14, 0.1  # shares of dialogues and of templates
+MARKED, TEMPLATES, FLOWING = 0.14, 0.1, 0.4  # shares of dialogues, of templates and of conversations
 SAID = ("You said {}.", "{}.", "It's {}.")
 
 
@@ -30,11 +31,12 @@ class Asked(NamedTuple):
 
 class Telling(NamedTuple):
     """texts: messages in their order, the last of which counts; asked: what may be asked for, nothing of an ordinary message; kinds: of fact, all that
-    the texts tell: another telling with one of them may answer the same questions."""
+    the texts tell: another telling with one of them may answer the same questions. others: messages of the same conversation that do not answer."""
 
     texts: tuple[str, ...]
     asked: tuple[Asked, ...] = ()
     kinds: frozenset[str] = frozenset()
+    others: tuple[str, ...] = ()
 
 
 class Tellings:
@@ -43,6 +45,7 @@ class Tellings:
     def __init__(self, varied: Varied, marked: Sequence[Dialogue] = (), split: str = "train"):
         self.varied, self.split = varied, split
         self.ordinary = talk.ordinary(split)
+        self.flowing = [(f, i) for f in flow.flows() for i, asked in enumerate(f.asked) if asked] if split == "train" else []
         self.marked = [d for d in marked if d.split == split and any(v.questions for v in d.values)]
 
     def draw(self, rng: random.Random) -> Telling:
@@ -53,6 +56,8 @@ class Tellings:
         if self.split == "train" and roll < MARKED + TEMPLATES:
             told = self.varied.draw(rng)
             return Telling((self.varied.say(rng, told),), (Asked(self.varied.ask(rng, told), reply(told), told.value, self.varied.ask(rng, told)),), frozenset({told.kind}))
+        if self.flowing and roll < MARKED + TEMPLATES + FLOWING:
+            return self._flowing(rng, *rng.choice(self.flowing))
         facts = kinds.draw_all(rng, self.split)
         first = facts[0]
         if first.earlier:
@@ -96,13 +101,23 @@ class Tellings:
         there = frozenset(v.slot for v in dialogue.values if dialogue.turns[v.turn][1] in texts)
         return Telling(texts, (Asked(rng.choice(value.questions), rng.choice(SAID).format(last.text), last.text, rng.choice(value.questions)),), there)
 
+    def _flowing(self, rng: random.Random, talked: flow.Flow, place: int) -> Telling:
+        asked = tuple(Asked(self._put(rng, rng.choice(a.questions)), a.reply, a.value, self._put(rng, rng.choice(a.questions))) for a in talked.asked[place])
+        others = tuple(m for i, m in enumerate(talked.messages) if i != place and not any(mentions(m, a.value) for a in talked.asked[place]))
+        return Telling((talked.messages[place],), asked, frozenset({f"{talked.title} {place}"}), others)
+
     def _asked(self, rng: random.Random, facts: Sequence[Fact]) -> tuple[Asked, ...]:
         return tuple(Asked(self._question(rng, fact), fact.reply, fact.value, self._question(rng, fact)) for fact in facts)
 
     def _question(self, rng: random.Random, fact: Fact) -> str:
         if self.split != "train":
             return kinds.ask(rng, fact)
-        question, roll = rng.choice(fact.questions), rng.random()
+        return self._put(rng, rng.choice(fact.questions))
+
+    @staticmethod
+    def _put(rng: random.Random, question: str) -> str:
+        """A question as people put it: now and then with something before or after it."""
+        roll = rng.random()
         if roll < 0.15:
             return rng.choice(kinds.ASK_LEADS) + question
         if roll < 0.25:

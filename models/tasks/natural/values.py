@@ -170,11 +170,26 @@ def _time(rng: random.Random, split: str) -> str:
     return f"{rng.randint(13, 22)}:{minute:02d}"
 
 
+def _when(rng: random.Random, split: str) -> str:
+    """A day with its hour: `Thursday at ten`."""
+    hour, minute = rng.randint(1, 12), rng.choice((0, 0, 15, 30, 45))
+    word, after = number_words(hour), number_words(hour % 12 + 1)
+    spoken = {0: word, 15: f"quarter past {word}", 30: rng.choice((f"half past {word}", f"half {word}")), 45: f"quarter to {after}"}[minute]
+    time = spoken if rng.random() < 0.7 else f"{hour}{rng.choice(':.')}{minute:02d}"
+    day = rng.choice(lists()["weekday"]) if rng.random() < 0.8 else f"the {_short(rng.randint(1, 28))}"
+    part = rng.choice((" morning", " afternoon", "", "", "")) if day[0].isupper() else ""
+    return rng.choice((f"{day}{part} at {time}", f"{day}{part} at {time}", f"{day}{part}, {time}"))
+
+
 def _date(rng: random.Random, split: str) -> str:
     day, month = rng.randint(1, 28), rng.choice(lists()["month"])
-    short = f"{day}{'th' if 10 < day < 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
+    short = _short(day)
     word = _ORDINALS[day - 1] if day <= 20 else f"twenty-{_ORDINALS[day - 21]}"
     return rng.choice((f"{month} {day}", f"{day} {month}", f"the {short} of {month}", f"{month} {short}", f"the {word} of {month}"))
+
+
+def _short(day: int) -> str:
+    return f"{day}{'th' if 10 < day < 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
 
 
 def _duration(rng: random.Random, split: str) -> str:
@@ -350,7 +365,7 @@ _MAKERS: dict[str, Maker] = {
     "person": _name, "surname": _surname, "fullname": lambda rng, split: f"{_name(rng, split)} {_surname(rng, split)}",
     "invented": _invented, "petname": lambda rng, split: rng.choice(pool("pet", split)) if rng.random() < 0.6 else _name(rng, split),
     "town": _town, "street": _street, "address": lambda rng, split: f"{rng.randint(1, 240)} {_street(rng, split)}",
-    "time": _own(_time), "date": _own(_date), "duration": _own(_duration), "span": _own(_span), "tall": _own(_tall), "height": _own(_height), "triptime": _own(_triptime), "code": _own(_code), "ref": _own(_ref), "phone": _own(_phone),
+    "time": _own(_time), "when": _own(_when), "date": _own(_date), "duration": _own(_duration), "span": _own(_span), "tall": _own(_tall), "height": _own(_height), "triptime": _own(_triptime), "code": _own(_code), "ref": _own(_ref), "phone": _own(_phone),
     "plate": _own(_plate), "password": _own(_password), "version": _own(_version), "room": _own(_room), "title": _own(_title), "venue": _own(_venue),
     "model": _model, "medicine": _medicine, "product": _product, "object": _object, "spot": _spot, "shade": _shade, "todo": _todo,
     "length": _own(_length), "weight": _own(_weight), "amount": _own(_amount), "score": _own(_score), "club": _club, "file": _own(_file),

@@ -1,0 +1,185 @@
+"""What sessions look through for what was said, and what they find."""
+
+import numpy as np
+import pytest
+import recall_kit
+from recalled_kit import ODD, OTHER, said, texts
+
+from lm2.runtime.session import recalling
+from lm2.runtime.session.recalling import Passage, Recalling
+
+
+def looked(tokens=8, **fields):
+    """A Recalling with a token a letter."""
+    vocab = recall_kit.tiny_tokenizer.VOCAB
+    config = recall_kit_config(vocab)
+    return Recalling(recall_kit.recall(config, tokens=tokens, **fields), lambda text: list(text.replace("~", "").encode()) if text.strip(" ~") else [])
+
+
+def recall_kit_config(vocab):
+    import tiny as small
+
+    return small.config(vocab=vocab, layers=2, memory_layers=(1,))
+
+
+def test_passages_are_what_the_user_said_oldest_first():
+    transcript = [*said("one"), *said("an answer", role="assistant"), *said("[read a book: 900 tokens]"), *said("two")]
+    assert texts(looked(64).passages(transcript, [1, 1, 2, 3])) == [(1, "one"), (3, "two")]
+    almost = said("[read a book: many tokens]", "[read a book: 9 tokens] and more")
+    assert len(looked(64).passages(almost, [1, 2])) == 2
+    assert looked().passages([], []) == []
+
+
+def test_what_was_said_again_is_the_newest():
+    assert texts(looked(64).passages(said("one", "two", "one"), [1, 2, 3])) == [(2, "two"), (3, "one")]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Ann ran. Bo sat. Cy", ["Ann ran.", "Bo sat.", "Cy"]),
+        ("a. b. c", ["a. b. c"]),
+        ("ab cd ef gh ij", ["ab cd ef", "gh ij"]),
+        ("line\n\n\nnext", ["line", "next"]),
+        ("aa bbbbbbbbccccccccdddd ee", ["aa", "bbbbbbbb", "cccccccc", "dddd ee"]),
+        ("3.14 is it", ["3.14 is", "it"]),
+        ("  \n\t ", []),
+        ("~~ ~~~~~~~~~~", []),
+        ("~~ ab", ["~~ ab"]),
+    ],
+)
+def test_long_messages_are_looked_through_in_parts(text, parts):
+    """Nine tokens: a blank and eight letters."""
+    finder = looked(9)
+    assert texts(finder.passages(said(text), [4])) == [(4, part) for part in parts]
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_every_part_fits_and_nothing_is_left_out(what):
+    """In any script: parts of at most as many tokens as the finder reads, with all that was said, in its order."""
+    for tokens in (16, 64):
+        parts = looked(tokens).passages(said(ODD[what]), [1])
+        assert parts and all(0 < len(p.ids) <= tokens for p in parts)
+        known = looked(tokens)._parts(ODD[what])
+        assert "".join("".join(text for text, _ in known).split()) == "".join(ODD[what].split())
+
+
+def test_cutting_takes_time_in_proportion():
+    """Characters given to the tokenizer for a message of one sentence, or of one word: a fixed number for each of its own."""
+    for unit in ("word ", "x", "字", "Yes. ", "a\n"):
+        for size in (1 << 12, 1 << 16):
+            given = []
+
+            def encode(text, given=given):
+                given.append(len(text))
+                return list(text.encode())
+
+            finder = Recalling(looked(64).recall, encode)
+            finder.passages(said((unit * size)[:size]), [1])
+            assert sum(given) < 10 * size
+
+
+def test_the_newest_are_kept(monkeypatch):
+    monkeypatch.setattr(recalling, "TOKENS", 20)
+    found = looked(64).passages(said("oldest", "1234567", "7654321"), [1, 2, 3])
+    assert texts(found) == [(2, "1234567"), (3, "7654321")]
+    assert texts(looked(9).passages(said("aaaaaaaa bbbbbbbb cccccccc"), [1])) == [(1, "bbbbbbbb"), (1, "cccccccc")]
+
+
+def test_texts_are_encoded_once():
+    calls = []
+    finder = Recalling(looked(64).recall, lambda text: calls.append(text) or list(text.encode()))
+    transcript = said("one", "two")
+    first = finder.passages(transcript, [1, 2])
+    calls.clear()
+    assert finder.passages(transcript, [1, 2]) == first and not calls
+    assert texts(finder.passages(said("two", "three"), [2, 3])) == [(2, "two"), (3, "three")] and set(calls) == {" three"}
+    assert set(finder._known) == {"two", "three"}
+    calls.clear()
+    finder.passages(said(*["four"] * 9, *["\n"] * 9), range(18))
+    assert len(set(calls)) == 2 and len(calls) < 6
+    calls.clear()
+    finder.passages(said(*["four"] * 9, *["\n"] * 9), range(18))
+    assert not calls
+
+
+def test_a_message_longer_than_a_transcript_keeps(monkeypatch):
+    """Out of a session file that somebody made: no more is read of it than of the longest message that was said."""
+    given = []
+    finder = Recalling(looked(64).recall, lambda text: given.append(len(text)) or list(text.encode()))
+    long = "word " * 400_000
+    assert len(finder.passages(said(long), [1])) == len(finder.passages(said(long[:70_000]), [1])) and sum(given) < 2_000_000
+    assert not [p for p in finder.passages(said("x" * 70_000 + " end"), [1]) if "end" in p.text]
+
+
+# what is found
+
+
+class Scored:
+    """A finder with given scores."""
+
+    def __init__(self, scores, nothing):
+        self.given = np.array(scores, np.float32), nothing
+
+    def scores(self, message, passages):
+        assert all(0 < len(p) <= 8 for p in (message, *passages))
+        return self.given
+
+
+NEAREST = {
+    "the best": ([1.0, 9.0, 2.0], 3.0, dict(read=1), {1: 9.0}),
+    "as many as are read, in the order they were said": ([9.0, 1.0, 9.5], 0.0, dict(read=2), {0: 9.0, 2: 9.5}),
+    "of equals the oldest": ([5.0, 5.0, 5.0], 0.0, dict(read=2), {0: 5.0, 1: 5.0}),
+    "all there are": ([5.0, -40.0, 3.0], 0.0, dict(read=9), {0: 5.0, 1: -40.0, 2: 3.0}),
+    "nothing is nearer": ([1.0, 2.0, 0.0], 2.1, {}, {}),
+    "as near as nothing": ([0.0, 2.0, 0.0], 2.0, dict(read=1), {1: 2.0}),
+    "not by the margin": ([1.0, 3.0, 0.0], 2.0, dict(margin=1.5), {}),
+    "by the margin": ([1.0, 3.5, 0.0], 2.0, dict(margin=1.5, read=1), {1: 3.5}),
+    "by a margin below 0": ([1.0, 3.0, 0.0], 4.0, dict(margin=-1.5, read=1), {1: 3.0}),
+}
+
+
+@pytest.mark.parametrize("case", NEAREST)
+def test_what_is_near(case):
+    scores, nothing, fields, places = NEAREST[case]
+    finder = looked(8, finds=Scored(scores, nothing), **fields)
+    passages = [Passage(n, f"text {n}", (n + 1,) * 8) for n in range(3)]
+    assert finder.nearest("who?", passages) == places
+    assert finder.nearest("x" * 8, passages) == {} and finder.nearest("x" * 7, passages) == places
+    assert finder.nearest("who?", []) == {}
+
+
+CHOICE = {
+    "the best": ([1.0, 9.0, 2.0], [0.0] * 3, {}, [1]),
+    "in the order they were said": ([9.0, 1.0, 8.9], [0.0] * 3, dict(share=0.5), [0, 2]),
+    "as many as most": ([5.0, 5.0, 5.0], [0.0] * 3, dict(most=2), [0, 1]),
+    "those near the best": ([5.0, 4.0, 3.0], [0.0] * 3, dict(share=0.3), [0, 1]),
+    "all with share 0": ([5.0, -40.0, 3.0], [0.0] * 3, dict(share=0.0), [0, 1, 2]),
+    "the best alone with share 1": ([5.0, 4.999, 3.0], [0.0] * 3, dict(share=1.0), [0]),
+    "the likeliest last": ([5.0, 4.0, 4.5], [0.0] * 3, dict(share=0.1, near=0.9), [1, 2, 0]),
+    "those about as likely as said": ([5.0, 4.0, 4.9], [0.0] * 3, dict(share=0.1, near=0.5), [1, 0, 2]),
+    "of equals as many as most, the oldest": ([5.0, 5.0, 5.0], [0.0] * 3, dict(most=2, near=1.0), [0, 1]),
+    "what reading says counts": ([5.0, 4.0, 3.0], [0.1, 4.0, 0.2], {}, [1]),
+    "as much as it is trusted": ([5.0, 4.0, 3.0], [0.1, 4.0, 0.2], dict(trust=0.1, share=0.6), [0]),
+    "what is in doubt is left out": ([9.0, 4.0, 3.0], [-0.1, 0.0, -3.0], {}, [1]),
+    "at another doubt": ([9.0, 4.0, 3.0], [-0.1, 2.0, -3.0], dict(doubt=-0.5), [0]),
+    "what is in doubt takes nobody's place": ([9.0, 4.0, 3.0], [-0.1, 1.0, 2.0], dict(most=2), [1, 2]),
+    "all in doubt": ([9.0, 4.0, 3.0], [-0.1, -2.0, -3.0], {}, []),
+    "of the surest the nearest": ([5.0, 4.0, 3.0], [8.0, 30.0, 0.2], {}, [0, 1]),
+    "nothing was read": ([], [], {}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHOICE)
+def test_what_is_chosen(case):
+    scores, odds, fields, places = CHOICE[case]
+    recall = recall_kit.recall(recall_kit_config(40), **({"share": 0.2, "trust": 1.0, "doubt": 0.0} | fields))
+    assert recall.choice(scores, odds) == places
+
+
+def test_capitals_and_blanks_make_no_difference():
+    finder = looked(64)
+    assert finder.ids("  Zebra ") == finder.ids("zebra") == tuple(b" zebra")
+    passages = finder.passages(said("The ZEBRA eats plums", OTHER), [1, 2])
+    near = finder.nearest("zebra EATS plums", passages)
+    assert max(near, key=near.__getitem__) == 0 and passages[0].text == "The ZEBRA eats plums"

@@ -1,0 +1,96 @@
+"""Which passages are read beside a conversation, and what of such a reading is believed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import recall_kit
+from recalled_kit import ASK, recalls, talked
+
+from lm2 import Sampling
+from lm2.runtime.session import beside
+from lm2.runtime.session.recalling import Passage
+
+
+class Torn:
+    """A backend for which the unsaid word's first token is the likeliest beginning, and yet less likely than all others together."""
+
+    def __init__(self, backend, unsaid):
+        self.real, self.unsaid = backend, unsaid
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def extend(self, tokens, window, all_logits=False):
+        logits, window = self.real.extend(tokens, window, all_logits)
+        logits = np.zeros_like(logits)
+        logits[..., self.unsaid] = 2.0
+        return logits, window
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_is_answered_never_begins_as_if_nothing_were_told(models, temperature):
+    model = recalls(models["gated"], trust=1.0, doubt=0.0)
+    unsaid = model.encode(model.recall.unsaid, plain=True)[0]
+    model = replace(model, backend=Torn(model.backend, unsaid))
+    for seed in range(1 if not temperature else 20):
+        session = talked(model, seed=seed, sampling=Sampling(temperature=temperature))
+        session.say(ASK, 4)
+        assert [p.number for p in session.recalled] == [1], "likelier answered than not"
+        assert session.reply.tokens[0] != unsaid
+
+
+def test_reading_what_was_said_tells_that_something_was_fed(models):
+    """So that whoever waits can be asked whether anybody still does, as for every other forward pass."""
+    session, fed = talked(recalls(models["gated"])), []
+    session.memory()
+    session.feeder.on_feed = fed.append
+    stream = session.stream(ASK, 4)
+    next(stream)
+    assert fed, "the passages were read, and nobody heard of it"
+
+
+class Doubting:
+    """A backend for which an answer begins with `unsaid` after every window but the believed ones: numbers of calls that feed more than a token."""
+
+    def __init__(self, backend, unsaid, believed):
+        self.real, self.unsaid, self.believed, self.read = backend, unsaid, believed, 0
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def extend(self, tokens, window, all_logits=False):
+        logits, window = self.real.extend(tokens, window, all_logits)
+        if np.size(tokens) > 1:
+            logits = np.zeros_like(logits)
+            logits[..., self.unsaid] = -2.0 if self.read in self.believed else 50.0
+            self.read += 1
+        return logits, window
+
+
+NEAR = {0: 1.0, 1: 5.0, 2: 4.0, 3: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("believed", "fields", "found", "read"),
+    [
+        ({0, 1, 2, 3}, {}, [1], 1),
+        ({1, 2, 3}, {}, [2], 2),
+        ({2}, {}, [0], 3),
+        ({3}, {}, [3], 4),
+        ((), {}, None, 4),
+        ({0, 1, 2, 3}, dict(share=0.3), [1, 2], 3),
+        ({0, 2, 3}, dict(share=0.3), [1], 2),
+        ({0, 1, 2, 3}, dict(share=0.0), [0, 1, 2, 3], 5),
+        ({0, 1, 2, 3}, dict(trust=0.1), [1], 1),
+        ({0, 1, 2, 3}, dict(trust=1.0), [1], 2),
+        ({0, 1, 2, 3}, dict(trust=10.0), [1], 4),
+    ],
+)
+def test_reading_ends_where_no_other_could_come_along(models, believed, fields, found, read):
+    """The nearest first; and what it comes to is what reading all of them would."""
+    model = models["gated"]
+    recall = recall_kit.recall(model.config, **({"share": 0.5, "trust": 0.0, "doubt": 0.0} | fields))
+    backend, passages = Doubting(model.backend, 7, believed), [Passage(n, f"text {n}", (n,)) for n in range(4)]
+    side = beside.answering(backend, recall, 7, lambda text: list(text.encode()), passages, NEAR, "who?")
+    assert (side and [p.number for p in side.found]) == found and backend.read == read
