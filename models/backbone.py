@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .errors import ConfigError
-from .fields import choice, is_positive, is_whole, positive
+from .fields import choice, is_whole, positive
 from .rope import NEW, RopeConfig, read_rope
 
 QK_NORMS = ("none", "head", "whole")
 NORMS = ("before", "after", "both")
 ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}  # by Hugging Face's names, which config.json has as hidden_act
+WINDOW_MAX = (1 << 31) - 1  # positions are 32-bit numbers in kernels
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ def _layers(d: Mapping[str, Any], key: str) -> tuple[int, ...]:
 
 def _windows(d: Mapping[str, Any]) -> tuple[int | None, ...]:
     windows = d.get("windows", ())
-    if not isinstance(windows, (list, tuple)) or not all(w is None or (is_whole(w) and is_positive(w)) for w in windows):
-        raise ConfigError(f"backbone.windows {windows!r} must be a list with a positive number of tokens, or null, for each layer")
+    if not isinstance(windows, (list, tuple)) or not all(w is None or (is_whole(w) and 1 <= w <= WINDOW_MAX) for w in windows):
+        raise ConfigError(f"backbone.windows {windows!r} must be a list with a number of tokens from 1 to {WINDOW_MAX}, or null, for each layer")
     if windows and not any(windows):
         raise ConfigError(f"backbone.windows {windows!r} must have a window for one layer at least: leave it out")
     return tuple(windows)
