@@ -41,11 +41,15 @@ FAMILIES = {
         "grouped": GROUPED | THETA,
         "part": SQUARE | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.7}},
         "long": GROUPED | {"rope_parameters": LONG, "original_max_position_embeddings": 32},
-        "window": GROUPED | THETA | dict(sliding_window=1),
+        "window": GROUPED | THETA | dict(sliding_window=3),
     }),
     "granite": ("Granite", {"tied": GROUPED | FACTORS | dict(tie_word_embeddings=True), "untied": SQUARE | THETA | FACTORS | dict(attention_bias=True, mlp_bias=True)}),
     "ernie4_5": ("Ernie4_5", {"grouped": GROUPED | dict(head_dim=12), "own width": OWN_WIDTH | dict(use_bias=True, tie_word_embeddings=False)}),
-    "qwen3": ("Qwen3", {"grouped": GROUPED | THETA | dict(head_dim=8), "own width": OWN_WIDTH | YARN | dict(attention_bias=True, tie_word_embeddings=True)}),
+    "qwen3": ("Qwen3", {
+        "grouped": GROUPED | THETA | dict(head_dim=8),
+        "own width": OWN_WIDTH | YARN | dict(attention_bias=True, tie_word_embeddings=True),
+        "window": OWN_WIDTH | THETA | dict(use_sliding_window=True, sliding_window=4, layer_types=MIXED),
+    }),
     "smollm3": ("SmolLM3", {
         "grouped": GROUPED | THETA | dict(no_rope_layers=[0, 1, 0]),
         "interval": SQUARE | dict(no_rope_layer_interval=2, tie_word_embeddings=False),

@@ -109,6 +109,7 @@ CONTROLS = {
     "phi3: window": ("phi3", "window", lambda f, p: replace(f, windows=unlimited)),
     "qwen2: window": ("qwen2", "window", lambda f, p: replace(f, windows=unlimited)),
     "qwen2: first layer with a window": ("qwen2", "window", windowed(lambda i, w: 6)),
+    "qwen3: window": ("qwen3", "window", lambda f, p: replace(f, windows=unlimited)),
     "smollm3: window": ("smollm3", "window", lambda f, p: replace(f, windows=unlimited)),
     "smollm3: layers with a window": ("smollm3", "window", windowed(lambda i, w: 5)),
     "olmo3: window": ("olmo3", "grouped", lambda f, p: replace(f, windows=unlimited)),
@@ -253,9 +254,12 @@ def test_positions_are_limited_to_what_is_exact_and_the_user_is_told(tmp_path):
 
 WINDOWS = {  # by layer, and what the user is told of them
     ("mistral", "window"): ([7, 7, 7], "3 of 3 layers see the last 7 tokens"),
-    ("phi3", "window"): ([1, 1, 1], "3 of 3 layers see the last 1 tokens"),
+    ("phi3", "window"): ([3, 3, 3], "3 of 3 layers see the last 3 tokens"),
     ("qwen2", "window"): ([None, 6, 6], "2 of 3 layers see the last 6 tokens"),
+    ("qwen3", "window"): ([4, None, 4], "2 of 3 layers see the last 4 tokens"),
     ("smollm3", "window"): ([5, None, 5], "2 of 3 layers see the last 5 tokens"),
+    ("olmo3", "grouped"): ([9, None, 9], "2 of 3 layers see the last 9 tokens"),
+    ("exaone4", "grouped"): ([11, None, 11], "2 of 3 layers see the last 11 tokens"),
     ("gemma3_text", "grouped"): ([8, None, 8], "2 of 3 layers see the last 8 tokens"),
     ("olmo3", "alike"): ([], ""),  # as many as its positions
     ("qwen2", "grouped"): ([], ""),
