@@ -26,6 +26,10 @@ def check(bench: Bench) -> Section:
             "decode_attention": (
                 attention.decode_attention, attention.plain_attention, [kit.attention_args(s, dtype, l, seed) for s in heads for l in (True, False)],
             ),
+            "decode_attention in a window": (
+                attention.decode_attention, attention.plain_attention,
+                [(*kit.attention_args(s, dtype, True, seed, w), None, w) for s in heads for w in (1, 65, 300)],
+            ),
             "rotate_store": (rotary.rotate_store, rotary.plain_rotate_store, [kit.rotary_args(s, dtype, seed) for s in heads]),
             "released_memory_pool": (stream.released_pool, stream.plain_pool, [kit.pool_args(s, dtype, seed) for s in shapes]),
             "store_heads": (stream.store_heads, stream.plain_store, [kit.store_args(s, dtype, seed) for s in heads]),
@@ -36,7 +40,7 @@ def check(bench: Bench) -> Section:
             worst = share = 0.0
             for args in inputs:
                 here = [a.to(bench.device) if isinstance(a, torch.Tensor) else a for a in args]
-                wide = [a.nan_to_num() if name == "decode_attention" and isinstance(a, torch.Tensor) else a for a in kit.exact(args)]
+                wide = [a.nan_to_num() if name.startswith("decode_attention") and isinstance(a, torch.Tensor) else a for a in kit.exact(args)]
                 made = [
                     (op(*here), form(*wide)),
                     *((h, w) for h, w in zip(here, wide, strict=True) if name.endswith(("step", "store", "pool", "heads"))),

@@ -37,7 +37,7 @@ def normed_inputs(config: LM2Config, weights: Tensors) -> Iterator[np.ndarray]:
         q, k, v = (linear(weights, f"{p}self_attn.{which}_proj", n) for which in "qkv")
         if config.backbone.qk_norm != "none":
             q, k = (normed(config, x, weights[f"{p}self_attn.{which}_norm.weight"]) for x, which in ((q, "q"), (k, "k")))
-        a = attention(config, q, k, v, turn[config.backbone.turns(i)])  # (t, h e)
+        a = attention(config, q, k, v, turn[config.backbone.turns(i)], config.backbone.window(i))  # (t, h e)
         x = x + linear(weights, f"{p}self_attn.o_proj", a)
         n = rms(x, weights[f"{p}post_attention_layernorm.weight"], config.rms_norm_eps)
         yield n
@@ -75,8 +75,8 @@ def rotation(rope: RopeConfig, head_dim: int, count: int) -> tuple[np.ndarray, n
     return np.concatenate([cos, cos], -1), np.concatenate([sin, sin], -1)
 
 
-def attention(config: LM2Config, q: np.ndarray, k: np.ndarray, v: np.ndarray, turn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Causal attention of q (t, h e) to k and v (t, k e), rotated here: (t, h e)."""
+def attention(config: LM2Config, q: np.ndarray, k: np.ndarray, v: np.ndarray, turn: tuple[np.ndarray, np.ndarray], window: int | None = None) -> np.ndarray:
+    """Causal attention of q (t, h e) to k and v (t, k e), rotated here, to the last `window` positions: (t, h e)."""
     h, groups, e, t = config.num_attention_heads, config.num_key_value_heads, config.head_dim, len(q)
 
     def heads(x: np.ndarray, count: int) -> np.ndarray:
@@ -87,7 +87,10 @@ def attention(config: LM2Config, q: np.ndarray, k: np.ndarray, v: np.ndarray, tu
 
     q, k, v = turned(heads(q, h)), turned(heads(k, groups)), heads(v, groups)
     scores = q @ np.repeat(k, h // groups, 0).transpose(0, 2, 1) / np.sqrt(np.float32(e))  # (h, t, t)
-    scores = np.where(np.tri(t, dtype=bool), scores, -np.inf)
+    seen = np.tri(t, dtype=bool)  # (t, t)
+    if window is not None:
+        seen &= ~np.tri(t, k=-window, dtype=bool)
+    scores = np.where(seen, scores, -np.inf)
     p = np.exp(scores - scores.max(-1, keepdims=True))
     out: np.ndarray = (p / p.sum(-1, keepdims=True)) @ np.repeat(v, h // groups, 0)
     return out.transpose(1, 0, 2).reshape(t, h * e)

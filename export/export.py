@@ -160,7 +160,8 @@ def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) 
 
 def attention_kind(options: Options, step: Step) -> str:
     """The operator that attends inside a window."""
-    return "Attention" if options.portable or step.exact else "GroupQueryAttention"
+    everywhere = all(step.config.backbone.window(i) is not None for i in range(step.config.num_hidden_layers))
+    return "Attention" if options.portable or step.exact or everywhere else "GroupQueryAttention"
 
 
 def check_model(file: Path) -> None:
@@ -203,7 +204,7 @@ def estimated_bytes(config: LM2Config, options: Options) -> int:
         bits = options.bits_of(name.removesuffix(".weight")) if len(shape) == 2 else 0
         total += math.prod(shape) * ((bits + 0.5) / 8 if bits else 2 if options.half and ".memory." not in name else 4)
     positions = config.memory.chunk if config.memory.cell == "released" else options.window or config.max_position_embeddings
-    return int(total) + 4 * config.head_dim * positions  # the rotary tables
+    return int(total) + 4 * config.head_dim * positions * len(config.ropes)  # the rotary tables
 
 
 def _version() -> str:

@@ -200,7 +200,7 @@ class Step:
         g, c = self.graph, self.config
         shape: list[int | str] = ["batch", c.num_key_value_heads, self.window, c.head_dim]
         past = self._pair("", i, self.kind, shape)
-        a, *present = attention.self_attention(g, self._projected(n, i), past, c.backbone.turns(i))
+        a, *present = attention.self_attention(g, self._projected(n, i), past, c.backbone.turns(i), c.backbone.window(i))
         self._made[f"present_key.{i}"], self._made[f"present_value.{i}"] = present
         return self._attended(a, i)
 
@@ -290,7 +290,8 @@ class Step:
                 turns = c.backbone.turns(i)
                 if turns is not None:
                     q, key = attention.turned(g, q, h, turns), attention.turned(g, key, k, turns)
-                a = self._attended(whole_attention(g, q, key, value, h, k, e), i)
+                window = c.backbone.window(i)
+                a = self._attended(whole_attention(g, q, key, value, h, k, e, "" if window is None else attention.seen[window][1]), i)
                 pooled = g.op("ReduceMean", self.memory.lifted(g, a, i), g.constant([1]), keepdims=1)  # (b, 1, d)
                 a, rows = self.memory.released(g, a, rows, pooled, attend, i)
                 x, n = self._finish(x, a, i, "")

@@ -68,33 +68,52 @@ def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, cpu: bool, mask: str | mx.array | None = None) -> mx.array:
-    """softmax(q k^T / sqrt(e)) v: q (b, h, t, e), k (b, k, s, e), v (b, k, s, any) -> (b, h, t, any) in v's dtype; mask `causal`, None, or a term (b, 1, t, s).
+    """softmax(q k^T / sqrt(e)) v: q (b, h, t, e), k (b, k, s, e), v (b, k, s, any) -> (b, h, t, any) in v's dtype; mask `causal`, None, or a term (b, 1, t, s),
+    or what is seen, bool.
 
     On a CPU half precisions are widened first: scores are rounded to them there, while a GPU's kernel keeps float32 inside.
     """
     scale, dtype = q.shape[-1] ** -0.5, v.dtype
     if cpu and dtype != mx.float32:
         q, k, v = (a.astype(mx.float32) for a in (q, k, v))
-    mask = mask.astype(q.dtype) if isinstance(mask, mx.array) else mask
+    mask = mask.astype(q.dtype) if isinstance(mask, mx.array) and mask.dtype != mx.bool_ else mask
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask).astype(dtype)
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array, cpu: bool, block: int = CPU_BLOCK) -> mx.array:
+def attend(q: mx.array, k: mx.array, v: mx.array, cpu: bool, block: int = CPU_BLOCK, window: int | None = None) -> mx.array:
     """Causal grouped-query attention: q (b, h, t, e) are the last t of the s positions of k, v (b, k, s, e). Returns (b, h, t, e).
 
-    On a CPU, `block` queries at a time, each looking no further than its own end.
+    window: how many positions each query sees at most, its own counted; None: all up to it. On a CPU, `block` queries at a time, each looking no
+    further than its own end.
     """
     b, h, t, e = q.shape
     if t == 1:
+        k, v = _reached(k, t, window), _reached(v, t, window)  # (b, k, s, e) each
         q = q.reshape(b, k.shape[1], h // k.shape[1], e)  # the heads of a group look at the same keys
         return attention(q, k, v, cpu).reshape(b, h, 1, e)
     if not cpu or t <= block:
-        return attention(q, k, v, cpu, "causal")  # (b, h, t, e)
+        return _block(q, k, v, cpu, window)  # (b, h, t, e)
     out, past = [], k.shape[2] - t
     for start in range(0, t, block):
         end = min(t, start + block)
-        out.append(attention(q[:, :, start:end], k[:, :, : past + end], v[:, :, : past + end], cpu, "causal"))
+        out.append(_block(q[:, :, start:end], k[:, :, : past + end], v[:, :, : past + end], cpu, window))
     return mx.concatenate(out, axis=2)  # (b, h, t, e)
+
+
+def _reached(x: mx.array, t: int, window: int | None) -> mx.array:
+    """Of keys or values (b, k, s, e), those that one of the last t positions sees."""
+    return x if window is None else x[:, :, max(0, x.shape[2] - (t + window - 1)) :]
+
+
+def _block(q: mx.array, k: mx.array, v: mx.array, cpu: bool, window: int | None) -> mx.array:
+    """As `attend`, all queries at once."""
+    t = q.shape[2]
+    k, v = _reached(k, t, window), _reached(v, t, window)  # (b, k, s, e) each
+    s = k.shape[2]
+    if window is None or s <= window:
+        return attention(q, k, v, cpu, "causal")  # (b, h, t, e)
+    back = mx.arange(s - t, s)[:, None] - mx.arange(s)  # (t, s)
+    return attention(q, k, v, cpu, (back >= 0) & (back < window))  # (b, h, t, e)
 
 
 @dataclass
@@ -102,7 +121,7 @@ class Attention:
     """The projections of one layer's self-attention. qkv is one matrix, or three where their quantisation differs.
 
     q_norm, k_norm: of queries and keys before they turn, of each head or of all as a whole. turns: in which of the ways of the tables they turn, None: not. output_norm: of what joins
-    the residual stream.
+    the residual stream. window: how many positions a token sees at most, None: all.
     """
 
     heads: int
@@ -114,6 +133,7 @@ class Attention:
     k_norm: RMSNorm | None = None
     turns: int | None = 0
     output_norm: RMSNorm | None = None
+    window: int | None = None
 
     def project(self, x: mx.array, cos: mx.array, sin: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """x (b, t, d) normed, tables (t, 1, e / 2) -> q (b, h, t, e), k and v (b, k, t, e)."""

@@ -294,7 +294,7 @@ class LM2:
             q, k, v = pieces.project(x, cos, sin)  # (b, h, t, e), (b, k, t, e) twice
             if not alone:
                 k, v = put(f"keys{i}", k, past, 2), put(f"values{i}", v, past, 2)  # (b, k, s, e)
-            a = attend(q, k, v, self.cpu)  # (b, h, t, e)
+            a = attend(q, k, v, self.cpu, window=block.attention.window)  # (b, h, t, e)
             if isinstance(block.memory, ReleasedMemory):
                 assert rows is not None
                 joined = block.attention.output(a)  # (b, t, d)

@@ -111,6 +111,7 @@ def load_model(
                         reader.optional(f"{p}self_attn.k_norm"),
                         config.backbone.turns(i),
                         reader.optional(f"{p}self_attn.output_norm"),
+                        config.backbone.window(i),
                     ),
                     _memory(reader, f"{p}memory.") if i in config.memory.layers else None,
                     reader.optional(f"{p}post_attention_layernorm"),

@@ -14,6 +14,7 @@ from .rope import NEW, RopeConfig, read_rope
 QK_NORMS = ("none", "head", "whole")
 NORMS = ("before", "after", "both")
 ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}  # by Hugging Face's names, which config.json has as hidden_act
+WINDOW_MAX = (1 << 31) - 1  # positions are 32-bit numbers in kernels
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class BackboneConfig:
     norms: where a layer's RMSNorms stand: `before` attention and MLP, `after` them (before the sum with the residual stream), or `both`.
     activation: of the MLP's gate: `silu`, or `gelu_tanh`, 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
     embedding_scale: what embeddings are multiplied by where the residual stream begins; the head, if it is tied to them, is not.
+    windows: the attention window w of every layer, in tokens, None where it has none: position i sees j with i - w < j <= i. Empty: no layer has one.
     """
 
     qk_norm: str = "none"
@@ -34,6 +36,11 @@ class BackboneConfig:
     embedding_scale: float = 1.0
     local: tuple[int, ...] = ()
     local_rope: RopeConfig | None = None
+    windows: tuple[int | None, ...] = ()
+
+    def window(self, layer: int) -> int | None:
+        """How many positions a token sees in a layer, its own and those before it; None: all."""
+        return self.windows[layer] if self.windows else None
 
     def turns(self, layer: int) -> int | None:
         """By which of the config's `ropes` a layer's queries and keys turn; None: by none."""
@@ -56,6 +63,8 @@ class BackboneConfig:
             chosen = getattr(self, name)
             if list(chosen) != sorted(set(chosen)) or not all(0 <= i < layers for i in chosen):
                 raise ConfigError(f"backbone.{name} {list(chosen)} must be ascending layers from 0 to {layers - 1}")
+        if self.windows and len(self.windows) != layers:
+            raise ConfigError(f"backbone.windows has {len(self.windows)} entries: it must have {layers}, one for each layer, null for one without a window")
         if bool(self.local) != (self.local_rope is not None):
             raise ConfigError(f"backbone.local {list(self.local)} and backbone.local_rope must be given together")
         if self.local_rope is not None:
@@ -85,6 +94,7 @@ def read_backbone(d: Any) -> BackboneConfig:
         embedding_scale=positive(d, "embedding_scale", 1.0, w),
         local=_layers(d, "local"),
         local_rope=rope,
+        windows=_windows(d),
     )
 
 
@@ -93,3 +103,12 @@ def _layers(d: Mapping[str, Any], key: str) -> tuple[int, ...]:
     if not isinstance(layers, (list, tuple)) or not all(is_whole(i) for i in layers):
         raise ConfigError(f"backbone.{key} {layers!r} must be a list of layer numbers")
     return tuple(layers)
+
+
+def _windows(d: Mapping[str, Any]) -> tuple[int | None, ...]:
+    windows = d.get("windows", ())
+    if not isinstance(windows, (list, tuple)) or not all(w is None or (is_whole(w) and 1 <= w <= WINDOW_MAX) for w in windows):
+        raise ConfigError(f"backbone.windows {windows!r} must be a list with a number of tokens from 1 to {WINDOW_MAX}, or null, for each layer")
+    if windows and not any(windows):
+        raise ConfigError(f"backbone.windows {windows!r} must have a window for one layer at least: leave it out")
+    return tuple(windows)

@@ -185,7 +185,7 @@ def step(model: LM2, buffers: Buffers, tables: tuple[Tensor, Tensor], beside: "t
                     looks = _looks(block.memory.topics, block.memory.told(token), buffers, position, row)  # (l, b, n)
                 found = token, *_read(block.memory, buffers, model.bank_of[i], u, looks)  # (b, 2d), (b, 2d), (b, d)
         q = rotate_store(block.self_attn.project(normed), *ways[block.self_attn.turns], position, buffers.keys[i], buffers.values[i])  # (b, h, e)
-        a = block.self_attn.output(decode_attention(q, buffers.keys[i], buffers.values[i], length).view(b, -1))  # (b, d)
+        a = block.self_attn.output(decode_attention(q, buffers.keys[i], buffers.values[i], length, window=block.self_attn.window).view(b, -1))  # (b, d)
         if isinstance(block.memory, GatedMemory):
             if beside is not None:
                 torch.cuda.current_stream().wait_stream(beside)

@@ -70,25 +70,31 @@ def _query_blocks(t: int, s: int) -> list[tuple[int, int]]:
     return [(a, s - t + min(t, a + CPU_QUERY_ROWS)) for a in range(0, t, CPU_QUERY_ROWS)]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: int | None = None) -> Tensor:
     """Causal grouped-query attention: q (b, h, t, e) are the last t of the s positions of k, v (b, k, s, e). Returns (b, h, t, e).
 
-    mask: what each query sees instead, bool, broadcastable to (b, h, t, s).
+    window: how many positions each query sees at most, its own counted; None: all up to it. mask: what each query sees instead, bool, broadcastable to
+    (b, h, t, s).
     """
     b, h, t, e = q.shape
-    groups, s = k.shape[1], k.shape[2]
     if mask is not None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=groups != h)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=k.shape[1] != h)
+    if window is not None and k.shape[2] > t + window - 1:  # what no query of the call sees is left out
+        k, v = k[:, :, -(t + window - 1) :], v[:, :, -(t + window - 1) :]  # (b, k, s, e) each
+    groups, s = k.shape[1], k.shape[2]
     if t == 1:
         q = q.reshape(b, groups, h // groups, e)  # the heads of a group look at the same keys: no copies of k and v
         return F.scaled_dot_product_attention(q, k, v).reshape(b, h, 1, e)
     gqa = groups != h
     if t > CPU_QUERY_ROWS and q.device.type == "cpu":
-        parts = [attend(q[:, :, a : a + CPU_QUERY_ROWS], k[:, :, :end], v[:, :, :end]) for a, end in _query_blocks(t, s)]
+        parts = [attend(q[:, :, a : a + CPU_QUERY_ROWS], k[:, :, :end], v[:, :, :end], window=window) for a, end in _query_blocks(t, s)]
         return torch.cat(parts, dim=2)  # (b, h, t, e)
-    if s == t:
+    hidden = window is not None and window < s  # from somebody, by the window
+    if s == t and not hidden:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
     mask = torch.ones(t, s, dtype=torch.bool, device=q.device).tril(s - t)  # (t, s)
+    if window is not None and hidden:
+        mask = mask.triu(s - t - window + 1)  # (t, s)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=gqa)
 
 
@@ -118,7 +124,7 @@ class Attention(nn.Module):
         rows = (self.heads + 2 * self.groups) * self.width
         self.qkv_proj = nn.Linear(config.hidden_size, rows, bias=config.attention_bias)
         self.o_proj = nn.Linear(self.heads * self.width, config.hidden_size, bias=config.attention_bias)
-        self.by_head, self.turns = b.qk_norm == "head", b.turns(layer)
+        self.by_head, self.turns, self.window = b.qk_norm == "head", b.turns(layer), b.window(layer)
         q, k = (self.width, self.width) if self.by_head else (self.heads * self.width, self.groups * self.width)
         self.q_norm = None if b.qk_norm == "none" else RMSNorm(q, eps)
         self.k_norm = None if b.qk_norm == "none" else RMSNorm(k, eps)
@@ -144,7 +150,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache, last: bool = False, mask: Tensor | None = None) -> Tensor:
         """Output (b, t, d) of all positions, or (b, 1, d) of the last one only; keys and values of all enter the cache either way.
 
-        cos, sin: of `rope_tables`, (t, e), or broadcastable to (b, h, t, e). mask: as in `attend`, for other than causal attention.
+        cos, sin: of `rope_tables`, (t, e), or broadcastable to (b, h, t, e). mask: as in `attend`, for other than causal attention in the layer's window.
         """
         b, t, _ = x.shape
         qkv = self.project(x).view(b, t, self.heads + 2 * self.groups, self.width).transpose(1, 2)  # (b, h + 2k, t, e)
@@ -153,7 +159,7 @@ class Attention(nn.Module):
             turned = rotate(turned, *(table(x, self.turns, self.width) for x in (cos, sin)))
         q, k = turned.split((self.heads, self.groups), dim=1)
         k, v = cache(k, qkv[:, self.heads + self.groups :])  # (b, k, s, e)
-        a = attend(q[:, :, -1:] if last else q, k, v, mask)  # (b, h, t or 1, e)
+        a = attend(q[:, :, -1:] if last else q, k, v, mask, self.window)  # (b, h, t or 1, e)
         return self.output(a.transpose(1, 2).reshape(b, a.shape[2], -1))  # (b, t or 1, d)
 
 

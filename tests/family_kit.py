@@ -30,26 +30,39 @@ FACTORS = dict(embedding_multiplier=12.0, attention_multiplier=0.11, residual_mu
 # family -> (class of transformers, its checkpoints: name -> fields)
 FAMILIES = {
     "llama": ("Llama", {"grouped": GROUPED | YARN, "own width": OWN_WIDTH | THETA | dict(attention_bias=True, mlp_bias=True)}),
-    "mistral": ("Mistral", {"grouped": GROUPED | THETA | dict(sliding_window=None), "window": OWN_WIDTH | dict(sliding_window=24)}),
-    "qwen2": ("Qwen2", {"grouped": GROUPED | THETA, "tied": SQUARE | YARN | dict(tie_word_embeddings=True)}),
+    "mistral": ("Mistral", {"grouped": GROUPED | THETA | dict(sliding_window=None), "window": OWN_WIDTH | dict(sliding_window=7)}),
+    "qwen2": ("Qwen2", {
+        "grouped": GROUPED | THETA,
+        "tied": SQUARE | YARN | dict(tie_word_embeddings=True),
+        "window": GROUPED | THETA | dict(use_sliding_window=True, sliding_window=6, max_window_layers=1),
+    }),
     "seed_oss": ("SeedOss", {"inner": OWN_WIDTH | dict(residual_dropout=0.0, attention_dropout=0.0), "outer": GROUPED | dict(head_dim=12, attention_bias=False, attention_out_bias=True)}),
     "phi3": ("Phi3", {
         "grouped": GROUPED | THETA,
         "part": SQUARE | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.7}},
         "long": GROUPED | {"rope_parameters": LONG, "original_max_position_embeddings": 32},
+        "window": GROUPED | THETA | dict(sliding_window=3),
     }),
     "granite": ("Granite", {"tied": GROUPED | FACTORS | dict(tie_word_embeddings=True), "untied": SQUARE | THETA | FACTORS | dict(attention_bias=True, mlp_bias=True)}),
     "ernie4_5": ("Ernie4_5", {"grouped": GROUPED | dict(head_dim=12), "own width": OWN_WIDTH | dict(use_bias=True, tie_word_embeddings=False)}),
-    "qwen3": ("Qwen3", {"grouped": GROUPED | THETA | dict(head_dim=8), "own width": OWN_WIDTH | YARN | dict(attention_bias=True, tie_word_embeddings=True)}),
-    "smollm3": ("SmolLM3", {"grouped": GROUPED | THETA | dict(no_rope_layers=[0, 1, 0]), "interval": SQUARE | dict(no_rope_layer_interval=2, tie_word_embeddings=False)}),
+    "qwen3": ("Qwen3", {
+        "grouped": GROUPED | THETA | dict(head_dim=8),
+        "own width": OWN_WIDTH | YARN | dict(attention_bias=True, tie_word_embeddings=True),
+        "window": OWN_WIDTH | THETA | dict(use_sliding_window=True, sliding_window=4, layer_types=MIXED),
+    }),
+    "smollm3": ("SmolLM3", {
+        "grouped": GROUPED | THETA | dict(no_rope_layers=[0, 1, 0]),
+        "interval": SQUARE | dict(no_rope_layer_interval=2, tie_word_embeddings=False),
+        "window": GROUPED | THETA | dict(no_rope_layers=[0, 1, 0], use_sliding_window=True, sliding_window=5),
+    }),
     "olmo2": ("Olmo2", {"grouped": GROUPED | THETA, "biases": OWN_WIDTH | dict(attention_bias=True)}),
-    "olmo3": ("Olmo3", {"grouped": GROUPED | dict(sliding_window=24, layer_types=MIXED, rope_parameters=TWO), "alike": SQUARE | dict(sliding_window=64)}),
+    "olmo3": ("Olmo3", {"grouped": GROUPED | dict(sliding_window=9, layer_types=MIXED, rope_parameters=TWO), "alike": SQUARE | dict(sliding_window=64)}),
     "exaone4": ("Exaone4", {
-        "grouped": GROUPED | THETA | dict(sliding_window=24, layer_types=MIXED),
+        "grouped": GROUPED | THETA | dict(sliding_window=11, layer_types=MIXED),
         "no window": OWN_WIDTH | THETA | dict(sliding_window=None, layer_types=["full_attention"] * 3, tie_word_embeddings=True),
     }),
     "gemma3_text": ("Gemma3Text", {
-        "grouped": GROUPED | dict(head_dim=12, sliding_window=24, layer_types=MIXED, rope_parameters=TWO, query_pre_attn_scalar=5),
+        "grouped": GROUPED | dict(head_dim=12, sliding_window=8, layer_types=MIXED, rope_parameters=TWO, query_pre_attn_scalar=5),
         "own width": OWN_WIDTH | dict(sliding_window=64, attention_bias=True, tie_word_embeddings=False),
     }),
     "gemma": ("Gemma", {
@@ -94,6 +107,18 @@ def backend_logits(folder, ids, backend="torch"):
     threads = {} if backend == "mlx" else {"threads": 1}
     opened = open_backend(backend, folder, BackendOptions(device="cpu", dtype="float32", **threads))
     return opened.extend(ids, opened.start(len(ids), window=ids.shape[1]), all_logits=True)[0]
+
+
+def in_pieces(folder, ids, cuts, backend="torch"):
+    """As `backend_logits`, in calls that end at `cuts` and one for the rest."""
+    from lm2.runtime.backend import BackendOptions, open_backend
+
+    opened = open_backend(backend, folder, BackendOptions(device="cpu", dtype="float32", **({} if backend == "mlx" else {"threads": 1})))
+    window, out = opened.start(len(ids), window=ids.shape[1]), []
+    for piece in np.split(ids, list(cuts), axis=1):
+        logits, window = opened.extend(piece, window, all_logits=True)
+        out.append(logits)
+    return np.concatenate(out, axis=1)
 
 
 def error(got, want):

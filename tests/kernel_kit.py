@@ -56,8 +56,8 @@ def step_args(shape, dtype, scale=True, seed=0):
     return draw((b, 2 * d)), draw((b, 2 * d)), draw((b, d), dtype), draw((b, t, d)), *vectors, draw((b, d), dtype), position, rows
 
 
-def attention_args(heads, dtype, limited, seed=0):
-    """Keys and values lie in a buffer that goes on after them; past `length` they are NaN."""
+def attention_args(heads, dtype, limited, seed=0, window=None):
+    """Keys and values lie in a buffer that goes on after them; past `length` they are NaN, and before its last `window`."""
     draw = drawer(seed)
     b, h, k, s, e = heads
     length = torch.randint(1, s + 1, (b,), generator=torch.Generator().manual_seed(seed)) if limited else None
@@ -65,6 +65,9 @@ def attention_args(heads, dtype, limited, seed=0):
     for row in range(b):
         end = s if length is None else int(length[row])
         keys[row, :, end:], values[row, :, end:] = float("nan"), float("nan")
+        if window is not None:
+            hidden = slice(0, max(0, end - window))
+            keys[row, :, hidden], values[row, :, hidden] = float("nan"), float("nan")
     return draw((b, h, e), dtype), keys[:, :, :s], values[:, :, :s], length
 
 

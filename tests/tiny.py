@@ -53,6 +53,10 @@ BACKBONES = {
     "norms of heads": BackboneConfig("head", (1,), "before", "gelu_tanh"),
     "norms after": BackboneConfig("whole", (0,), "after"),
     "norms around": BackboneConfig("head", (), "both", "gelu_tanh", 3.3, (0, 2), RopeConfig(60.0)),
+    "windows": BackboneConfig(windows=(5, None, 3)),
 }
-ALONE = {"gated-topics-alone": replace(CELLS["gated-topics"], memory=replace(CELLS["gated-topics"].memory, values="row"))}  # for tests of windows
+ALONE = {  # for tests of windows
+    "gated-topics-alone": replace(CELLS["gated-topics"], memory=replace(CELLS["gated-topics"].memory, values="row")),
+    "gated-sliding": config(rows=4, backbone=BackboneConfig(windows=(7, None, 20))),
+}
 STREAMING = [name for name in CELLS if name != "released-chunk"]

@@ -7,8 +7,10 @@ import numpy as np
 import tiny
 import tiny_tokenizer
 
+from lm2.models.config import BackboneConfig
 from lm2.runtime.loading import load
 
+SLIDING = BackboneConfig(windows=(9, None))
 CELLS = ("gated", "gated-4T", "gated-topics", "released-causal", "released-chunk")
 WINDOW = 64  # cell released: its chunk
 FOLD = 24  # cell gated: its chunk
@@ -17,7 +19,7 @@ FOLD = 24  # cell gated: its chunk
 def make(folder, cell="gated", seed=1, window=WINDOW, chunk=FOLD, ends=(tiny_tokenizer.IM_END,)):
     """Write a model folder: 2 layers, windows of `window` tokens, a vocabulary of 259, untrained weights, `ends` that end an answer; returns it.
 
-    Cell gated folds after `chunk` tokens at the latest and has 3 or 12 chunks of rows, with topics in the upper layer alone; cell released has chunks of
+    gated-sliding: the lower layer sees the last 9 tokens. Cell gated folds after `chunk` tokens at the latest and has 3 or 12 chunks of rows, with topics in the upper layer alone; cell released has chunks of
     `window`.
     """
     from lm2.models.weights import random_model, save_folder
@@ -33,6 +35,7 @@ def make(folder, cell="gated", seed=1, window=WINDOW, chunk=FOLD, ends=(tiny_tok
         config = tiny.config("released", cell.removeprefix("released-"), width=window, **fields)
     else:
         memory = dict(memory_layers=(1,), topics=(0,), values="topics", topic_back=6, topic_around=2) if cell == "gated-topics" else dict(memory_layers=(0, 1))
+        memory |= dict(backbone=SLIDING) if cell == "gated-sliding" else {}
         config = tiny.config(chunk=chunk, rows=3 if cell == "gated" else 12, window=window, **memory, **fields)
     save_folder(random_model(config, seed), folder)
     tiny_tokenizer.make(folder)

@@ -86,7 +86,7 @@ def rope(d: dict[str, Any]) -> dict[str, Any]:
 def backbone(d: Any, count: int) -> dict[str, Any]:
     """What is not a Llama's. Raises Bad: nothing in it may be overlooked."""
     d = {} if d is None else d
-    if not isinstance(d, dict) or set(d) - {"qk_norm", "no_rope", "norms", "activation", "embedding_scale", "local", "local_rope"}:
+    if not isinstance(d, dict) or set(d) - {"qk_norm", "no_rope", "norms", "activation", "embedding_scale", "local", "local_rope", "windows"}:
         raise Bad(f"backbone {d!r}")
     out: dict[str, Any] = {
         "qk_norm": choice(d, "qk_norm", "none", ("none", "head", "whole")),
@@ -103,6 +103,12 @@ def backbone(d: Any, count: int) -> dict[str, Any]:
     if (local is None) == bool(out["local"]) or not isinstance(local, dict | None):
         raise Bad(f"local_rope {local!r}")
     out["local_rope"] = None if local is None else rope({"rope_parameters": local})
+    windows = d.get("windows", [])
+    if not isinstance(windows, list) or any(w is not None and (type(w) is not int or not 1 <= w < 1 << 31) for w in windows):
+        raise Bad(f"windows {windows!r}")
+    if windows and (len(windows) != count or windows == [None] * count):
+        raise Bad(f"windows {windows!r}")
+    out["windows"] = tuple(windows)
     return out
 
 

@@ -12,16 +12,23 @@ from .choice import fused, on_device_of
 from .recompute import register
 
 
-def plain_attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None, looks: Tensor | None = None) -> Tensor:
+def plain_attention(
+    q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None, looks: Tensor | None = None, window: int | None = None
+) -> Tensor:
     """softmax(q keys^T / sqrt(e)) values: q (b, h, e), keys and values (b, k, s, e), length (b,) int64 or None for all. Returns (b, h, e).
 
-    looks (b, s): added to the logits of every head. The h / k heads of a group share keys. A sequence whose length is 0 has no result (NaN).
+    window: how many keys are visible at most, the last ones before `length`; None: all. looks (b, s): added to the logits of every head. The h / k heads
+    of a group share keys. A sequence whose length is 0 has no result (NaN).
     """
     b, h, e = q.shape
     groups, s = keys.shape[1], keys.shape[2]
     mask = None
     if length is not None:
-        mask = (torch.arange(s, device=q.device) < length[:, None])[:, None, None]  # (b, 1, 1, s)
+        at, end = torch.arange(s, device=q.device), length[:, None]  # (s,), (b, 1)
+        mask = (at < end if window is None else (at < end) & (at >= end - window))[:, None, None]  # (b, 1, 1, s)
+    elif window is not None:
+        keys, values = keys[:, :, -window:], values[:, :, -window:]  # (b, k, w, e) each
+        looks = None if looks is None else looks[:, -window:]  # (b, w)
     if looks is not None:
         term = looks[:, None, None].to(q.dtype)  # (b, 1, 1, s)
         mask = term if mask is None else term.masked_fill(~mask, -torch.inf)  # (b, 1, 1, s)
@@ -29,30 +36,33 @@ def plain_attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | No
 
 
 @torch.library.custom_op("lm2::decode_attention", mutates_args=())
-def attention_op(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None) -> Tensor:
-    """`plain_attention` in two launches, softmax and sums in float32. Keys past `length` are never read."""
+def attention_op(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None, window: int | None = None) -> Tensor:
+    """`plain_attention` in two launches, softmax and sums in float32. Keys past `length` or before the window are never read."""
     if q.shape[1] % keys.shape[1] or keys.shape != values.shape or q.shape[0] != keys.shape[0] or q.shape[2] != keys.shape[3]:
         raise ValueError(f"decode_attention: queries {list(q.shape)}, keys {list(keys.shape)} and values {list(values.shape)} do not fit")
     if not fused(q):
-        return plain_attention(q, keys, values, length).contiguous()
+        return plain_attention(q, keys, values, length, window=window).contiguous()
     from . import attention_triton
 
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     with on_device_of(q):
-        attention_triton.attention(q, keys, values, length, out)
+        attention_triton.attention(q, keys, values, length, out, window)
     return out
 
 
 @attention_op.register_fake
-def _(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None) -> Tensor:
+def _(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None, window: int | None = None) -> Tensor:
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
-register(attention_op, plain_attention)
+register(attention_op, lambda q, keys, values, length, window=None: plain_attention(q, keys, values, length, window=window))
 
 
-def decode_attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None = None, looks: Tensor | None = None) -> Tensor:
+def decode_attention(
+    q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None = None, looks: Tensor | None = None, window: int | None = None
+) -> Tensor:
     """`plain_attention`, as an operator where kernels run, which know no `looks`. (b, h, e)"""
-    if looks is not None:
-        return plain_attention(q, keys, values, length, looks)
-    return (attention_op if fused(q) else plain_attention)(q, keys, values, length)
+    if looks is not None or not fused(q):
+        return plain_attention(q, keys, values, length, looks, window)
+    out: Tensor = attention_op(q, keys, values, length, window)
+    return out

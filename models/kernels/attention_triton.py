@@ -14,10 +14,11 @@ SPANS_MAX = 64
 
 @triton.jit
 def partial_kernel(
-    q, keys, values, length, sums, stats, s, e, heads, groups, span, scale, qb, qh, kb, kk, ks, vb, vk, vs,
-    LENGTH: tl.constexpr, SPANS: tl.constexpr, ROWS: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr,
+    q, keys, values, length, sums, stats, s, e, heads, groups, span, window, scale, qb, qh, kb, kk, ks, vb, vk, vs,
+    LENGTH: tl.constexpr, WINDOW: tl.constexpr, SPANS: tl.constexpr, ROWS: tl.constexpr, E: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Program (b * groups + k, p): the g = heads / groups queries of one key head over keys p * span onward.
+    """Program (b * groups + k, p): the g = heads / groups queries of one key head over keys p * span onward, those of
+    the last `window` before the end with WINDOW.
 
     sums (b, h, p, E) unnormalised values, stats (b, h, p, 2) their largest score and sum of weights; -inf and 0 where no key is visible.
     """
@@ -30,13 +31,18 @@ def partial_kernel(
     end = s
     if LENGTH:
         end = tl.load(length + b).to(tl.int32)
-    stop = tl.minimum(p * span + span, end)
+    start, first, stop = p * span, 0, tl.minimum(p * span + span, end)
+    if WINDOW:
+        first = tl.maximum(end - window, 0)
+        start = tl.maximum(start, first // BLOCK * BLOCK)  # spans begin at a multiple of BLOCK: the block of `first` holds a visible key, or is another span's
     top = tl.full([ROWS], float("-inf"), tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
     total = tl.zeros([ROWS, E], tl.float32)
-    for begin in range(p * span, stop, BLOCK):
+    for begin in range(start, stop, BLOCK):
         n = begin + tl.arange(0, BLOCK)
         live = n < stop
+        if WINDOW:
+            live = live & (n >= first)
         there = live[:, None] & inside
         kv = tl.load(keys + b * kb + k * kk + n[:, None].to(tl.int64) * ks + cols[None, :], there, other=0.0).to(tl.float32)
         vv = tl.load(values + b * vb + k * vk + n[:, None].to(tl.int64) * vs + cols[None, :], there, other=0.0).to(tl.float32)
@@ -83,8 +89,8 @@ def split(pairs: int, s: int) -> tuple[int, int]:
     return triton.cdiv(blocks, per), per * BLOCK
 
 
-def attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None, out: Tensor) -> None:
-    """Fill out (b, h, e), dense, from q (b, h, e), keys and values (b, k, s, e) with dense e, and the visible keys `length` (b,)."""
+def attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None, out: Tensor, window: int | None = None) -> None:
+    """Fill out (b, h, e), dense, from q (b, h, e), keys and values (b, k, s, e) with dense e, and the visible keys `length` (b,), the last `window` of them."""
     b, h, e = q.shape
     groups, s = keys.shape[1], keys.shape[2]
     if q.numel() == 0:
@@ -96,7 +102,7 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, length: Tensor | None, ou
     sums = empty(b, h, spans, width, dtype=float32, device=q.device)
     stats = empty(b, h, spans, 2, dtype=float32, device=q.device)
     partial_kernel[(b * groups, spans)](
-        q, keys, values, length, sums, stats, s, e, h, groups, span, e**-0.5, *q.stride()[:2], *keys.stride()[:3], *values.stride()[:3],
-        LENGTH=length is not None, SPANS=spans, ROWS=rows, E=width, BLOCK=BLOCK, num_warps=4,
+        q, keys, values, length, sums, stats, s, e, h, groups, span, window or 0, e**-0.5, *q.stride()[:2], *keys.stride()[:3], *values.stride()[:3],
+        LENGTH=length is not None, WINDOW=window is not None, SPANS=spans, ROWS=rows, E=width, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
     combine_kernel[(b * h,)](sums, stats, out, e, SPANS=spans, PADDED=triton.next_power_of_2(spans), E=width, num_warps=4)

@@ -63,7 +63,9 @@ def states(
         if kept is not None:
             kept.append((k, v))
         keys, values = (k[:, :, :0], v[:, :, :0]) if maps is None else maps.layer(i)  # (1, k, p, e) each
-        seen = [attend(q[:, :, a:b], torch.cat((keys, k[:, :, a:b]), 2), torch.cat((values, v[:, :, a:b]), 2)) for a, b in spans]
+        seen = [
+            attend(q[:, :, a:b], torch.cat((keys, k[:, :, a:b]), 2), torch.cat((values, v[:, :, a:b]), 2), window=attention.window) for a, b in spans
+        ]
         x = block.finish(x, attention.output(torch.cat(seen, dim=2).transpose(1, 2).flatten(2)))  # (1, n, d)
         if after is not None and i + 1 in after:
             looked.append(x[0])

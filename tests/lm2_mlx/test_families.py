@@ -12,7 +12,7 @@ from lm2.models.checkpoints.convert import convert
 from lm2.models.config import BackboneConfig
 
 pytest.importorskip("mlx.core")
-CASES = [(family, next(iter(shapes))) for family, (_, shapes) in kit.FAMILIES.items()] + [("phi3", "part"), ("phi3", "long")]
+CASES = [(family, next(iter(shapes))) for family, (_, shapes) in kit.FAMILIES.items()] + [("phi3", "part"), ("phi3", "long"), ("mistral", "window"), ("qwen2", "window")]
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
@@ -20,6 +20,16 @@ def test_a_memory_never_written_computes_what_transformers_does(tmp_path, family
     model, src = kit.made(tmp_path / "src", family, name)
     convert(src, tmp_path / "dst")
     assert kit.error(kit.backend_logits(tmp_path / "dst", kit.IDS, "mlx"), sources.logits(model, kit.IDS)) < kit.GATE
+
+
+def test_calls_of_any_size_see_the_same_windows(tmp_path):
+    """Token by token, in pieces, and at more tokens than a CPU attends to at once."""
+    ids = np.random.default_rng(5).integers(0, 96, (2, 100))
+    model, src = kit.made(tmp_path / "src", "gemma3_text", "grouped", max_position_embeddings=128, sliding_window=21)
+    convert(src, tmp_path / "dst")
+    want = sources.logits(model, ids)
+    for cuts in ((), (1, 20, 21, 22, 60), range(1, 100)):
+        assert kit.error(kit.in_pieces(tmp_path / "dst", ids, cuts, "mlx"), want) < kit.GATE
 
 
 def window(backend, ids):
@@ -45,6 +55,9 @@ FAULTS = {
     "norm after attention": ("norms around", lambda block: setattr(block.attention, "output_norm", None)),
     "norm after the MLP": ("norms after", lambda block: setattr(block.mlp, "output_norm", None)),
     "activation": ("norms around", lambda block: setattr(block.mlp, "silu", True)),
+    "window": ("windows", lambda block: setattr(block.attention, "window", None)),
+    "window of one more": ("windows", lambda block: setattr(block.attention, "window", block.attention.window and block.attention.window + 1)),
+    "window of one less": ("windows", lambda block: setattr(block.attention, "window", block.attention.window and block.attention.window - 1)),
 }
 
 

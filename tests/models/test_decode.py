@@ -78,21 +78,26 @@ def test_steps_of_other_decoders_equal_extend(name):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("fault", ["layers that turn", "norms of q and k", "norm after attention"])
+@pytest.mark.parametrize("fault", ["layers that turn", "norms of q and k", "norm after attention", "window", "window of one more", "window of one less"])
 def test_steps_of_another_decoder_are_noticed(fault, monkeypatch):
-    model = make("norms of heads" if fault == "layers that turn" else "norms after")
+    name = "norms of heads" if fault == "layers that turn" else "windows" if "window" in fault else "norms after"
+    model = make(name)
     for block in model.blocks:
+        if "window" in fault:
+            wide = block.self_attn.window
+            block.self_attn.window = wide and {"window": None, "window of one more": wide + 1, "window of one less": wide - 1}[fault]
+            continue
         if fault == "layers that turn":
             block.self_attn.turns = 0
         elif fault == "norms of q and k":
             monkeypatch.setattr(block.self_attn, "project", block.self_attn.qkv_proj.forward)
         else:
             monkeypatch.setattr(block.self_attn, "output", block.self_attn.o_proj.forward)
-    reference = make("norms of heads" if fault == "layers that turn" else "norms after")
-    buffers, ids, tables = poisoned(model, 1), tokens(model, 1, 4), model.tables()
+    reference, count = make(name), 8
+    buffers, ids, tables = poisoned(model, 1), tokens(model, 1, count), model.tables()
     decode.begin(model, buffers, model.initial_bank(), 0)
     want, _ = reference.extend(ids, reference.start(reference.initial_bank()), tables)
-    got = [feed(model, buffers, ids[:, t], t, tables) for t in range(4)][-1]
+    got = [feed(model, buffers, ids[:, t], t, tables) for t in range(count)][-1]
     assert (got - want[:, 0]).abs().max() > 1e-3
 
 
@@ -172,7 +177,7 @@ def test_a_wrong_step_is_noticed(fault, monkeypatch):
             decode, "gated_memory_step", lambda token, gates, *rest: right(token, gates.roll(gates.shape[-1] // 2, -1), *rest)
         )
     elif fault == "position":
-        wrong = lambda q, k, v, n=None, looks=None: plain_attention(q, k, v, None if n is None else n.clamp(max=3))  # noqa: E731
+        wrong = lambda q, k, v, n=None, looks=None, window=None: plain_attention(q, k, v, None if n is None else n.clamp(max=3))  # noqa: E731
         monkeypatch.setattr(decode, "decode_attention", wrong)
     elif fault == "stale bank":
         monkeypatch.setattr(decode, "begin", lambda m, b, bank, chunks: begin(m, b, bank * 0, chunks)._replace(bank=bank))
@@ -182,15 +187,17 @@ def test_a_wrong_step_is_noticed(fault, monkeypatch):
         both(model, 1, (6, 6), decode.new_buffers(model, 1))
 
 
+@pytest.mark.parametrize("window", [None, 1, 4, 9, 20])
 @pytest.mark.parametrize("length", [None, torch.tensor([7, 3])])
-def test_attention_with_a_term_of_its_logits(length):
+def test_attention_with_a_term_of_its_logits(length, window):
     g = torch.Generator().manual_seed(1)
     q, k, v, looks = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((2, 4, 8), (2, 2, 9, 8), (2, 2, 9, 8), (2, 9)))
     logits = torch.einsum("bhe,bhse->bhs", q, k.repeat_interleave(2, 1)) / 8**0.5 + looks[:, None]  # (b, h, s)
-    if length is not None:
-        logits[(torch.arange(9) >= length[:, None])[:, None].expand_as(logits)] = -torch.inf
+    for row, end in enumerate([9, 9] if length is None else length.tolist()):
+        logits[row, :, end:] = -torch.inf
+        logits[row, :, : max(0, end - (window or 9))] = -torch.inf
     want = torch.einsum("bhs,bhse->bhe", logits.softmax(-1), v.repeat_interleave(2, 1))  # (b, h, e)
-    assert_close("attention", decode_attention(q, k, v, length, looks), want, EXACT)
+    assert_close("attention", decode_attention(q, k, v, length, looks, window), want, EXACT)
 
 
 def test_the_cell_without_a_step_is_refused():

@@ -91,6 +91,11 @@ def said(**changes):
     return lambda family, patch: replace(family, fields=lambda config: backbone(config, family))
 
 
+def windowed(change):
+    """A family whose layer i has another window than it says, w."""
+    return lambda family, patch: replace(family, windows=lambda config: [change(i, w) for i, w in enumerate(family.windows(config))])
+
+
 def ones(name, rows, like):
     return replace(folds_zeros(name, rows, like), blocks=lambda: iter([np.full(rows, 0.1, np.float32)]))
 
@@ -98,7 +103,19 @@ def ones(name, rows, like):
 folds_zeros = folds.zeros
 straight = dict(reordered=lambda tensor, order: tensor)
 CONTROLS = {
-    "mistral: window": ("mistral", "window", lambda f, p: replace(f, window=unlimited)),
+    "mistral: window": ("mistral", "window", lambda f, p: replace(f, windows=unlimited)),
+    "mistral: window of one more": ("mistral", "window", windowed(lambda i, w: w + 1)),
+    "mistral: window of one less": ("mistral", "window", windowed(lambda i, w: w - 1)),
+    "phi3: window": ("phi3", "window", lambda f, p: replace(f, windows=unlimited)),
+    "qwen2: window": ("qwen2", "window", lambda f, p: replace(f, windows=unlimited)),
+    "qwen2: first layer with a window": ("qwen2", "window", windowed(lambda i, w: 6)),
+    "qwen3: window": ("qwen3", "window", lambda f, p: replace(f, windows=unlimited)),
+    "smollm3: window": ("smollm3", "window", lambda f, p: replace(f, windows=unlimited)),
+    "smollm3: layers with a window": ("smollm3", "window", windowed(lambda i, w: 5)),
+    "olmo3: window": ("olmo3", "grouped", lambda f, p: replace(f, windows=unlimited)),
+    "olmo3: window of one more": ("olmo3", "grouped", windowed(lambda i, w: w and w + 1)),
+    "exaone4: window": ("exaone4", "grouped", lambda f, p: replace(f, windows=unlimited)),
+    "exaone4: window of one less": ("exaone4", "grouped", windowed(lambda i, w: w and w - 1)),
     "qwen2: no bias of o": ("qwen2", "grouped", lambda f, p: p.setattr(folds, "zeros", ones)),
     "seed_oss: no bias of o": ("seed_oss", "inner", lambda f, p: p.setattr(folds, "zeros", ones)),
     "seed_oss: no bias of q, k, v": ("seed_oss", "outer", lambda f, p: p.setattr(folds, "zeros", ones)),
@@ -128,7 +145,9 @@ CONTROLS = {
     "gemma3_text: activation": ("gemma3_text", "grouped", said(activation="silu")),
     "gemma3_text: norms": ("gemma3_text", "grouped", without("raised", lambda tensor, by: tensor)),
     "gemma3_text: scores": ("gemma3_text", "grouped", without("scaled", lambda tensor, by: tensor)),
-    "gemma3_text: window": ("gemma3_text", "grouped", lambda f, p: replace(f, window=unlimited)),
+    "gemma3_text: window": ("gemma3_text", "grouped", lambda f, p: replace(f, windows=unlimited)),
+    "gemma3_text: window of one more": ("gemma3_text", "grouped", windowed(lambda i, w: w and w + 1)),
+    "gemma3_text: layers with a window": ("gemma3_text", "grouped", windowed(lambda i, w: 8)),
     "gemma: embeddings": ("gemma", "grouped", said(embedding_scale=1.0)),
     "gemma: activation": ("gemma", "grouped", said(activation="silu")),
     "gemma: norms": ("gemma", "grouped", without("raised", lambda tensor, by: tensor)),
@@ -159,11 +178,10 @@ def turned_about(parts):
 def test_a_fold_left_out_is_noticed(tmp_path, monkeypatch, control):
     family, name, change = CONTROLS[control]
     model, src = kit.made(tmp_path / "src", family, name)
-    ids = np.concatenate([IDS, IDS], axis=1) if "window" in control else IDS
     changed = change(registry.FAMILIES[family], monkeypatch) or registry.FAMILIES[family]
     monkeypatch.setattr(registry, "FAMILIES", dict(registry.FAMILIES) | {family: changed})
     convert(src, tmp_path / "dst")
-    assert kit.error(kit.backend_logits(tmp_path / "dst", ids), sources.logits(model, ids)) > FAULT
+    assert kit.error(kit.backend_logits(tmp_path / "dst", IDS), sources.logits(model, IDS)) > FAULT
 
 
 REFUSED = {
@@ -179,6 +197,10 @@ REFUSED = {
     "quantised": ("mistral", {"quantization_config": {"quant_method": "awq"}}, r"quantization_config \(awq\) is not supported: convert the unquantised"),
     "code of its own": ("qwen2", {"auto_map": {"AutoModel": "mine.Mine"}}, "auto_map names code of the model's own.*remove auto_map"),
     "another's code": ("phi3", {"auto_map": {"AutoModel": "modeling_other.Other"}}, "auto_map names code of the model's own"),
+    "windows of some layers": ("mistral", {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention", "full_attention"]}, "layer_types 'full_attention' does not go with sliding_window 8, which"),
+    "a window that is switched off": ("phi3", {"sliding_window": 8, "use_sliding_window": False}, "use_sliding_window False does not go with sliding_window 8"),
+    "layers without a window to slide": ("qwen2", {"layer_types": ["sliding_attention"] * 3}, "layer_types has sliding_attention, and sliding_window .* says that no layer has a window"),
+    "a first layer that is none": ("qwen2", {"use_sliding_window": True, "max_window_layers": -1}, "max_window_layers -1 must be a whole number"),
     "chunks of attention": ("mistral", {"layer_types": ["chunked_attention"] * 3}, "layer_types 'chunked_attention' must be full_attention or sliding_att"),
     "another activation": ("mistral", {"hidden_act": "gelu"}, "hidden_act 'gelu' must be"),
     "a rope that is not known": ("qwen2", {"rope_parameters": {"rope_type": "mrope", "rope_theta": 1e6}}, "rope_type 'mrope' must be one of"),
@@ -222,11 +244,45 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path, plain, refused):
 
 
 def test_positions_are_limited_to_what_is_exact_and_the_user_is_told(tmp_path):
-    for family, name, most, why in (("mistral", "window", 24, "sliding_window"), ("phi3", "long", 32, "original_max_position_embeddings")):
-        src = kit.made(tmp_path / family, family, name)[1]
-        notes = convert(src, tmp_path / f"{family}-dst")["notes"]
-        assert read_config(tmp_path / f"{family}-dst").max_position_embeddings == most
-        assert any(f"positions are limited to {most} of 64: up to its {why}" in note for note in notes)
+    """Short factors hold up to the original length; a window as wide as that hides nothing, and is none."""
+    src = kit.made(tmp_path / "src", "phi3", "long", sliding_window=32)[1]
+    notes = convert(src, tmp_path / "dst")["notes"][1:]  # the first is of a tokenizer
+    assert read_config(tmp_path / "dst").max_position_embeddings == 32
+    assert notes == ["positions are limited to 32 of 64: up to its original_max_position_embeddings the model is computed exactly, beyond it is not"]
+    assert "backbone" not in (tmp_path / "dst" / "config.json").read_text()
+
+
+WINDOWS = {  # by layer, and what the user is told of them
+    ("mistral", "window"): ([7, 7, 7], "3 of 3 layers see the last 7 tokens"),
+    ("phi3", "window"): ([3, 3, 3], "3 of 3 layers see the last 3 tokens"),
+    ("qwen2", "window"): ([None, 6, 6], "2 of 3 layers see the last 6 tokens"),
+    ("qwen3", "window"): ([4, None, 4], "2 of 3 layers see the last 4 tokens"),
+    ("smollm3", "window"): ([5, None, 5], "2 of 3 layers see the last 5 tokens"),
+    ("olmo3", "grouped"): ([9, None, 9], "2 of 3 layers see the last 9 tokens"),
+    ("exaone4", "grouped"): ([11, None, 11], "2 of 3 layers see the last 11 tokens"),
+    ("gemma3_text", "grouped"): ([8, None, 8], "2 of 3 layers see the last 8 tokens"),
+    ("olmo3", "alike"): ([], ""),  # as many as its positions
+    ("qwen2", "grouped"): ([], ""),
+}
+
+
+@pytest.mark.parametrize(("family", "name"), WINDOWS)
+def test_windows_are_kept_by_layer_and_the_user_is_told(tmp_path, family, name):
+    windows, told = WINDOWS[family, name]
+    notes = convert(kit.made(tmp_path / "src", family, name)[1], tmp_path / "dst")["notes"][1:]  # the first is of a tokenizer
+    config = read_config(tmp_path / "dst")
+    assert config.max_position_embeddings == 64 and config.backbone.windows == tuple(windows)
+    assert notes == ([f"{told}, as the model was made; it has 64 positions"] if told else [])
+
+
+@pytest.mark.parametrize(("family", "name"), [key for key, (windows, _) in WINDOWS.items() if windows])
+def test_calls_of_any_size_see_the_same_windows(tmp_path, family, name):
+    """A prompt longer than the windows, in pieces that end inside them, at their ends and beyond, and token by token."""
+    model, src = kit.made(tmp_path / "src", family, name)
+    convert(src, tmp_path / "dst")
+    want = sources.logits(model, IDS)
+    for cuts in ((1, 6, 7, 8, 15), range(1, IDS.shape[1])):
+        assert kit.error(kit.in_pieces(tmp_path / "dst", IDS, cuts), want) < GATE
 
 
 def test_a_tensor_that_a_family_does_not_have_is_refused(tmp_path):
@@ -296,6 +352,8 @@ def test_rows_are_cut_and_reordered_block_by_block(monkeypatch):
         ("glm", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.0}}, "partial_rotary_factor 0.0 must be a number above 0"),
         ("olmo2", {"clip_qkv": 8.0}, "clip_qkv 8.0 is not a plain olmo2's"),
         ("qwen3", {"num_experts": 128}, "num_experts 128 is not a plain qwen3's"),
+        ("exaone4", {"layer_types": None, "sliding_window": 8, "sliding_window_pattern": "LLG"}, "sliding_window_pattern 'LLG' must be a number, or layer_types"),
+        ("gemma3_text", {"sliding_window": None}, "layer_types has sliding_attention, and sliding_window None says"),
         ("exaone4", {"logit_scale": 0.5}, "logit_scale 0.5 is not a plain exaone4's"),
     ],
 )
@@ -313,6 +371,13 @@ BLOCKS = [
     ({"embedding_scale": 0}, "backbone.embedding_scale 0 must be a positive number"),
     ({"activation": "relu"}, "backbone.activation 'relu' must be one of silu, gelu_tanh"),
     ({"activation": "gelu_tanh"}, "hidden_act 'silu' must be 'gelu_pytorch_tanh'"),
+    ({"windows": 8}, "backbone.windows 8 must be a list with a number of tokens from 1 to 2147483647, or null, for each layer"),
+    ({"windows": [8, None, 0]}, r"backbone.windows \[8, None, 0\] must be a list with a number of tokens"),
+    ({"windows": [8, None, 8.0]}, r"backbone.windows \[8, None, 8.0\] must be a list with a number of tokens"),
+    ({"windows": [8, True, None]}, r"backbone.windows \[8, True, None\] must be a list with a number of tokens"),
+    ({"windows": [8, None, 1 << 31]}, r"backbone.windows \[8, None, 2147483648\] must be a list with a number of tokens"),
+    ({"windows": [8, None]}, "backbone.windows has 2 entries: it must have 3, one for each layer"),
+    ({"windows": [None, None, None]}, r"backbone.windows \[None, None, None\] must have a window for one layer at least: leave it out"),
     ("after", "backbone 'after' must be an object"),
 ]
 

@@ -10,13 +10,13 @@ from family_kit import IDS
 
 from lm2.models.checkpoints import gguf_families, gguf_file
 from lm2.models.checkpoints.convert import convert
-from lm2.models.errors import ConvertError
+from lm2.models.errors import ConfigError, ConvertError
 
 SHAPES = [("gemma3", "both ropes"), ("gemma3", "window"), ("gemma3", "no window"), ("qwen2", "grouped"), ("qwen3", "own width"), ("qwen3", "grouped"), ("granite", "tied"), ("granite", "untied"), ("smollm3", "every fourth")]
 # Seven layers: the sixth sees everything. A local base other than what is taken for a missing key; scores divided by the head's width, as llama.cpp has it.
 SEVEN = dict(num_hidden_layers=7, query_pre_attn_scalar=16, head_dim=16, layer_types=["full_attention" if i == 5 else "sliding_attention" for i in range(7)])
 GEMMA3 = {
-    "both ropes": dict(sliding_window=24, rope_parameters={"full_attention": kit.TWO["full_attention"], "sliding_attention": {"rope_type": "default", "rope_theta": 60.0}}),
+    "both ropes": dict(sliding_window=8, rope_parameters={"full_attention": kit.TWO["full_attention"], "sliding_attention": {"rope_type": "default", "rope_theta": 60.0}}),
     "window": dict(sliding_window=64, rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 700.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
     "no window": dict(sliding_window=64, layer_types=["full_attention"] * 7, tie_word_embeddings=False),
 }
@@ -102,6 +102,7 @@ UNREAD = {  # a key that is not read is refused, not left out
     "a key": r"granite\.residual_scale is 0\.2.*: only plain granite decoders can be converted",
     "base key": r"gemma3\.rope\.freq_base_swa is 60\.0: only plain gemma3 decoders can be converted",
     "window key": r"gemma3\.attention\.sliding_window is 64: only plain gemma3 decoders can be converted",
+    "layers without a window": "layer_types has sliding_attention, and sliding_window None says that no layer has a window",
 }
 FAULTS = {
     "order of rows": ("qwen3", "own width", dict(pairs_apart=False)),
@@ -110,6 +111,7 @@ FAULTS = {
     "norms": ("gemma3", "both ropes", dict(fold=None)),
     "rows of gemma3": ("gemma3", "both ropes", dict(pairs_apart=False)),
     "local base": ("gemma3", "window", dict(fields=said(rope_parameters={"full_attention": {"rope_theta": 700.0}, "sliding_attention": {"rope_theta": 700.0}}))),
+    "window": ("gemma3", "both ropes", dict(fields=said(sliding_window=9))),
     "layer pattern": ("gemma3", "both ropes", dict(fields=said(sliding_window_pattern=4))),
     "layers without a window": ("gemma3", "no window", dict(fields=said(layer_types=None))),
     "divisor": ("gemma3", "window", dict(fields=said(query_pre_attn_scalar=256))),
@@ -126,7 +128,7 @@ def test_a_part_left_out_is_noticed(tmp_path, fault, monkeypatch):
     right = gguf_families.ARCHITECTURES
     monkeypatch.setattr(gguf_file, "ARCHITECTURES", dict(right) | {family: replace(right[family], **change)})
     if fault in UNREAD:
-        with pytest.raises(ConvertError, match=UNREAD[fault]):
+        with pytest.raises((ConvertError, ConfigError), match=UNREAD[fault]):
             convert(tmp_path / "m.gguf", tmp_path / "dst")
         return
     convert(tmp_path / "m.gguf", tmp_path / "dst")
@@ -160,7 +162,7 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path, family, name, keys,
 
 
 def test_gemma3_keys_say_what_is_taken_without_them(tmp_path):
-    """A window's pattern and the window itself, which limits the positions; in the model of 62 layers scores are divided by hidden size over heads."""
+    """A window's pattern and the window itself; in the model of 62 layers scores are divided by hidden size over heads."""
     def every_third(writer):
         gemma_keys(model.config)(writer)
         writer.add_sliding_window_pattern(3)
@@ -168,7 +170,7 @@ def test_gemma3_keys_say_what_is_taken_without_them(tmp_path):
     kinds = ["full_attention" if i % 3 == 2 else "sliding_attention" for i in range(7)]
     model = kit.checkpoint("gemma3_text", "grouped", **SEVEN | GEMMA3["both ropes"] | dict(layer_types=kinds))
     written(tmp_path / "m.gguf", "gemma3", "both ropes", keys=every_third, layer_types=kinds)
-    assert convert(tmp_path / "m.gguf", tmp_path / "dst")["notes"] == ["positions are limited to 24 of 64: up to its sliding_window the model is computed exactly, beyond it is not"]
+    assert convert(tmp_path / "m.gguf", tmp_path / "dst")["notes"] == ["5 of 7 layers see the last 8 tokens, as the model was made; it has 64 positions"]
     assert kit.error(kit.backend_logits(tmp_path / "dst", IDS), sources.logits(model, IDS)) < kit.GATE
     given = dict(num_hidden_layers=62, hidden_size=5376, num_attention_heads=32, head_dim=128, sliding_window=1024, rope_parameters={})
     assert gguf_families.gemma3(given)["query_pre_attn_scalar"] == 168

@@ -27,6 +27,7 @@ MODELS = {
     "wide": WIDE | dict(rows=2, content="token", keys="pair"),
     "no memory": dict(memory_layers=()),
     "local": dict(backbone=tiny.BACKBONES["norms around"], rows=2),
+    "sliding": dict(backbone=tiny.BACKBONES["windows"], rows=2),
     "released-causal": {},
     "released-chunk": {},
 }
@@ -43,7 +44,7 @@ SIDES = {
     "onnx int4": (Options("int4"), 0.25),
 }
 FEW = [("gated-4T", side) for side in SIDES] + [("gated-topics", side) for side in ("torch", "static", "mlx", "onnx", "onnx standard")]
-EVERY = FEW + [(name, side) for name in ("wide", "no memory", "local") for side in ("torch", "static", "mlx", "onnx")]
+EVERY = FEW + [(name, side) for name in ("wide", "no memory", "local", "sliding") for side in ("torch", "static", "mlx", "onnx")]
 
 
 @pytest.fixture(scope="module")

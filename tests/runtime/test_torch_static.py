@@ -15,9 +15,11 @@ from lm2.runtime.backend import MemoryState
 from lm2.runtime.backends import torch_static
 from lm2.runtime.backends.torch_backend import TorchBackend
 
+EVERY = tiny.CELLS | tiny.ALONE
+
 
 def pair(name):
-    return TorchBackend(random_model(tiny.CELLS[name], 3)), TorchBackend(random_model(tiny.CELLS[name], 3), static=True)
+    return TorchBackend(random_model(EVERY[name], 3)), TorchBackend(random_model(EVERY[name], 3), static=True)
 
 
 def ids_for(config, *shape, seed=0):
@@ -58,7 +60,7 @@ def test_rewinding(name):
         static.rewind(chunk, 10)
 
 
-GATED = [name for name in tiny.STREAMING if name.startswith("gated")]
+GATED = [name for name in tiny.STREAMING if name.startswith("gated")] + ["gated-sliding"]
 
 
 def memory_of(backend, count, extra):
@@ -184,7 +186,7 @@ def test_windows_on_a_gpu(name, what):
     """Folds and carried tokens in buffers with a captured graph, token by token and in a mixture, against the CPU."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    plain, device = TorchBackend(random_model(tiny.CELLS[name], 3)), TorchBackend(random_model(tiny.CELLS[name], 3).cuda())
+    plain, device = TorchBackend(random_model(EVERY[name], 3)), TorchBackend(random_model(EVERY[name], 3).cuda())
     folds, carried, length = SCRIPTS[what]
     state = memory_of(plain, 3 if carried else 0, 5)
     script = Script(torch.as_tensor(ids_for(plain.config, 2, length, seed=4)), folds, carried)
@@ -204,7 +206,7 @@ def test_graphs_on_a_gpu(name):
     """The same as the first test, captured and replayed on a device against the CPU."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    plain, device = TorchBackend(random_model(tiny.CELLS[name], 3)), TorchBackend(random_model(tiny.CELLS[name], 3).cuda())
+    plain, device = TorchBackend(random_model(EVERY[name], 3)), TorchBackend(random_model(EVERY[name], 3).cuda())
     states = [None, None]
     for c in range(6):
         chunks = [b.start(2, s) for b, s in zip((plain, device), states, strict=True)]

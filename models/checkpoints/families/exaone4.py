@@ -1,13 +1,19 @@
 """EXAONE 4: a Llama that norms what attention and MLP give, and each head of its queries and keys. Where some layers see a window, the others do not turn."""
 
-from .family import WINDOWED, Family, Fields, anything, kinds_of_layers, sliding_window
+from ...errors import ConfigError
+from ...fields import is_whole, whole
+from .family import WINDOWED, Family, Fields, Windows, anything, but_each, kinds_of_layers, windows_by_kind
 from .olmo2 import fold
 
 
 def kinds(config: Fields) -> list[str]:
     """What each layer sees: the pattern is a number, each so many sees everything, and none without a window."""
     every = config.get("sliding_window_pattern")
-    return kinds_of_layers(config, every if isinstance(every, int) and config.get("sliding_window") is not None else 0)
+    if config.get("layer_types") is not None or config.get("sliding_window") is None:
+        return kinds_of_layers(config, lambda i: False)
+    if not is_whole(every):
+        raise ConfigError(f"sliding_window_pattern {every!r} must be a number, or layer_types must say what each layer sees")
+    return kinds_of_layers(config, but_each(whole(config, "sliding_window_pattern")))
 
 
 def fields(config: Fields) -> Fields:
@@ -16,9 +22,9 @@ def fields(config: Fields) -> Fields:
     return config | {"attention_bias": False, "mlp_bias": False, "backbone": {"qk_norm": "head", "norms": "after", "no_rope": still}}
 
 
-def window(config: Fields) -> int | None:
+def windows(config: Fields) -> Windows:
     """The sliding layers' window."""
-    return sliding_window(config | {"layer_types": kinds(config)})
+    return windows_by_kind(config, kinds(config))
 
 
 EXAONE4 = Family(
@@ -27,5 +33,5 @@ EXAONE4 = Family(
     defaults={"num_key_value_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "sliding_window": 4096, "sliding_window_pattern": 4},
     fields=fields,
     fold=fold,
-    window=window,
+    windows=windows,
 )

@@ -17,6 +17,8 @@ from ..source import SourceTensor
 Fields = dict[str, Any]
 Tensors = dict[str, SourceTensor]
 Rule = Callable[[Any], bool]
+Windows = list[int | None]
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def anything(value: Any) -> bool:
@@ -34,9 +36,9 @@ def unchanged(tensors: Tensors, config: Fields) -> Tensors:
     return tensors
 
 
-def unlimited(config: Fields) -> int | None:
-    """The window of a family whose layers all see everything."""
-    return None
+def unlimited(config: Fields) -> Windows:
+    """The windows of a family whose layers all see everything."""
+    return []
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Family:
 
     model_type: as config.json says it. understood: fields beyond a Llama's, with what each may say. defaults: what transformers takes for a
     missing field, where that is not what a Llama has. fields: its config.json -> a Llama's fields, with a `backbone` block for what differs at run time.
-    fold: its tensors -> those that the fields call for. window: the most positions at which its attention windows hide nothing, None without any.
-    `fields`, `fold` and `window` get the config with its defaults and raise ConfigError or ConvertError naming the field or the tensor.
+    fold: its tensors -> those that the fields call for. windows: the attention window of each layer as the family's class in transformers means it, in
+    tokens, None for a layer without; empty where no layer has one. `fields`, `fold` and `windows` get the config with its defaults and raise ConfigError or ConvertError naming the field or the tensor.
     """
 
     model_type: str
@@ -54,7 +56,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fields: Callable[[Fields], Fields] = as_it_is
     fold: Callable[[Tensors, Fields], Tensors] = unchanged
-    window: Callable[[Fields], int | None] = unlimited
+    windows: Callable[[Fields], Windows] = unlimited
 
     def complete(self, config: Mapping[str, Any]) -> Fields:
         """`config` with the family's defaults for what is missing."""
@@ -70,13 +72,16 @@ class Family:
             fields = self.fields(config)
             rope = read_rope(fields)
             positions, notes = whole(fields, "max_position_embeddings", 2048), []
-            limits = [("sliding_window", self.window(config))]
-            if rope.rope_type == "longrope":
-                limits.append((LENGTH, rope.original_max_position_embeddings))
-            for name, most in limits:
-                if most is not None and most < positions:
-                    notes.append(f"positions are limited to {most} of {positions}: up to its {name} the model is computed exactly, beyond it is not")
-                    positions = most
+            most = rope.original_max_position_embeddings
+            if rope.rope_type == "longrope" and most < positions:
+                notes.append(f"positions are limited to {most} of {positions}: up to its {LENGTH} the model is computed exactly, beyond it is not")
+                positions = most
+            windows = [w if w is not None and w < positions else None for w in self.windows(config)]  # a wider one hides nothing
+            narrow = [w for w in windows if w is not None]
+            if narrow:
+                fields = fields | {"backbone": {**fields.get("backbone", {}), "windows": windows}}
+                sizes = " or ".join(map(str, sorted(set(narrow))))
+                notes.append(f"{len(narrow)} of {len(windows)} layers see the last {sizes} tokens, as the model was made; it has {positions} positions")
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
         if rope.rope_type == "longrope":
@@ -95,31 +100,44 @@ def head_width(config: Fields) -> int:
     return whole(config, "head_dim", whole(config, "hidden_size") // whole(config, "num_attention_heads"))
 
 
-def sliding_window(config: Fields) -> int | None:
-    """The tokens that the narrowest layer sees, None where no layer is limited. A position sees itself and those before it, as many as that in all.
-
-    layer_types says which layers are limited, if it is there; use_sliding_window switches all of them off.
-    """
-    kinds = config.get("layer_types")
-    if kinds is not None:
-        for kind in kinds if isinstance(kinds, list) else [kinds]:
-            if kind not in ("full_attention", "sliding_attention"):
-                raise ConfigError(f"layer_types {kind!r} must be full_attention or sliding_attention: lm2 cannot convert this model")
-        if "sliding_attention" not in kinds:
-            return None
-    if config.get("sliding_window") is None or config.get("use_sliding_window", True) is False:
-        return None
-    return whole(config, "sliding_window")
+def slides(config: Fields) -> bool:
+    """Whether the config has a window for the layers that slide."""
+    return config.get("sliding_window") is not None and config.get("use_sliding_window", True) is not False
 
 
-def kinds_of_layers(config: Fields, every: int) -> list[str]:
-    """layer_types, or, where it is missing, sliding attention in all layers but each `every`-th (0: in none)."""
+def windows_by_kind(config: Fields, kinds: list[str]) -> Windows:
+    """`sliding_window` in the layers that slide. Raises ConfigError for layers that do without one."""
+    if SLIDING in kinds and not slides(config):
+        said = [f"{name} {config.get(name)!r}" for name in ("sliding_window", "use_sliding_window") if name == "sliding_window" or name in config]
+        raise ConfigError(f"layer_types has {SLIDING}, and {', '.join(said)} says that no layer has a window: correct the one that is wrong")
+    return [whole(config, "sliding_window") if kind == SLIDING else None for kind in kinds]
+
+
+def windows_everywhere(config: Fields) -> Windows:
+    """`sliding_window` in every layer, of a family whose class does not read which ones. Raises ConfigError for a config that says otherwise."""
+    kinds = kinds_of_layers(config, lambda i: slides(config))
+    if config.get("sliding_window") is not None and FULL in kinds:
+        reason = "use_sliding_window False" if config.get("layer_types") is None else f"layer_types {FULL!r}"
+        raise ConfigError(f"{reason} does not go with sliding_window {config['sliding_window']!r}, which this family has in every layer: correct the one that is wrong")
+    return windows_by_kind(config, kinds)
+
+
+def kinds_of_layers(config: Fields, sliding: Callable[[int], bool]) -> list[str]:
+    """layer_types, or, where it is missing, sliding attention in the layers that `sliding` says. Raises ConfigError for a kind that is neither."""
     layers, kinds = whole(config, "num_hidden_layers"), config.get("layer_types")
     if kinds is None:
-        return ["sliding_attention" if every and (i + 1) % every else "full_attention" for i in range(layers)]
+        return [SLIDING if sliding(i) else FULL for i in range(layers)]
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise ConfigError(f"layer_types must be a list of {layers} names, one for each layer")
+    for kind in kinds:
+        if kind not in (FULL, SLIDING):
+            raise ConfigError(f"layer_types {kind!r} must be {FULL} or {SLIDING}: lm2 cannot convert this model")
     return kinds
+
+
+def but_each(every: int) -> Callable[[int], bool]:
+    """For `kinds_of_layers`: all layers but each `every`-th."""
+    return lambda i: (i + 1) % every != 0
 
 
 def ropes_of_layers(config: Fields, kinds: list[str], theta: float, local_theta: float) -> tuple[Fields, Fields]:
@@ -128,21 +146,21 @@ def ropes_of_layers(config: Fields, kinds: list[str], theta: float, local_theta:
     rope_local_base_freq the others'. theta, local_theta: where a file says neither.
     """
     blocks = {}
-    for kind, base in (("full_attention", theta), ("sliding_attention", local_theta)):
+    for kind, base in ((FULL, theta), (SLIDING, local_theta)):
         given = config.get(NEW) or {}
         if not isinstance(given, Mapping) or not all(isinstance(v, Mapping) for v in given.values()):
             raise ConfigError(f"{NEW} {given!r} must have a block for full_attention and one for sliding_attention")
         for name in given:
-            if name not in ("full_attention", "sliding_attention"):
+            if name not in (FULL, SLIDING):
                 raise ConfigError(f"{NEW}.{name} must be full_attention or sliding_attention: lm2 cannot convert this model")
-        older = config.get(OLD) if kind == "full_attention" else None
+        older = config.get(OLD) if kind == FULL else None
         if older and given.get(kind, {}).get("rope_type", "default") != "default":
             raise ConfigError(f"{NEW} and {OLD} are both given: keep the one that the model was trained with, remove the other")
-        named = config.get("rope_theta" if kind == "full_attention" else "rope_local_base_freq")
+        named = config.get("rope_theta" if kind == FULL else "rope_local_base_freq")
         blocks[kind] = {"rope_theta": base if named is None else named, **(older or {}), **{k: v for k, v in given.get(kind, {}).items() if v is not None}}
     rest = {name: config[name] for name in (LENGTH, "max_position_embeddings") if name in config}
-    full, local = (read_rope({NEW: blocks[kind], **rest}) for kind in ("full_attention", "sliding_attention"))
-    sliding = [i for i, kind in enumerate(kinds) if kind == "sliding_attention"]
+    full, local = (read_rope({NEW: blocks[kind], **rest}) for kind in (FULL, SLIDING))
+    sliding = [i for i, kind in enumerate(kinds) if kind == SLIDING]
     fields = {name: value for name, value in config.items() if name not in ("rope_theta", OLD, LENGTH)} | {NEW: {"rope_theta": full.theta, **full.to_dict()}}
     if full == local or not sliding:
         return fields, {}
@@ -150,7 +168,7 @@ def ropes_of_layers(config: Fields, kinds: list[str], theta: float, local_theta:
 
 
 def has_layers(value: Any) -> bool:
-    """Whether a layer_types field can be read; what it names is checked in `sliding_window`."""
+    """Whether a layer_types field can be read; what it names is checked in `kinds_of_layers`."""
     return isinstance(value, list)
 
 

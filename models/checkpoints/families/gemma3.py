@@ -6,7 +6,19 @@ Its norms multiply by 1 + their weight. Scores are divided by query_pre_attn_sca
 
 from ...errors import ConfigError
 from ...fields import positive, whole
-from .family import WINDOWED, Family, Fields, Tensors, anything, head_width, kinds_of_layers, ropes_of_layers, sliding_window
+from .family import (
+    WINDOWED,
+    Family,
+    Fields,
+    Tensors,
+    Windows,
+    anything,
+    but_each,
+    head_width,
+    kinds_of_layers,
+    ropes_of_layers,
+    windows_by_kind,
+)
 from .folds import each, raised, renamed, scaled
 
 NAMES = {
@@ -18,7 +30,7 @@ NAMES = {
 
 def kinds(config: Fields) -> list[str]:
     """What each layer sees: each sixth everything, if nothing else is said."""
-    return kinds_of_layers(config, whole({"n": config.get("sliding_window_pattern") or config.get("_sliding_window_pattern")}, "n", 6))
+    return kinds_of_layers(config, but_each(whole({"n": config.get("sliding_window_pattern") or config.get("_sliding_window_pattern")}, "n", 6)))
 
 
 def fields(config: Fields) -> Fields:
@@ -46,9 +58,9 @@ def fold_raised(tensors: Tensors, config: Fields) -> Tensors:
     return renamed(each(tensors, r"model\.layers\.\d+\.self_attn\.q_norm\.weight", lambda t: scaled(t, by)), NAMES)
 
 
-def window(config: Fields) -> int | None:
+def windows(config: Fields) -> Windows:
     """The sliding layers' window."""
-    return sliding_window(config | {"layer_types": kinds(config)})
+    return windows_by_kind(config, kinds(config))
 
 
 GEMMA3 = Family(
@@ -69,5 +81,5 @@ GEMMA3 = Family(
     },
     fields=fields,
     fold=fold,
-    window=window,
+    windows=windows,
 )

@@ -5,7 +5,7 @@
 
 from ...fields import whole
 from ...rope import NEW, OLD
-from .family import WINDOWED, Family, Fields, Tensors, head_width, sliding_window
+from .family import WINDOWED, Family, Fields, Tensors, head_width, windows_everywhere
 from .folds import KEYS, QUERIES, each, partly_turned, reordered, split_rows
 from .partial import in_pairs, turning
 
@@ -49,5 +49,5 @@ PHI3 = Family(
     defaults={"max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
     fields=fields,
     fold=fold,
-    window=sliding_window,
+    windows=windows_everywhere,
 )

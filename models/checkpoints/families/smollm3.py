@@ -2,7 +2,7 @@
 
 from ...errors import ConfigError
 from ...fields import whole
-from .family import WINDOWED, Family, Fields, anything, sliding_window
+from .family import WINDOWED, Family, Fields, Windows, anything, kinds_of_layers, slides, windows_by_kind
 
 
 def still(config: Fields) -> list[int]:
@@ -21,6 +21,12 @@ def fields(config: Fields) -> Fields:
     return config | {"backbone": {"no_rope": still(config)}}
 
 
+def windows(config: Fields) -> Windows:
+    """Of the layers that do not turn, where windows are switched on and nothing else is said."""
+    without = still(config)
+    return windows_by_kind(config, kinds_of_layers(config, lambda i: slides(config) and i in without))
+
+
 SMOLLM3 = Family(
     "smollm3",
     understood={**WINDOWED, "no_rope_layers": anything, "no_rope_layer_interval": anything},
@@ -32,5 +38,5 @@ SMOLLM3 = Family(
         "use_sliding_window": False,
     },
     fields=fields,
-    window=sliding_window,
+    windows=windows,
 )

@@ -23,6 +23,7 @@ def test_operators_on_the_cpu_are_plain_pytorch():
         (gated.finish_op, gated.plain_finish, kit.finish_args((2, 3, 5), torch.bfloat16)),
         (gated.step_op, gated.plain_step, kit.step_args((2, 3, 5), torch.bfloat16)),
         (attention.attention_op, attention.plain_attention, kit.attention_args((3, 4, 2, 9, 8), f32, False)),
+        (lambda *a: attention.attention_op(*a, 4), lambda *a: attention.plain_attention(*a, window=4), kit.attention_args((3, 4, 2, 9, 8), f32, False)),
         (rotary.rotate_store_op, rotary.plain_rotate_store, kit.rotary_args((3, 4, 2, 9, 8), torch.bfloat16)),
         (stream.pool_op, stream.plain_pool, kit.pool_args((2, 3, 5), torch.bfloat16)),
         (released.open_op, released.plain_open, kit.open_args((2, 3, 5), torch.bfloat16)),

@@ -63,6 +63,26 @@ def test_attention(heads, dtype, limited):
     kit.close("attention", got, attention.plain_attention(q.double(), *clean, length))
 
 
+@pytest.mark.parametrize("window", [1, 65, 1000])
+@pytest.mark.parametrize("heads", kit.HEADS[1:], ids=str)
+@pytest.mark.parametrize("limited", [True, False])
+def test_attention_in_a_window(heads, limited, window):
+    """What lies before the window is NaN and must not be looked at."""
+    q, keys, values, length = kit.attention_args(heads, F32, limited, window=window)
+    got = attention.decode_attention(q, keys, values, length, window=window)
+    clean = [x.double().nan_to_num() for x in (keys, values)]
+    kit.close("attention", got, attention.plain_attention(q.double(), *clean, length, window=window))
+
+
+@pytest.mark.parametrize("off", [1, -1])
+def test_a_window_that_is_off_by_one_is_noticed(off):
+    q, keys, values, length = kit.attention_args((3, 4, 2, 70, 8), F32, True)
+    keys, values = keys.nan_to_num(1.0), values.nan_to_num(1.0)
+    want = attention.plain_attention(q.double(), keys.double(), values.double(), length, window=9)
+    with pytest.raises(AssertionError):
+        kit.close("attention", attention.decode_attention(q, keys, values, length, window=9 + off), want)
+
+
 def test_attention_with_scores_far_from_zero():
     q, keys, values, _ = kit.attention_args((2, 4, 2, 150, 16), F32, False)
     q = q * 60
@@ -81,9 +101,11 @@ def test_attention_over_many_rows_in_many_spans():
         for s in (1, 64, 65, 1000, 2048, 5000):
             spans, span = split(pairs, s)
             assert spans * span >= s > (spans - 1) * span, "every key is in a span, no span is empty"
-    args = kit.attention_args((1, 2, 1, 2048, 16), F32, True, seed=4)
-    clean = [x.double().nan_to_num() for x in args[1:3]]
-    kit.close("attention", attention.decode_attention(*args), attention.plain_attention(args[0].double(), *clean, args[3]))
+    for window in (None, 700):  # whole spans are before the window
+        args = kit.attention_args((1, 2, 1, 2048, 16), F32, True, seed=4, window=window)
+        clean = [x.double().nan_to_num() for x in args[1:3]]
+        want = attention.plain_attention(args[0].double(), *clean, args[3], window=window)
+        kit.close("attention", attention.decode_attention(*args, window=window), want)
 
 
 def test_a_length_that_is_off_by_one_is_noticed():
