@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...models.opening import Opening
-from ..backend import Backend, Description, MemoryState
+from ..backend import Backend, Description, MemoryState, one_by_one
 from .strand import here
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ class Shared:
             logits, window = strand.pause(Feed(self.real, ids[:, begin : begin + step], window, all_logits))
             given.append(logits)
         return (np.concatenate(given, axis=1) if all_logits else given[-1]), window
+
+    def step(self, tokens: Sequence[int], windows: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
+        return one_by_one(self, tokens, windows)  # who takes turns feeds one window
 
     def rewind(self, window: Any, length: int) -> Any:
         return self.real.rewind(window, length)  # computes nothing

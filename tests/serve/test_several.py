@@ -16,20 +16,29 @@ SETTINGS = dict(temperature=1.0, max_tokens=24)
 
 
 class Watched(Letters):
-    """A backend that notes what it was fed, in order: (buffers, tokens). `hold` stops it before it is first fed a piece of LONG; `seen` says that it is there."""
+    """A backend that notes what it was fed, in order: (buffers, tokens), and how many windows at once. It stops once before it is fed what `stops(tokens, window)` tells, by default a piece
+    of LONG, until `go`; `seen` says that it is there."""
 
-    def __init__(self, backend):
+    def __init__(self, backend, stops=lambda ids, window: ids.count(b"d") > 8):
         super().__init__(backend)
-        self.fed, self.seen, self.go = [], threading.Event(), threading.Event()
-        self.go.set()
+        self.stops, self.fed, self.steps, self.seen, self.go = stops, [], [], threading.Event(), threading.Event()
 
     def extend(self, tokens, window, all_logits=False):
-        ids = bytes(int(t) % 256 for t in tokens.ravel())
-        if ids.count(b"d") > 8 and not self.seen.is_set():
+        self.note(tokens.ravel(), window)
+        return super().extend(tokens, window, all_logits)
+
+    def step(self, tokens, windows):
+        for token, window in zip(tokens, windows, strict=True):
+            self.note([token], window)
+        self.steps.append(len(tokens))
+        return super().step(tokens, windows)
+
+    def note(self, tokens, window):
+        ids = bytes(int(t) % 256 for t in tokens)
+        if not self.seen.is_set() and self.stops(ids, window):
             self.seen.set()
             assert self.go.wait(60)
         self.fed.append((window.keys.data_ptr(), ids))
-        return super().extend(tokens, window, all_logits)
 
     def at(self, wanted):
         """Places of what was fed that has `wanted` in it, or of single tokens for 1."""
@@ -37,10 +46,9 @@ class Watched(Letters):
 
 
 @contextmanager
-def watching(talker, **limits):
-    """A server, its Watched backend that stops at the first piece of LONG, and a client."""
-    backend = Watched(talker.backend.real)
-    backend.go.clear()
+def watching(talker, *stops, **limits):
+    """A server, its Watched backend, and a client."""
+    backend = Watched(talker.backend.real, *stops)
     try:
         with served(replace(talker, backend=backend), **limits) as running:
             yield running, backend, Web(running)
@@ -169,7 +177,6 @@ class Mixed(Watched):
 def at_once(talker, kind, most, requests):
     """The answers to (transcript, seed) of requests that all came before the model was let go, and the backend."""
     backend = kind(talker.backend.real)
-    backend.go.clear()
     with served(replace(talker, backend=backend), running=most) as running:
         web = Web(running)
         with asked(read(web, new(web))):
@@ -183,32 +190,37 @@ def at_once(talker, kind, most, requests):
 @pytest.mark.parametrize(("kind", "most", "same"), [(Watched, 8, True), (Watched, 3, True), (Mixed, 8, False)])
 def test_a_seed_says_the_same_alone_and_beside_others(talker, kind, most, same):
     requests = [((f"Hello, number {i}.",), i) for i in range(5)]
-    answers, _ = at_once(talker, kind, most, requests)
+    answers, backend = at_once(talker, kind, most, requests)
+    assert max(backend.steps) > 1
     assert (answers == [alone(talker, *said, seed=seed) for said, seed in requests]) == same
     assert len(set(answers)) == len(answers)
 
 
 def test_tokens_go_round(talker):
-    """Of answers that are made at once, each gets a token before one gets two."""
+    """Of answers that are made at once, each gets a token before one gets two, and those of a round are made together."""
     _, backend = at_once(talker, Watched, 8, [((f"Hello, number {i}.",), i) for i in range(3)])
     single = [(place, buffers) for place, (buffers, ids) in enumerate(backend.fed) if len(ids) == 1]
     whose = [buffers for _, buffers in single]
     assert len(set(whose)) == 3
     first = max(whose.index(buffers) for buffers in set(whose))
     last = min(len(whose) - 1 - whose[::-1].index(buffers) for buffers in set(whose))
+    assert backend.steps.count(3) > 15
     assert last - first > 30 and all(len(set(whose[i : i + 3])) == 3 for i in range(first, last - 2))
 
 
 def test_the_same_moment_is_gone_on_from_twice_at_once(talker):
     """Each has a window of its own: who comes second does not take the window of who is in the middle of an answer."""
     said = ("Hello", alone(talker, "Hello", seed=1))
-    with watching(talker) as (running, backend, web):
+    fed = []
+    with watching(talker, lambda ids, window: len(ids) == 1 and (fed.append(ids) or len(fed) > SETTINGS["max_tokens"] + 5)) as (running, backend, web):
         assert web.say(*said[:1], seed=1, **SETTINGS) == said[1]
-        with asked(read(web, new(web))):
-            assert backend.seen.wait(60)
-            with asked(*(lambda seed=seed: web.chat(*said, "And?", seed=seed, **SETTINGS) for seed in range(4))) as answers:
-                waits(running, 4)
+        ask = [lambda seed=seed: web.chat(*said, "And?", seed=seed, **SETTINGS) for seed in range(4)]
+        with asked(ask[0]) as first:
+            assert backend.seen.wait(60), "in mid-answer"
+            with asked(*ask[1:]) as others:
+                waits(running, 3)
                 backend.go.set()
+        answers = [*first, *others]
         assert [reuse for _, reuse in answers] == ["1"] * 4
         assert [answer["choices"][0]["message"]["content"] for answer, _ in answers] == [alone(talker, *said, "And?", seed=seed) for seed in range(4)]
 
@@ -244,6 +256,24 @@ def test_the_end_comes_to_each_at_a_whole_turn(talker, tmp_path):
             assert [m["role"] for m in said] == ["user", "assistant"]
             assert said[1]["content"] == session.say(said[0]["content"], max_tokens=len(said[1]["content"]))
             assert web.say("Go on", session_id=own, max_tokens=9) == session.say("Go on", max_tokens=9)
+
+
+def test_the_end_comes_while_a_turn_ends(talker, tmp_path):
+    """What the end of a turn feeds, a window that slides, is fed."""
+    with watching(talker, lambda ids, window: len(ids) == 1 and window.length == 254, store=tmp_path, tokens=100_000) as (running, backend, web):
+        own = new(web, seed=1)
+        stream = Stream(running, max_tokens=100_000, session_id=own)
+        assert backend.seen.wait(60)
+        running.handle_exit(15, None)
+        before = len(backend.fed)
+        backend.go.set()
+        while stream.socket.recv(65536):
+            pass
+        stream.close()
+    assert len(backend.fed) > before + 1, "it slid"
+    with served(talker, store=tmp_path) as running:
+        said = Web(running)("GET", f"/v1/sessions/{own}").json()["transcript"]
+        assert said[1]["content"] == Session(talker, seed=1).say(said[0]["content"], max_tokens=len(said[1]["content"]))
 
 
 def test_it_says_how_many_run(talker):
