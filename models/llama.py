@@ -147,20 +147,29 @@ class Attention(nn.Module):
         out: Tensor = self.o_proj(a)
         return out if self.output_norm is None else self.output_norm(out).to(out.dtype)  # (.., d)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache, last: bool = False, mask: Tensor | None = None) -> Tensor:
-        """Output (b, t, d) of all positions, or (b, 1, d) of the last one only; keys and values of all enter the cache either way.
-
-        cos, sin: of `rope_tables`, (t, e), or broadcastable to (b, h, t, e). mask: as in `attend`, for other than causal attention in the layer's window.
-        """
+    def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (b, h, t, e), keys and values (b, k, t, e) of x (b, t, d). cos, sin: of `rope_tables`, (t, e), or broadcastable to (b, h, t, e)."""
         b, t, _ = x.shape
         qkv = self.project(x).view(b, t, self.heads + 2 * self.groups, self.width).transpose(1, 2)  # (b, h + 2k, t, e)
         turned = qkv[:, : self.heads + self.groups]  # (b, h + k, t, e)
         if self.turns is not None:
             turned = rotate(turned, *(table(x, self.turns, self.width) for x in (cos, sin)))
         q, k = turned.split((self.heads, self.groups), dim=1)
-        k, v = cache(k, qkv[:, self.heads + self.groups :])  # (b, k, s, e)
+        return q, k, qkv[:, self.heads + self.groups :]
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache, last: bool = False, mask: Tensor | None = None) -> Tensor:
+        """Output (b, t, d) of all positions, or (b, 1, d) of the last one only; keys and values of all enter the cache either way.
+
+        cos, sin: as in `turned`. mask: as in `attend`, for other than causal attention in the layer's window.
+        """
+        q, k, v = self.turned(x, cos, sin)
+        k, v = cache(k, v)  # (b, k, s, e)
         a = attend(q[:, :, -1:] if last else q, k, v, mask, self.window)  # (b, h, t or 1, e)
-        return self.output(a.transpose(1, 2).reshape(b, a.shape[2], -1))  # (b, t or 1, d)
+        return self.joined(a)
+
+    def joined(self, a: Tensor) -> Tensor:
+        """What joins the residual stream (b, t, d) of what the heads saw, a (b, h, t, e)."""
+        return self.output(a.transpose(1, 2).reshape(len(a), a.shape[2], -1))  # (b, t, d)
 
 
 class MLP(nn.Module):

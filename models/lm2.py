@@ -255,7 +255,7 @@ class LM2(nn.Module):
         Raises ValueError past the window's end, or for more than a chunk of tokens since the last fold.
         """
         t, past = ids.shape[1], state.length
-        self._check_room(state, t)
+        self.check_room(state, t)
         if isinstance(state.inside, ExactInside):
             tokens = torch.cat((state.inside.tokens[:, :past], ids), dim=1)  # (b, s)
             logits, bank = self(tokens, state.bank, state.written)
@@ -268,7 +268,7 @@ class LM2(nn.Module):
         for i, block in enumerate(self.blocks):
 
             def cache(k: Tensor, v: Tensor, i: int = i) -> tuple[Tensor, Tensor]:
-                return _kept(state.keys[i], state.values[i], k, v, past, s)
+                return kept(state.keys[i], state.values[i], k, v, past, s)
 
             last = i == len(self.layers) - 1 and block.memory is None and not all_logits  # nobody looks at the other positions
             a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache, last)  # (b, t or 1, d)
@@ -276,7 +276,7 @@ class LM2(nn.Module):
                 if isinstance(block.memory, GatedMemory):
                     said = block.memory.said(x)  # (b, t, d), (b, t, 2d)
                     if block.memory.topics is not None:
-                        looks = self._looks(block.memory.topics, block.memory.told(said[1]), state, past)  # (b, t, n)
+                        looks = self.topic_looks(block.memory.topics, block.memory.told(said[1]), state, past)  # (b, t, n)
                     a = self._gated(block.memory, self.bank_of[i], x, a, state, past, looks, said)
             else:
                 rows = self._streamed(cast(ReleasedMemory, block.memory), i, a, rows, state, past)
@@ -287,7 +287,8 @@ class LM2(nn.Module):
         logits = self.lm_head(self.norm(x if all_logits else x[:, -1:]).to(x.dtype))  # (b, t or 1, v)
         return logits.to(wide(self.dtype)), state._replace(length=s)
 
-    def _check_room(self, state: WindowState, t: int) -> None:
+    def check_room(self, state: WindowState, t: int) -> None:
+        """Raise ValueError where t tokens more do not fit in the window, or in a chunk since the last fold."""
         end, window, most = state.length + t, self.window(state), self.config.memory.chunk
         if end > window:
             raise ValueError(f"{state.length} + {t} tokens do not fit in a window of {window}")
@@ -349,8 +350,8 @@ class LM2(nn.Module):
         if looks is not None:
             assert self.topics is not None
             looks = self.topics.gain[j] * looks  # (b, t, n)
-        add, rows = memory(x, state.inside.reads[j], self._old(j, x.shape[1], state, past), looks, said)
-        self._write(j, rows, state, past)
+        add, rows = memory(x, state.inside.reads[j], self.old_rows(j, x.shape[1], state, past), looks, said)
+        self.write_rows(j, rows, state, past)
         return a if add is None else a + add
 
     def told(self, bank: Tensor) -> Tensor | None:
@@ -362,23 +363,23 @@ class LM2(nn.Module):
         told = self.told(bank)
         return bool(bank[j].any()) or (told is not None and bool(told.any()))
 
-    def _looks(self, topics: Topics, told: Tensor, state: WindowState, past: int) -> Tensor | None:
+    def topic_looks(self, topics: Topics, told: Tensor, state: WindowState, past: int) -> Tensor | None:
         """What topics add to the memories' logits for t positions from `past` on, (b, t, n), None for a bank of zeros; their rows are written as far as
         `told` (b, t, 1) says."""
         assert isinstance(state.inside, GatedInside)
         t = told.shape[1]
         begin, s = max(0, past - topics.back + 1), past + t
         features = topics.features([state.values[i][:, :, begin:s] for i in topics.layers])  # (b, s', f)
-        self._write(-1, topics.rows(features[:, past - begin :], told, self._old(-1, t, state, past)), state, past)
+        self.write_rows(-1, topics.rows(features[:, past - begin :], told, self.old_rows(-1, t, state, past)), state, past)
         return None if state.inside.around is None else topics.looks(topics.lately(features, t), state.inside.around)
 
-    def _old(self, j: int, t: int, state: WindowState, past: int) -> Tensor:
+    def old_rows(self, j: int, t: int, state: WindowState, past: int) -> Tensor:
         """The rows (b, t, d) of bank j that t tokens from position `past` on rewrite, zeros for those that are in the bank already."""
         known = self._known(t, state, past)
         old = state.bank[j][:, self.places(state.written + past + known - state.folded, t - known)]  # (b, t - known, d)
         return torch.cat((old.new_zeros(len(old), known, old.shape[2]), old), dim=1) if known else old  # (b, t, d)
 
-    def _write(self, j: int, rows: Tensor, state: WindowState, past: int) -> None:
+    def write_rows(self, j: int, rows: Tensor, state: WindowState, past: int) -> None:
         """Keep new rows (b, t, d) of bank j until the fold, those of carried tokens not."""
         assert isinstance(state.inside, GatedInside)
         t = rows.shape[1]
@@ -402,7 +403,7 @@ class LM2(nn.Module):
         count = torch.arange(past + 1, s + 1, device=a.device, dtype=sums.dtype)  # (t,)
         if rows is None:
             rows = state.bank[0, :, past:s]  # (b, t, n)
-        return memory(a, rows, lambda k, v: _kept(inside.keys[i], inside.values[i], k, v, past, s), sums[:, past:s] / count[:, None])[1]
+        return memory(a, rows, lambda k, v: kept(inside.keys[i], inside.values[i], k, v, past, s), sums[:, past:s] / count[:, None])[1]
 
 
 def _no_cache(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -419,7 +420,7 @@ def begun(state: WindowState, opening: Opening | None) -> WindowState:
     return state._replace(length=p, opened=p)
 
 
-def _kept(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, past: int, s: int) -> tuple[Tensor, Tensor]:
+def kept(keys: Tensor, values: Tensor, k: Tensor, v: Tensor, past: int, s: int) -> tuple[Tensor, Tensor]:
     """Store new k, v (b, k, t, e) at positions past .. s - 1 of one layer's buffers; all of them so far (b, k, s, e)."""
     keys[:, :, past:s] = k
     values[:, :, past:s] = v

@@ -88,19 +88,33 @@ class GatedMemory(nn.Module):
 
         Returns what joins the attention output, (b, t, d) in x's dtype (None: exactly nothing), and the new rows (b, t, d).
         """
-        b, t, _ = x.shape
         u, token = self.said(x) if said is None else said  # (b, t, d), (b, t, 2d)
         if kv is None:
             i, z = token.chunk(2, dim=-1)  # (b, t, d) each
             f = self.read_proj.bias.chunk(2)[1]  # (d,)
             return None, gated_memory_update(i + self.input_bias, f.expand_as(old), z, old)
-        q = self.q_proj(u.to(x.dtype)).view(b, t, self.heads, self.width).transpose(1, 2)  # (b, h, t, e)
-        mask = None if looks is None else looks[:, None].to(x.dtype)  # (b, 1, t, n)
-        read = F.scaled_dot_product_attention(q, *kv, attn_mask=mask).transpose(1, 2).reshape(b, t, -1)  # (b, t, h e)
+        return self.written(u, token, look(self.asked(u, x.dtype), kv, looks), old)
+
+    def asked(self, u: Tensor, dtype: torch.dtype) -> Tensor:
+        """Queries (b, h, t, e) of normed states u (b, t, d), in the model's dtype."""
+        q: Tensor = self.q_proj(u.to(dtype))  # (b, t, h e)
+        return q.unflatten(-1, (self.heads, self.width)).transpose(1, 2)  # (b, h, t, e)
+
+    def written(self, u: Tensor, token: Tensor, read: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+        """What joins the attention output, in read's dtype, and the new rows, (b, t, d) each: of `said`'s u and token, what was read (b, h, t, e), and the
+        old rows (b, t, d)."""
+        dtype = read.dtype
+        read = read.transpose(1, 2).flatten(2)  # (b, t, h e)
         if self.o_proj is not None:
             read = self.o_proj(read)  # (b, t, d)
         gates = self.opened(self.read_proj(read.to(u.dtype)), u)  # (b, t, 2d)
-        return gated_memory_finish(token, gates, read, old, self.input_bias, self.scale, x.dtype, self.both)  # (b, t, d) each
+        return gated_memory_finish(token, gates, read, old, self.input_bias, self.scale, dtype, self.both)  # (b, t, d) each
+
+
+def look(q: Tensor, kv: tuple[Tensor, Tensor], looks: Tensor | None = None) -> Tensor:
+    """What queries q (b, h, t, e) read of a bank's K and V (b, h, n, e), in q's dtype. looks (b, t, n): added to the logits."""
+    mask = None if looks is None else looks[:, None].to(q.dtype)  # (b, 1, t, n)
+    return F.scaled_dot_product_attention(q, *kv, attn_mask=mask)  # (b, h, t, e)
 
 
 class TokenGate(nn.Module):

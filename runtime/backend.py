@@ -86,6 +86,14 @@ class Backend(Protocol):
         """
         ...
 
+    def step(self, tokens: Sequence[int], windows: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
+        """Feed one token to each of several windows of one sequence, which stand at lengths of their own: in one pass where the backend can, else one by one.
+
+        Returns float32 logits (windows, v) and the longer windows: what `extend` gives for each, rounding apart. Where it raises, any of the windows may have
+        been fed: those passed in are as good as before.
+        """
+        ...
+
     def rewind(self, window: Any, length: int) -> Any:
         """The same window with only its first `length` tokens. Costs nothing: positions after `length` are simply not looked at.
 
@@ -126,6 +134,12 @@ class Backend(Protocol):
     def describe(self, window: int | None = None) -> Description:
         """What computes, and the bytes of a sequence with windows of `window` positions (default: a chunk)."""
         ...
+
+
+def one_by_one(backend: Backend, tokens: Sequence[int], windows: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
+    """`Backend.step` by calls of `extend`."""
+    fed = [backend.extend([token], window) for token, window in zip(tokens, windows, strict=True)]
+    return np.concatenate([logits for logits, _ in fed]), [window for _, window in fed]
 
 
 def check_window(config: LM2Config, window: int, carried: int) -> None:

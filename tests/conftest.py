@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import warnings
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +32,20 @@ def pytest_sessionstart(session):
     if found := blas.fault({}):
         line = f"THE PRELOADED BLAS COMPUTES WRONGLY ({found}): tests of MLX will fail. LD_PRELOAD={os.environ['LD_PRELOAD']}"
         session.config.pluginmanager.get_plugin("terminalreporter").write_line(line, red=True)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Which files the time of a whole run goes to: many small tests are not among its slowest ones."""
+    if not config.getoption("durations"):
+        return
+    spent, tests = Counter(), Counter()
+    for report in (r for reports in terminalreporter.stats.values() for r in reports if hasattr(r, "when")):
+        file = report.nodeid.partition("::")[0]
+        spent[file] += report.duration
+        tests[file] += report.when == "call"
+    terminalreporter.section(f"seconds by file, {sum(spent.values()):.0f} in all")
+    for file, seconds in spent.most_common(40):
+        terminalreporter.write_line(f"{seconds:7.1f} s  {tests[file]:4} tests  {file}")
 
 
 @pytest.fixture(scope="session")

@@ -50,9 +50,17 @@ class Letters:
 
     def extend(self, tokens, window, all_logits=False):
         logits, window = self.real.extend(tokens, window, all_logits)
-        kept = logits.copy()
-        kept[..., [i for i in range(kept.shape[-1]) if i != 32 and not 97 <= i <= 122]] = float("-inf")
-        return kept, window
+        return letters(logits), window
+
+    def step(self, tokens, windows):
+        logits, windows = self.real.step(tokens, windows)
+        return letters(logits), windows
+
+
+def letters(logits):
+    kept = logits.copy()
+    kept[..., [i for i in range(kept.shape[-1]) if i != 32 and not 97 <= i <= 122]] = float("-inf")
+    return kept
 
 
 class Web:

@@ -21,7 +21,7 @@ from ...lm2_mlx.window import WindowState, evaluate
 from ...models.errors import BackendError
 from ...models.layout import ModelFolder, open_folder
 from ...models.opening import Opening
-from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room
+from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room, one_by_one
 
 
 class MLXBackend:
@@ -58,6 +58,9 @@ class MLXBackend:
             evaluate(window, logits)
             out = np.array(logits)
         return (out if all_logits else out[:, 0]), window
+
+    def step(self, tokens: Sequence[int], windows: Sequence[WindowState]) -> tuple[np.ndarray, list[WindowState]]:
+        return one_by_one(self, tokens, windows)
 
     def rewind(self, window: WindowState, length: int) -> WindowState:
         check_rewind(window.length, length, window.folded, window.carried, window.opened)

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from ...models.errors import BackendError
 from ...models.layout import ModelFolder, open_folder
 from ...models.opening import Opening, carried_with
-from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room, check_window
+from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room, check_window, one_by_one
 from .onnx_buffers import NUMBERS, TYPES, At, Buffers
 from .onnx_session import PREFIX, open_session
 from .onnx_trace import run_traced, traced_values
@@ -154,6 +154,9 @@ class OnnxBackend:
             how = "its last fold failed half-way" if buffers.spoiled else f"it was folded since it had {window.folded} tokens in the memory"
             raise BackendError(f"this window cannot go on, {how}: run its tokens again in a new one")
         return At(window.length, buffers.written, buffers.folded, window.carried)
+
+    def step(self, tokens: Sequence[int], windows: Sequence[OnnxWindow]) -> tuple[np.ndarray, list[OnnxWindow]]:
+        return one_by_one(self, tokens, windows)
 
     def rewind(self, window: OnnxWindow, length: int) -> OnnxWindow:
         check_rewind(window.length, length, window.folded, window.carried, window.opened)

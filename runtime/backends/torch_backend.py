@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...models import together
 from ...models.errors import BackendError
 from ...models.kernels import choice
 from ...models.layout import open_folder
@@ -20,7 +21,7 @@ from ...models.opening import Opening
 from ...models.packed import available, pack
 from ...models.trace import trace
 from ...models.weights import TORCH_DTYPES, load_model
-from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room
+from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room, one_by_one
 from .torch_static import StaticDecoder, StaticWindow, extra_bytes, suits
 
 
@@ -71,6 +72,17 @@ class TorchBackend:
             logits, inner = self.model.extend(ids.to(self.model.device), inner, self._tables, all_logits)  # (b, t or 1, v)
             out = logits.float().cpu().numpy()
             return (out if all_logits else out[:, 0]), inner
+
+    def step(self, tokens: Sequence[int], windows: Sequence[WindowState | StaticWindow]) -> tuple[np.ndarray, list[WindowState | StaticWindow]]:
+        states = [window for window in windows if isinstance(window, WindowState)]
+        if len(states) < len(windows) or len(states) < 2 or self.config.memory.cell != "gated":
+            return one_by_one(self, tokens, windows)
+        for state in states:
+            check_room(state.length, 1, self.model.window(state), state.folded, self.config.memory.chunk)
+        with torch.inference_mode():
+            ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64)).to(self.model.device)  # (b,)
+            logits, longer = together.step(self.model, ids, states, self._tables)  # (b, v)
+            return logits.float().cpu().numpy(), list(longer)
 
     def rewind(self, window: WindowState | StaticWindow, length: int) -> WindowState | StaticWindow:
         inner = window.inner if isinstance(window, StaticWindow) else window

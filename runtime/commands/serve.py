@@ -23,17 +23,18 @@ NEEDS = ("starlette", "uvicorn", "prometheus_client")
 @click.option("--max-sessions", type=click.IntRange(0), default=256, show_default=True, help="Named sessions and conversations.")
 @click.option("--max-tokens", type=click.IntRange(1), default=2048, show_default=True, help="Longest answer, also where a request does not say.")
 @click.option("--max-queue", type=click.IntRange(1), default=64, show_default=True, help="Requests that may wait; the next is told to come again.")
+@click.option("--max-running", type=click.IntRange(1), default=8, show_default=True, help="Requests that are answered at a time.")
 @click.option("--max-body", type=click.IntRange(1024), default=4 << 20, show_default=True, help="Bytes of a request.")
 @click.option("--window", type=int, default=None, help="Tokens kept word for word; default: the model's (2048 where its positions allow).")
 @click.option("--no-memory", is_flag=True, help="The backbone alone: what leaves the window is gone.")
 @model_options
 def command(
     model: str | None, host: str, port: int, api_keys: tuple[str, ...], api_key_file: Path | None, store: Path | None, store_bytes: int, session_bytes: int,
-    max_sessions: int, max_tokens: int, max_queue: int, max_body: int, window: int | None, no_memory: bool, backend: str, device: str, dtype: str, threads: int,
+    max_sessions: int, max_tokens: int, max_queue: int, max_running: int, max_body: int, window: int | None, no_memory: bool, backend: str, device: str, dtype: str, threads: int,
 ) -> int:  # fmt: skip
     """Serve MODEL to OpenAI's clients, with sessions that remember. See docs/serving.md.
 
-    Ctrl-C or SIGTERM ends it: the answer under way stops at a whole turn, and with --store everything is kept.
+    Ctrl-C or SIGTERM ends it: answers under way stop at a whole turn, and with --store everything is kept.
     """
     missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
     if missing:
@@ -51,7 +52,7 @@ def command(
         need_folder(store)
         kept = Store(store, store_bytes)
     try:
-        limits = Limits(max_body, max_tokens, max_queue, max_sessions, session_bytes)
+        limits = Limits(max_body, max_tokens, max_queue, max_running, max_sessions, session_bytes)
         serve(lambda: open_model(model, backend, device, dtype, threads, not no_memory), host, port, Owners(keys), limits, kept, window, note)
     finally:
         if kept is not None:

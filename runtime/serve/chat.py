@@ -80,7 +80,7 @@ async def chat(request: Request) -> Response:
         if ask.history or ask.system is not None:
             raise unsupported("messages", "with a session send the new message alone: the session has heard the others, and has its own system prompt")
         name = named("session", owner, given)
-        ticket = service.scheduler.submit(lambda t: service.within(name, ask, t))
+        ticket = service.scheduler.submit(lambda t: service.within(name, ask, t), name)
     about = _about(service.model.name, service.model.fingerprint, "chatcmpl")
     usage = _usage_asked(d)
     if d["stream"]:

@@ -36,6 +36,7 @@ async def create(request: Request) -> Response:
         service.check_room()
         session = service.turns.new(system)
         service.turns.hear(session, messages, ticket)
+        service.check_room()  # others were made meanwhile
         name = Name("conversation", owner, new_id("conversation"))
         record = {"id": name.id, "created_at": int(time.time()), "metadata": d["metadata"], "items": []}
         keep(service, name, session, record, [item(m) for m in given])
@@ -59,13 +60,13 @@ async def update(request: Request) -> Response:
         service.records.put(name, record)
         return shown(record)
 
-    return JSONResponse(await work(request, job))
+    return JSONResponse(await work(request, job, name))
 
 
 async def delete(request: Request) -> Response:
     """Forget a conversation, its memory and its items."""
     service, name = service_of(request), _name(request)
-    await work(request, lambda ticket: service.drop(name))
+    await work(request, lambda ticket: service.drop(name), name)
     return JSONResponse({"id": name.id, "object": "conversation.deleted", "deleted": True})
 
 
@@ -105,7 +106,7 @@ async def add(request: Request) -> Response:
         keep(service, name, going, record_of(service, name), said)
         return _page(said, False)
 
-    return JSONResponse(await work(request, job))
+    return JSONResponse(await work(request, job, name))
 
 
 async def one(request: Request) -> Response:

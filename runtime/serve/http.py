@@ -17,6 +17,7 @@ from . import fields
 from .refusal import Refusal, refusal_of
 from .scheduler import Ticket
 from .service import Service
+from .store import Name
 from .turns import Began, Outcome, Piece
 
 LEFT = 499  # the client went away: nobody reads the answer
@@ -93,9 +94,9 @@ async def finished(request: Request, ticket: Ticket) -> Any:
         result.cancel()
 
 
-async def work(request: Request, job: Callable[[Ticket], Any]) -> Any:
-    """Run a job on the model's thread and wait for it."""
-    return await finished(request, service_of(request).scheduler.submit(job))
+async def work(request: Request, job: Callable[[Ticket], Any], name: Name | None = None) -> Any:
+    """Run a job beside others, but none on the same `name`, and wait for it."""
+    return await finished(request, service_of(request).scheduler.submit(job, name))
 
 
 def told_of(began: Began) -> dict[str, str]:

@@ -67,7 +67,7 @@ async def create(request: Request) -> Response:
     d = await json_body(request, CREATE)
     service.check_model(d["model"])
     made = Responding(service, owner_of(request), d)
-    ticket = service.scheduler.submit(made.answer)
+    ticket = service.scheduler.submit(made.answer, made.name)
     if d["stream"]:
         return Events(ticket, made, service.limits.ping, service.hide)
     outcome = uncut(await finished(request, ticket))
@@ -107,6 +107,7 @@ class Responding:
                 raise Refusal(400, "instructions and a system message: give one", "instructions", "invalid_value")
         given = d["conversation"]
         self.conversation: str | None = given["id"] if isinstance(given, dict) else given
+        self.name = None if self.conversation is None else named("conversation", owner, self.conversation)
         if self.conversation is not None and d["previous_response_id"] is not None:
             raise Refusal(400, "previous_response_id and conversation: give one", "conversation", "invalid_value")
         top = d["top_logprobs"] if LOGPROBS in d["include"] or d["top_logprobs"] else None
@@ -118,8 +119,8 @@ class Responding:
     def answer(self, ticket: Ticket) -> Outcome:
         """Make the answer, on the model's thread, and keep what is to be kept."""
         service, ask = self.service, self.ask
-        if self.conversation is not None:
-            outcome, moment = self._in_conversation(named("conversation", self.owner, self.conversation), ticket)
+        if self.name is not None:
+            outcome, moment = self._in_conversation(self.name, ticket)
         elif self.d["previous_response_id"] is not None:
             base = service.take(named("response", self.owner, self.d["previous_response_id"]))
             self._check_system(base)

@@ -1,31 +1,32 @@
-"""Who computes, and in which order: one thread that owns the model takes jobs first come, first served. Knows no HTTP and no session.
+"""Who computes, and in which order: one thread that owns the model runs several jobs in rounds; the others wait, first come, first served. Knows no HTTP and
+no session.
 
-What a job says goes to its Ticket, which the other side reads without blocking anybody: a reader that is slow or gone never holds the thread. A later
-scheduler may run several jobs at a time; jobs and tickets stay as they are.
+What a job says goes to its Ticket, which the other side reads without blocking anybody: a reader that is slow or gone never holds the thread.
 """
 
 import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import suppress
 from typing import Any
 
 from .refusal import Refusal
+from .rounds import Gone, Job, Rounds
 
 Work = Callable[["Ticket"], Any]
 
 
-class Gone(Exception):
-    """Nobody waits for the job any more, or the server is stopping: it ends without an answer."""
-
-
 class Ticket:
-    """One job's place in the queue, and what it says. Made in the event loop; `say` is called by the thread."""
+    """One job's place in the queue, and what it says. Made in the event loop; `say` is called by the job. key: what two jobs never have at once.
 
-    def __init__(self, scheduler: "Scheduler", work: Work):
-        self.scheduler, self.work = scheduler, work
+    `answering`, which the job sets: it is to end at a whole turn, by itself; until then it ends wherever it is fed.
+    """
+
+    def __init__(self, scheduler: "Scheduler", work: Work, key: Hashable = None):
+        self.scheduler, self.work, self.key = scheduler, work, key
+        self.answering = False
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self.cancelled = False
@@ -69,14 +70,15 @@ class Ticket:
 
 
 class Scheduler:
-    """queue: jobs that may wait, besides the one that runs. Raises nothing of its own but Refusal, on `submit`."""
+    """queue: jobs that may wait, besides `most`, those that run at a time. Raises nothing of its own but Refusal, on `submit`."""
 
-    def __init__(self, queue: int):
-        self.most = queue
+    def __init__(self, queue: int, most: int = 1):
+        self.queue, self.most = queue, most
         self.stopping = False
-        self.running: Ticket | None = None
         self.seconds = 1.0  # what a job takes, a moving average
         self._waiting: deque[Ticket] = deque()
+        self._running: dict[Job, tuple[Ticket, float]] = {}  # and when it began
+        self._rounds = Rounds()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="lm2-model", daemon=True)
         self._first: Callable[[], bool] | None = None
@@ -87,15 +89,16 @@ class Scheduler:
         self._first, self._last = first, last
         self._thread.start()
 
-    def submit(self, work: Work) -> Ticket:
-        """Queue a job. Raises Refusal: 429 where the queue is full, 503 where the server is stopping."""
+    def submit(self, work: Work, key: Hashable = None) -> Ticket:
+        """Queue a job. Jobs with the same key run one after the other, in this order. Raises Refusal: 429 where the queue is full, 503 where the server is
+        stopping."""
         with self._changed:
             if self.stopping:
-                raise Refusal(503, "the server is stopping", code="stopping", retry_after=5)
-            if len(self._waiting) + (self.running is not None) > self.most:
-                wait = min(60, max(1, round(self.seconds * len(self._waiting))))
+                raise _stopping()
+            if len(self._waiting) + len(self._running) >= self.queue + self.most:
+                wait = min(60, max(1, round(self.seconds * len(self._waiting) / self.most)))
                 raise Refusal(429, f"{len(self._waiting)} requests wait already, as many as may: try again later", code="queue_full", retry_after=wait)
-            ticket = Ticket(self, work)
+            ticket = Ticket(self, work, key)
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket
@@ -104,6 +107,11 @@ class Scheduler:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def running(self) -> tuple[Ticket, ...]:
+        with self._changed:
+            return tuple(ticket for ticket, _ in self._running.values())
+
     def forget(self, ticket: Ticket) -> None:
         """Take a job that has not begun out of the queue."""
         with self._changed:
@@ -111,7 +119,7 @@ class Scheduler:
                 self._waiting.remove(ticket)
 
     def stop(self) -> None:
-        """End: no new jobs, those that wait are refused, the one that runs ends at a whole turn. Returns at once."""
+        """End: no new jobs, those that wait are refused, those that run end at a whole turn. Returns at once."""
         with self._changed:
             self.stopping = True
             self._changed.notify()
@@ -125,31 +133,59 @@ class Scheduler:
         assert self._first is not None and self._last is not None
         try:
             going = self._first()
-            while going and (ticket := self._next()) is not None:
-                self._do(ticket)
+            while going and self._wait():
+                for _ in range(self.most - len(self._running)):  # others' turns come before more than that
+                    self._begin()
+                for job in self._rounds.round():
+                    self._end(job)
         finally:
             self.stop()
-            while self._waiting:
-                self._waiting.popleft().say("failed", Refusal(503, "the server is stopping", code="stopping", retry_after=5))
+            for ticket in (*self._waiting, *(ticket for ticket, _ in self._running.values())):
+                ticket.say("failed", _stopping())
+            self._waiting.clear()
             self._last()
 
-    def _next(self) -> Ticket | None:
+    def _wait(self) -> bool:
+        """Wait for something to do; whether there is anything."""
         with self._changed:
-            while not self._waiting and not self.stopping:
+            while not self._waiting and not self._running and not self.stopping:
                 self._changed.wait()
-            if self.stopping:
-                return None
-            self.running = self._waiting.popleft()
-            return self.running
+            return not self.stopping or bool(self._running)
 
-    def _do(self, ticket: Ticket) -> None:
-        began = time.monotonic()
-        try:
-            ticket.say("done", ticket.work(ticket))
-        except Gone:
-            ticket.say("failed", Refusal(503, "the server is stopping", code="stopping", retry_after=5))
-        except Exception as error:
-            ticket.say("failed", error)
-        finally:
-            self.running = None
-            self.seconds += 0.2 * (time.monotonic() - began - self.seconds)
+    def _begin(self) -> None:
+        """Begin the next job, if there is one that may."""
+        with self._changed:
+            if self.stopping:
+                return
+            taken = {ticket.key for ticket, _ in self._running.values()}
+            for ticket in self._waiting:
+                if ticket.key is None or ticket.key not in taken:
+                    break
+                taken.add(ticket.key)
+            else:
+                return
+            self._waiting.remove(ticket)
+            try:
+                job = Job(lambda: ticket.work(ticket), lambda: ticket.over and not ticket.answering)
+            except RuntimeError as error:  # the system gives no thread
+                ticket.say("failed", error)
+                return
+            self._running[job] = ticket, time.monotonic()
+        self._rounds.add(job)
+        if job.ended:
+            self._end(job)
+
+    def _end(self, job: Job) -> None:
+        ticket, began = self._running[job]
+        error = job.strand.error
+        if error is None:
+            ticket.say("done", job.strand.result)
+        else:
+            ticket.say("failed", _stopping() if isinstance(error, Gone) else error)
+        with self._changed:
+            del self._running[job]
+        self.seconds += 0.2 * (time.monotonic() - began - self.seconds)
+
+
+def _stopping() -> Refusal:
+    return Refusal(503, "the server is stopping", code="stopping", retry_after=5)

@@ -4,6 +4,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..statefile.record import SessionError
@@ -13,6 +14,7 @@ from .owners import Owners
 from .records import Records
 from .refusal import Refusal
 from .scheduler import Scheduler, Ticket
+from .shared import Shared, piece_of
 from .shelf import Shelf
 from .store import NAMED, Name, Store
 from .turns import Ask, Outcome, Turns
@@ -36,8 +38,8 @@ class Service:
         ended: Callable[[BaseException | None], None] = lambda error: None,
     ):
         self.owners, self.limits, self.store, self.window = owners, limits, store, window
-        self.scheduler = Scheduler(limits.queue)
-        self.metrics = Metrics(self._size, lambda: (self.scheduler.waiting, int(self.scheduler.running is not None)))
+        self.scheduler = Scheduler(limits.queue, limits.running)
+        self.metrics = Metrics(self._size, lambda: (self.scheduler.waiting, len(self.scheduler.running)))
         self.records = Records(store)
         self.started = int(time.time())
         self._load, self._ready, self._ended = load, ready, ended
@@ -97,7 +99,7 @@ class Service:
         return session
 
     def within(self, name: Name, ask: Ask, ticket: Ticket) -> Outcome:
-        """Answer in a named session, on the model's thread, and keep it; of a turn that failed what the session kept of it.
+        """Answer in a named session, and keep it; of a turn that failed what the session kept of it.
 
         The turn is made in a copy: where it cannot be written, the session is the one that its file has.
         """
@@ -124,8 +126,8 @@ class Service:
 
     def _first(self) -> bool:
         try:
-            model = self._load()
-            self._model = model
+            loaded = self._load()
+            self._model = model = replace(loaded, backend=Shared(loaded.backend, piece_of(loaded)))
             self._shelf = Shelf(model, self.limits.memory, self.store, self._lost)
             turns = Turns(model, self._shelf, self.window, self.metrics.answered)
             turns.new(None)  # refuses a window that the model cannot have

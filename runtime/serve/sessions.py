@@ -20,7 +20,8 @@ from .asking import SAMPLING, SEED
 from .fields import Field, Table, text, whole
 from .http import json_body, owner_of, raw_body, service_of, work
 from .refusal import Refusal, refusal_of
-from .scheduler import Gone, Ticket
+from .rounds import Gone
+from .scheduler import Ticket
 from .service import Service, missing, named, new_id
 from .store import Name
 from .turns import check_text
@@ -72,7 +73,7 @@ async def delete(request: Request) -> Response:
         service.drop(name)
         return {"id": name.id, "object": "session", "deleted": True}
 
-    return JSONResponse(await work(request, job))
+    return JSONResponse(await work(request, job, name))
 
 
 async def fork(request: Request) -> Response:
@@ -111,20 +112,13 @@ async def read(request: Request) -> Response:
     def job(ticket: Ticket) -> dict[str, Any]:
         session = service.take(name)
         going = service.shelf.onward(session)
-
-        def fed(tokens: int) -> None:
-            if ticket.over:
-                raise Gone
-
-        going.feeder.on_feed = fed
-        try:
-            tokens = going.read(d["text"], d["title"])
-        finally:
-            going.feeder.on_feed = lambda tokens: None
+        tokens = going.read(d["text"], d["title"])
+        if ticket.over:
+            raise Gone
         service.shelf.put(name, going)
         return {**about(name, going), "read_tokens": tokens}
 
-    return JSONResponse(await work(request, job))
+    return JSONResponse(await work(request, job, name))
 
 
 async def held(request: Request) -> Response:
@@ -218,6 +212,6 @@ def _name(request: Request) -> Name:
 
 
 async def _with(request: Request, job: Callable[[Service, Name, Session], Any]) -> Any:
-    """Run a job with a session of the request's owner, on the model's thread."""
+    """Run a job with a session of the request's owner."""
     service, name = service_of(request), _name(request)
-    return await work(request, lambda ticket: job(service, name, service.take(name)))
+    return await work(request, lambda ticket: job(service, name, service.take(name)), name)

@@ -2,19 +2,20 @@
 
 Chains and responses are moments: they are never changed, only gone on from (`onward`), so an edit or a regeneration finds them as they were. Named
 sessions and conversations change with each turn; without a store they stay in memory, so their number is bounded by who makes them.
-Used by the model's thread alone, but for `names` and `size`, which may be asked for from anywhere.
+Used by the jobs, of which one runs at a time, but for `names` and `size`, which may be asked for from anywhere.
 """
 
 import threading
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..session.cursor import Cursor
 from ..session.session import Session
 from ..statefile.record import SessionError
 from .store import NAMED, PASSING, Name, Store
+from .strand import Strand
 
 if TYPE_CHECKING:
     from ..loading import Model
@@ -30,7 +31,7 @@ class Shelf:
         self.model, self.most, self.store, self.lost = model, most, store, lost
         self._sessions: OrderedDict[Name, Session] = OrderedDict()
         self._unsaved: set[Name] = set()
-        self._took: weakref.WeakKeyDictionary[Session, Callable[[], Session | None]] = weakref.WeakKeyDictionary()  # who went on with a moment's window
+        self._took: weakref.WeakKeyDictionary[Session, _Taker] = weakref.WeakKeyDictionary()  # who went on with a moment's window
         self._lock = threading.Lock()
         about = model.backend.describe()
         self._bank_bytes = about.state_bytes + model.config.memory.slots * NOTE_BYTES
@@ -157,12 +158,13 @@ class Shelf:
         live = moment.at if moment.at.window is not None else self._returned(moment)
         other = moment.fork()
         other.at, moment.at = live, moment.at.at_rest()
-        self._took[moment] = weakref.ref(other)
+        self._took[moment] = _Taker(weakref.ref(other), threading.current_thread())
         return other
 
     def _returned(self, moment: Session) -> Cursor:
         """The moment's cursor with the window of the session that took it, if that can be taken back to where it was."""
-        taker, past = self._took.get(moment, lambda: None)(), moment.at
+        took, past = self._took.get(moment), moment.at
+        taker = None if took is None or took.busy else took.session()
         now = past if taker is None else taker.at
         if taker is None or now.window is None or now.window.stale or now.memory is not past.memory:
             return past
@@ -209,6 +211,18 @@ class Shelf:
         if size not in self._window_bytes:
             self._window_bytes[size] = self.model.backend.describe(size).window_bytes
         return self._window_bytes[size]
+
+
+class _Taker(NamedTuple):
+    """A session that went on with a moment's window, and the thread of the job in which it did."""
+
+    session: Callable[[], Session | None]
+    thread: threading.Thread
+
+    @property
+    def busy(self) -> bool:
+        """Whether another job may be in the middle of it: then its window is in use."""
+        return self.thread is not threading.current_thread() and isinstance(self.thread, Strand) and not self.thread.ended
 
 
 def _banks(session: Session) -> set[int]:

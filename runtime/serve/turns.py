@@ -1,4 +1,4 @@
-"""One answer, on the model's thread: finding what was heard already, hearing the rest, answering, keeping where it ended. Knows sessions, no HTTP.
+"""One answer, in a job: finding what was heard already, hearing the rest, answering, keeping where it ended. Knows sessions, no HTTP.
 
 A Ticket hears of it: ("began", Began) when the prompt is read, ("piece", Piece) as text is made, and at the end the Outcome.
 """
@@ -17,7 +17,8 @@ from . import chain
 from .chain import Message
 from .logprobs import Logprobs
 from .refusal import Refusal
-from .scheduler import Gone, Ticket
+from .rounds import Gone
+from .scheduler import Ticket
 from .shelf import Shelf, bare, resting
 from .store import Name
 
@@ -150,18 +151,14 @@ class Turns:
 
         text: the session's transcript is to have them. Raises Gone where nobody waits any more; the session is then of no use.
         """
-        session.feeder.on_feed = lambda tokens: _ends(ticket)
-        try:
-            for content, answer in turns(messages):
-                _ends(ticket)
-                if answer is None:
-                    session.read(content, "message")
-                else:
-                    session.hear(content, answer)
-                if not text:
-                    bare(session)
-        finally:
-            session.feeder.on_feed = lambda tokens: None
+        for content, answer in turns(messages):
+            _ends(ticket)
+            if answer is None:
+                session.read(content, "message")
+            else:
+                session.hear(content, answer)
+            if not text:
+                bare(session)
 
     def _keys(self, ask: Ask) -> list[str]:
         first = chain.root(ask.owner, self.model.fingerprint, ask.system or None, self.window or self.model.window)
@@ -198,6 +195,7 @@ class Turns:
                 unheard = _unheard(session, ask.message) if session.recalled else (0, 0)
                 prompt = session.at.seen + unheard[0]
                 began = Began(reuse, prompt, max(0, prompt - fed - sum(unheard)), session.seed)
+                ticket.answering = True
                 ticket.say("began", began)
             return ticket.over
 

@@ -98,7 +98,7 @@ def test_no_answer_is_kept_or_guessed_at_on_its_way(web, path, body):
 
 
 def test_a_full_queue_is_said(talker):
-    with served(talker, queue=1, tokens=100_000) as running:
+    with served(talker, queue=1, running=1, tokens=100_000) as running:
         slow = [Stream(running, max_tokens=100_000)]
         command_line.wait_for(lambda: running.service.scheduler.running, "the first request")
         slow.append(Stream(running, max_tokens=100_000))
@@ -108,7 +108,7 @@ def test_a_full_queue_is_said(talker):
         slow[1].close()  # one that waits
         command_line.wait_for(lambda: running.service.scheduler.waiting == 0, "its place")
         slow[0].close()  # the one that runs
-        command_line.wait_for(lambda: running.service.scheduler.running is None, "the other place")
+        command_line.wait_for(lambda: not running.service.scheduler.running, "the other place")
         assert Web(running).say("Hello", max_tokens=3)
 
 
@@ -116,9 +116,9 @@ def test_a_full_queue_is_said(talker):
 def test_a_client_that_leaves_frees_its_place(talker, stream):
     with served(talker, tokens=100_000) as running:
         gone = Stream(running, stream, max_tokens=100_000)
-        command_line.wait_for(lambda: running.service.scheduler.running is not None, "the request")
+        command_line.wait_for(lambda: running.service.scheduler.running, "the request")
         gone.close()
-        command_line.wait_for(lambda: running.service.scheduler.running is None, "its place")
+        command_line.wait_for(lambda: not running.service.scheduler.running, "its place")
 
 
 def test_slow_and_half_open_clients_stop_nobody(talker):
@@ -155,9 +155,9 @@ def test_a_head_that_does_not_come(model):
 
 
 def test_a_stream_that_waits_shows_signs_of_life(talker):
-    with served(talker, ping=0.05, tokens=100_000) as running:
+    with served(talker, ping=0.05, running=1, tokens=100_000) as running:
         first = Stream(running, max_tokens=100_000)
-        command_line.wait_for(lambda: running.service.scheduler.running is not None, "the request")
+        command_line.wait_for(lambda: running.service.scheduler.running, "the request")
         second = Stream(running, max_tokens=3)
         text = b""
         while b": ping\n\n" not in text:

@@ -165,7 +165,7 @@ def test_a_client_that_goes_away_frees_its_place(model):
             while text.count(b"data: ") < 5:
                 text += stream.socket.recv(4096)
             stream.close()
-            command_line.wait_for(lambda: running.service.scheduler.running is None, "the end of the answer")
+            command_line.wait_for(lambda: not running.service.scheduler.running, "the end of the answer")
             assert running.service.shelf.size()[0] == before + (0 if named else 1)  # the history alone
         shown = web("GET", f"/v1/sessions/{own}").json()["transcript"]
         said = shown[3]["content"]

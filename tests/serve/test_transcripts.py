@@ -114,7 +114,7 @@ def test_a_cut_stream_leaves_nothing_behind(talk, talker, talking):
     with httpx2.stream("POST", f"{talking.url}/v1/chat/completions", json=body, timeout=30) as answer:
         lines = answer.iter_lines()
         assert any("content" in line for line in (next(lines) for _ in range(8)))
-    command_line.wait_for(lambda: talking.service.scheduler.running is None, "the end of the answer")
+    command_line.wait_for(lambda: not talking.service.scheduler.running, "the end of the answer")
     assert talking.service.shelf.size()[0] == before  # nobody will send half an answer back as it was made
     whole = talk.say("Hello", **settings)
     assert whole == alone(talker, "Hello", **{k: v for k, v in settings.items() if k != "max_tokens"})
