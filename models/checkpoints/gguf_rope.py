@@ -80,8 +80,8 @@ def _original(header: GGUFHeader, path: Path, model: str) -> int:
 
 
 def _yarn(header: GGUFHeader, path: Path, model: str, factor: float, attention: float) -> dict[str, Any]:
-    """yarn's fields beside its factor. Cosines and sines grow by 0.1 ln(factor) + 1, times attn_factor; what yarn_attn_factor says beside that, llama.cpp's
-    versions read differently, so no other value is taken."""
+    """yarn's fields beside its factor. Cosines and sines grow by 0.1 ln(factor) + 1, times attn_factor. llama.cpp reads no key that begins with yarn_ for the
+    architectures here, and Hugging Face both betas: those are taken as the file says them, and the two factors must say what is computed without them."""
 
     def number(key: str, default: float) -> float:
         return float(str(np.float32(get(header, path, f"{model}.rope.scaling.yarn_{key}", _positive, "a positive number", default))))

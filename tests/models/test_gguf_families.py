@@ -91,12 +91,12 @@ def converter_keys(c, writer):
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     part = rope.get("partial_rotary_factor", 1.0)
     if c.model_type == "phi3":
-        original = rope.get("original_max_position_embeddings", 64)
+        original, most = rope.get("original_max_position_embeddings", c.max_position_embeddings), c.max_position_embeddings
         writer.add_rope_scaling_orig_ctx_len(original)
         writer.add_rope_dimension_count(int(part * c.hidden_size) // c.num_attention_heads)
         writer.add_sliding_window(c.sliding_window or 0)
         if rope["rope_type"] == "longrope":
-            writer.add_rope_scaling_attn_factors((1 + np.log(64 / original) / np.log(original)) ** 0.5)
+            writer.add_rope_scaling_attn_factors((1 + np.log(most / original) / np.log(original)) ** 0.5)
     if c.model_type in ("glm", "glm4"):
         writer.add_rope_dimension_count(int(part * head_dim))
     if c.model_type in ("olmo3", "exaone4") and c.sliding_window is not None:
