@@ -65,9 +65,12 @@ def olmo(fields: Fields) -> Fields:
 
 
 def exaone4(fields: Fields) -> Fields:
-    """EXAONE 4's fields. Without a window all layers see everything and turn; the model of 64 layers (32B) has one of 4096 where no key says otherwise."""
-    window = fields.get("sliding_window", 4096 if fields["num_hidden_layers"] == 64 else None)
-    return {"sliding_window": window, **({} if window else {"layer_types": ["full_attention"] * fields["num_hidden_layers"]})}
+    """EXAONE 4's fields. Without a window all layers see everything and turn; the model of 64 layers (32B) has one of 4096, but for each fourth layer, where
+    no key says otherwise."""
+    layers = fields["num_hidden_layers"]
+    window = fields.get("sliding_window", 4096 if layers == 64 else None)
+    every = fields.get("sliding_window_pattern", 4)
+    return {"sliding_window": window, "sliding_window_pattern": every, **({} if window else {"layer_types": ["full_attention"] * layers})}
 
 
 def joined_qkv(tensors: Tensors, fields: Fields) -> Tensors:

@@ -1,13 +1,14 @@
 """EXAONE 4: a Llama that norms what attention and MLP give, and each head of its queries and keys. Where some layers see a window, the others do not turn."""
 
+from ...fields import whole
 from .family import WINDOWED, Family, Fields, anything, kinds_of_layers, sliding_window
 from .olmo2 import fold
 
 
 def kinds(config: Fields) -> list[str]:
     """What each layer sees: the pattern is a number, each so many sees everything, and none without a window."""
-    every = config.get("sliding_window_pattern")
-    return kinds_of_layers(config, every if isinstance(every, int) and config.get("sliding_window") is not None else 0)
+    said = config.get("sliding_window") is not None and config.get("layer_types") is None
+    return kinds_of_layers(config, whole(config, "sliding_window_pattern") if said else 0)
 
 
 def fields(config: Fields) -> Fields:

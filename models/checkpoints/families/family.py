@@ -17,6 +17,7 @@ from ..source import SourceTensor
 Fields = dict[str, Any]
 Tensors = dict[str, SourceTensor]
 Rule = Callable[[Any], bool]
+SWITCH = "use_sliding_window"
 
 
 def anything(value: Any) -> bool:
@@ -58,6 +59,8 @@ class Family:
 
     def complete(self, config: Mapping[str, Any]) -> Fields:
         """`config` with the family's defaults for what is missing."""
+        if SWITCH not in self.defaults:  # a class that does not have it leaves its windows on, whatever the file says
+            config = {name: value for name, value in config.items() if name != SWITCH}
         missing = {name: value for name, value in self.defaults.items() if name not in config}
         ropes = [config.get(name) for name in (NEW, OLD)]
         if any(isinstance(block, Mapping) and block.get("rope_theta") is not None for block in ropes):
@@ -79,8 +82,8 @@ class Family:
                     positions = most
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
-        if rope.rope_type == "longrope":
-            fields = settled(fields, rope)
+        if notes or rope.rope_type == "longrope":
+            fields = settled(fields, rope)  # its original length may be the positions that there were
         return fields | {"max_position_embeddings": positions}, tuple(notes)
 
 
@@ -138,6 +141,8 @@ def ropes_of_layers(config: Fields, kinds: list[str], theta: float, local_theta:
         older = config.get(OLD) if kind == "full_attention" else None
         if older and given.get(kind, {}).get("rope_type", "default") != "default":
             raise ConfigError(f"{NEW} and {OLD} are both given: keep the one that the model was trained with, remove the other")
+        if older and older.get("type") not in (None, older.get("rope_type", "default")):
+            raise ConfigError(f"{OLD}.type {older['type']!r} is left out by transformers where layers turn in two ways: write {OLD}.rope_type, or remove it")
         named = config.get("rope_theta" if kind == "full_attention" else "rope_local_base_freq")
         blocks[kind] = {"rope_theta": base if named is None else named, **(older or {}), **{k: v for k, v in given.get(kind, {}).items() if v is not None}}
     rest = {name: config[name] for name in (LENGTH, "max_position_embeddings") if name in config}
