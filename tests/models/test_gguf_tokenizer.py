@@ -86,7 +86,7 @@ def test_the_patterns_are_those_of_transformers(tmp_path, pre):
     want = pre_tokenizers.Split(Regex(GGUF_PRE_TOKENIZER_SPLITS[pre]), "isolated")
     got = rebuilt(tmp_path, lambda w: sources.add_byte_level(w, original(pre if pre in FORMS else "llama-bpe"), pre), 400)
     state = json.loads(got.to_str())["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-    for text in [*TEXTS, "Ve\u0301LO\u0301lo e\u0301'Re"]:
+    for text in [*TEXTS, "Ve\u0301LO\u0301lo e\u0301'Re", "it'Stuck we'Really"]:
         assert pre_tokenizers.Split(Regex(state), "isolated").pre_tokenize_str(text) == want.pre_tokenize_str(text), text
     other = pre_tokenizers.Split(Regex(QWEN2_PATTERN if pre != "qwen2" else LLAMA3_PATTERN), "isolated")
     assert any(other.pre_tokenize_str(text) != want.pre_tokenize_str(text) for text in TEXTS)
