@@ -71,6 +71,10 @@ FAMILIES = {
     }),
     "glm": ("Glm", {"grouped": GROUPED | dict(head_dim=12), "third": SQUARE | {"head_dim": 12} | PART}),
     "glm4": ("Glm4", {"grouped": GROUPED | dict(head_dim=12, attention_bias=False), "own width": OWN_WIDTH | PART}),
+    "hyperclovax": ("HyperCLOVAX", {
+        "grouped": GROUPED | THETA | FACTORS | dict(logits_scaling=0.125, head_dim=16, tie_word_embeddings=True),
+        "norms before": SQUARE | FACTORS | dict(logits_scaling=0.3, attention_multiplier=None, use_post_norm=False, attention_bias=True, mlp_bias=True),
+    }),
     "helium": ("Helium", {"grouped": GROUPED | dict(head_dim=12), "biases": SQUARE | dict(head_dim=12, attention_bias=True, mlp_bias=True)}),
 }  # fmt: skip
 SHAPES = [(family, name) for family, (_, shapes) in FAMILIES.items() for name in shapes]

@@ -5,6 +5,7 @@ Knows llama.cpp's naming and its row order of q and k; knows nothing of memories
 package's. Axes: h head, p half (2), r rotary pair (head_dim / 2), d columns.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -18,7 +19,7 @@ from .families.registry import FAMILIES
 from .gguf_families import ARCHITECTURES, Architecture
 from .gguf_header import GGUFHeader, GGUFTensor, block_sizes, get, read_gguf
 from .gguf_keys import check_keys
-from .gguf_rope import rope_fields
+from .gguf_rope import FREQUENCIES, LONG, SHORT, rope_fields
 from .gguf_special import chat_template, end_of_turn_ids
 from .gguf_tokenizer import tokenizer_json
 from .source import Source, SourceTensor, rows_per_block
@@ -48,7 +49,7 @@ def open_gguf(path: Path) -> Source:
     tensors: dict[str, SourceTensor] = {}
     kinds: dict[str, int] = {}
     for tensor in header.tensors.values():
-        if tensor.name == "rope_freqs.weight":
+        if tensor.name == FREQUENCIES or (tensor.name in (SHORT, LONG) and architecture.longrope):
             continue
         name = _name(tensor.name, path, architecture)
         heads = 0
@@ -92,11 +93,13 @@ def _fields(header: GGUFHeader, path: Path, architecture: Architecture) -> dict[
     def count(key: str, default: int | None = None) -> int:
         return get(header, path, key, lambda x: type(x) is int and x > 0, "a positive whole number", default)
 
-    hidden, heads = count(f"{model}.embedding_length"), count(f"{model}.attention.head_count")
+    hidden, heads, layers = (count(f"{model}.{key}") for key in ("embedding_length", "attention.head_count", "block_count"))
     head_dim = count(f"{model}.attention.key_length", hidden // heads)
-    for key in (f"{model}.attention.value_length", f"{model}.rope.dimension_count"):
-        if (value := count(key, head_dim)) != head_dim:
-            raise ConvertError(f"{path}: {key} {value} must equal the head size {head_dim}: other variants cannot be converted")
+    turning = count(f"{model}.rope.dimension_count", head_dim)
+    values = count(f"{model}.attention.value_length", head_dim)
+    for key, value, less in (("attention.value_length", values, False), ("rope.dimension_count", turning, architecture.part)):
+        if value > head_dim or (value != head_dim and not less):
+            raise ConvertError(f"{path}: {model}.{key} {value} must equal the head size {head_dim}: other variants cannot be converted")
     if "token_embd.weight" not in header.tensors:
         raise ConvertError(f"{path} has no tensor token_embd.weight: give the model's own GGUF, not an adapter or a projector")
     vocab = header.tensors["token_embd.weight"].shape[0]
@@ -116,26 +119,51 @@ def _fields(header: GGUFHeader, path: Path, architecture: Architecture) -> dict[
         "vocab_size": vocab,
         "hidden_size": hidden,
         "intermediate_size": count(f"{model}.feed_forward_length"),
-        "num_hidden_layers": count(f"{model}.block_count"),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": count(f"{model}.attention.head_count_kv", heads),
         "head_dim": head_dim,
         "max_position_embeddings": count(f"{model}.context_length"),
         "rms_norm_eps": shortest(eps),
-        "rope_parameters": rope_fields(header, path, head_dim, model),
+        "rope_parameters": rope_fields(header, path, turning, model, architecture.longrope),
         "tie_word_embeddings": "output.weight" not in header.tensors,
-        "attention_bias": "blk.0.attn_q.bias" in header.tensors,
+        "attention_bias": not header.tensors.keys().isdisjoint(("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")),
+        "attention_out_bias": "blk.0.attn_output.bias" in header.tensors,
         "mlp_bias": "blk.0.ffn_gate.bias" in header.tensors,
         "bos_token_id": bos,
         "eos_token_id": end_of_turn_ids(header, path, vocab),
     }
-    for key, name in architecture.numbers.items():
+    if architecture.part:
+        part = turning / head_dim
+        fields["partial_rotary_factor"] = part if int(head_dim * part) == turning else math.nextafter(part, 1.0)
+    fields |= _said(header, path, architecture, layers)
+    return fields | architecture.fields(fields)
+
+
+def _said(header: GGUFHeader, path: Path, architecture: Architecture, layers: int) -> dict[str, Any]:
+    """Fields that the architecture's own keys say."""
+    model, fields = architecture.name, dict[str, Any]()
+    numbers = dict(architecture.numbers)
+    for key, name in architecture.layers.items():
         value = header.metadata.get(f"{model}.{key}", 0)
-        if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < np.inf:
-            raise ConvertError(f"{path}: {model}.{key} is {value!r}, expected a positive number: convert the model to GGUF again")
+        if not isinstance(value, list):
+            numbers[key] = name
+            continue
+        if len(value) != layers or not all(flag in (0, 1) for flag in value):
+            raise ConvertError(
+                f"{path}: {model}.{key} must be a number or a list of {layers} times true or false: convert the model to GGUF again"
+            )
+        fields["layer_types"] = ["sliding_attention" if flag else "full_attention" for flag in value]
+    for key, name in numbers.items():
+        value = header.metadata.get(f"{model}.{key}", 0)
+        whole = name == "sliding_window_pattern" and f"{model}.{key}" in header.metadata
+        good = isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < np.inf
+        if not good or (whole and (type(value) is not int or value < 1)):
+            what = "a positive whole number" if whole else "a positive number"
+            raise ConvertError(f"{path}: {model}.{key} is {value!r}, expected {what}: convert the model to GGUF again")
         if value:
             fields[name] = shortest(value) if isinstance(value, float) else value
-    return fields | architecture.fields(fields)
+    return fields
 
 
 def shortest(x: float) -> float:

@@ -16,19 +16,23 @@ READ = {
     "rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear",
     "rope.scaling.original_context_length",
 }  # fmt: skip
+ATTENTION = "rope.scaling.attn_factor"
+YARN = {f"rope.scaling.yarn_{name}" for name in ("ext_factor", "attn_factor", "beta_fast", "beta_slow")} | {ATTENTION}  # read where the type is yarn
 HARMLESS = {"rope.scaling.finetuned", "tensor_data_layout"}
 # What llama.cpp takes for "off"; 0 is off for all of them.
 OFF = {
-    "logit_scale": 1, "embedding_scale": 1, "residual_scale": 1, "attention.scale": 1, "attention.output_scale": 1,
-    "attention.temperature_scale": 1, "rope.scaling.attn_factor": 1, "rope.scaling.yarn_attn_factor": 1, "attention.causal": True,
+    "logit_scale": 1, "embedding_scale": 1, "residual_scale": 1, "attention.output_scale": 1,
+    "attention.temperature_scale": 1, "attention.causal": True, ATTENTION: 1,
 }  # fmt: skip
 
 
 def check_keys(header: GGUFHeader, path: Path, architecture: Architecture) -> None:
     """Raise ConvertError, naming the file, the key and its value, for a key of the model that is not understood."""
+    scaled = YARN if header.metadata.get(f"{architecture.name}.rope.scaling.type") == "yarn" else {ATTENTION} if architecture.longrope else set()
+    read = {*READ, *HARMLESS, *scaled, *architecture.numbers, *architecture.layers}
     for key, value in header.metadata.items():
         name = key.removeprefix(f"{architecture.name}.")
-        if name == key or name in architecture.numbers or name in READ or name in HARMLESS:
+        if name == key or name in read:
             continue
         nothing = value in (0, False, "", []) and name != "attention.causal"
         if nothing or (name in OFF and value == OFF[name]) or _every_layer_off(value):

@@ -1,9 +1,8 @@
-"""Rotary settings from GGUF metadata, including the frequency factors that Llama 3.1 files carry as a tensor.
+"""Rotary settings from GGUF metadata, including the frequency factors that Llama 3.1 and longrope files carry as tensors.
 
-Knows how llama.cpp writes them: `rope_freqs.weight` holds, for each rotary pair, what its frequency is divided by.
-The four numbers of
-Hugging Face's `llama3` scaling are recovered from it and checked by computing the factors again; what does not match
-is refused.
+Knows how llama.cpp writes them: `rope_freqs.weight` holds, for each rotary pair, what its frequency is divided by. The four numbers of Hugging Face's
+`llama3` scaling are recovered from it and checked by computing the factors again; what does not match is refused. `rope_factors_short.weight` and
+`_long` hold the same for sequences up to the original length and beyond it.
 """
 
 import math
@@ -17,35 +16,46 @@ from ..errors import ConvertError
 from .gguf_header import GGUFHeader, get
 
 FACTORS = ("rope.scaling.factor", "rope.scale_linear")
+FREQUENCIES, SHORT, LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
 TOLERANCE = 1e-4  # relative; the factors were computed and stored in float32
 
 
-def rope_fields(header: GGUFHeader, path: Path, head_dim: int, model: str = "llama") -> dict[str, Any]:
-    """Hugging Face's `rope_parameters`. model: the architecture, which keys begin with. Raises ConvertError naming the key for scalings this project does not
-    compute."""
-    number = "a positive number"
-    base = get(header, path, f"{model}.rope.freq_base", _positive, number, 10000.0)
-    theta = float(str(np.float32(base)))
+def rope_fields(header: GGUFHeader, path: Path, turning: int, model: str = "llama", longrope: bool = False) -> dict[str, Any]:
+    """Hugging Face's `rope_parameters`. turning: the dimensions of a head that turn. model: the architecture, which keys begin with. longrope: whether its
+    files may have longrope's factors. Raises ConvertError naming the key for scalings this project does not compute."""
+
+    def number(key: str, default: float) -> float:
+        return float(str(np.float32(get(header, path, f"{model}.rope.{key}", _positive, "a positive number", default))))
+
+    theta = number("freq_base", 10000.0)
     # llama.cpp's reading: a factor counts unless the type is none, by its older name too; 0 is no factor.
     kind = header.metadata.get(f"{model}.rope.scaling.type", "linear")
     keys = [f"{model}.{name}" for name in FACTORS]
     key = next((k for k in keys if k in header.metadata), keys[0])
     factor = header.metadata.get(key, 1.0) or 1.0
-    if kind not in ("none", "linear") or not _positive(factor):
+    kinds = ("none", "linear", "yarn", *(("longrope",) if longrope else ()))
+    if kind not in kinds or not _positive(factor):
         raise ConvertError(
-            f"{path}: {model}.rope.scaling.type {kind!r} with {key} {factor!r} is not supported: only linear and Llama 3.1 scaling are"
+            f"{path}: {model}.rope.scaling.type {kind!r} with {key} {factor!r} is not supported: only {', '.join(kinds[1:])} and Llama 3.1 scaling are"
         )
+    factor = 1.0 if kind == "none" else float(str(np.float32(factor)))
+    tables = [name for name in (FREQUENCIES, SHORT, LONG) if name in header.tensors and (longrope or name == FREQUENCIES)]
+    if factor != 1.0 and (tables or kind == "longrope"):
+        what = tables[0] if tables else "longrope"
+        raise ConvertError(f"{path} has {kind} rope scaling by {factor} and {what}: lm2 computes one or the other; use the original checkpoint")
+    attention = number("scaling.attn_factor", 1.0)
+    if attention != 1 and SHORT not in tables and (kind != "yarn" or factor == 1):
+        raise ConvertError(f"{path}: {model}.rope.scaling.attn_factor {attention} without yarn or longrope is not supported: use the original checkpoint")
+    if kind == "yarn" and factor != 1.0:
+        return {"rope_theta": theta, "rope_type": "yarn", "factor": factor} | _yarn(header, path, model, factor, attention)
+    if kind == "longrope" or SHORT in tables or LONG in tables:
+        return {"rope_theta": theta, "rope_type": "longrope"} | _longrope(header, path, model, turning, attention)
     fields: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
-    scaled = factor != 1.0 and kind == "linear"
-    if scaled:
-        fields |= {"rope_type": "linear", "factor": float(str(np.float32(factor)))}
-    if "rope_freqs.weight" not in header.tensors:
+    if factor != 1.0:
+        fields |= {"rope_type": "linear", "factor": factor}
+    if not tables:
         return fields
-    if scaled:
-        raise ConvertError(
-            f"{path} has linear rope scaling and rope_freqs.weight: lm2 computes one or the other; use the original checkpoint"
-        )
-    factors = _read_factors(header, path, head_dim)
+    factors = _read_factors(header, path, turning, FREQUENCIES)
     found = recover(factors, theta, header.metadata.get(f"{model}.rope.scaling.original_context_length"))
     if found is None:
         raise ConvertError(
@@ -61,6 +71,46 @@ def rope_fields(header: GGUFHeader, path: Path, head_dim: int, model: str = "lla
             "original_max_position_embeddings": found.original_max_position_embeddings,
         }
     return fields
+
+
+def _original(header: GGUFHeader, path: Path, model: str) -> int:
+    """The length a model was trained with before its positions were scaled; all of its positions where no key says it."""
+    key = f"{model}.rope.scaling.original_context_length"
+    return get(header, path, key, lambda x: type(x) is int and x > 0, "a positive whole number", header.metadata.get(f"{model}.context_length"))
+
+
+def _yarn(header: GGUFHeader, path: Path, model: str, factor: float, attention: float) -> dict[str, Any]:
+    """yarn's fields beside its factor. Cosines and sines grow by 0.1 ln(factor) + 1, times attn_factor. llama.cpp reads no key that begins with yarn_ for the
+    architectures here, and Hugging Face both betas: those are taken as the file says them, and the two factors must say what is computed without them."""
+
+    def number(key: str, default: float) -> float:
+        return float(str(np.float32(get(header, path, f"{model}.rope.scaling.yarn_{key}", _positive, "a positive number", default))))
+
+    grown = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+    for key, need, said in (("ext_factor", 1.0, number("ext_factor", 1.0)), ("attn_factor", grown, number("attn_factor", grown))):
+        if abs(said / need - 1) > TOLERANCE:
+            raise ConvertError(f"{path}: {model}.rope.scaling.yarn_{key} {said} must be {need:.7g}: lm2 computes no other; use the original checkpoint")
+    return {
+        "original_max_position_embeddings": _original(header, path, model),
+        "beta_fast": number("beta_fast", 32.0),
+        "beta_slow": number("beta_slow", 1.0),
+        "attention_factor": grown * attention,
+    }
+
+
+def _longrope(header: GGUFHeader, path: Path, model: str, turning: int, attention: float) -> dict[str, Any]:
+    """longrope's fields: the factors up to the original length, and those beyond, which no window of the model reaches. llama.cpp multiplies by
+    attn_factor alone."""
+    for name in (SHORT, LONG):
+        if name not in header.tensors:
+            raise ConvertError(f"{path} has no tensor {name}, its longrope scaling needs it: convert the model to GGUF again")
+    short, long = (_read_factors(header, path, turning, name) for name in (SHORT, LONG))
+    return {
+        "short_factor": [float(str(x)) for x in short],
+        "long_factor": [float(str(x)) for x in long],
+        "attention_factor": attention,
+        "original_max_position_embeddings": _original(header, path, model),
+    }
 
 
 def recover(factors: np.ndarray, theta: float, original: Any = None) -> RopeConfig | None:
@@ -103,17 +153,15 @@ def _fit(factors: np.ndarray, theta: float, largest: float) -> RopeConfig | None
     return RopeConfig(theta, "llama3", largest, 1.0, high, max(1, round(a * (high - 1.0))))
 
 
-def _read_factors(header: GGUFHeader, path: Path, head_dim: int) -> np.ndarray:
-    tensor = header.tensors["rope_freqs.weight"]
-    if tensor.kind != "F32" or tensor.shape != (head_dim // 2,):
-        raise ConvertError(
-            f"{path}: rope_freqs.weight is {tensor.kind} {list(tensor.shape)}, expected F32 [{head_dim // 2}]: convert to GGUF again"
-        )
+def _read_factors(header: GGUFHeader, path: Path, turning: int, name: str) -> np.ndarray:
+    tensor = header.tensors[name]
+    if tensor.kind != "F32" or tensor.shape != (turning // 2,):
+        raise ConvertError(f"{path}: {name} is {tensor.kind} {list(tensor.shape)}, expected F32 [{turning // 2}]: convert to GGUF again")
     with open(path, "rb") as f:
         f.seek(tensor.begin)
         factors = np.frombuffer(f.read(tensor.nbytes), "<f4")
     if not np.isfinite(factors).all() or (factors <= 0).any():
-        raise ConvertError(f"{path}: tensor rope_freqs.weight holds values that are not positive numbers: download the file again")
+        raise ConvertError(f"{path}: tensor {name} holds values that are not positive numbers: download the file again")
     return factors
 
 

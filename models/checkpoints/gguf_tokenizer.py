@@ -20,6 +20,11 @@ WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3_PATTERN = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}{{1,3}}|{REST}"
 QWEN2_PATTERN = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}|{REST}"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+# A word begins anew where small letters end; its contraction stays with it.
+CASED = [rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}{a}{LOWER}{b}{CONTRACTIONS}?" for a, b in ("*+", "+*")]
+GPT4O_PATTERN = "|".join([*CASED, r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"])
+PATTERNS = {"llama3": LLAMA3_PATTERN, "gpt-4": LLAMA3_PATTERN, "qwen2": QWEN2_PATTERN, "gpt-4o": GPT4O_PATTERN}
 Merges = list[tuple[str, str]]
 PRE = {
     "smollm": "smollm",
@@ -30,6 +35,10 @@ PRE = {
     "llama-v3": "llama3",
     "llama-bpe": "llama3",
     "qwen2": "qwen2",
+    "dbrx": "gpt-4",  # OLMo 2 and 3, Phi-4
+    "glm4": "gpt-4",
+    "chatglm-bpe": "gpt-4",
+    "gpt-4o": "gpt-4o",  # Phi-4-mini
 }
 
 
@@ -95,8 +104,7 @@ def _byte_level(header: GGUFHeader, path: Path, vocab: dict[str, int], kinds: li
     elif form == "gpt-2":
         tokenizer.pre_tokenizer = split
     else:
-        pattern = Regex(LLAMA3_PATTERN if form == "llama3" else QWEN2_PATTERN)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "isolated"), plain])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PATTERNS[form]), "isolated"), plain])
     if form == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()

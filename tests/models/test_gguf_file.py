@@ -225,11 +225,11 @@ def with_key(add, key, value):
 
 
 REFUSED = {
-    "architecture": ({"architecture": "gemma2"}, "architecture 'gemma2' is not supported: lm2 converts GGUF files of architecture gemma3, granite, llama, qwen2"),
+    "architecture": ({"architecture": "gemma2"}, "architecture 'gemma2' is not supported: lm2 converts GGUF files of architecture chatglm, ernie4_5, exaone4, gemma, gemma3,"),
     "experts": ({"keys": with_key("add_uint32", "llama.expert_count", 8)}, "llama.expert_count is 8"),
     "window": ({"keys": with_key("add_uint32", "llama.attention.sliding_window", 4096)}, "sliding_window is 4096"),
     "split": ({"keys": with_key("add_uint16", "split.count", 3)}, "is one of 3 parts: merge"),
-    "yarn": ({"keys": with_key("add_string", "llama.rope.scaling.type", "yarn")}, "scaling.type 'yarn'"),
+    "longrope": ({"keys": with_key("add_string", "llama.rope.scaling.type", "longrope")}, "scaling.type 'longrope'"),
     "partial rotary": ({"keys": with_key("add_uint32", "llama.rope.dimension_count", 8)}, "dimension_count 8 must equal the head size 16"),
     "vocabulary": ({"keys": with_key("add_uint32", "llama.vocab_size", 97)}, "llama.vocab_size 97 contradicts token_embd.weight with 96"),
     "no embedding": ({"drop": ("model.embed_tokens.weight",)}, "has no tensor token_embd.weight"),

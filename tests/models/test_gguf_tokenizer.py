@@ -8,7 +8,7 @@ import sources
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 
 from lm2.models.checkpoints.convert import convert
-from lm2.models.checkpoints.gguf_tokenizer import LLAMA3_PATTERN, QWEN2_PATTERN
+from lm2.models.checkpoints.gguf_tokenizer import GPT4O_PATTERN, LLAMA3_PATTERN, PRE, QWEN2_PATTERN
 from lm2.models.errors import ConvertError
 
 TEXTS = [
@@ -20,6 +20,8 @@ TEXTS = [
     "",
     "<|im_start|>user\nhello<|im_end|>\n",
     "a<|endoftext|>b",
+    "camelCase HTTPServer's ÉCOLE'S DON'T été ǅ ªb",
+    "a//b/\n\n/c !?\r\n 1234567 ٣٤ ½",
 ]
 SPLIT = pre_tokenizers.ByteLevel(add_prefix_space=False)
 PLAIN = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -32,6 +34,11 @@ FORMS = {
         None,
         {"ignore_merges": True},
     ),
+    **{
+        pre: (lambda: pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3_PATTERN), "removed", invert=True), PLAIN]), None, {})
+        for pre in ("dbrx", "glm4", "chatglm-bpe")  # as in OLMo 2's tokenizer.json
+    },
+    "gpt-4o": (lambda: pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(GPT4O_PATTERN), "isolated"), PLAIN]), None, {}),
     "qwen2": (lambda: pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"), PLAIN]), normalizers.NFC, {}),
 }
 
@@ -69,6 +76,20 @@ def test_the_pre_tokenizer_matters(tmp_path):
     want = original("gpt-2")
     got = rebuilt(tmp_path, lambda w: sources.add_byte_level(w, want, "smollm"), want.get_vocab_size())
     assert any(got.encode(t).ids != want.encode(t).ids for t in TEXTS)
+
+
+@pytest.mark.parametrize("pre", sorted(set(PRE) - {"smollm", "refact", "gpt-2", "default", "glm4", "chatglm-bpe"}))
+def test_the_patterns_are_those_of_transformers(tmp_path, pre):
+    """Which has glm4's not: that one is GLM's own, in the tokenizer that came with its first checkpoints, and llama.cpp's, and the same as dbrx's."""
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    want = pre_tokenizers.Split(Regex(GGUF_PRE_TOKENIZER_SPLITS[pre]), "isolated")
+    got = rebuilt(tmp_path, lambda w: sources.add_byte_level(w, original(pre if pre in FORMS else "llama-bpe"), pre), 400)
+    state = json.loads(got.to_str())["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+    for text in [*TEXTS, "Ve\u0301LO\u0301lo e\u0301'Re", "it'Stuck we'Really"]:
+        assert pre_tokenizers.Split(Regex(state), "isolated").pre_tokenize_str(text) == want.pre_tokenize_str(text), text
+    other = pre_tokenizers.Split(Regex(QWEN2_PATTERN if pre != "qwen2" else LLAMA3_PATTERN), "isolated")
+    assert any(other.pre_tokenize_str(text) != want.pre_tokenize_str(text) for text in TEXTS)
 
 
 def test_transformers_reads_the_result_the_same(tmp_path):

@@ -1,19 +1,14 @@
 """EXAONE 4: a Llama that norms what attention and MLP give, and each head of its queries and keys. Where some layers see a window, the others do not turn."""
 
-from ...errors import ConfigError
-from ...fields import is_whole, whole
+from ...fields import whole
 from .family import WINDOWED, Family, Fields, Windows, anything, but_each, kinds_of_layers, windows_by_kind
 from .olmo2 import fold
 
 
 def kinds(config: Fields) -> list[str]:
     """What each layer sees: the pattern is a number, each so many sees everything, and none without a window."""
-    every = config.get("sliding_window_pattern")
-    if config.get("layer_types") is not None or config.get("sliding_window") is None:
-        return kinds_of_layers(config, lambda i: False)
-    if not is_whole(every):
-        raise ConfigError(f"sliding_window_pattern {every!r} must be a number, or layer_types must say what each layer sees")
-    return kinds_of_layers(config, but_each(whole(config, "sliding_window_pattern")))
+    said = config.get("sliding_window") is not None and config.get("layer_types") is None
+    return kinds_of_layers(config, but_each(whole(config, "sliding_window_pattern")) if said else lambda i: False)
 
 
 def fields(config: Fields) -> Fields:

@@ -19,6 +19,7 @@ Tensors = dict[str, SourceTensor]
 Rule = Callable[[Any], bool]
 Windows = list[int | None]
 FULL, SLIDING = "full_attention", "sliding_attention"
+SWITCH = "use_sliding_window"
 
 
 def anything(value: Any) -> bool:
@@ -60,6 +61,8 @@ class Family:
 
     def complete(self, config: Mapping[str, Any]) -> Fields:
         """`config` with the family's defaults for what is missing."""
+        if SWITCH not in self.defaults:  # a class that does not have it leaves its windows on, whatever the file says
+            config = {name: value for name, value in config.items() if name != SWITCH}
         missing = {name: value for name, value in self.defaults.items() if name not in config}
         ropes = [config.get(name) for name in (NEW, OLD)]
         if any(isinstance(block, Mapping) and block.get("rope_theta") is not None for block in ropes):
@@ -117,8 +120,7 @@ def windows_everywhere(config: Fields) -> Windows:
     """`sliding_window` in every layer, of a family whose class does not read which ones. Raises ConfigError for a config that says otherwise."""
     kinds = kinds_of_layers(config, lambda i: slides(config))
     if config.get("sliding_window") is not None and FULL in kinds:
-        reason = "use_sliding_window False" if config.get("layer_types") is None else f"layer_types {FULL!r}"
-        raise ConfigError(f"{reason} does not go with sliding_window {config['sliding_window']!r}, which this family has in every layer: correct the one that is wrong")
+        raise ConfigError(f"layer_types {FULL!r} does not go with sliding_window {config['sliding_window']!r}, which this family has in every layer: correct the one that is wrong")
     return windows_by_kind(config, kinds)
 
 
@@ -156,6 +158,8 @@ def ropes_of_layers(config: Fields, kinds: list[str], theta: float, local_theta:
         older = config.get(OLD) if kind == FULL else None
         if older and given.get(kind, {}).get("rope_type", "default") != "default":
             raise ConfigError(f"{NEW} and {OLD} are both given: keep the one that the model was trained with, remove the other")
+        if older and older.get("type") not in (None, older.get("rope_type", "default")):
+            raise ConfigError(f"{OLD}.type {older['type']!r} is left out by transformers where layers turn in two ways: write {OLD}.rope_type, or remove it")
         named = config.get("rope_theta" if kind == FULL else "rope_local_base_freq")
         blocks[kind] = {"rope_theta": base if named is None else named, **(older or {}), **{k: v for k, v in given.get(kind, {}).items() if v is not None}}
     rest = {name: config[name] for name in (LENGTH, "max_position_embeddings") if name in config}

@@ -29,7 +29,7 @@ def renamed(tensors: Tensors, names: dict[str, str]) -> Tensors:
     """Parts of layers by other names: old -> new, all at once."""
     out: Tensors = {}
     for name, tensor in tensors.items():
-        match = re.fullmatch(r"(model\.layers\.\d+\.)([a-z_.]+)\.(weight|bias)", name)
+        match = re.fullmatch(r"(model\.layers\.\d+\.)([a-z0-9_.]+)\.(weight|bias)", name)
         new = f"{match[1]}{names[match[2]]}.{match[3]}" if match and match[2] in names else name
         if new in out:
             raise ConvertError(f"{tensor.file}: tensor {name} would be {new}, which is there already: the files are not of one model")

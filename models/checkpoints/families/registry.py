@@ -14,6 +14,7 @@ from .glm import GLM
 from .glm4 import GLM4
 from .granite import GRANITE
 from .helium import HELIUM
+from .hyperclovax import HYPERCLOVAX
 from .llama import LLAMA
 from .mistral import MISTRAL
 from .olmo2 import OLMO2
@@ -24,7 +25,7 @@ from .qwen3 import QWEN3
 from .seed_oss import SEED_OSS
 from .smollm3 import SMOLLM3
 
-_ALL = (LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, PHI3, SEED_OSS, ERNIE4_5, HELIUM, OLMO2, OLMO3, EXAONE4, GEMMA, GEMMA3, GLM, GLM4)
+_ALL = (LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GRANITE, PHI3, SEED_OSS, ERNIE4_5, HELIUM, OLMO2, OLMO3, EXAONE4, GEMMA, GEMMA3, GLM, GLM4, HYPERCLOVAX)
 FAMILIES: Mapping[str, Family] = {f.model_type: f for f in _ALL}
 
 
