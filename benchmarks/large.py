@@ -132,7 +132,7 @@ def tokenizer(folder: Path) -> None:
 
 
 def measured(command: list[str], log: Path) -> tuple[float, float]:
-    """Run `command`, its output in `log`: peak resident megabytes and seconds. Raises SystemExit with the end of the log where it fails."""
+    """Run `command`, its output in `log`: peak resident megabytes (at least this process's own) and seconds. Raises SystemExit with the end of the log where it fails."""
     began = time.monotonic()
     with open(log, "wb") as f:
         child = subprocess.Popen(command, stdout=f, stderr=subprocess.STDOUT)

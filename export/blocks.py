@@ -176,11 +176,13 @@ def fitted(w: np.ndarray) -> Grid:
 def _better(w: np.ndarray, best: Grid, off: np.ndarray, d: np.ndarray, m: np.ndarray) -> np.ndarray:
     """Puts d and m (n,) and their numbers into `best` where the squared error is below `off` (n,); the errors as they are then."""
     made = _rounded(w, d, m)
-    own = np.square(valued(*made) - w).sum(-1)  # (n,)
-    better = own < off
+    error = valued(*made)
+    error -= w
+    own = np.square(error, out=error).sum(-1)  # (n,)
+    better = np.flatnonzero(own < off)
     for kept, new in zip(best, made, strict=True):
         kept[better] = new[better]
-    return np.where(better, own, off)
+    return np.where(own < off, own, off)
 
 
 def _rounded(w: np.ndarray, d: np.ndarray, m: np.ndarray) -> Grid:
@@ -206,9 +208,17 @@ def divided(w: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 def numbers_of(w: np.ndarray, d: np.ndarray, m: np.ndarray) -> np.ndarray:
     """The nearest numbers (.., c), 0 to 15, to blocks w (.., c)."""
-    return np.clip(np.rint(divided(w - m[..., None], d)), 0, 15)
+    q = w - m[..., None]
+    if (d != 0).all():
+        q /= d[..., None]
+    else:
+        q = divided(q, d)
+    np.rint(q, out=q)
+    return np.clip(q, 0, 15, out=q)
 
 
 def valued(q: np.ndarray, d: np.ndarray, m: np.ndarray) -> np.ndarray:
     """d q + m (.., c), float32: rounded once, as a converter from GGUF rounds."""
-    return q * d[..., None] + m[..., None]
+    made = q * d[..., None]
+    made += m[..., None]
+    return made
