@@ -6,36 +6,61 @@ smallest error of a few that are tried (docs/decisions.md). Knows NumPy arrays; 
 Axes: o rows (outputs), i columns (inputs), k blocks of a row, c = 32 columns of a block, n blocks of any row.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+
 import numpy as np
 
 from .ops.qlinear import QMatrix, pack
 from .options import BLOCK
+from .weights import cut
 
 SLACK = 0.01  # of a step: how far a value may lie from a grid and still be tried as one of its numbers
 ENDS = (1.0, 0.93, 0.86, 0.77)  # where a 4-bit block's first and last value may lie, of the way from its middle to its ends
 ROUNDS = 3  # of least squares for d and m with the numbers as they are, then for the numbers
 STEPS = tuple(range(127, 119, -1))  # of an 8-bit block's largest magnitude
-AT_ONCE = 1 << 22  # values that are looked at together: temporary arrays stay this small
 
 Grid = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Numbers (.., c), d (..) and m (..), float32 (a whole matrix's numbers: int16); d and m are float16 numbers."""
+"""Numbers (.., c), d (..) and m (..), float32 (those that wait: int8); d and m are float16 numbers."""
 
 
 def to_qmatrix(weight: np.ndarray, bits: int) -> QMatrix:
-    """weight (o, i), i padded with zeros to a multiple of 32. Raises PackError where float16 holds no block's d or m.
+    """weight (o, i), i padded with zeros to a multiple of 32. Raises PackError where float16 holds no block's d or m."""
+    q, d, m = (list(arrays) for arrays in zip(*to_qparts(lambda: (weight[rows] for rows in cut(*weight.shape)), bits), strict=True))
+    return QMatrix(np.concatenate(q), np.concatenate(d), joined_minima(m, bits))
 
-    8 bits have one minimum, 0, unless most blocks lie on a grid that needs their own (Q4_1's and Q4_0's): those are kept then.
+
+def to_qparts(parts: Callable[[], Iterable[np.ndarray]], bits: int) -> Iterator[QMatrix]:
+    """`to_qmatrix` of a matrix that comes some rows (o, i) at a time, each time that `parts` is called, as some rows at a time.
+
+    8 bits have one minimum, 0, unless most blocks lie on a grid that needs their own (Q4_1's and Q4_0's): those are kept then. So they are read
+    twice, and between the numbers of the whole matrix, a byte each, are in memory. 4 bits are read once, and nothing is kept.
     """
-    some = max(1, AT_ONCE // weight.shape[1])
-    slices = [weight[start : start + some] for start in range(0, len(weight), some)]
-    with np.errstate(invalid="ignore", over="ignore"):  # infinite d and m are refused below
-        made = (_four(blocks_of(part)) if bits == 4 else _eight(blocks_of(part)) for part in slices)
-        parts = [(q.astype(np.int16), d, m) for q, d, m in made]
-        if bits == 8 and 2 * sum(np.count_nonzero(m) for *_, m in parts) <= sum(m.size for *_, m in parts):
-            for part, rows in zip(parts, slices, strict=True):
-                _without_minima(part, rows)
-    q, d, m = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return pack(q, d, None if bits == 8 and not m.any() else m, bits)
+    if bits == 4:
+        for rows in parts():
+            yield pack(*_rounded_to(_four, rows), bits)
+        return
+    made = [_rounded_to(_eight, rows) for rows in parts()]
+    minima = sum(np.count_nonzero(m) for *_, m in made)
+    if 0 < 2 * minima <= sum(m.size for *_, m in made):
+        for grid, rows in zip(made, parts(), strict=True):
+            _without_minima(grid, rows)
+        minima = 0
+    made.reverse()
+    while made:
+        q, d, m = made.pop()
+        yield pack(q, d, m if minima else None, bits)
+
+
+def joined_minima(minima: list[np.ndarray], bits: int) -> np.ndarray:
+    """The m of a whole QMatrix, of those of its parts."""
+    return np.zeros((1, 1), np.float16) if bits == 8 and not any(m.any() for m in minima) else np.concatenate(minima)
+
+
+def _rounded_to(rule: Callable[[np.ndarray], Grid], rows: np.ndarray) -> Grid:
+    """Rows (o, i) by a rule for blocks; the numbers, which are not above 127, in a byte each."""
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite d and m are refused by whoever packs them
+        q, d, m = rule(blocks_of(rows))
+        return q.astype(np.int8), d, m
 
 
 def blocks_of(weight: np.ndarray) -> np.ndarray:
@@ -68,7 +93,8 @@ def _without_minima(grid: Grid, weight: np.ndarray) -> None:
     """8-bit blocks of weight (o, i) that were given a minimum, rounded again without."""
     q, d, m = grid
     had = m != 0  # (o, k)
-    q[had], d[had] = symmetric(blocks_of(weight)[had])
+    with np.errstate(invalid="ignore", over="ignore"):
+        q[had], d[had] = symmetric(blocks_of(weight)[had])
     m[...] = 0
 
 
@@ -150,11 +176,13 @@ def fitted(w: np.ndarray) -> Grid:
 def _better(w: np.ndarray, best: Grid, off: np.ndarray, d: np.ndarray, m: np.ndarray) -> np.ndarray:
     """Puts d and m (n,) and their numbers into `best` where the squared error is below `off` (n,); the errors as they are then."""
     made = _rounded(w, d, m)
-    own = np.square(valued(*made) - w).sum(-1)  # (n,)
-    better = own < off
+    error = valued(*made)
+    error -= w
+    own = np.square(error, out=error).sum(-1)  # (n,)
+    better = np.flatnonzero(own < off)
     for kept, new in zip(best, made, strict=True):
         kept[better] = new[better]
-    return np.where(better, own, off)
+    return np.where(own < off, own, off)
 
 
 def _rounded(w: np.ndarray, d: np.ndarray, m: np.ndarray) -> Grid:
@@ -180,9 +208,17 @@ def divided(w: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 def numbers_of(w: np.ndarray, d: np.ndarray, m: np.ndarray) -> np.ndarray:
     """The nearest numbers (.., c), 0 to 15, to blocks w (.., c)."""
-    return np.clip(np.rint(divided(w - m[..., None], d)), 0, 15)
+    q = w - m[..., None]
+    if (d != 0).all():
+        q /= d[..., None]
+    else:
+        q = divided(q, d)
+    np.rint(q, out=q)
+    return np.clip(q, 0, 15, out=q)
 
 
 def valued(q: np.ndarray, d: np.ndarray, m: np.ndarray) -> np.ndarray:
     """d q + m (.., c), float32: rounded once, as a converter from GGUF rounds."""
-    return q * d[..., None] + m[..., None]
+    made = q * d[..., None]
+    made += m[..., None]
+    return made

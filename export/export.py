@@ -1,6 +1,7 @@
 """`lm2 export`: a model folder in, a folder with one ONNX model and everything a runtime needs out. Needs onnx, not torch.
 
-Knows the steps and the folder; the graph is in step.py. The folder appears whole or not at all.
+Knows the steps and the folder; the graph is in step.py. The folder appears whole or not at all. Weights go from file to file in pieces: the graph is built,
+and checked, with its initializers beside it, and where the model is small enough to be one file they are copied into it then (wire.py).
 """
 
 import importlib.util
@@ -8,7 +9,6 @@ import json
 import math
 import shutil
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import onnx
 from onnx import helper
 
 from ..models.atomic import check_new_folder, folder_name, new_folder, scratch_folder, write_file
-from ..models.checkpoints.progress import Event, Report, silent
+from ..models.checkpoints.progress import Counter, Event, Report, silent
 from ..models.checkpoints.recalls import carry
 from ..models.config import LM2Config
 from ..models.errors import ConvertError
@@ -25,26 +25,34 @@ from ..models.layout import CONFIG, TEXT_FILES, TOKENIZER, ModelFolder, open_fol
 from ..models.oserrors import utf8_path
 from .cost import Cost, measure
 from .graph import Graph, Store
-from .linear import Weights
 from .loud import widened
 from .memory import plain_update
 from .ops import DOMAIN, NAME, qlinear
 from .ops.function import function
 from .options import Options
 from .step import Step, value_infos
+from .weights import Weights
+from .wire import write_whole
 
 INLINE_MAX = 1_900_000_000  # a protobuf message ends at 2 GiB
+MEASURED_MAX = 2_000_000_000  # bytes of a model in float32 up to which it is run to say what int4 costs
 IR_VERSIONS = {23: 11, 24: 12}
 PREFIX = "lm2."
 
 
 def export_model(
-    src: Path, dst: Path, options: Options = Options(), report: Report = silent, inline_max: int = INLINE_MAX
+    src: Path,
+    dst: Path,
+    options: Options = Options(),
+    report: Report = silent,
+    inline_max: int = INLINE_MAX,
+    measure_cost: bool | None = None,
 ) -> dict[str, Any]:
     """Export model folder `src` to the new folder `dst`. Returns the summary that `lm2 export --json` prints.
 
-    Raises ConvertError, ModelFileError, ConfigError or WriteError; `dst` does not exist then. Weights are read one at a time; above `inline_max`
-    bytes they go to a file beside the graph.
+    Raises ConvertError, ModelFileError, ConfigError or WriteError; `dst` does not exist then. Memory: at most one matrix in the type it is stored in
+    (docs/onnx.md), unless `measure_cost`: that runs the model, in float32 too. None: where that has at most MEASURED_MAX bytes. Above `inline_max` bytes
+    weights stay in a file beside the graph.
     """
     began = time.monotonic()
     check_new_folder(dst)
@@ -53,22 +61,23 @@ def export_model(
     options.check(config)
     total = sum(math.prod(shape) for shape in tensor_shapes(config).values())
     external = estimated_bytes(config, options) > inline_max
-    report(Event("building the graph", 0, None))
-    with new_folder(dst) as out, ExitStack() as stack:
-        source = stack.enter_context(open(folder.weights, "rb"))
-        side = stack.enter_context(open(out / DATA, "wb")) if external else None
+    counter = Counter(report, "building the graph", folder.header.file_bytes)
+    with new_folder(dst) as out:
         tokenizer = file_digest(src / TOKENIZER) if (src / TOKENIZER).is_file() else ""
-        weights = widened(config, Weights(folder, source), options)
-        step, model = build_model(folder, weights, Store(side, DATA), options, tokenizer)
-        if side:
-            side.flush()
-        report(Event("writing", 0, None))
+        with open(folder.weights, "rb") as source, open(out / DATA, "wb") as side:
+            weights = widened(config, Weights(folder, source, counter.add), options)
+            step, model = build_model(folder, weights, Store(side, DATA), options, tokenizer)
         onnx.save_model(model, out / MODEL)
-        model.Clear()
         report(Event("checking", 0, None))
         check_model(utf8_path(out) / MODEL)
+        if not external:
+            report(Event("writing", 0, None))
+            with open(out / DATA, "rb") as side, open(out / MODEL, "wb") as whole:
+                write_whole(model, side, whole)
+            (out / DATA).unlink()
+        model.Clear()
         export = write_record(folder, out, options, step, tokenizer)
-        cost = quantisation_cost(folder, out, dst, report) if options.precision == "int4" else None
+        cost = measured_cost(folder, out, dst, 4 * total, measure_cost, report) if options.precision == "int4" else None
     return {
         "name": config.name or folder_name(dst),
         "path": str(dst),
@@ -85,6 +94,16 @@ def export_model(
         "fingerprint": folder.fingerprint,
         "seconds": round(time.monotonic() - began, 3),
     }
+
+
+def measured_cost(folder: ModelFolder, out: Path, dst: Path, wide_bytes: int, wanted: bool | None, report: Report) -> Cost | None:
+    """`quantisation_cost`, or a note that says why not."""
+    if wanted or (wanted is None and wide_bytes <= MEASURED_MAX):
+        return quantisation_cost(folder, out, dst, report)
+    if wanted is None:
+        size = f"{wide_bytes / 1e9:.1f} GB"
+        report(Event(f"int4: what it costs was not measured, since the model in float32 ({size}) would be in memory: --measure does", note=True))
+    return None
 
 
 def quantisation_cost(folder: ModelFolder, out: Path, dst: Path, report: Report) -> Cost | None:

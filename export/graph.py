@@ -1,9 +1,9 @@
 """Writing an ONNX graph down node by node. Knows names, nodes and initializers; nothing of models.
 
-A value is its name. Large weights go to a side file as they come, so an export holds one of them at a time.
+A value is its name. Large weights go to a side file as they come, whole or in pieces, so an export holds one piece of them at a time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -42,23 +42,52 @@ class Store:
 
     def add(self, name: str, array: np.ndarray, kind: int | None = None, shape: tuple[int, ...] | None = None) -> str:
         """Keep `array` under `name`. `kind`, `shape`: for types NumPy does not have, whose bytes `array` holds."""
+        array = np.asarray(array, order="C")
+        return self._keep(name, [array], array.shape if shape is None else shape, kind)
+
+    def stream(self, name: str, pieces: Iterable[np.ndarray]) -> str:
+        """Keep under `name` the array whose rows come in `pieces`, at least one, each (rows, ...). None is held longer than it takes to write it."""
+        return self._keep(name, pieces, None, None)
+
+    def _keep(self, name: str, pieces: Iterable[np.ndarray], shape: tuple[int, ...] | None, kind: int | None) -> str:
         assert name not in self.names, name
         self.names.add(name)
-        array = np.asarray(array, order="C")
-        tensor = TensorProto(
-            name=name, data_type=KINDS[array.dtype] if kind is None else kind, dims=array.shape if shape is None else shape
-        )
-        if self._side is None or array.nbytes < SIDE_MIN:
-            tensor.raw_data = array.tobytes()
+        tensor = TensorProto(name=name)
+        held: list[bytes] = []  # until there is enough for the side file
+        begin, count, rows = -1, 0, 0
+        for piece in pieces:
+            piece = np.asarray(piece, order="C")
+            raw = memoryview(piece.reshape(-1).view(np.uint8)) if piece.size else memoryview(b"")
+            count, rows = count + raw.nbytes, rows + (len(piece) if piece.ndim else 0)
+            if begin < 0 and (self._side is None or count < SIDE_MIN):
+                held.append(raw.tobytes())
+                continue
+            if begin < 0:
+                begin = self._aligned()
+                self._write(*held)
+                held = []
+            self._write(raw)
+        tensor.dims.extend((rows, *piece.shape[1:]) if shape is None else shape)
+        tensor.data_type = KINDS[piece.dtype] if kind is None else kind
+        if begin < 0:
+            tensor.raw_data = b"".join(held)
         else:
-            self._side.write(b"\0" * (-self._side.tell() % ALIGN))
             tensor.data_location = TensorProto.EXTERNAL
-            entries = {"location": self._location, "offset": str(self._side.tell()), "length": str(array.nbytes)}
-            for key, value in entries.items():
+            for key, value in {"location": self._location, "offset": str(begin), "length": str(count)}.items():
                 tensor.external_data.add(key=key, value=value)
-            self._side.write(memoryview(array.reshape(-1).view(np.uint8)))
         self.tensors.append(tensor)
         return name
+
+    def _aligned(self) -> int:
+        """Where the side file goes on."""
+        assert self._side is not None
+        self._side.write(b"\0" * (-self._side.tell() % ALIGN))
+        return self._side.tell()
+
+    def _write(self, *parts: bytes | memoryview) -> None:
+        assert self._side is not None
+        for part in parts:
+            self._side.write(part)
 
 
 class Graph:

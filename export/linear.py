@@ -1,60 +1,29 @@
 """A model's matrices as nodes, in the precision asked for: linear layers, the embedding and the head. Knows weights by name.
 
+A matrix comes some rows at a time and is written so, but for one that is stored as columns: that is put together in the type it is stored in.
+
 Axes: b batch, t positions, i inputs, o outputs, v vocabulary, d hidden, k blocks of a row.
 """
 
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from onnx import TensorProto
 
 from ..models.errors import ConvertError
-from ..models.layout import ModelFolder
-from ..models.tensorfile import read_tensor, to_float32
-from .blocks import to_qmatrix
+from .blocks import joined_minima, to_qparts
 from .graph import CONTRIB, Graph
-from .offsets import pairs, to_offset_blocks
+from .offsets import OffsetBlocks, pairs, to_offset_blocks
 from .ops import DOMAIN, qlinear
 from .ops.qlinear import PackError
 from .options import BLOCK, Options
 from .quantize import Blocks, nbits, packed_int4, refined, to_blocks
+from .weights import Weights
 
 ACCURACY = 4  # MatMulNBits: round the inputs of a block to int8 and multiply whole numbers
-
-
-class Weights:
-    """A model folder's tensors, float32, read one at a time."""
-
-    def __init__(self, folder: ModelFolder, f: BinaryIO):
-        self.folder, self.file = folder, f
-        self.header = folder.header
-        self.path: Path = folder.weights
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.header.tensors
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        info = self.header.tensors[name]
-        array = to_float32(read_tensor(self.file, info), info.dtype)
-        if not np.isfinite(array).all():
-            raise ConvertError(f"{self.path}: tensor {name} has values that are not finite: convert or pull the model again")
-        return array
-
-    def loudness(self, name: str) -> np.ndarray | None:
-        """Where the last block of matrix `name` is of a few columns (loud.py): what each counts."""
-        return None
-
-    def rows(self, names: tuple[str, ...]) -> np.ndarray:
-        """Matrices (o, i), by name without `.weight`, one below the other."""
-        return np.concatenate([self[f"{n}.weight"] for n in names]) if len(names) > 1 else self[f"{names[0]}.weight"]
-
-    def biases(self, names: tuple[str, ...]) -> np.ndarray | None:
-        """Their biases side by side (o,), zeros for one that has none; None when none has."""
-        if not any(f"{n}.bias" in self for n in names):
-            return None
-        rows = [(self.header.tensors[f"{n}.weight"].shape[0], f"{n}.bias") for n in names]
-        return np.concatenate([self[bias] if bias in self else np.zeros(size, np.float32) for size, bias in rows])
+HALF_MAX = float(np.finfo(np.float16).max)
+T = TypeVar("T", Blocks, OffsetBlocks)
 
 
 class Matrices:
@@ -76,7 +45,8 @@ class Matrices:
         y = self._quantised(g, x, joint, names, bits) if bits else self._plain(g, x, joint, names, wide)
         if own is not None:
             dtype = "float32" if wide else self.dtype
-            y = g.op("Add", y, g.store.add(f"{joint}.bias", self._fits(joint, own, dtype)), name=f"{short}.bias")
+            largest = float(np.abs(own).max(initial=0.0))
+            y = g.op("Add", y, g.store.add(f"{joint}.bias", self._fits(joint, own, dtype, largest)), name=f"{short}.bias")
         return y
 
     def vector(self, g: Graph, name: str) -> str:
@@ -88,7 +58,7 @@ class Matrices:
         base = "model.embed_tokens"
         bits = self.options.bits_of(base)
         if not bits:
-            table = g.store.add(f"{base}.weight", self._fits(base, self.weights[f"{base}.weight"], self.dtype))
+            table = g.store.stream(f"{base}.weight", self._fitting(base, (base,), self.dtype))
             return g.op("Gather", table, ids, name="embed")
         if self.options.qlinear:
             minima = self._keep(g, base, (base,), bits)  # q (v, k, 32), d (v, k)
@@ -96,13 +66,14 @@ class Matrices:
             x = g.op("Mul", x, self._of_blocks(g, f"{base}.d", ids))
             x = g.op("Add", x, self._of_blocks(g, f"{base}.m", ids)) if minima else x
             return self._columns(g, x, self._inputs(base))
-        blocks = self._blocks(base, (base,), bits)
         portable = self.options.portable  # signed numbers as they are; MatMulNBits wants them unsigned
-        q = g.store.add(f"{base}.q", blocks.q if portable else nbits(blocks, bits))  # (v, k, 32)
-        s = g.store.add(f"{base}.scale", blocks.scales)  # (v, k)
+        scales: list[np.ndarray] = []
+        blocks = _noted(self._blocks((base,), bits), scales)
+        q = g.store.stream(f"{base}.q", (b.q if portable else nbits(b, bits) for b in blocks))  # (v, k, 32)
+        s = g.store.add(f"{base}.scale", np.concatenate(scales))  # (v, k)
         x = g.cast(g.op("Gather", q, ids, name="embed"), "float32")  # (b, t, k, 32)
         x = x if portable else g.op("Sub", x, g.constant(128.0, "float32"))
-        return self._columns(g, g.op("Mul", x, self._of_blocks(g, s, ids)), blocks.columns)
+        return self._columns(g, g.op("Mul", x, self._of_blocks(g, s, ids)), self.weights.joint_shape((base,))[1])
 
     def _of_blocks(self, g: Graph, table: str, ids: str) -> str:
         """A number (b, t, k, 1) for each block of the rows `ids` (b, t), from a table (v, k) of halves."""
@@ -141,10 +112,21 @@ class Matrices:
         return g.cast(y, "float32") if self.options.half else y
 
     def _plain(self, g: Graph, x: str, joint: str, names: tuple[str, ...], wide: bool) -> str:
-        array = np.ascontiguousarray(self._fits(joint, self.weights.rows(names), "float32" if wide else self.dtype).T)
+        dtype = "float32" if wide else self.dtype
+        array = self._columns_of(names, self._fitting(joint, names, dtype), np.dtype(dtype))  # (i, o)
         small = wide and self.options.bits > 0 and fits_half(array)
         w = g.store.add(f"{joint}.weight", array.astype(np.float16) if small else array)
         return g.op("MatMul", x, g.cast(w, "float32") if small else w, name=joint.rsplit(".", 1)[-1])
+
+    def _columns_of(self, names: tuple[str, ...], parts: Iterable[np.ndarray], dtype: np.dtype, more: int = 0) -> np.ndarray:
+        """What comes some rows (o, i + more) at a time, of matrices `names` (o, i), as columns: (i + more, o)."""
+        outputs, inputs = self.weights.joint_shape(names)
+        whole = np.empty((inputs + more, outputs), dtype)
+        at = 0
+        for part in parts:
+            whole[:, at : at + len(part)] = part.T
+            at += len(part)
+        return whole
 
     def _quantised(self, g: Graph, x: str, joint: str, names: tuple[str, ...], bits: int) -> str:
         short = joint.rsplit(".", 1)[-1]
@@ -153,15 +135,17 @@ class Matrices:
             return self._product(g, x, joint, short, self._inputs(names[0]), bits)
         if bits == 4 and self._inputs(names[0]) % BLOCK == 0:
             return self._offset(g, x, joint, names)
-        blocks = self._blocks(joint, names, bits)
+        outputs, inputs = self.weights.joint_shape(names)
+        scales: list[np.ndarray] = []
+        blocks = _noted(self._blocks(names, bits), scales)
         if not self.options.portable:
-            g.store.add(f"{joint}.q", nbits(blocks, bits))  # (o, k, 32 bits / 8)
-            g.store.add(f"{joint}.scale", blocks.scales)  # (o, k)
-            return self._nbits(g, x, joint, short, blocks.columns, blocks.q.shape[0], bits)
-        whole = blocks.q.reshape(blocks.q.shape[0], -1)[:, : blocks.columns].T  # (i, o)
+            g.store.stream(f"{joint}.q", (nbits(b, bits) for b in blocks))  # (o, k, 32 bits / 8)
+            g.store.add(f"{joint}.scale", np.concatenate(scales))  # (o, k)
+            return self._nbits(g, x, joint, short, inputs, outputs, bits)
+        whole = self._columns_of(names, (b.q.reshape(len(b.q), -1)[:, :inputs] for b in blocks), np.dtype(np.int8))  # (i, o)
         kind = TensorProto.INT8 if bits == 8 else TensorProto.INT4
         q = g.store.add(f"{joint}.q", whole if bits == 8 else packed_int4(whole), kind, whole.shape)
-        s = g.store.add(f"{joint}.scale", blocks.scales.T.astype(np.float32))  # (k, o)
+        s = g.store.add(f"{joint}.scale", np.concatenate(scales).T.astype(np.float32))  # (k, o)
         w = g.op("DequantizeLinear", q, s, axis=0, block_size=BLOCK, name=f"{short}.values")
         return g.op("MatMul", x, w, name=short)
 
@@ -171,17 +155,26 @@ class Matrices:
     def _keep(self, g: Graph, joint: str, names: tuple[str, ...], bits: int) -> bool:
         """Matrices `names` as QLinear takes them, initializers q (o, k, bytes), d (o, k) and m (o, k) or one 0; whether some m is not 0."""
         self.quantized[bits] = self.quantized.get(bits, 0) + len(names)
-        weight = self.weights.rows(names)  # (o, i)
+        d: list[np.ndarray] = []
+        m: list[np.ndarray] = []
+
+        def numbers() -> Iterator[np.ndarray]:
+            for part in to_qparts(lambda: self.weights.rows(names), bits):
+                d.append(part.d)
+                m.append(part.m)
+                yield part.q
+
         try:
-            made = to_qmatrix(weight, bits)
+            g.store.stream(f"{joint}.q", numbers())
         except PackError:
             raise ConvertError(
-                f"{self.weights.path}: matrix {names[0]} has values up to {np.abs(weight).max():.3g}, too large for scales in float16: "
+                f"{self.weights.path}: matrix {names[0]} has values up to {self.weights.largest(names):.3g}, too large for scales in float16: "
                 "export with --precision fp32"
             ) from None
-        for part, array in zip("qdm", made, strict=True):
-            g.store.add(f"{joint}.{part}", array)
-        return bool(made.m.any())
+        g.store.add(f"{joint}.d", np.concatenate(d))
+        minima = joined_minima(m, bits)
+        g.store.add(f"{joint}.m", minima)
+        return bool(minima.any())
 
     def _product(self, g: Graph, x: str, joint: str, short: str, inputs: int, bits: int) -> str:
         """x (b, t, i) times a matrix that was kept: (b, t, o)."""
@@ -194,19 +187,25 @@ class Matrices:
     def _offset(self, g: Graph, x: str, joint: str, names: tuple[str, ...]) -> str:
         """As `_quantised`, 4-bit blocks with a minimum of their own (offsets.py)."""
         self.quantized[4] = self.quantized.get(4, 0) + len(names)
-        blocks, short = to_offset_blocks(self.weights.rows(names)), joint.rsplit(".", 1)[-1]
+        short = joint.rsplit(".", 1)[-1]
         x = self._sums_appended(g, x)
-        rows = blocks.q.shape[0]
+        outputs, inputs = self.weights.joint_shape(names)
+        columns = inputs + inputs // BLOCK  # those of x and of its block sums
+        scales: list[np.ndarray] = []
+        zeros: list[np.ndarray] = []
+        blocks = _noted((to_offset_blocks(part) for part in self.weights.rows(names)), scales, zeros)
         if not self.options.portable:
-            for part, array in (("q", pairs(blocks.q)), ("scale", blocks.scales), ("zero", pairs(blocks.zeros))):
-                g.store.add(f"{joint}.{part}", array)
-            return self._nbits(g, x, joint, short, blocks.columns, rows, 4, f"{joint}.zero")
-        whole = blocks.q.reshape(rows, -1)[:, : blocks.columns].T  # (i + k, o)
+            g.store.stream(f"{joint}.q", (pairs(b.q) for b in blocks))
+            g.store.add(f"{joint}.scale", np.concatenate(scales))
+            g.store.add(f"{joint}.zero", pairs(np.concatenate(zeros)))
+            return self._nbits(g, x, joint, short, columns, outputs, 4, f"{joint}.zero")
+        rows = (b.q.reshape(len(b.q), -1)[:, :columns] for b in blocks)
+        whole = self._columns_of(names, rows, np.dtype(np.uint8), columns - inputs)  # (i + k, o)
         q, zero = (
             g.store.add(f"{joint}.{part}", packed_int4(a), TensorProto.UINT4, a.shape)
-            for part, a in (("q", whole), ("zero", blocks.zeros.T))
+            for part, a in (("q", whole), ("zero", np.concatenate(zeros).T))
         )
-        s = g.store.add(f"{joint}.scale", blocks.scales.T.astype(np.float32))
+        s = g.store.add(f"{joint}.scale", np.concatenate(scales).T.astype(np.float32))
         w = g.op("DequantizeLinear", q, s, zero, axis=0, block_size=BLOCK, name=f"{short}.values")
         return g.op("MatMul", x, w, name=short)
 
@@ -234,19 +233,36 @@ class Matrices:
             K=inputs, N=outputs, bits=bits, block_size=BLOCK, accuracy_level=ACCURACY,
         )  # fmt: skip
 
-    def _blocks(self, joint: str, names: tuple[str, ...], bits: int) -> Blocks:
+    def _blocks(self, names: tuple[str, ...], bits: int) -> Iterator[Blocks]:
+        """Matrices `names` in blocks, some rows at a time."""
         self.quantized[bits] = self.quantized.get(bits, 0) + len(names)
-        weight = self.weights.rows(names)
-        blocks, loudness = to_blocks(weight, bits), self.weights.loudness(names[0])
-        return blocks if loudness is None else refined(blocks, weight, loudness)
+        loudness = self.weights.loudness(names[0])
+        for part in self.weights.rows(names):
+            blocks = to_blocks(part, bits)
+            yield blocks if loudness is None else refined(blocks, part, loudness)
 
-    def _fits(self, name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    def _fitting(self, name: str, names: tuple[str, ...], dtype: str) -> Iterator[np.ndarray]:
+        """Matrices `names`, together `name`, in `dtype`, some rows at a time."""
+        for part in self.weights.rows(names):
+            largest = float(np.abs(part).max(initial=0.0)) if dtype == "float16" else 0.0
+            yield self._fits(name, part, dtype, largest if largest <= HALF_MAX else self.weights.largest(names))
+
+    def _fits(self, name: str, array: np.ndarray, dtype: str, largest: float) -> np.ndarray:
+        """`array` in `dtype`. Raises ConvertError where the `largest` magnitude of `name` is too much for float16."""
         if dtype == "float32":
             return array
-        largest = float(np.abs(array).max(initial=0.0))
-        if largest > float(np.finfo(np.float16).max):
+        if largest > HALF_MAX:
             raise ConvertError(f"--precision fp16 cannot hold tensor {name}: its largest value is {largest:.3g}: export fp32 or int8")
         return array.astype(np.float16)
+
+
+def _noted(parts: Iterable[T], scales: list[np.ndarray], zeros: list[np.ndarray] | None = None) -> Iterator[T]:
+    """The parts of a matrix as they come; their scales and zero points, which are small, stay in the lists."""
+    for part in parts:
+        scales.append(part.scales)
+        if zeros is not None and isinstance(part, OffsetBlocks):
+            zeros.append(part.zeros)
+        yield part
 
 
 def fits_half(array: np.ndarray) -> bool:

@@ -9,14 +9,14 @@ places as they were. In exact arithmetic the model is the same. Knows tensors by
 Axes: t positions, k blocks of 32, d hidden, w = d + 32 places of the stream, o rows and i columns of a matrix, c loud channels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from ..models.config import LM2Config
 from .backbone import normed_inputs
-from .linear import Weights
 from .options import BLOCK, Options
+from .weights import Weights, cut
 
 WORTH = 0.8  # of the expected rounding error: a model whose error would not fall below that share is left as it is
 READERS = (
@@ -68,7 +68,7 @@ class Widened(Weights):
     """A folder's weights with channels `loud` in a block of their own. `order` (d,): the place of every channel, for those who leave the stream."""
 
     def __init__(self, weights: Weights, loud: np.ndarray, shares: np.ndarray, width: int):
-        super().__init__(weights.folder, weights.file)
+        super().__init__(weights.folder, weights.file, weights.progress)
         self.loud, self.shares, self.d, self.width = loud, shares, width, width + BLOCK
         self.order = np.arange(width)
         self.order[loud] = width + np.arange(loud.size)
@@ -83,6 +83,18 @@ class Widened(Weights):
         if name.endswith(".weight") and reads_stream(matrix):
             return np.concatenate([array, self.apart(array.T).T], 1)  # (o, w)
         return array
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        shape, matrix = super().shape(name), name.removesuffix(".weight")
+        if matrix.endswith(WRITERS):
+            return (shape[0] + BLOCK, *shape[1:])
+        return (*shape[:-1], shape[-1] + BLOCK) if reads_stream(matrix) else shape
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """Rows of a matrix that was made as a whole: where a row or a column goes depends on all of it."""
+        array = self[name]
+        for rows in cut(*array.shape):
+            yield array[rows]
 
     def loudness(self, name: str) -> np.ndarray | None:
         return self.shares if reads_stream(name) else None

@@ -16,9 +16,10 @@ from ..models.config import LM2Config
 from .attention import Place, WindowAttention, whole_attention, write_at
 from .border import Border, stacked
 from .graph import END, Graph
-from .linear import Matrices, Weights
+from .linear import Matrices
 from .memory import MemoryLayers, Update, wider
 from .options import Options
+from .weights import Weights
 
 
 @dataclass

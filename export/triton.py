@@ -42,7 +42,8 @@ ASKED = ("present_bank", "present_written")  # state that a client may ask for: 
 
 
 def export_repository(
-    src: Path, dst: Path, options: Options = Options(), root: str = "", report: Report = silent, sequences: int = SEQUENCES
+    src: Path, dst: Path, options: Options = Options(), root: str = "", report: Report = silent, sequences: int = SEQUENCES,
+    measure_cost: bool | None = None,
 ) -> dict[str, Any]:
     """Export model folder `src` into the new model repository `dst`; the summary of `export_model` plus what the repository is.
 
@@ -58,7 +59,7 @@ def export_repository(
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", config.name or src.name)
     with new_folder(dst) as out:
         folder = out / name
-        summary = export_model(src, folder / VERSION, options, report)
+        summary = export_model(src, folder / VERSION, options, report, measure_cost=measure_cost)
         library = _library(folder, report) if summary["operators"] and not options.half else ""
         if config.memory.banks and config.memory.init == "eye":
             (folder / INITIAL).mkdir()

@@ -129,20 +129,32 @@ def parse_header(path: Path, raw: bytes, foreign: bool = False) -> Header:
 
 def read_tensor(f: BinaryIO, info: TensorInfo) -> np.ndarray:
     """One tensor from an open file as a NumPy array of its own dtype; BF16 comes as uint16 bit patterns (see `to_float32`)."""
-    f.seek(info.begin)
+    return _read(f, info, info.begin, info.shape)
+
+
+def read_rows(f: BinaryIO, info: TensorInfo, start: int, stop: int) -> np.ndarray:
+    """Rows `start` to `stop` (which is not among them) of a tensor with at least one axis, as `read_tensor` reads it."""
+    row = math.prod(info.shape[1:]) * ITEM_BYTES[info.dtype]
+    return _read(f, info, info.begin + start * row, (stop - start, *info.shape[1:]))
+
+
+def _read(f: BinaryIO, info: TensorInfo, begin: int, shape: tuple[int, ...]) -> np.ndarray:
+    f.seek(begin)
     kind = "<u2" if info.dtype == "BF16" else NUMPY[info.dtype]
-    out = np.empty(info.shape, dtype=kind)
+    out = np.empty(shape, dtype=kind)
     view = memoryview(out.reshape(-1).view(np.uint8)) if out.size else memoryview(b"")
     got = f.readinto(view) if out.size else 0  # type: ignore[attr-defined]
-    if got != info.nbytes:
-        raise TensorFileError(f"{getattr(f, 'name', 'file')}: tensor {info.name} has {got} of {info.nbytes} bytes (cut off while reading)")
+    if got != out.nbytes:
+        raise TensorFileError(f"{getattr(f, 'name', 'file')}: tensor {info.name} has {got} of {out.nbytes} bytes (cut off while reading)")
     return out
 
 
 def to_float32(a: np.ndarray, dtype: str) -> np.ndarray:
     """Values of a tensor read by `read_tensor`, in float32. Exact for BF16, F16 and F32."""
     if dtype == "BF16":
-        return (a.astype(np.uint32) << 16).view(np.float32)
+        bits = a.astype(np.uint32)
+        bits <<= 16  # in place: one array of the result's size, not two
+        return bits.view(np.float32)
     return a.astype(np.float32, copy=False)
 
 

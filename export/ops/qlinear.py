@@ -47,7 +47,7 @@ def pack(numbers: np.ndarray, d: np.ndarray, m: np.ndarray | None, bits: int) ->
     low, high = (0, 15) if bits == 4 else (-128, 127)
     if bits not in (4, 8) or numbers.ndim != 3 or numbers.shape[-1] != BLOCK or 0 in numbers.shape:
         raise PackError(f"{NAME}: numbers {numbers.shape} with {bits} bits; give (outputs, blocks, {BLOCK}) and 4 or 8 bits")
-    if numbers.min() < low or numbers.max() > high or not np.array_equal(numbers, np.rint(numbers)):
+    if numbers.min() < low or numbers.max() > high or not (numbers.dtype.kind in "iu" or np.array_equal(numbers, np.rint(numbers))):
         raise PackError(
             f"{NAME}: numbers of {bits} bits are whole and from {low} to {high}; these go from {numbers.min()} to {numbers.max()}"
         )

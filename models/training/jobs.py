@@ -151,6 +151,7 @@ def chat(
     chunk: int,
     blocks: int,
     device: str,
+    recompute: bool,
     half: bool,
     fresh: bool,
     adapter: Path | None,
@@ -186,7 +187,7 @@ def chat(
     turns = chat_turns(template, name=str(folder.path / TEMPLATE))
     with together.first_alone():
         threads = people.threads(model, key, tokenizer, turns, data, out, plan.seed, say, ask=plan.task == "chat")
-    task = NaturalTask(model, threads, plan.seed)
+    task = NaturalTask(model, threads, plan.seed, recompute=recompute)
     new_topics = bool(memory.topics) and (begun is None or (begun.memory.topics, begun.memory.layers[:1]) != (memory.topics, memory.layers[:1]))
     new = [i for i in memory.layers if begun is None or i not in begun.memory.layers]
     if fresh and new:

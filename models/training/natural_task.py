@@ -30,12 +30,12 @@ ROUNDS = ((0, 0.6), (1, 0.15), (2, 0.1), (4, 0.1), (7, 0.05))  # how often a ban
 
 
 class NaturalTask:
-    """sizes: threads with facts, threads without, groups of questions that need no memory; drawn anew every `renew` steps."""
+    """sizes: threads with facts, threads without, groups of questions that need no memory; drawn anew every `renew` steps. recompute: as prefixed.py has it."""
 
     aids: torch.nn.Module | None = None
 
-    def __init__(self, model: LM2, threads: Threads, seed: int, sizes: tuple[int, int, int] = (36, 10, 24), renew: int = 48):
-        self.model, self.threads, self.seed, self.renew = model, threads, seed, renew
+    def __init__(self, model: LM2, threads: Threads, seed: int, sizes: tuple[int, int, int] = (36, 10, 24), renew: int = 48, recompute: bool = False):
+        self.model, self.threads, self.seed, self.renew, self.recompute = model, threads, seed, renew, recompute
         self.pools = Pools(model, threads, seed, sizes)
         self.below, self.last = model.config.memory.layers[0], model.config.memory.layers[-1]
         self.slots = model.config.memory.slots
@@ -231,7 +231,7 @@ class NaturalTask:
             seen: list[prefixed.Seen] = []
             lately = None if group.lately is None else group.lately[:, : x.shape[1]]  # (q, t, f)
             end = len(self.model.layers) if through else self.last
-            x = prefixed.layers(self.model, x, self.tables, reads, self.below, end, group.before, seen=seen, lately=lately)
+            x = prefixed.layers(self.model, x, self.tables, reads, self.below, end, group.before, seen=seen, lately=lately, recompute=self.recompute)
             if not through:
                 seen.append(prefixed.Seen(x, x))
             assert group.thread is not None
@@ -292,7 +292,7 @@ class NaturalTask:
         beside = [g for g in pool.nothing if g.beside is not None and g.beside in chosen]
         group = rng.choice(beside if beside and rng.random() < BESIDE else pool.nothing)
         x = torch.nn.utils.rnn.pad_sequence(group.states, batch_first=True)  # (q, t, d)
-        x = prefixed.layers(self.model, x, self.tables, reads, self.below, len(self.model.layers), group.before, lately=group.lately)
+        x = prefixed.layers(self.model, x, self.tables, reads, self.below, len(self.model.layers), group.before, lately=group.lately, recompute=self.recompute)
         places = [(i, p) for i, q in enumerate(group.questions) for p, target in enumerate(q.targets) if target >= 0]
         places = rng.sample(places, min(KL_TOKENS, len(places)))
         its = torch.stack([group.final[i][p] for i, p in places])  # (p, d)

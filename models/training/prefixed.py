@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..lm2 import LM2
 from ..memory import GatedMemory
@@ -76,10 +77,11 @@ def layers(
     seen: list[Seen] | None = None,
     met: list[Tensor] | None = None,
     lately: Tensor | None = None,
+    recompute: bool = False,
 ) -> Tensor:
     """Hidden states (q, t, d) after layers begin to end - 1, of x (q, t, d) at the positions after the window `before`, whose keys and values are
     given for every layer. keys, seen: collect this call's; met: the features of this call's tokens, then their means lately, (q, t, f) each.
-    lately: those means, where the topics' layers lie below `begin`."""
+    lately: those means, where the topics' layers lie below `begin`. recompute: keep no activations of MLPs, compute them again when differentiating."""
     q, t, _ = x.shape
     s = before[begin][0].shape[2] if before else 0
     cos, sin = (table[s : s + t] for table in tables)
@@ -107,7 +109,8 @@ def layers(
             if read is not None:
                 gate = memory.opened(memory.read_proj(got), memory.norm(x))[..., : x.shape[-1]]  # (q, t, d) of the output gate
                 a = a + torch.sigmoid(gate) * got
-        x = block.finish(x, a)
+        again = recompute and torch.is_grad_enabled()
+        x = checkpoint(block.finish, x, a, use_reentrant=False) if again else block.finish(x, a)
     return x
 
 

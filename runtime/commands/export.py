@@ -25,6 +25,11 @@ from ...models.exported import OPSETS, PRECISIONS
 )
 @click.option("--plain", is_flag=True, help="No custom nodes: the gated update as standard operators, int8 and int4 as MatMulNBits.")
 @click.option("--portable", is_flag=True, help="ONNX's own operators instead of ONNX Runtime's fused ones: slower there, runs anywhere.")
+@click.option(
+    "--measure/--no-measure",
+    default=None,
+    help="int4: run the model, in float32 too, to say what 4 bits cost [if it has at most 2 GB in float32].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
     model: str,
@@ -36,6 +41,7 @@ def command(
     window: int | None,
     plain: bool,
     portable: bool,
+    measure: bool | None,
     as_json: bool,
 ) -> None:
     """Write MODEL, a model folder or a name such as smollm2, as one ONNX model into the new folder DST.
@@ -66,10 +72,10 @@ def command(
         if triton is not None:
             from ...export.triton import export_repository
 
-            summary = export_repository(source, triton, options, triton_root, report)
+            summary = export_repository(source, triton, options, triton_root, report, measure_cost=measure)
         else:
             assert dst is not None
-            summary = export_model(source, dst, options, report)
+            summary = export_model(source, dst, options, report, measure_cost=measure)
             if not plain and precision != "fp16":
                 from ...export.ops.build import ready
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     help="--task retell: the recall that --task seek wrote, or a trained one to go on with.",
 )
 @click.option("--all-parameters", is_flag=True, help="--task text: train the backbone too.")
-@click.option("--recompute", is_flag=True, help="Keep no activations of chunks: less memory, a third more work.")
+@click.option("--recompute", is_flag=True, help="Keep no activations of chunks (chat: of MLPs): less memory, a third more work.")
 @click.option("--half", is_flag=True, help="Matrix products in bfloat16.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads [all].")
@@ -118,7 +118,7 @@ def command(
             elif task in ("find", "chat"):
                 named = f" --memory-layers {','.join(map(str, memory_layers))}" if memory_layers else ""
                 options = f"{named} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
-                job = jobs.chat(plan, folder, data, memory_layers, memory_chunk, memory_blocks, device, half, fresh, adapter, out, say)
+                job = jobs.chat(plan, folder, data, memory_layers, memory_chunk, memory_blocks, device, recompute, half, fresh, adapter, out, say)
             elif task in ("seek", "retell"):
                 job = recall_jobs.job(plan, folder, data, device, recall, say)
             elif data is None:

@@ -51,6 +51,23 @@ def test_8_bits_keep_4_bit_grids_with_their_minima(kind):
     assert few.m.shape == (1, 1) and relative_l2(values(few), mixed) < 0.006
 
 
+@pytest.mark.parametrize("rows", ["random", "Q4_1", "Q4_0", "Q8_0", "mixed"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_matrix_that_comes_in_parts(monkeypatch, rows, bits):
+    """The same numbers as of the matrix as a whole, whatever the parts; whether 8 bits have minima depends on all of it."""
+    w = np.random.default_rng(1).standard_normal((12, 192)).astype(np.float32)
+    if rows != "random":
+        own = blocks_of("Q4_1" if rows == "mixed" else rows)[1]
+        w[: 4 if rows == "mixed" else None] = own[: 4 if rows == "mixed" else None]
+    whole = to_qmatrix(w, bits)
+    for count in (1, 192, 5 * 192):
+        monkeypatch.setattr("lm2.export.weights.AT_ONCE", count)
+        made = to_qmatrix(w, bits)
+        assert all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(made, whole, strict=True))
+    alone = [to_qmatrix(w[i : i + 1], bits).m.shape for i in range(len(w))]  # control: rows for themselves decide otherwise
+    assert bits == 4 or rows != "mixed" or len(set(alone)) == 2
+
+
 def test_grids_whose_ends_are_not_used():
     """Numbers 3 to 9 of 0 to 15 with a minimum that float16 holds, a negative step, zeros, one value alone."""
     rng = np.random.default_rng(2)

@@ -14,9 +14,10 @@ pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 from lm2.export import export, loud  # noqa: E402
 from lm2.export.backbone import normed_inputs  # noqa: E402
-from lm2.export.linear import Weights, fits_half  # noqa: E402
+from lm2.export.linear import fits_half  # noqa: E402
 from lm2.export.options import Options  # noqa: E402
 from lm2.export.quantize import refined, to_blocks, values  # noqa: E402
+from lm2.export.weights import Weights  # noqa: E402
 from lm2.models.layout import open_folder  # noqa: E402
 
 CHANNELS = (7, 40)

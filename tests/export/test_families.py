@@ -119,7 +119,7 @@ def test_the_backbone_that_decides_roundings_is_the_references(tmp_path, name):
     import torch
 
     from lm2.export import backbone as plain
-    from lm2.export.linear import Weights
+    from lm2.export.weights import Weights
     from lm2.models.layout import open_folder
     from lm2.models.weights import load_model
 

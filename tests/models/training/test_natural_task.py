@@ -100,6 +100,30 @@ def test_a_step_is_a_function_of_its_seed_and_trains_the_memory_alone():
         assert any(part in name for name in moved), part
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_recomputing_changes_no_number_and_keeps_less(half):
+    """One step with and without the activations of MLPs: the same loss and gradients, and of activations as wide as an MLP none is kept for differentiating."""
+    losses, gradients, kept = [], [], []
+    for recompute in (False, True):
+        task = training_kit.natural_task(sizes=(2, 1, 2))
+        task.recompute = recompute
+        inner, wide = task.model.config.intermediate_size, list[int]()
+
+        def note(x, inner=inner, wide=wide):
+            wide += [x.nbytes] if x.dim() == 3 and x.shape[-1] in (inner, 2 * inner) else []
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            terms = task.step(STAGE, random.Random(1))
+        (terms.loss + terms.quiet).backward()
+        losses.append(terms.loss.detach())
+        gradients.append([p.grad for p in task.model.parameters() if p.requires_grad and p.grad is not None])
+        kept.append(sum(wide))
+    assert torch.equal(*losses) and len(gradients[0]) > 10
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*gradients, strict=True))
+    assert kept[0] > 100_000 and kept[1] == 0, kept
+
+
 def test_a_silent_memory_costs_no_divergence_and_a_heard_one_does():
     task = training_kit.natural_task(sizes=(1, 1, 2))
     assert task.step(STAGE, random.Random(0)).figures["kl"] > 1e-6
