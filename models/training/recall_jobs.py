@@ -32,9 +32,9 @@ from .tellings import Tellings
 
 TRUST = 0.5  # what reading says counts half of what nearness does
 MOST, SHARE, NEAR = 2, 0.4, 0.4
-# Of messages that ask for nothing told, each among AMONG messages: those for which passages are read, of DRAWN; those that would be answered if passages
-# were read for all, of TRIED.
-CALLED, DRAWN, BELIEVED, TRIED, AMONG = 0.1, 400, 0.05, 100, 50
+EVEN = 0.0  # a passage is believed that is likelier to tell it than not
+# Of messages that ask for nothing told, each among AMONG messages: those for which passages are read, of DRAWN.
+CALLED, DRAWN, AMONG = 0.1, 400, 50
 Say = Callable[[str], None]
 
 
@@ -75,8 +75,8 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
     retell = RetellTask(model, tellings, _words(folder, tokenizer), ids, begun, plan.seed, False)
 
     def finish(path: Path, record: Mapping[str, Any]) -> None:
-        opening, doubt = retell.maps.opening(), doubted(retell, plan.seed)
-        save_recall(path, folder.config, begun._replace(opening=opening, unsaid=retell_task.UNSAID, doubt=doubt, training={**begun.training, "retell": dict(record)}))
+        opening = retell.maps.opening()
+        save_recall(path, folder.config, begun._replace(opening=opening, unsaid=retell_task.UNSAID, doubt=EVEN, training={**begun.training, "retell": dict(record)}))
 
     return Job(retell, finish, "recall", began)
 
@@ -95,18 +95,6 @@ def _idle(rng: random.Random, tellings: Tellings) -> tuple[str, list[str]]:
     """A message that asks for nothing told, and AMONG others."""
     message = tellings.idle(rng, 0.0)
     return message, [text for text in (tellings.message(rng, 0.5).texts[-1] for _ in range(AMONG)) if text != message]
-
-
-def doubted(task: RetellTask, seed: int) -> float:
-    """What the reading of a passage must come to at least: BELIEVED of drawn messages that ask for nothing told reach it, or 0 where fewer do. Drawn from
-    the split that the task's tellings are of."""
-    rng, found = random.Random(f"{seed} doubt"), []
-    for _ in range(TRIED):
-        message, among = _idle(rng, task.tellings)
-        scores, _ = task.recall.finder.scores(task.ids(message), [task.ids(text) for text in among])
-        nearest = np.argsort(-scores, kind="stable")[: task.recall.read]
-        found.append(max(task.odds([among[int(i)]], message) for i in nearest))
-    return round(min(0.0, sorted(found)[-1 - int(BELIEVED * TRIED)]), 3)
 
 
 def _none() -> Opening:

@@ -17,7 +17,7 @@ from ..tasks.recall import reply
 from ..tasks.varied import Varied
 
 MARKED, TEMPLATES, FLOWING = 0.14, 0.1, 0.4  # shares of dialogues, of templates and of conversations
-SAID = ("You said {}.", "{}.", "It's {}.")
+SAID = ("You said {}.", "It was {}.", "It's {}.")  # none begins with it: a word after a blank has tokens that it has not where a text begins
 
 
 class Asked(NamedTuple):

@@ -385,14 +385,6 @@ def test_passages_are_read_for_few_that_ask_for_nothing(folder, monkeypatch):
     assert sum(lead >= margin - 1e-3 for lead in leads) == 5 and len({round(lead, 3) for lead in leads}) > 20
 
 
-@pytest.mark.parametrize(("odds", "doubt"), [((-3.0, -1.5, -2.0, -4.0), -1.5), ((-3.0, 2.5, -2.0, 1.0), 0.0)])
-def test_few_that_ask_for_nothing_are_answered(folder, begun, monkeypatch, odds, doubt):
-    """The most believed reading of each message counts; more than even is never asked for."""
-    task, said = retell(folder, begun), iter([x for o in odds for x in (o - 1, o, o - 2, o - 3)])
-    monkeypatch.setattr(task, "odds", lambda passages, question: next(said))
-    assert task.recall.read == 4 and recall_jobs.doubted(task, 1) == doubt
-
-
 def test_odds_are_those_of_a_session(folder, begun):
     """As a session reads a passage, so does training when it sets how much doubt is too much."""
     from lm2.runtime.session.beside import Side
