@@ -70,7 +70,7 @@ def small(monkeypatch):
 
     for name, value in {"LENGTHS": (60, 120), "OTHER_LENGTHS": (60, 120), "PASSAGE": 40, "TAIL": 80}.items():
         monkeypatch.setattr(pools, name, value)
-    monkeypatch.setattr(natural_task.NaturalTask.__init__, "__defaults__", ((1, 1, 2), 3))
+    monkeypatch.setattr(natural_task.NaturalTask.__init__, "__defaults__", ((1, 1, 2), 3, False))
     probe = natural_task.NaturalTask.probe
     monkeypatch.setattr(natural_task.NaturalTask, "probe", lambda self, layers: probe(self, layers, 3))
     monkeypatch.setattr(find_task.FindTask.__init__, "__defaults__", (8, 4, 2, None, ""))
