@@ -46,6 +46,7 @@ def test_it_compiles_for_every_architecture_and_holds_both_types(cuda_library):
         assert {"sm_80", "sm_90"} <= {word.split(".")[-2] for word in found.split() if word.endswith(".cubin")}
 
 
+@pytest.mark.slow
 def test_on_a_machine_without_a_gpu_the_cuda_library_serves_the_cpu(cuda_library):
     for kind in ("float32", "float16"):
         arrays = rows(np.random.default_rng(1), (3, 70), kind)

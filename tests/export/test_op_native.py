@@ -46,6 +46,7 @@ def test_fuzz_under_address_and_undefined_behaviour_sanitizers(tmp_path, sanitiz
     assert words[0] == "ok" and int(words[1]) > 800 and int(words[3]) > 200
 
 
+@pytest.mark.slow
 def test_fuzz_as_it_is_shipped(tmp_path):
     code, out, err = drive(tmp_path, ("-O3",), "fuzz", "2", "4000")
     assert (code, err) == (0, "") and out.startswith("ok ")

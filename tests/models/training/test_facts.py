@@ -173,6 +173,7 @@ def task(seed=1):
     return FactTask(start.fresh(config, seed), streams(words, {"qa1": 0.5, "qa2": 0.3, "qa4": 0.2}), seed)
 
 
+@pytest.mark.slow
 def test_rows_come_to_hold_what_was_said():
     """Forty steps: the answers get likelier, and the probes find names and verbs in the rows."""
     made, rng = task(), random.Random(0)

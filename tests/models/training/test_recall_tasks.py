@@ -52,7 +52,7 @@ def small(monkeypatch):
 
     for module, fields in (
         (seek_task, dict(MESSAGES=6, OTHERS=4, ORDINARY=2, IDLE=3, WIDTH=16)),
-        (recall_jobs, dict(DRAWN=20, TRIED=4, AMONG=6)),
+        (recall_jobs, dict(DRAWN=20, AMONG=6)),
         (retell_task, dict(POOL=12, AMONG=(4, 6), SHOWN=SHOWN)),
         (loop, dict(EVERY=1, SAVE_EVERY=2)),
     ):
