@@ -83,8 +83,7 @@ def main() -> None:
                 print(f"  {there!r}\n    {q.question!r} ({q.value}): {answer.strip()[:90]!r}; {'made from it' if used else 'near' if found else 'called' if near else 'idle'}")
         for n, message in enumerate(messages):
             _count(counts, "messages that tell", told(model, messages[:n] + others), message)
-        if number - given.first < len(ordinary) - OTHERS:
-            _count(counts, "ordinary messages", session, ordinary[OTHERS + number - given.first])
+        _count(counts, "ordinary messages", session, ordinary[OTHERS + number % (len(ordinary) - OTHERS)])
         before = messages
         print(f"{number}: {time.monotonic() - began:.0f} s  " + _line(counts, talked.source), flush=True)
     print(f"seed {given.seed}, conversations {given.first} to {given.first + given.talks - 1}, {given.backend}")

@@ -48,7 +48,7 @@ def test_split_of_64(tmp_path, name, monkeypatch):
     """One call of 64, 64 calls of 1, and 13 + 51; the block of queries on a CPU is crossed."""
     fields = dict(width=64, layers=2, vocab=50) if name == "released-causal" else dict(chunk=64, memory_layers=(0, 1), layers=2)
     b = mlx_kit.mlx(mlx_kit.folder(tmp_path / "m", name.split("-")[0], **fields))
-    monkeypatch.setattr(llama.attend, "__defaults__", (16,))
+    monkeypatch.setattr(llama.attend, "__defaults__", (16, *llama.attend.__defaults__[1:]))
     ids, state = mlx_kit.tokens(b, 2, 64), mlx_kit.written(b, 2, 2)
     want, chunk = mlx_kit.run(b, ids, state)
     bank = b.to_host(b.commit(chunk))

@@ -135,16 +135,18 @@ def test_new_topics_tell_messages_apart():
     """Begun from pools, not trained: what is talked of in a question is nearest to rows of its own message far more often than by chance."""
     found = []
     for begun in (False, True):
-        made = task(topics=(0,), messages=30)
+        made, right = task(topics=(0,), messages=30), []
         if begun:
             made.begin_topics()
-        pool, topics = made._have(0), made.model.topics
-        with torch.no_grad():
-            near = topics.around(topics.write(pool.features.float())[None])
-            looked = topics.looks(torch.stack([x[0] for x in pool.lately]).float()[None], near)[0].argmax(-1)  # (p,)
-        right = [pool.begins[o] + q.fact.begin - 10 <= r < pool.begins[o] + q.fact.end + 10 for r, q, o in zip(looked.tolist(), pool.questions, pool.owner, strict=True)]
+        for turn in range(4):  # one pool's seventy questions say too little: 0 to 9% by chance, 3 to 20% begun
+            pool, topics = made._have(turn), made.model.topics
+            with torch.no_grad():
+                near = topics.around(topics.write(pool.features.float())[None])
+                looked = topics.looks(torch.stack([x[0] for x in pool.lately]).float()[None], near)[0].argmax(-1)  # (p,)
+            asked = zip(looked.tolist(), pool.questions, pool.owner, strict=True)
+            right += [pool.begins[o] + q.fact.begin - 10 <= r < pool.begins[o] + q.fact.end + 10 for r, q, o in asked]
         found.append(sum(right) / len(right))
-    assert found[1] > 2 * found[0] and found[1] > 0.1, found
+    assert found[1] > 2 * found[0] and found[1] > 0.08, found  # 0.034, 0.129
 
 
 def test_rows_of_what_was_read_cannot_be_kept():
