@@ -45,6 +45,7 @@ def theirs(folder, prompt, count):
     return made[0, ids.shape[1] :].tolist()
 
 
+@pytest.mark.slow
 def test_a_session_survives_a_restart(lm2, smollm2, tmp_path):
     """Two turns in two runs are the two turns of one run."""
     args = ("chat", smollm2, "--temp", "0", "--max-tokens", "12", "--threads", "1")

@@ -188,6 +188,7 @@ def test_the_sources_are_package_data():
     assert shipped == {p.name for p in OPS.iterdir() if p.suffix in (".c", ".h", ".cu")}
 
 
+@pytest.mark.slow
 def test_what_came_with_the_package_is_found_where_it_loads(cache, monkeypatch, tmp_path):
     """Without a compiler and with an empty cache; one that is damaged or of other sources is nobody's."""
     import shutil
@@ -228,6 +229,7 @@ def test_without_a_compiler_one_line_says_what_is_lost(cache, monkeypatch):
     assert len(said) == 1 and "slower" in said[0].stage and "no C compiler found" in said[0].stage and "\n" not in said[0].stage
 
 
+@pytest.mark.slow
 def test_a_wheel_carries_the_library_and_is_one_for_its_platform(tmp_path):
     """With LM2_WHEEL=any it carries none and is one for every platform."""
     import shutil

@@ -15,6 +15,7 @@ pytest.importorskip("mlx.core")
 pytestmark = pytest.mark.real
 
 
+@pytest.mark.slow
 def test_smollm2(smollm2):
     if not mlx_kit.fast():
         warnings.warn("PARITY ON THE REAL MODEL RAN WITHOUT ITS CONVERSATION: preload OpenBLAS (docs/mlx.md)", stacklevel=1)

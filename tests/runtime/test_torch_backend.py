@@ -149,6 +149,7 @@ def test_half_precision_folders(tmp_path, dtype, gate):
     assert relative_l2(got, want) <= gate
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="resident memory is read differently there")
 def test_resident_memory_is_flat():
     """Bytes held by the process after 1,000 chunks, not shapes."""
