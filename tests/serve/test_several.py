@@ -229,13 +229,13 @@ def test_the_end_comes_to_each_at_a_whole_turn(talker, tmp_path):
     """Those that answer keep what they said, saved; who is read to stays as it was."""
     with watching(talker, store=tmp_path, tokens=100_000) as (running, backend, web):
         owns = [new(web, seed=i) for i in range(3)]
-        document, own = None, new(web)
+        idle = new(web)
         streams = [Stream(running, max_tokens=100_000, session_id=own) for own in owns]
         for stream in streams:
             text = b""
             while text.count(b"data: ") < 5:
                 text += stream.socket.recv(4096)
-        with asked(read(web, own)) as answers:
+        with asked(read(web, idle)) as answers:
             assert backend.seen.wait(60)
             running.handle_exit(15, None)
             backend.go.set()
@@ -245,11 +245,10 @@ def test_the_end_comes_to_each_at_a_whole_turn(talker, tmp_path):
                     text += part
                 assert b"stopping" in text and b"[DONE]" not in text
                 stream.close()
-        document = answers[0]
-    refused(document, 503, "stopping")
+    refused(answers[0], 503, "stopping")
     with served(talker, store=tmp_path) as running:
         web = Web(running)
-        assert web("GET", f"/v1/sessions/{own}").json()["turns"] == 0
+        assert web("GET", f"/v1/sessions/{idle}").json()["turns"] == 0
         for seed, own in enumerate(owns):
             said = web("GET", f"/v1/sessions/{own}").json()["transcript"]
             session = Session(talker, seed=seed)
@@ -293,7 +292,7 @@ def test_it_says_how_many_run(talker):
 
 
 @pytest.mark.parametrize("name", ["onnx", "mlx"])
-def test_on_other_backends(name, model, tmp_path):
+def test_on_other_backends(name):
     """The same answers beside each other, over windows that are used in the thread that made them."""
     pytest.importorskip({"onnx": "onnxruntime", "mlx": "mlx.core"}[name])
     from lm2.runtime.loading import load
