@@ -129,20 +129,20 @@ class SeekTask:
 
     def step(self, stage: Stage, rng: random.Random) -> Terms:
         """Cross-entropy of what is asked for, among all passages and nothing told."""
-        draw, messages, asking, again = self.tellings.draw, list[str](), list[str](), list[str]()
+        draw, messages, asking, beside = self.tellings.draw, list[str](), list[str](), list[str]()
         while len(messages) < MESSAGES:
             telling = draw(rng)
             asked = rng.choice(telling.asked)
             messages.append(telling.texts[-1])
             asking.append(asked.question)
             if telling.others and rng.random() < SAME:
-                again.append(rng.choice(telling.others))
+                beside.append(rng.choice(telling.others))
             if rng.random() < ASKED_AGAIN:
-                again.append(rng.choice((draw(rng), telling)).asked[0].question)
+                beside.append(rng.choice((draw(rng), telling)).asked[0].question)
         there = [i for i in range(MESSAGES) if rng.random() >= ABSENT]
         place = {i: k for k, i in enumerate(there)}
         passages = [messages[i] for i in there] + [draw(rng).texts[-1] for _ in range(OTHERS)]
-        passages += [self.tellings.plain(rng) for _ in range(ORDINARY)] + again
+        passages += [self.tellings.plain(rng) for _ in range(ORDINARY)] + beside
         idle = [self.tellings.idle(rng) for _ in range(IDLE)]
         ask, told = ([self.ids(text) for text in texts] for texts in (asking + idle, passages))
         scores = self.maps.scores(ask, told)  # (a, p + 1)
