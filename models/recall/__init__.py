@@ -1,9 +1,15 @@
 """Recall: of what a person said earlier, the messages that a new one asks for, and a trained opening with which the backbone answers from them.
 
-Knows token ids, arrays and its own two files; imports no ML library. Sessions use it, training makes it.
+Knows token ids, arrays and its own files; imports no ML library. Sessions use it, training makes it.
 """
 
+from .encoder import Encoder, nearness
+from .encoder_files import FILES as ENCODER_FILES
+from .encoder_files import from_bert, open_encoder
 from .finder import Finder, as_read
 from .folder import RECORD, SURE, TENSORS, Recall, open_recall, save_recall
 
-__all__ = ["RECORD", "SURE", "TENSORS", "Finder", "Recall", "as_read", "open_recall", "save_recall"]
+__all__ = [
+    "ENCODER_FILES", "RECORD", "SURE", "TENSORS", "Encoder", "Finder", "Recall", "as_read", "from_bert", "nearness", "open_encoder", "open_recall",
+    "save_recall",
+]  # fmt: skip

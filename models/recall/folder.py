@@ -16,6 +16,8 @@ from ..config import LM2Config, read_json
 from ..errors import ModelFileError, TensorFileError
 from ..opening import Opening
 from ..tensorfile import TensorWriter, read_header, read_tensor
+from .encoder import Encoder
+from .encoder_files import open_encoder, write_encoder
 from .finder import Finder, shapes
 
 RECORD, TENSORS = "recall.json", "recall.safetensors"
@@ -30,7 +32,7 @@ class Recall(NamedTuple):
     how much the best must be nearer than nothing told; read: passages that are each read by themselves, the nearest ones; trust: how much such a reading
     weighs beside nearness; doubt: what it must come to at least; most: passages an answer is made from at most; share: of the best one's weight that
     another needs to come along; near: that it needs to stand beside it, in the order they were said. backbone: name and key of the model it was trained
-    on. training: how, for people."""
+    on. training: how, for people. encoder: what looks again at the passages that the finder likes, where there is one."""
 
     finder: Finder
     opening: Opening
@@ -48,6 +50,7 @@ class Recall(NamedTuple):
     near: float
     backbone: tuple[str, str]
     training: Mapping[str, Any]
+    encoder: Encoder | None = None
 
     def message(self, passages: list[str], question: str) -> str:
         """What is answered: the passages as `choice` arranges them, and the message that asks for them."""
@@ -107,6 +110,7 @@ def open_recall(folder: Path, config: LM2Config) -> Recall:
     return Recall(
         finder, opening, texts["lead"], texts["item"], texts["ask"], texts["unsaid"], int(numbers["tokens"]), numbers["margin"],
         int(numbers["read"]), numbers["trust"], numbers["doubt"], int(numbers["most"]), numbers["share"], numbers["near"], (backbone["name"], backbone["key"]), training,
+        open_encoder(folder),
     )  # fmt: skip
 
 
@@ -170,7 +174,7 @@ def save_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
 
 
 def write_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
-    """Write a recall's two files into `folder`."""
+    """Write a recall's two files, and its encoder's, into `folder`."""
     width, positions = recall.finder.asking.shape[1], recall.opening.keys.shape[2]
     tensors = plan(config, width, positions)
     arrays = {**recall.finder._asdict(), **recall.opening._asdict()}
@@ -194,6 +198,8 @@ def write_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
         "sharpness": recall.finder.sharpness, "width": width, "positions": positions, "training": dict(recall.training),
     }  # fmt: skip
     body = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
+    if recall.encoder is not None:
+        write_encoder(folder, recall.encoder)
     write_file(folder / TENSORS, fill)
     write_file(folder / RECORD, lambda f: f.write(body))
 

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from ..checkpoints.adapter import folder_key
+from ..checkpoints.source import sha256
 from ..layout import TEMPLATE, ModelFolder
 from ..opening import Opening
-from ..recall import Finder, Recall, as_read, open_recall, save_recall
+from ..recall import Finder, Recall, as_read, from_bert, open_recall, save_recall
 from ..tasks.varied import Varied
 from ..text.dialogue import Dialogue
 from ..text.rendered import encode_turn
@@ -38,8 +39,9 @@ CALLED, DRAWN, AMONG = 0.1, 400, 50
 Say = Callable[[str], None]
 
 
-def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall: Path | None, say: Say) -> Job:
-    """--task seek or retell for a chat model. recall: what retell's finder is from, and its opening, where one was trained. Raises TrainError."""
+def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall: Path | None, encoder: Path | None, say: Say) -> Job:
+    """--task seek or retell for a chat model. recall: what retell's finder is from, and its opening, where one was trained. encoder: a BERT's folder, which
+    becomes part of what seek writes. Raises TrainError, and ModelFileError for a folder that is no BERT's."""
     tokenizer = Tokenizer.load(folder.path)
     model = load_model(folder.without_memory(), torch.device(device)).requires_grad_(False)
     key, marked = folder_key(folder), people.marked(data, say)
@@ -56,11 +58,12 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
             TOKENS, 0.0, retell_task.READ, TRUST, 0.0, MOST, SHARE, NEAR, (folder.config.name, key), {},
         )  # fmt: skip
         opening = RetellTask(model, tellings, turns, seek.ids, empty, plan.seed, True).maps.opening()  # before hours of steps
+        looks = None if encoder is None else from_bert(encoder, {"folder": encoder.name, "sha256": sha256(encoder / "model.safetensors")})
 
         def write(path: Path, record: Mapping[str, Any]) -> None:
             finder = seek.maps.finder()
             margin = calibrated(finder, tellings, seek.ids, plan.seed)
-            save_recall(path, folder.config, empty._replace(finder=finder, opening=opening, margin=margin, training={"seek": dict(record)}))
+            save_recall(path, folder.config, empty._replace(finder=finder, opening=opening, margin=margin, encoder=looks, training={"seek": dict(record)}))
 
         return Job(seek, write, "recall", began)
     if recall is None:

@@ -47,6 +47,11 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="--task retell: the recall that --task seek wrote, or a trained one to go on with.",
 )
+@click.option(
+    "--encoder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="--task seek: a BERT's folder (a small encoder of sentences) that looks again at what the finder likes; written with the recall, in 8 bits.",
+)
 @click.option("--all-parameters", is_flag=True, help="--task text: train the backbone too.")
 @click.option("--recompute", is_flag=True, help="Keep no activations of chunks (chat: of MLPs): less memory, a third more work.")
 @click.option("--half", is_flag=True, help="Matrix products in bfloat16.")
@@ -68,6 +73,7 @@ def command(
     memory_blocks: int,
     adapter: Path | None,
     recall: Path | None,
+    encoder: Path | None,
     all_parameters: bool,
     recompute: bool,
     half: bool,
@@ -94,6 +100,8 @@ def command(
     from ...models.training.plan import TrainError
     from ...models.training.plan import stages as read_stages
 
+    if encoder is not None and task != "seek":
+        raise TrainError(f"--encoder is for --task seek, not {task}: what seek wrote carries it on")
     out = check_folder(out)
     check_file(out / loop.STATE)
     plan = jobs.PLANS[task]
@@ -120,7 +128,7 @@ def command(
                 options = f"{named} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
                 job = jobs.chat(plan, folder, data, memory_layers, memory_chunk, memory_blocks, device, recompute, half, fresh, adapter, out, say)
             elif task in ("seek", "retell"):
-                job = recall_jobs.job(plan, folder, data, device, recall, say)
+                job = recall_jobs.job(plan, folder, data, device, recall, encoder, say)
             elif data is None:
                 raise TrainError("--task text needs --data")
             else:
@@ -131,7 +139,7 @@ def command(
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             say(f"{target} is there already, and is left as it is")
             return
-        job.write(target, jobs.record(plan, model, options + (" --half" if half else "") + (" --adapter FIRST" if adapter else "") + (" --recall FIRST" if recall else "")))
+        job.write(target, jobs.record(plan, model, options + (" --half" if half else "") + (" --adapter FIRST" if adapter else "") + (" --recall FIRST" if recall else "") + (" --encoder BERT" if encoder else "")))
         say(f"written to {target}")
 
 

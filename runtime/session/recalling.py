@@ -4,11 +4,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ...models.errors import ModelFileError
-from ...models.recall import RECORD, Recall, as_read
+from ...models.recall import RECORD, Encoder, Recall, as_read, nearness
 from .transcript import MESSAGE_COST, TURN_CHARS
 
 TOKENS = 1 << 16  # of passages looked through, the newest
+VECTORS = 512  # passages, the newest, whose vectors of the encoder are kept
 _PARTS = re.compile(r"(?<=[.!?…।؟])(?=\s)|(?<=[。！？])|(?=\n)")  # sentences; some scripts put no blank after one
 _READ = re.compile(r"\[read .*: \d+ tokens\]", re.DOTALL)  # what a transcript has in place of a document
 Encode = Callable[[str], Sequence[int]]
@@ -23,7 +26,7 @@ class Passage(NamedTuple):
 
 
 class Recalling:
-    """Finds passages for one session. encode: plain text to ids. Remembers how it encoded messages, nothing else. unsaid: the token with which an answer
+    """Finds passages for one session. encode: plain text to ids. Remembers how it encoded messages that are there, nothing else. unsaid: the token with which an answer
     begins where a passage does not tell what is asked for. Raises ModelFileError where the recall's word for that has none."""
 
     def __init__(self, recall: Recall, encode: Encode):
@@ -32,6 +35,7 @@ class Recalling:
             raise ModelFileError(f"{RECORD}: unsaid {recall.unsaid!r} has no tokens with this model's tokenizer: get the two files again")
         self.unsaid = unsaid[0]
         self._known: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
+        self._vectors: dict[str, np.ndarray] = {}
 
     def passages(self, transcript: Sequence[dict[str, str]], numbers: Sequence[int]) -> list[Passage]:
         """What the user said, oldest first, of the newest TOKENS tokens; of passages with the same words the newest."""
@@ -107,4 +111,18 @@ class Recalling:
         if not others or not 0 < len(ids) <= recall.tokens:
             return {}
         scores, nothing = recall.finder.scores(ids, [passages[i].ids[: recall.tokens] for i in others])
-        return {others[i]: float(scores[i]) for i in sorted(recall.nearest(scores, nothing))}
+        if recall.encoder is not None and recall.nearest(scores, nothing):
+            scores, nothing = self._again(recall.encoder, message, [passages[i].text for i in others], scores), -np.inf
+        return {others[i]: float(scores[i]) for i in sorted(recall.nearest(scores, nothing)) if scores[i] > -np.inf}
+
+    def _again(self, encoder: Encoder, message: str, texts: Sequence[str], scores: np.ndarray) -> np.ndarray:
+        """The scores (p,) of passages together with what the encoder says of those that the finder likes best; the others are out. Keeps their vectors."""
+        best = [int(i) for i in np.argsort(-scores, kind="stable")[: encoder.among]]
+        new = [texts[i] for i in best if texts[i] not in self._vectors]
+        asking, *made = encoder.vectors([message, *new])  # (t, d) each
+        known = {**self._vectors, **dict(zip(new, made, strict=True))}
+        self._vectors = {text: known[text] for text in texts[-VECTORS:] if text in known}
+        both = np.full_like(scores, -np.inf)  # (p,)
+        for i in best:
+            both[i] = scores[i] + encoder.weight * nearness(asking, known[texts[i]])
+        return both

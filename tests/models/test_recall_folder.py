@@ -212,3 +212,21 @@ def test_the_message_reads_as_one(folder):
     recall = open_recall(folder, CONFIG)
     assert recall.message(["one\n\n two ", "three"], "who?\nwhere?") == "Told:\n- one two\n- three\n\nwho?\nwhere?"
     assert json.loads((folder / RECORD).read_text())["training"] == {"seek": {"steps": 3, "seed": 0}}
+
+
+def test_an_encoder_goes_where_the_recall_goes(tmp_path, monkeypatch):
+    import encoder_kit
+
+    from lm2.models.checkpoints import recalls
+    from lm2.models.recall import ENCODER_FILES, from_bert
+
+    encoder_kit.bert(tmp_path)
+    save_recall(tmp_path / "r", CONFIG, made()._replace(encoder=from_bert(tmp_path, {})))
+    (tmp_path / "out").mkdir()
+    recalls.carry(tmp_path / "r", tmp_path / "out")
+    again = open_recall(tmp_path / "out", CONFIG)
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {RECORD, TENSORS, *ENCODER_FILES}
+    assert np.array_equal(again.encoder.vectors(["zebra"])[0], open_recall(tmp_path / "r", CONFIG).encoder.vectors(["zebra"])[0])
+    (tmp_path / "out" / "encoder_words.safetensors").unlink()
+    with pytest.raises(ModelFileError, match="encoder_words.safetensors"):
+        open_recall(tmp_path / "out", CONFIG)

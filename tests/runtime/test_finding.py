@@ -183,3 +183,52 @@ def test_capitals_and_blanks_make_no_difference():
     passages = finder.passages(said("The ZEBRA eats plums", OTHER), [1, 2])
     near = finder.nearest("zebra EATS plums", passages)
     assert max(near, key=near.__getitem__) == 0 and passages[0].text == "The ZEBRA eats plums"
+
+
+class Looking:
+    """An encoder with a vector for each word: the words that two texts share are near. Notes what it was given."""
+
+    weight, among, source = 10.0, 2, {}
+
+    def __init__(self):
+        self.given = []
+
+    def vectors(self, texts):
+        self.given.append(list(texts))
+        words = [[sum(map(ord, word)) % 97 for word in text.split()] for text in texts]
+        return [np.eye(97, dtype=np.float32)[w] for w in words]
+
+
+def seen_again(among=2, **fields):
+    encoder = Looking()
+    encoder.among = among
+    return looked(64, encoder=encoder, **fields), encoder
+
+
+def test_an_encoder_looks_at_what_the_finder_likes():
+    """The finder likes what shares most letters; of these the one with the most words of the message is the nearest, and what was left out never is read."""
+    transcript = said("zebras eatz", "a brother bakes", "zebra eatsss plumss", "zebra eats nothing")
+    plain, (sharp, encoder) = looked(64), seen_again(3)
+    passages = plain.passages(transcript, [1, 2, 3, 4])
+    by_letters, both = plain.nearest("zebra eats plums", passages), sharp.nearest("zebra eats plums", passages)
+    assert max(by_letters, key=by_letters.get) == 2 and max(both, key=both.get) == 3
+    assert len(both) == 3 and 1 not in both
+    assert encoder.given == [["zebra eats plums", *(passages[i].text for i in sorted(by_letters, key=lambda i: -by_letters[i])[:3])]]
+
+
+def test_what_asks_for_nothing_told_costs_no_encoder():
+    sharp, encoder = seen_again(margin=1e3)
+    assert sharp.nearest("zebra eats plums", sharp.passages(said("zebra eats plums now"), [1])) == {} and encoder.given == []
+
+
+def test_vectors_are_kept_as_long_as_what_they_are_of(monkeypatch):
+    sharp, encoder = seen_again(8)
+    both = sharp.passages(said("zebra eats plums", "zebra eats figs"), [1, 2])
+    for _ in range(2):
+        sharp.nearest("zebra eats what", both)
+    assert encoder.given[1] == ["zebra eats what"]
+    sharp.nearest("zebra eats what", both[:1])  # the other was forgotten
+    assert sharp.nearest("zebra eats what", both) and encoder.given[3] == ["zebra eats what", "zebra eats figs"]
+    monkeypatch.setattr(recalling, "VECTORS", 1)
+    sharp.nearest("zebra eats what", both)
+    assert len(sharp._vectors) == 1
