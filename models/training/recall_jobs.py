@@ -31,9 +31,9 @@ from .retell_task import RetellTask, Words
 from .seek_task import TOKENS, SeekTask
 from .tellings import Tellings
 
-TRUST = 0.5  # what reading says counts half of what nearness does
+TRUST = 1.0  # what reading says counts as much as nearness
 MOST, SHARE, NEAR = 2, 0.4, 0.4
-EVEN = 0.0  # a passage is believed that is likelier to tell it than not
+DOUBT = -1.0  # a passage is believed unless it is e times likelier not to tell it
 # Of messages that ask for nothing told, each among AMONG messages: those for which passages are read, of DRAWN.
 CALLED, DRAWN, AMONG = 0.1, 400, 50
 Say = Callable[[str], None]
@@ -79,7 +79,7 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
 
     def finish(path: Path, record: Mapping[str, Any]) -> None:
         opening = retell.maps.opening()
-        save_recall(path, folder.config, begun._replace(opening=opening, unsaid=retell_task.UNSAID, doubt=EVEN, training={**begun.training, "retell": dict(record)}))
+        save_recall(path, folder.config, begun._replace(opening=opening, unsaid=retell_task.UNSAID, doubt=DOUBT, training={**begun.training, "retell": dict(record)}))
 
     return Job(retell, finish, "recall", began)
 
