@@ -20,7 +20,7 @@ KEYS = {
     "Enter": (13, "\r"), "Tab": (9, ""), "Escape": (27, ""), " ": (32, " "), "ArrowDown": (40, ""), "Home": (36, ""),
 }  # fmt: skip
 SHIFT = 8
-WAIT = 30
+WAIT = 120  # seconds: then it hangs
 
 
 def program():

@@ -36,7 +36,7 @@ def read(monkeypatch):
     return seen
 
 
-TALE = ("Mary went to the kitchen.", "John moved to the garden.", "Sandra went to the office.", "Daniel went to the hallway.", "Where is Mary?")
+TALE = ("Mary went to the kitchen.", "John moved to the garden.", "Sandra went to the office.", "Daniel went to the hallway.", "Sandra moved to the bathroom.", "Where is Mary?")
 
 
 def test_it_is_what_the_answer_read(model, read):
