@@ -75,7 +75,8 @@ def served(given: argparse.Namespace, store: Path) -> Iterator[tuple[str, Any]]:
             assert server.stderr is not None
             line = server.stderr.readline()
             found = re.search(r"http://\S+?(?=,)", line)
-            assert found and "ready" in (line := server.stderr.readline()), line
+            line = server.stderr.readline() if found else line
+            assert found and "ready" in line, line
             yield found[0], psutil.Process(server.pid)
         finally:
             server.send_signal(signal.SIGTERM)
