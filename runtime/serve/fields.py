@@ -81,7 +81,11 @@ def schema(table: Table) -> dict[str, Any]:
 
 def wrong(where: str, what: str, value: Any) -> Refusal:
     """The refusal of a value."""
-    shown = json.dumps(value, ensure_ascii=True, default=str)
+    shown = ""
+    for part in json.JSONEncoder(default=str).iterencode(value[:60] if isinstance(value, str) else value):  # a large one is not written whole
+        shown += part
+        if len(shown) > 60:
+            break
     return Refusal(400, f"{where} must be {what}, not {shown if len(shown) <= 60 else shown[:57] + '...'}", where, "invalid_value")
 
 

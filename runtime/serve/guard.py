@@ -13,10 +13,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .http import refused, request_id
+from .page import PATHS
 from .refusal import Refusal
 from .service import Service
 
-OPEN = ("/health",)
+OPEN = ("/health", *PATHS)
 
 
 class Guard:
@@ -42,7 +43,7 @@ class Guard:
                 out["cache-control"] = "no-store"
                 if origin is not None and is_local(origin):
                     out["access-control-allow-origin"] = origin
-                    out["access-control-expose-headers"] = "x-lm2-reuse, x-lm2-seed, x-request-id, etag, retry-after"
+                    out["access-control-expose-headers"] = "x-lm2-reuse, x-lm2-recalled, x-lm2-seed, x-request-id, etag, retry-after"
                     out["vary"] = "origin"
             await send(message)
 
@@ -66,7 +67,7 @@ class Guard:
             methods = "GET, POST, PUT, DELETE"
             asked = Request(scope).headers.get("access-control-request-headers", "")
             return Response(status_code=204, headers={"access-control-allow-methods": methods, "access-control-allow-headers": asked, "access-control-max-age": "600"})
-        if scope["path"] in OPEN:
+        if scope["path"] in OPEN:  # says nothing that only some may know
             return None
         scope["lm2.owner"] = self.service.owners.of(headers.get("authorization"))
         if not self.service.ready:

@@ -100,9 +100,10 @@ async def work(request: Request, job: Callable[[Ticket], Any], name: Name | None
 
 
 def told_of(began: Began) -> dict[str, str]:
-    """Headers of an answer: its seed, and how many of a transcript's turns were heard already, or `none`."""
+    """Headers of an answer: its seed, how many of a transcript's turns were heard already, or `none`, and which turns it was recalled from, if any."""
     reuse = {} if began.reuse is None else {"x-lm2-reuse": str(began.reuse) if began.reuse else "none"}
-    return {"x-lm2-seed": str(began.seed), **reuse}
+    recalled = {"x-lm2-recalled": ", ".join(map(str, began.recalled))} if began.recalled else {}
+    return {"x-lm2-seed": str(began.seed), **reuse, **recalled}
 
 
 def event(data: Any, name: str | None = None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ... import __version__
 from .fields import schema
+from .page import PATHS
 from .routes import Row
 from .schemas import SCHEMAS, ref
 from .sessions import FILE
@@ -51,6 +52,8 @@ def _operation(row: Row) -> dict[str, Any]:
     if row.method == "PUT":
         out["requestBody"] = {"required": True, "content": {FILE: {"schema": {"type": "string", "format": "binary"}}}}
     out["responses"] = {str(row.status): {"description": "done", "content": _content(row)}, "default": _ERROR}
+    if row.path in PATHS:
+        out["security"] = []
     if row.gives == "Health":
         out["responses"]["503"] = {"description": "not ready", "content": _content(row)}
         out["security"] = []
@@ -61,7 +64,7 @@ _ERROR: dict[str, Any] = {"description": "refused", "content": {"application/jso
 
 
 def _content(row: Row) -> dict[str, Any]:
-    if row.gives == "text/plain":
+    if row.gives.startswith("text/"):
         return {row.gives: {"schema": {"type": "string"}}}
     if row.gives == FILE:
         return {row.gives: {"schema": {"type": "string", "format": "binary"}}}

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from . import about, chat, conversations, responses, sessions
+from . import about, answered, chat, conversations, page, responses, sessions
 from .fields import Table
 from .http import Endpoint
 
@@ -23,6 +23,7 @@ SESSION, CONVERSATION = "/v1/sessions/{id}", "/v1/conversations/{id}"
 PLAIN = "text/plain"
 
 ROUTES: tuple[Row, ...] = (
+    *(Row("GET", path, page.file, kind) for path, kind in page.PATHS.items()),
     Row("GET", "/health", about.health, "Health"),
     Row("GET", "/metrics", about.metrics, PLAIN),
     Row("GET", "/props", about.props, "Props"),
@@ -49,6 +50,7 @@ ROUTES: tuple[Row, ...] = (
     Row("POST", f"{SESSION}/undo", sessions.undo, "Session", sessions.NOTHING),
     Row("POST", f"{SESSION}/read", sessions.read, "SessionRead", sessions.READ),
     Row("GET", f"{SESSION}/held", sessions.held, "Held"),
+    Row("GET", f"{SESSION}/answered", answered.show, "Answered"),
     Row("POST", f"{SESSION}/forget", sessions.forget, "SessionForgotten", sessions.FORGET),
     Row("GET", f"{SESSION}/file", sessions.get_file, sessions.FILE),
     Row("PUT", f"{SESSION}/file", sessions.put_file, "Session"),

@@ -50,8 +50,9 @@ _INPUT = of(type=is_("input_text"), text=TEXT)
 _SESSION: dict[str, Schema] = dict(
     id=TEXT, object=is_("session"), model=TEXT, system=maybe(TEXT), seed=WHOLE, sampling={"type": "object", "additionalProperties": NUMBER}, turns=WHOLE,
     tokens=WHOLE, memory_tokens=WHOLE, window=WHOLE, window_tokens=WHOLE, undo=WHOLE, forgotten_messages=WHOLE,
-    transcript=some(of(role=is_("user", "assistant"), content=TEXT)),
+    transcript=some(of(role=is_("user", "assistant"), content=TEXT)), transcript_turns=some(WHOLE),
 )  # fmt: skip
+_TURN: Schema = {"type": "integer", "minimum": -1}
 _RESPONSE_USAGE = of(
     input_tokens=WHOLE, input_tokens_details=of(cached_tokens=WHOLE, cache_write_tokens=WHOLE), output_tokens=WHOLE,
     output_tokens_details=of(reasoning_tokens=WHOLE), total_tokens=WHOLE,
@@ -76,7 +77,15 @@ SCHEMAS: dict[str, Schema] = {
     "Sessions": page(of(id=TEXT, object=is_("session"))),
     "SessionRead": of(**_SESSION, read_tokens=WHOLE),
     "SessionForgotten": of(**_SESSION, forgotten=of(rows=WHOLE, tokens=WHOLE, messages=WHOLE, undo=WHOLE)),
-    "Held": page(of(turn={"type": "integer", "minimum": -1}, share=NUMBER, rows=WHOLE, text=TEXT, window_tokens=WHOLE)),
+    "Held": page(of(turn=_TURN, share=NUMBER, rows=WHOLE, text=TEXT, window_tokens=WHOLE)),
+    "Answered": of(
+        object=is_("answered"), turn=WHOLE, recalled=some(of(turn=WHOLE, text=TEXT)), note=maybe(TEXT),
+        attention=maybe(of(
+            memory_tokens=WHOLE, tokens=some(TEXT), turns=some(of(turn=_TURN, share=NUMBER)),
+            rows=some(of(row=WHOLE, share=NUMBER, turn=_TURN, token=TEXT)),
+            layers=some(of(layer=WHOLE, rows_a_line=WHOLE, most=NUMBER, picture=TEXT)),
+        )),
+    ),
     "Deleted": of(id=TEXT, object=TEXT, deleted=is_(True)),
     "Item": of(
         id=TEXT, type=is_("message"), status=is_("completed", "incomplete"), role=is_("user", "assistant", "system"), content=some({"anyOf": [_OUTPUT, _INPUT]})

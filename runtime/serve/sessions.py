@@ -67,7 +67,7 @@ async def show(request: Request) -> Response:
 
 async def delete(request: Request) -> Response:
     """Forget a session and its file."""
-    service, name = service_of(request), _name(request)
+    service, name = service_of(request), name_of(request)
 
     def job(ticket: Ticket) -> dict[str, Any]:
         service.drop(name)
@@ -104,7 +104,7 @@ async def undo(request: Request) -> Response:
 
 async def read(request: Request) -> Response:
     """Read a document into the memory, as a message that is not answered. A client that goes away leaves the session as it was."""
-    service, name = service_of(request), _name(request)
+    service, name = service_of(request), name_of(request)
     d = await json_body(request, READ)
     if "\0" in d["text"] or not d["text"].strip():
         raise Refusal(400, "text is empty, or has a NUL character", "text", "invalid_value")
@@ -153,7 +153,7 @@ async def get_file(request: Request) -> Response:
 
 async def put_file(request: Request) -> Response:
     """Put a session file in the place of a session, checked before anything of it is used. If-Match: only in the place of this one, else 412."""
-    service, name = service_of(request), _name(request)
+    service, name = service_of(request), name_of(request)
     if not service.shelf.has(name):
         raise missing(name.kind, name.id)
     raw = await raw_body(request, bytes_max(expected(service.model)), service.limits.patience)
@@ -176,7 +176,7 @@ def about(name: Name, session: Session) -> dict[str, Any]:
         "id": name.id, "object": "session", "model": session.model.name, "system": session.system, "seed": session.seed,
         "sampling": session.sampling.to_dict(), "turns": session.at.number, "tokens": session.at.seen, "memory_tokens": session.at.written,
         "window": session.feeder.size, "window_tokens": session.at.filled, "undo": len(session.snapshots),
-        "forgotten_messages": session.forgotten_turns, "transcript": [dict(m) for m in session.transcript],
+        "forgotten_messages": session.forgotten_turns, "transcript": [dict(m) for m in session.transcript], "transcript_turns": list(session.numbers),
     }  # fmt: skip
 
 
@@ -207,11 +207,11 @@ def opened(model: "Model", raw: bytes) -> Session:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _name(request: Request) -> Name:
+def name_of(request: Request) -> Name:
     return named("session", owner_of(request), request.path_params["id"])
 
 
 async def _with(request: Request, job: Callable[[Service, Name, Session], Any]) -> Any:
     """Run a job with a session of the request's owner."""
-    service, name = service_of(request), _name(request)
+    service, name = service_of(request), name_of(request)
     return await work(request, lambda ticket: job(service, name, service.take(name)), name)

@@ -52,7 +52,7 @@ class Shared:
         self, batch: int = 1, state: MemoryState | None = None, window: int | None = None, carried: int = 0, opening: Opening | None = None
     ) -> Any:
         more = {} if opening is None else {"opening": opening}
-        return _done(lambda: self.real.start(batch, state, window, carried, **more))
+        return done(lambda: self.real.start(batch, state, window, carried, **more))
 
     def extend(self, tokens: Sequence[int] | np.ndarray, window: Any, all_logits: bool = False) -> tuple[np.ndarray, Any]:
         strand = here()
@@ -75,26 +75,26 @@ class Shared:
         return self.real.rewind(window, length)  # computes nothing
 
     def fold(self, window: Any) -> Any:
-        return _done(lambda: self.real.fold(window))
+        return done(lambda: self.real.fold(window))
 
     def memory(self, window: Any) -> MemoryState:
-        state: MemoryState = _done(lambda: self.real.memory(window))
+        state: MemoryState = done(lambda: self.real.memory(window))
         return state
 
     def rows(self, window: Any, first: int, count: int) -> np.ndarray:
-        found: np.ndarray = _done(lambda: self.real.rows(window, first, count))
+        found: np.ndarray = done(lambda: self.real.rows(window, first, count))
         return found
 
     def commit(self, window: Any) -> MemoryState:
-        state: MemoryState = _done(lambda: self.real.commit(window))
+        state: MemoryState = done(lambda: self.real.commit(window))
         return state
 
     def to_host(self, state: MemoryState) -> np.ndarray:
-        bank: np.ndarray = _done(lambda: self.real.to_host(state))
+        bank: np.ndarray = done(lambda: self.real.to_host(state))
         return bank
 
     def from_host(self, bank: np.ndarray, written: int) -> MemoryState:
-        state: MemoryState = _done(lambda: self.real.from_host(bank, written))
+        state: MemoryState = done(lambda: self.real.from_host(bank, written))
         return state
 
     def describe(self, window: int | None = None) -> Description:
@@ -109,6 +109,7 @@ def piece_of(model: "Model") -> int:
     return PIECE if model.backend.describe().device == "cpu" and not again else 0
 
 
-def _done(run: Callable[[], Any]) -> Any:
+def done(run: Callable[[], Any]) -> Any:
+    """What run() returns, called in the thread that owns the model, while others wait."""
     strand = here()
     return run() if strand is None else strand.pause(Call(run))

@@ -47,12 +47,14 @@ class Ask:
 
 
 class Began(NamedTuple):
-    """reuse: turns of the transcript that were heard already, None where a session was named. Tokens are of the prompt; cached: those not computed. seed: of the draws."""
+    """reuse: turns of the transcript that were heard already, None where a session was named. Tokens are of the prompt; cached: those not computed. seed: of the draws.
+    recalled: turns that it is answered from, where it is answered from what was said."""
 
     reuse: int | None
     prompt_tokens: int
     cached_tokens: int
     seed: int
+    recalled: tuple[int, ...] = ()
 
 
 class Piece(NamedTuple):
@@ -194,7 +196,7 @@ class Turns:
                 first = time.monotonic() - start
                 unheard = _unheard(session, ask.message) if session.recalled else (0, 0)
                 prompt = session.at.seen + unheard[0]
-                began = Began(reuse, prompt, max(0, prompt - fed - sum(unheard)), session.seed)
+                began = Began(reuse, prompt, max(0, prompt - fed - sum(unheard)), session.seed, tuple(dict.fromkeys(p.number for p in session.recalled)))
                 ticket.answering = True
                 ticket.say("began", began)
             return ticket.over
