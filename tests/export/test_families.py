@@ -34,6 +34,34 @@ def test_a_memory_never_written_computes_what_transformers_does(tmp_path, family
             assert kit.error(kit.in_pieces(tmp_path / "onnx", kit.IDS, cuts, "onnx"), want) < kit.GATE
 
 
+REST = [(family, name, form) for family, name in kit.SHAPES for form in ("default", "plain", "portable") if (family, name, form) not in CASES]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "name", "form"), REST)
+def test_every_checkpoint_in_every_form(tmp_path, family, name, form):
+    test_a_memory_never_written_computes_what_transformers_does(tmp_path, family, name, form)
+
+
+KL = {"int8": 5e-3, "int4": 0.3}  # nats a token, of what is rounded, from the same export in float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "name"), kit.SHAPES)
+def test_every_family_rounded_is_near_its_own_float32(tmp_path, family, name):
+    """By KL divergence, over prompts longer than any window. The control: the same tokens one place on."""
+    convert(kit.made(tmp_path / "src", family, name)[1], tmp_path / "dst")
+    ids = np.random.default_rng(6).integers(0, 96, (8, 21))
+    found = {}
+    for precision in ("fp32", "int8", "int4"):
+        export_model(tmp_path / "dst", tmp_path / precision, Options(precision), measure_cost=False)
+        found[precision] = kit.backend_logits(tmp_path / precision, ids, "onnx")
+    got = {precision: float(kl_divergence(found["fp32"], found[precision]).mean()) for precision in KL}
+    print(f"{family} {name}: " + ", ".join(f"{precision} {value:.2g}" for precision, value in got.items()))
+    assert all(got[precision] <= gate for precision, gate in KL.items()), got
+    assert kl_divergence(found["fp32"][:, 1:], found["int4"][:, :-1]).mean() > 1.5 * KL["int4"]
+
+
 def window(backend, ids):
     """Two chunks, the second in steps of one token: its logits, and the bank after it."""
     logits, chunk = onnx_kit.mlx_kit.run(backend, ids)
