@@ -81,7 +81,7 @@ def architecture_of(header: GGUFHeader, path: Path) -> Architecture:
     name = get(header, path, "general.architecture", lambda x: isinstance(x, str), "a name")
     if name not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
-        raise ConvertError(f"{path}: architecture {name!r} is not supported: lm2 converts GGUF files of architecture {known}")
+        raise ConvertError(f"{path}: architecture {name!r} is not supported: lm2 converts GGUF files of architecture {known}; give one of these")
     return ARCHITECTURES[name]
 
 
