@@ -1,7 +1,7 @@
 """Large models from end to end on random weights: convert, export, answer on ONNX; each in a process of its own, with its peak memory and its time.
 
     python benchmarks/large.py llama-3.2-1b qwen3-1.7b [--precision int4] [--work DIR]
-    python benchmarks/large.py llama-3.2-1b --train DATA [--train-options "--half --recompute ..."]
+    python benchmarks/large.py llama-3.2-1b --train DATA [--train-options "--task text --half --recompute ..."]
 
 The checkpoint has the named model's config and shapes, bfloat16, in shards, N(0, 0.02^2) (seed 0), and a tokenizer of 256 bytes; it is made one piece of a
 matrix at a time. What it says means nothing: what it takes is what is measured. Peak memory is the kernel's `ru_maxrss` of the process (mapped pages
@@ -154,8 +154,8 @@ def main() -> None:
     parser.add_argument("names", nargs="+", choices=list(SHAPES), metavar="NAME", help=", ".join(SHAPES))
     parser.add_argument("--precision", nargs="+", default=["int4"], help="of the exports")
     parser.add_argument("--tokens", type=int, default=16, help="that generate makes")
-    parser.add_argument("--train", type=Path, metavar="DATA", help="train the chat memory on DATA for a few steps too")
-    parser.add_argument("--train-options", default="--half --recompute --steps 2 --blocks 2 --memory-chunk 64", help="of `lm2 train --task chat`")
+    parser.add_argument("--train", type=Path, metavar="DATA", help="train the memory on the text of DATA for a step too")
+    parser.add_argument("--train-options", default="--task text --half --recompute --steps 1 --stages 1:2x1", help="of `lm2 train`")
     parser.add_argument("--tiny", action="store_true", help="a small model of the same kind")
     parser.add_argument("--work", type=Path, help="folder for checkpoints and exports [a temporary one]")
     parser.add_argument("--keep", action="store_true", help="leave the work folder; what is there already is not made again")
@@ -189,8 +189,8 @@ def main() -> None:
                 step(f"generate {a.tokens}, onnx {precision}", [*lm2, "generate", str(out), *asked], None, f"{name}-{precision}-generate")
             if a.train:
                 to = work / f"{name}-trained"
-                options = ["--task", "chat", "--data", str(a.train), "--out", str(to), *shlex.split(a.train_options)]
-                step("train chat " + a.train_options, [*lm2, "train", str(model), *options], to, f"{name}-train")
+                options = ["--data", str(a.train), "--out", str(to), *shlex.split(a.train_options)]
+                step("train " + a.train_options, [*lm2, "train", str(model), *options], to, f"{name}-train")
         print(machine())
         print(table(["shape", "step", "peak, MB", "seconds", "written, MB"], rows))
     finally:

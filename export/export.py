@@ -16,6 +16,7 @@ import onnx
 from onnx import helper
 
 from ..models.atomic import check_new_folder, folder_name, new_folder, scratch_folder, write_file
+from ..models.checkpoints.license import carry_on
 from ..models.checkpoints.progress import Counter, Event, Report, silent
 from ..models.checkpoints.recalls import carry
 from ..models.config import LM2Config
@@ -193,11 +194,12 @@ def check_model(file: Path) -> None:
 
 
 def write_record(folder: ModelFolder, out: Path, options: Options, step: Step, tokenizer: str) -> Export:
-    """Tokenizer, template, settings, recall and config.json with the `onnx` block, beside the graph in `out`."""
+    """Tokenizer, template, settings, recall, licence and config.json with the `onnx` block, beside the graph in `out`."""
     for file in (*TEXT_FILES, "source.json"):
         if (folder.path / file).is_file():
             shutil.copyfile(folder.path / file, out / file)
     carry(folder.path, out)
+    carry_on(folder.path, out)
     files = {name: ((out / name).stat().st_size, file_digest(out / name)) for name in (MODEL, DATA) if (out / name).exists()}
     export = Export(
         folder.fingerprint,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..models.atomic import folder_name, new_folder, write_file
+from ..models.checkpoints.license import carry_on
 from ..models.checkpoints.recalls import carry
 from ..models.errors import ConvertError
 from ..models.layout import (
@@ -128,6 +129,7 @@ def write_packed(
             if (folder.path / file).is_file():
                 shutil.copyfile(folder.path / file, out / file)
         carry(folder.path, out)
+        carry_on(folder.path, out)
         _put_json(out / CONFIG, config.to_dict() | {KEY: quantization.to_dict()})
         record = _record(folder.path) | {"packed_for": "mlx", "method": method, "source_fingerprint": folder.fingerprint}
         _put_json(out / SOURCE, record | dict(extra or {}))

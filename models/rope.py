@@ -159,7 +159,8 @@ def _block(d: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _read(d: Mapping[str, Any], where: str, block: Mapping[str, Any]) -> RopeConfig:
     """The settings by one spelling; fields beside the block count where the block is silent."""
     kinds = {f"{where}{key}": block.get(key) for key in ("rope_type", "type")}
-    kind = choice({"rope_type": _same(kinds, "default")}, "rope_type", "default", ROPE_TYPES, where)
+    named = "type" if block.get("rope_type") is None and "type" in block else "rope_type"
+    kind = choice({named: _same(kinds, "default")}, named, "default", ROPE_TYPES, where)
     for key, value in block.items():
         off = (key.endswith("factor") and value == 1) or (kind == "linear" and key in USED["llama3"])
         if off or key in ALWAYS or key in USED[kind] or key in OPTIONAL.get(kind, ()):

@@ -29,6 +29,22 @@ _GATED = {
 }  # fmt: skip
 
 
+Frozen = Callable[[str], bool]
+
+
+def none_frozen(name: str) -> bool:
+    """No matrix."""
+    return False
+
+
+def layers_in_half(folder: ModelFolder) -> Frozen:
+    """The layers' matrices, where the folder holds all of them in bfloat16: in it they are exact. Not the embedding and the head, which begin and end what
+    is added up in float32."""
+    own = [t.dtype for name, t in folder.header.tensors.items() if ".layers." in name and ".memory." not in name and len(t.shape) == 2]
+    exact = bool(own) and set(own) == {"BF16"}
+    return lambda name: exact and name.startswith("layers.")
+
+
 def slots_of(model: LM2) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a model folder by its name on disk, as a view into the model's parameters (writing it writes the model)."""
     parameters = dict(model.named_parameters())
@@ -56,13 +72,17 @@ def slots_of(model: LM2) -> Iterator[tuple[str, Tensor]]:
             yield name, parameters[own].data
 
 
-def new_model(config: LM2Config, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> LM2:
-    """An LM2 with uninitialised weights in their final dtypes: `dtype`, and its wide partner for norms, gates and biases of the memory."""
+def new_model(config: LM2Config, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, frozen: Frozen = none_frozen) -> LM2:
+    """An LM2 with uninitialised weights in their final dtypes: `dtype`, and its wide partner for norms, gates and biases of the memory.
+
+    frozen: whether a matrix outside memories, by its parameter's name, is bfloat16 whatever `dtype` is."""
     with torch.device("meta"):
         model = LM2(config)
     for module_name, module in model.named_modules():
         for name, p in list(module.named_parameters(recurse=False)):
             kind = wide(dtype) if stays_float32(f"{module_name}.{name}") or module_name.endswith(_WIDE) else dtype
+            if p.dim() == 2 and ".memory." not in f"{module_name}." and frozen(f"{module_name}.{name}"):
+                kind = torch.bfloat16
             setattr(module, name, torch.nn.Parameter(torch.empty(p.shape, dtype=kind, device=device), requires_grad=False))
     if config.tie_word_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
@@ -74,12 +94,13 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int], None] | None = None,
+    frozen: Frozen = none_frozen,
 ) -> LM2:
-    """Load a checked model folder, tensor by tensor: peak memory is the model and its largest tensor.
+    """Load a checked model folder, tensor by tensor: peak memory is the model and its largest tensor. frozen: as in `new_model`.
 
     `progress` is told the bytes of each tensor read. Raises ModelFileError for weights that are not finite, naming the tensor.
     """
-    model = new_model(folder.config, device, dtype)
+    model = new_model(folder.config, device, dtype, frozen)
     with open(folder.weights, "rb") as f:
         for name, slot in slots_of(model):
             info = folder.header.tensors[name]

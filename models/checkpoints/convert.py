@@ -38,6 +38,7 @@ from ..tensorfile import ITEM_BYTES, TensorWriter
 from .adapter import TENSORS, Adapter, check_backbone, check_shapes, open_adapter
 from .gguf_file import open_gguf
 from .hf import open_huggingface
+from .license import FILES, NAME, carry
 from .progress import Counter, Report, silent
 from .released import open_released
 from .source import Source, SourceTensor, cast, same, sha256, to_json
@@ -90,7 +91,10 @@ def convert(
             origin |= {"adapter": shown(request.adapter.name), "adapter_sha256": sha256(request.adapter / TENSORS)}
         elif not source.memory:
             origin["memory_recipe"] = RECIPE
-        files[SOURCE] = to_json({**origin, **source.detail, **(record or {}), "notes": notes})
+        texts, left_out = carry(source.license_files, folder)
+        notes += left_out
+        about: dict[str, Any] = {**source.detail, **({FILES: texts} if texts else {}), **(record or {})}
+        files[SOURCE] = to_json({**origin, **about, "notes": notes})
         for file, data in files.items():
             _put(folder / file, data)
         digests, bytes_written = written
@@ -110,6 +114,7 @@ def convert(
         "memory": memory,
         "tokenizer": source.tokenizer is not None,
         "chat_template": source.template is not None,
+        "license": about.get(NAME) or ", ".join(texts) or None,
         "fingerprint": fingerprint,
         "notes": notes,
         "seconds": round(time.monotonic() - began, 3),

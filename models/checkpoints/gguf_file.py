@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConvertError
+from .families.family import folded
 from .families.registry import FAMILIES
 from .gguf_families import ARCHITECTURES, Architecture
 from .gguf_header import GGUFHeader, GGUFTensor, block_sizes, get, read_gguf
@@ -22,6 +23,7 @@ from .gguf_keys import check_keys
 from .gguf_rope import FREQUENCIES, LONG, SHORT, rope_fields
 from .gguf_special import chat_template, end_of_turn_ids
 from .gguf_tokenizer import tokenizer_json
+from .license import said_in_gguf
 from .source import Source, SourceTensor, rows_per_block
 
 EXACT = {"F32": ("F32", "<f4"), "F16": ("F16", "<f2"), "BF16": ("BF16", "<u2"), "F64": ("F64", "<f8")}
@@ -61,7 +63,7 @@ def open_gguf(path: Path) -> Source:
         kinds[tensor.kind] = kinds.get(tensor.kind, 0) + 1
     _check_supported(path, header.tensors)
     llama, notes = family.llama(fields, path)
-    tensors = (architecture.fold or family.fold)(tensors, fields)
+    tensors = folded(architecture.fold or family.fold, tensors, fields, path)
     return Source(
         format="gguf",
         files=(path,),
@@ -70,7 +72,7 @@ def open_gguf(path: Path) -> Source:
         tokenizer=tokenizer_json(header, path),
         template=chat_template(header),
         notes=notes,
-        detail={"gguf_types": kinds, "gguf_name": header.metadata.get("general.name")},
+        detail={"gguf_types": kinds, "gguf_name": header.metadata.get("general.name"), **said_in_gguf(header.metadata)},
     )
 
 
@@ -79,7 +81,7 @@ def architecture_of(header: GGUFHeader, path: Path) -> Architecture:
     name = get(header, path, "general.architecture", lambda x: isinstance(x, str), "a name")
     if name not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
-        raise ConvertError(f"{path}: architecture {name!r} is not supported: lm2 converts GGUF files of architecture {known}")
+        raise ConvertError(f"{path}: architecture {name!r} is not supported: lm2 converts GGUF files of architecture {known}; give one of these")
     return ARCHITECTURES[name]
 
 

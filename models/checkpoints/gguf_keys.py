@@ -38,7 +38,7 @@ def check_keys(header: GGUFHeader, path: Path, architecture: Architecture) -> No
         if nothing or (name in OFF and value == OFF[name]) or _every_layer_off(value):
             continue
         shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
-        raise ConvertError(f"{path}: {key} is {shown}: only plain {'Llama' if architecture.name == 'llama' else architecture.name} decoders can be converted")
+        raise ConvertError(f"{path}: {key} is {shown}: only plain {'Llama' if architecture.name == 'llama' else architecture.name} decoders can be converted; give a model without it")
 
 
 def _every_layer_off(value: object) -> bool:

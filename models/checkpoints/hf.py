@@ -16,7 +16,9 @@ from ..fields import is_whole
 from ..layout import GENERATION
 from ..tensorfile import ITEM_BYTES, Header, TensorInfo, read_header, read_tensor
 from . import hf_text
+from .families.family import folded
 from .families.registry import family_of
+from .license import license_files, said_in_folder
 from .llama_fields import check_fields
 from .source import FLOATS, Source, SourceTensor, read_object, rows_per_block
 
@@ -52,7 +54,7 @@ def open_huggingface(folder: Path) -> Source:
         _check_ids(folder / name, fields, config.get("vocab_size"))
     complete = family.complete(config)
     llama, notes = family.llama(complete, folder / "config.json")
-    tensors = family.fold(tensors, complete)
+    tensors = folded(family.fold, tensors, complete, folder / "config.json")
     llama["eos_token_id"] = _ids((generation or {}).get("eos_token_id"), config.get("eos_token_id"))
     if llama.get("bos_token_id") is None:
         llama["bos_token_id"] = (generation or {}).get("bos_token_id")
@@ -70,7 +72,8 @@ def open_huggingface(folder: Path) -> Source:
         template=template,
         tokenizer_config=text.config,
         generation=generation,
-        detail={"architectures": config.get("architectures")} | ({} if kind == "llama" else {"model_type": kind}),
+        detail={"architectures": config.get("architectures")} | ({} if kind == "llama" else {"model_type": kind}) | said_in_folder(folder, config),
+        license_files=tuple(license_files(folder)),
         notes=(*text.notes, *notes),
     )
 

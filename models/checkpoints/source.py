@@ -44,7 +44,7 @@ class Source:
     format: huggingface, gguf or released. files: what it was read from, weights first. llama: Hugging Face Llama
     config fields. config: the file they are from, where that is not the weights' own. index: the file that lists the tensors of several.
     memory: the checkpoint's own memory (released) or None for a bare backbone. generation: generation_config.json or
-    None. tokenizer_config: what becomes the folder's tokenizer_config.json, the names of tokens. detail: what is worth recording of the format. notes: sentences the user should read.
+    None. tokenizer_config: what becomes the folder's tokenizer_config.json, the names of tokens. detail: what is worth recording of the format, and the licence. license_files: its text. notes: sentences the user should read.
     """
 
     format: str
@@ -57,6 +57,7 @@ class Source:
     tokenizer_config: Mapping[str, Any] | None = None
     generation: dict[str, Any] | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
+    license_files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     config: Path | None = None
     index: Path | None = None

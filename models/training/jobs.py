@@ -13,13 +13,15 @@ from typing import Any
 from ... import __version__
 from ..atomic import new_folder, write_file
 from ..checkpoints.adapter import folder_key, open_adapter, save_adapter
+from ..checkpoints.convert import SOURCE
+from ..checkpoints.license import license_files
 from ..checkpoints.warmstart import default_layers
 from ..config import LM2Config
 from ..layout import GENERATION, TEMPLATE, TEXT_FILES, TOKENIZER, ModelFolder
 from ..lm2 import LM2
 from ..text.template import ChatTemplate
 from ..text.tokenizer import Tokenizer
-from ..weights import load_model, save_folder, slots_of
+from ..weights import layers_in_half, load_model, none_frozen, save_folder, slots_of
 from . import facts, people, sources, start, together, vocabulary
 from .fact_task import FactTask
 from .find_task import FindTask
@@ -215,21 +217,23 @@ def chat(
     return Job(made, write, "adapter", origin(model.config, folder, folder.path, [threads.others, threads.books, [d.turns for d in threads.marked]], adapter))
 
 
-def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool, say: Say = _silent) -> Job:
-    """Next-token prediction over several chunks of books and other plain text: the memory alone, or all parameters."""
+def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: str, recompute: bool, half: bool = False, say: Say = _silent) -> Job:
+    """Next-token prediction over several chunks of books and other plain text: the memory alone, or all parameters. half: of a run in bfloat16, where
+    layers that are not trained need no more than that."""
     left = LeftOut()
     read = sources.paragraphs(data, left=left)
     if not read and left:
         raise TrainError(f"{data} has no text to train on{_but(left)}")
     say(f"{len(read):,} paragraphs and texts{_but(left)}")
-    model = load_model(folder, device)
+    model = load_model(folder, device, frozen=layers_in_half(folder) if half and not everything else none_frozen)
     for name, p in model.named_parameters():
         p.requires_grad_(everything or ".memory." in name)
     encode = partial(Tokenizer.load(folder.path).encode, plain=True)
     task = TextTask(model, encode, read, recompute=recompute, begin=encode("", add_special=True))
 
     def write(path: Path, record: Mapping[str, Any]) -> None:
-        texts = {name: (folder.path / name).read_bytes() for name in TEXT_FILES if (folder.path / name).is_file()}
+        files = [*(folder.path / name for name in (*TEXT_FILES, SOURCE)), *license_files(folder.path)]
+        texts = {file.name: file.read_bytes() for file in files if file.is_file()}
         _write_model(model, path, texts, record)
 
     return Job(task, write, "model", origin(model.config, folder, folder.path, read))

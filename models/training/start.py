@@ -127,7 +127,7 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
     """
     config = replace(folder.config, memory=memory)
     config.check()
-    model = new_model(config)
+    model = new_model(config, frozen=lambda name: half)
     generator = torch.Generator().manual_seed(seed)
     d, groups = config.hidden_size, config.num_attention_heads // config.num_key_value_heads
     grouped = (memory.heads, memory.head_dim) != (config.num_attention_heads, config.head_dim)
@@ -181,8 +181,6 @@ def warm(folder: ModelFolder, memory: MemoryConfig, seed: int, half: bool) -> LM
                 slot.copy_(torch.randn(slot.shape, generator=generator) * 0.2 * d**-0.5)
     for name, p in model.named_parameters():
         p.requires_grad_(".memory." in name)
-        if half and ".memory." not in name and p.dim() == 2:
-            p.data = p.data.to(torch.bfloat16)
     return model.train()
 
 

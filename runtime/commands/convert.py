@@ -122,4 +122,6 @@ def command(
         f"{summary['dtype']}, {summary['bytes'] / 1e6:.0f} MB"
     )
     click.echo(f"memory: cell {memory['cell']}, layers {layers}, {memory['slots']} slots, chunks of {memory['chunk']} ({state})")
+    if summary["license"]:
+        click.echo(f"licence: {summary['license']}")
     click.echo(f"written to {summary['path']} in {summary['seconds']:.1f} s")

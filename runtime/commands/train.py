@@ -132,7 +132,7 @@ def command(
             elif data is None:
                 raise TrainError("--task text needs --data")
             else:
-                job = jobs.text(plan, folder, data, all_parameters, device, recompute, say)
+                job = jobs.text(plan, folder, data, all_parameters, device, recompute, half, say)
         done = loop.run(job.task, plan, out, half, say, until, 60 * minutes if minutes else math.inf, job.origin)
     if done and together.rank() == 0:
         target = out / job.result

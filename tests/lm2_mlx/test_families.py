@@ -22,6 +22,12 @@ def test_a_memory_never_written_computes_what_transformers_does(tmp_path, family
     assert kit.error(kit.backend_logits(tmp_path / "dst", kit.IDS, "mlx"), sources.logits(model, kit.IDS)) < kit.GATE
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "name"), [case for case in kit.SHAPES if case not in CASES])
+def test_every_checkpoint(tmp_path, family, name):
+    test_a_memory_never_written_computes_what_transformers_does(tmp_path, family, name)
+
+
 def test_calls_of_any_size_see_the_same_windows(tmp_path):
     """Token by token, in pieces, and at more tokens than a CPU attends to at once."""
     ids = np.random.default_rng(5).integers(0, 96, (2, 100))

@@ -219,7 +219,12 @@ REFUSED = {
     "yarn's own words": ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "extrapolation": 3}}, "rope_parameters.extrapolation 3 is not known for .*'yarn'"),
     "norms that are a word": ("hyperclovax", {"use_post_norm": "yes"}, "use_post_norm 'yes' is not a plain hyperclovax's"),
     "a bias that is a word": ("ernie4_5", {"use_bias": "yes"}, "use_bias 'yes' is not a plain ernie4_5's"),
-    "a family that is not known": ("llama", {"model_type": "falcon_h1"}, "model_type 'falcon_h1' is not supported: lm2 converts models of type ernie4_5"),
+    "a rope of older files": ("qwen2", {"rope_parameters": None, "rope_scaling": {"type": "mrope", "mrope_section": [4, 1, 1]}}, "rope_scaling.type 'mrope' must be one of"),
+    "a family that is not known": ("llama", {"model_type": "falcon_h1"}, "model_type 'falcon_h1' is not supported: lm2 converts models of type ernie4_5.*, smollm3; give one of these"),
+    "a model of text and images": ("gemma3_text", {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "model_type 'gemma3' is not supported: .* text_config's alone, gemma3_text"),
+    "what a fold needs": ("phi3", {"intermediate_size": None}, "intermediate_size is missing: it must be a positive whole number"),
+    "what another fold needs": ("ernie4_5", {"num_attention_heads": 0}, "num_attention_heads 0 must be a positive whole number"),
+    "what the norms' fold needs": ("granite", {"head_dim": 0}, "head_dim 0 must be a positive whole number"),
 }  # fmt: skip
 
 

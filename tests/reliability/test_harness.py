@@ -31,6 +31,13 @@ def test_fuzz():
 
 
 @pytest.mark.slow
+def test_fields_of_families():
+    pytest.importorskip("transformers")
+    (line,) = harness("family_fields.py", "gemma3_text", "--shapes", "1", "--field", "query_pre_attn_scalar").splitlines()
+    assert ", 0 wrong;" in line and " 0 the same" not in line and " 0 refused" not in line
+
+
+@pytest.mark.slow
 def test_kill():
     lines = harness("kill.py", "save", "convert", "--kills", "5", "--seed", "7").splitlines()
     assert len(lines) == 2 and all("killed 5" in line and "0 findings" in line for line in lines)

@@ -92,6 +92,14 @@ class Family:
         return fields | {"max_position_embeddings": positions}, tuple(notes)
 
 
+def folded(fold: Callable[[Tensors, Fields], Tensors], tensors: Tensors, config: Fields, file: Path) -> Tensors:
+    """What `fold` makes of tensors by a complete config. Raises ConfigError naming the file, the field and its value, or ConvertError."""
+    try:
+        return fold(tensors, config)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
 def settled(fields: Fields, rope: RopeConfig) -> Fields:
     """`fields` with these rotary settings in the one spelling, whatever they were read from."""
     out = {name: value for name, value in fields.items() if name not in ("rope_theta", OLD, LENGTH, "partial_rotary_factor")}

@@ -32,6 +32,10 @@ FAMILIES: Mapping[str, Family] = {f.model_type: f for f in _ALL}
 def family_of(config: Mapping[str, Any], file: Path) -> Family:
     """The family that a config.json says its model is of. Raises ConvertError naming the file, the type and those that can be converted."""
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ConvertError(f"{file}: model_type {kind!r} is not supported: lm2 converts models of type {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[kind]
+    if isinstance(kind, str) and kind in FAMILIES:
+        return FAMILIES[kind]
+    inner = config.get("text_config")
+    own = inner.get("model_type") if isinstance(inner, Mapping) else None
+    if isinstance(own, str) and own in FAMILIES:
+        raise ConvertError(f"{file}: model_type {kind!r} is not supported: of such a model lm2 converts text_config's alone, {own}: save that as a model of its own")
+    raise ConvertError(f"{file}: model_type {kind!r} is not supported: lm2 converts models of type {', '.join(sorted(FAMILIES))}; give one of these")
