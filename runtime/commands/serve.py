@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ...models.errors import BackendError
+from ...models.errors import BackendError, PromptError
 from .common import model_options, need_folder, note, open_model
 
 NEEDS = ("starlette", "uvicorn", "prometheus_client")
@@ -18,6 +18,7 @@ NEEDS = ("starlette", "uvicorn", "prometheus_client")
 @click.option("--api-key", "api_keys", multiple=True, metavar="KEY", help="Let in who has this key; may be given several times. Each key is an owner of its own.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), default=None, help="API keys, one a line.")
 @click.option("--store", type=click.Path(path_type=Path, file_okay=False), default=None, help="Keep sessions in this folder: they outlive the server.")
+@click.option("--shared", is_flag=True, help="Other servers, started so too, may have the --store: each session is one server's at a time.")
 @click.option("--store-bytes", type=click.IntRange(0), default=10 << 30, show_default=True, help="Of responses and chats nobody named, in the store.")
 @click.option("--session-bytes", type=click.IntRange(1 << 20), default=1 << 30, show_default=True, help="Of sessions in memory.")
 @click.option("--max-sessions", type=click.IntRange(0), default=256, show_default=True, help="Named sessions and conversations.")
@@ -29,7 +30,7 @@ NEEDS = ("starlette", "uvicorn", "prometheus_client")
 @click.option("--no-memory", is_flag=True, help="The backbone alone: what leaves the window is gone.")
 @model_options
 def command(
-    model: str | None, host: str, port: int, api_keys: tuple[str, ...], api_key_file: Path | None, store: Path | None, store_bytes: int, session_bytes: int,
+    model: str | None, host: str, port: int, api_keys: tuple[str, ...], api_key_file: Path | None, store: Path | None, shared: bool, store_bytes: int, session_bytes: int,
     max_sessions: int, max_tokens: int, max_queue: int, max_running: int, max_body: int, window: int | None, no_memory: bool, backend: str, device: str, dtype: str, threads: int,
 ) -> int:  # fmt: skip
     """Serve MODEL to OpenAI's clients, with sessions that remember. See docs/serving.md.
@@ -50,7 +51,9 @@ def command(
     kept = None
     if store is not None:
         need_folder(store)
-        kept = Store(store, store_bytes)
+        kept = Store(store, store_bytes, shared)
+    elif shared:
+        raise PromptError("--shared needs a folder that the servers share: give --store")
     try:
         limits = Limits(max_body, max_tokens, max_queue, max_running, max_sessions, session_bytes)
         serve(lambda: open_model(model, backend, device, dtype, threads, not no_memory), host, port, Owners(keys), limits, kept, window, note)

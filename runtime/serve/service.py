@@ -38,7 +38,7 @@ class Service:
         ended: Callable[[BaseException | None], None] = lambda error: None,
     ):
         self.owners, self.limits, self.store, self.window = owners, limits, store, window
-        self.scheduler = Scheduler(limits.queue, limits.running)
+        self.scheduler = Scheduler(limits.queue, limits.running, None if store is None else store.holding)
         self.metrics = Metrics(self._size, lambda: (self.scheduler.waiting, len(self.scheduler.running)))
         self.records = Records(store)
         self.started = int(time.time())
