@@ -1,7 +1,10 @@
 """Several servers over one folder: each session is one server's at a time, what another wrote is seen, and a server that ends leaves its sessions to the others."""
 
 import contextlib
+import os
+import re
 import shutil
+import signal
 import threading
 from dataclasses import replace
 
@@ -216,3 +219,44 @@ def test_the_bytes_of_all_servers_are_bounded(model, tmp_path):
         for i in range(12):
             assert webs[i % 2]("POST", "/v1/responses", {"input": f"John took {i} apples."}).status_code == 200
         assert sum(f.stat().st_size for f in tmp_path.rglob("*.lm2s")) <= 6 << 20
+
+
+class Process:
+    """`lm2 serve --shared` as a process, ready."""
+
+    def __init__(self, store):
+        self.process = command_line.spawn(["serve", "lm2-tiny", "--port", 0, "--threads", 1, "--store", store, "--shared"])
+        self.url = re.search(r"http://\S+?(?=,)", self.process.stderr.readline().decode())[0]
+        assert b"ready" in self.process.stderr.readline()
+
+
+@pytest.mark.slow
+def test_servers_that_are_killed(model, tmp_path):
+    """Kill -9 of one in mid-stream, then of the other: the session goes on at who is left, with the words of one process alone, less the turn under way."""
+    running = [Process(tmp_path), Process(tmp_path)]
+    alone = Session(model, seed=1)
+    own = Web(running[0])("POST", "/v1/sessions", {"seed": 1}).json()["id"]
+    try:
+        for message in ("Mary went to the kitchen.", "Mary went to the office."):
+            for one in running:
+                assert Web(one).say(message, session_id=own) == alone.say(message)
+            one = running.pop()
+            body = {"messages": transcript("Go on."), "session_id": own, "stream": True, "temperature": 100, "top_k": 0, "top_p": 1, "min_p": 0}
+            import httpx2
+
+            with contextlib.suppress(httpx2.HTTPError), httpx2.stream("POST", f"{one.url}/v1/chat/completions", json=body) as answer:
+                for i, line in enumerate(answer.iter_lines()):
+                    assert "[DONE]" not in line
+                    if i == 6:
+                        [lock] = tmp_path.rglob(f"{own}.lm2s.lock")
+                        assert int(lock.read_text()) == one.process.pid
+                        os.kill(one.process.pid, signal.SIGKILL)
+            one.process.communicate(timeout=60)
+            running.insert(0, Process(tmp_path))
+            for there in running:
+                assert Web(there).say("Where is Mary?", session_id=own) == alone.say("Where is Mary?") == f"{message.split()[-1]}"
+    finally:
+        for one in running:
+            one.process.send_signal(signal.SIGINT)
+            _, err = one.process.communicate(timeout=60)
+            assert (one.process.returncode, err) == (0, b"")
