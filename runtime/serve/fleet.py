@@ -172,33 +172,40 @@ class Ingress:
 
 
 def run(settings: Settings, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM: on the cluster that RAY_ADDRESS names or that runs here, else on one of this machine's own. Raises PromptError, LM2Error."""
+    """Serve until Ctrl-C or SIGTERM: on the cluster that RAY_ADDRESS names, else on one of this machine's own. Raises PromptError; LM2Error where Ray does not
+    start, or a replica."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     made, stop = application(vars(settings)), threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     try:
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            cpus = max(os.cpu_count() or 1, int(settings.replicas * settings.cpus + 0.99))
-            ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=256 << 20)
+        _connect(settings)
         serve.start(http_options={"host": host, "port": port})
         say(f"{settings.replicas} replicas on Ray Serve, loading the model")
         serve.run(made, name=NAME, route_prefix="/")
-        say(f"listening on http://{host}:{port}; Ctrl-C stops")
+        say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops")
         while not stop.wait(0.2):
             pass
         _end()
-    except RuntimeError as error:
-        raise LM2Error(f"Ray Serve did not start: {str(error).strip().splitlines()[0]}") from None
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        raise LM2Error(f"Ray Serve did not start: {' '.join(str(error).split())[:400]}") from None
     finally:
-        serve.shutdown()
-        ray.shutdown()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+
+
+def _connect(settings: Settings) -> None:
+    import ray
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        cpus = max(os.cpu_count() or 1, int(settings.replicas * settings.cpus + 0.99))
+        ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=256 << 20)
 
 
 def _end() -> None:
