@@ -107,7 +107,7 @@ def application(given: dict[str, Any]) -> serve.Application:
 class Replica:
     """A server without a port."""
 
-    async def __init__(self, settings: Settings):
+    async def __init__(self, settings: Settings):  # type: ignore[misc]  # Ray awaits it
         from ..loading import load
         from .app import build
         from .ray_metrics import RayMetrics
