@@ -9,7 +9,7 @@ import command_line
 
 
 @contextmanager
-def served(model, keys=(), store=None, window=None, **limits):
+def served(model, keys=(), store=None, window=None, shared=False, **limits):
     """A server over `model`; yields it, with `.url` and `.service`. It has saved everything when the block ends."""
     from lm2.runtime.serve.limits import Limits
     from lm2.runtime.serve.owners import Owners
@@ -17,7 +17,7 @@ def served(model, keys=(), store=None, window=None, **limits):
     from lm2.runtime.serve.store import Store
 
     load = model if callable(model) else lambda: model
-    kept = None if store is None else Store(store, limits.pop("store_bytes", 1 << 30))
+    kept = None if store is None else Store(store, limits.pop("store_bytes", 1 << 30), shared)
     server = prepared(load, "127.0.0.1", 0, Owners(keys), Limits(**limits), kept, window)
     failed = []
 

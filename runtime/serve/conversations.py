@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from ..session.session import Session
 from . import asking
 from .fields import Field, Table, labels
-from .http import json_body, owner_of, service_of, work
+from .http import family_of, json_body, owner_of, service_of, work
 from .items import item, items_kind
 from .refusal import Refusal, unsupported
 from .scheduler import Ticket
@@ -37,7 +37,7 @@ async def create(request: Request) -> Response:
         session = service.turns.new(system)
         service.turns.hear(session, messages, ticket)
         service.check_room()  # others were made meanwhile
-        name = Name("conversation", owner, new_id("conversation"))
+        name = Name("conversation", owner, new_id("conversation", family_of(request)))
         record = {"id": name.id, "created_at": int(time.time()), "metadata": d["metadata"], "items": []}
         keep(service, name, session, record, [item(m) for m in given])
         return shown(record)

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from ...models.errors import LM2Error
 from . import fields
+from .family import SCOPE
 from .refusal import Refusal, refusal_of
 from .scheduler import Ticket
 from .service import Service
@@ -49,6 +50,12 @@ def service_of(request: Request) -> Service:
 
 def owner_of(request: Request) -> str:
     found: str = request.scope["lm2.owner"]
+    return found
+
+
+def family_of(request: Request) -> str | None:
+    """The family that what the request makes is to be of; None where it is one server that answers."""
+    found: str | None = request.scope.get(SCOPE)
     return found
 
 

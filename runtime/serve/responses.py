@@ -16,7 +16,7 @@ from .chain import Message
 from .chat import no_session
 from .conversations import keep, record_of
 from .fields import Field, Table, either, flag, labels, listed, only, table, text, whole
-from .http import Events, event, finished, json_body, owner_of, service_of, told_of, work
+from .http import Events, event, family_of, finished, json_body, owner_of, service_of, told_of, work
 from .http import whole as uncut
 from .items import input_kind, item, output_part
 from .logprobs import TOP_MAX
@@ -66,7 +66,7 @@ async def create(request: Request) -> Response:
     no_session(request)
     d = await json_body(request, CREATE)
     service.check_model(d["model"])
-    made = Responding(service, owner_of(request), d)
+    made = Responding(service, owner_of(request), d, family_of(request))
     ticket = service.scheduler.submit(made.answer, made.name)
     if d["stream"]:
         return Events(ticket, made, service.limits.ping, service.hide)
@@ -95,9 +95,9 @@ async def delete(request: Request) -> Response:
 class Responding:
     """One response in the making, and its voice. Raises Refusal for fields that contradict each other. `final`: the resource, once it is made."""
 
-    def __init__(self, service: Service, owner: str, d: dict[str, Any]):
+    def __init__(self, service: Service, owner: str, d: dict[str, Any], family: str | None = None):
         self.service, self.owner, self.d = service, owner, d
-        self.id, self.item_id, self.created = new_id("response"), new_id("message"), int(time.time())
+        self.id, self.item_id, self.created = new_id("response", family), new_id("message"), int(time.time())
         self.final: dict[str, Any] = {}
         self._number = 0
         system, messages = asking.split(d["input"], "input")

@@ -14,8 +14,10 @@ from typing import Any
 
 from .refusal import Refusal
 from .rounds import Gone, Job, Rounds
+from .tenancy import Holding
 
 Work = Callable[["Ticket"], Any]
+AGAIN = 0.02  # seconds until a key that another server has is tried again
 
 
 class Ticket:
@@ -30,6 +32,7 @@ class Ticket:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self.cancelled = False
+        self.again = 0.0  # when to ask for the key, at the earliest
 
     @property
     def over(self) -> bool:
@@ -70,10 +73,11 @@ class Ticket:
 
 
 class Scheduler:
-    """queue: jobs that may wait, besides `most`, those that run at a time. Raises nothing of its own but Refusal, on `submit`."""
+    """queue: jobs that may wait, besides `most`, those that run at a time. holding: whose keys other servers have too, so that a job waits for theirs. Raises
+    nothing of its own but Refusal, on `submit`."""
 
-    def __init__(self, queue: int, most: int = 1):
-        self.queue, self.most = queue, most
+    def __init__(self, queue: int, most: int = 1, holding: Holding | None = None):
+        self.queue, self.most, self._holding = queue, most, holding
         self.stopping = False
         self.seconds = 1.0  # what a job takes, a moving average
         self._waiting: deque[Ticket] = deque()
@@ -136,11 +140,13 @@ class Scheduler:
             while going and self._wait():
                 for _ in range(self.most - len(self._running)):  # others' turns come before more than that
                     self._begin()
+                self._pause()
                 for job in self._rounds.round():
                     self._end(job)
         finally:
             self.stop()
             for ticket in (*self._waiting, *(ticket for ticket, _ in self._running.values())):
+                self._give(ticket)
                 ticket.say("failed", _stopping())
             self._waiting.clear()
             self._last()
@@ -152,6 +158,12 @@ class Scheduler:
                 self._changed.wait()
             return not self.stopping or bool(self._running)
 
+    def _pause(self) -> None:
+        """Where all that wait are for other servers' keys, wait a moment."""
+        with self._changed:
+            if self._waiting and not self._running and not self.stopping:
+                self._changed.wait(AGAIN)
+
     def _begin(self) -> None:
         """Begin the next job, if there is one that may."""
         with self._changed:
@@ -159,7 +171,7 @@ class Scheduler:
                 return
             taken = {ticket.key for ticket, _ in self._running.values()}
             for ticket in self._waiting:
-                if ticket.key is None or ticket.key not in taken:
+                if ticket.key is None or (ticket.key not in taken and self._taken(ticket)):
                     break
                 taken.add(ticket.key)
             else:
@@ -168,6 +180,7 @@ class Scheduler:
             try:
                 job = Job(lambda: ticket.work(ticket), lambda: ticket.over and not ticket.answering)
             except RuntimeError as error:  # the system gives no thread
+                self._give(ticket)
                 ticket.say("failed", error)
                 return
             self._running[job] = ticket, time.monotonic()
@@ -175,8 +188,28 @@ class Scheduler:
         if job.ended:
             self._end(job)
 
+    def _taken(self, ticket: Ticket) -> bool:
+        """Whether this server has the ticket's key now, taken from what servers share; also where that failed, which the job then tells."""
+        if self._holding is None:
+            return True
+        if time.monotonic() < ticket.again:
+            return False
+        try:
+            if self._holding.take(ticket.key):
+                return True
+        except Exception as error:
+            ticket.work = _raising(error)
+            return True
+        ticket.again = time.monotonic() + AGAIN
+        return False
+
+    def _give(self, ticket: Ticket) -> None:
+        if self._holding is not None and ticket.key is not None:
+            self._holding.give(ticket.key)
+
     def _end(self, job: Job) -> None:
         ticket, began = self._running[job]
+        self._give(ticket)
         error = job.strand.error
         if error is None:
             ticket.say("done", job.strand.result)
@@ -185,6 +218,13 @@ class Scheduler:
         with self._changed:
             del self._running[job]
         self.seconds += 0.2 * (time.monotonic() - began - self.seconds)
+
+
+def _raising(error: Exception) -> Work:
+    def work(ticket: Ticket) -> Any:
+        raise error
+
+    return work
 
 
 def _stopping() -> Refusal:

@@ -36,10 +36,11 @@ class Service:
         window: int | None = None,
         ready: Callable[["Model"], None] = lambda model: None,
         ended: Callable[[BaseException | None], None] = lambda error: None,
+        metrics: type[Metrics] = Metrics,
     ):
         self.owners, self.limits, self.store, self.window = owners, limits, store, window
-        self.scheduler = Scheduler(limits.queue, limits.running)
-        self.metrics = Metrics(self._size, lambda: (self.scheduler.waiting, len(self.scheduler.running)))
+        self.scheduler = Scheduler(limits.queue, limits.running, None if store is None else store.holding)
+        self.metrics = metrics(self._size, lambda: (self.scheduler.waiting, len(self.scheduler.running)))
         self.records = Records(store)
         self.started = int(time.time())
         self._load, self._ready, self._ended = load, ready, ended
@@ -150,9 +151,10 @@ class Service:
             self._ended(error)
 
 
-def new_id(kind: str) -> str:
-    """A name that nobody can guess: the kind's prefix and 32 hexadecimal digits."""
-    return f"{PREFIX[kind]}_{secrets.token_hex(16)}"
+def new_id(kind: str, family: str | None = None) -> str:
+    """A name that nobody can guess: the kind's prefix and 32 hexadecimal digits, the first of them the family's, where there is one."""
+    digits = (family or "") + secrets.token_hex(16)
+    return f"{PREFIX[kind]}_{digits[:32]}"
 
 
 PREFIX = {"session": "sess", "conversation": "conv", "response": "resp", "message": "msg"}

@@ -18,7 +18,7 @@ from ..statefile.record import SessionError
 from . import asking
 from .asking import SAMPLING, SEED
 from .fields import Field, Table, text, whole
-from .http import json_body, owner_of, raw_body, service_of, work
+from .http import family_of, json_body, owner_of, raw_body, service_of, work
 from .refusal import Refusal, refusal_of
 from .rounds import Gone
 from .scheduler import Ticket
@@ -53,7 +53,7 @@ async def create(request: Request) -> Response:
     def job(ticket: Ticket) -> dict[str, Any]:
         service.check_room()
         session = service.turns.new(system, seed=d["seed"], sampling=replace(service.model.sampling, **sampling))
-        name = Name("session", owner, new_id("session"))
+        name = Name("session", owner, new_id("session", family_of(request)))
         service.shelf.put(name, session)
         return about(name, session)
 
@@ -82,7 +82,7 @@ async def fork(request: Request) -> Response:
 
     def job(service: Service, name: Name, session: Session) -> dict[str, Any]:
         service.check_room()
-        other = Name(name.kind, name.owner, new_id("session"))
+        other = Name(name.kind, name.owner, new_id("session", family_of(request)))
         service.shelf.put(other, forked := session.fork())
         return about(other, forked)
 

@@ -2,6 +2,7 @@
 
 Chains and responses are moments: they are never changed, only gone on from (`onward`), so an edit or a regeneration finds them as they were. Named
 sessions and conversations change with each turn; without a store they stay in memory, so their number is bounded by who makes them.
+Where several servers share the store, another may have written, or deleted, what is in memory here: a session's file is then looked at before it is used.
 Used by the jobs, of which one runs at a time, but for `names` and `size`, which may be asked for from anywhere.
 """
 
@@ -32,6 +33,7 @@ class Shelf:
         self._sessions: OrderedDict[Name, Session] = OrderedDict()
         self._unsaved: set[Name] = set()
         self._took: weakref.WeakKeyDictionary[Session, _Taker] = weakref.WeakKeyDictionary()  # who went on with a moment's window
+        self._stamps: weakref.WeakKeyDictionary[Session, str | None] = weakref.WeakKeyDictionary()  # of the files that they are, but for chains
         self._lock = threading.Lock()
         about = model.backend.describe()
         self._bank_bytes = about.state_bytes + model.config.memory.slots * NOTE_BYTES
@@ -41,11 +43,13 @@ class Shelf:
         """The session, from memory or its file; None where there is none. Raises a SessionError for a named one's file that cannot be used."""
         with self._lock:
             session = self._sessions.get(name)
-            if session is not None:
+        if session is not None and not self._is_stale(name, session):
+            with self._lock:
                 self._sessions.move_to_end(name)
-                return session
+            return session
         if self.store is None or not self.store.has(name):
             return None
+        stamp = self.store.stamp(name) if self._watched(name) else None
         try:
             session = Session.restore(self.model, self.store.path(name))
         except SessionError:
@@ -54,10 +58,28 @@ class Shelf:
             self.store.remove(name)  # a moment can be made again
             return None
         self.store.used(name)
+        if stamp is not None:
+            self._stamps[session] = stamp
         with self._lock:
             self._sessions[name] = session
         self.tidy()
         return session
+
+    def _watched(self, name: Name) -> bool:
+        """Whether another server may change its file. A chain's key says what is in it."""
+        return self.store is not None and self.store.shared and name.kind != "chain"
+
+    def _is_stale(self, name: Name, session: Session) -> bool:
+        """Whether the file is another's now, or gone: then the session is no longer of use."""
+        if not self._watched(name):
+            return False
+        assert self.store is not None
+        stamp = self.store.stamp(name)
+        if stamp is not None and stamp == self._stamps.get(session):
+            return False
+        with self._lock:
+            self._sessions.pop(name, None)
+        return True
 
     def put(self, name: Name, session: Session) -> None:
         """Keep a session under a name. Named ones, and responses, are written at once where there is a store. Raises WriteError; the name's session is then
@@ -74,7 +96,7 @@ class Shelf:
     def drop(self, name: Name) -> bool:
         """Forget a session, its file too; whether there was one."""
         with self._lock:
-            there = self._sessions.pop(name, None) is not None
+            there = self._sessions.pop(name, None) is not None and not self._watched(name)
         self._unsaved.discard(name)
         if self.store is not None:
             there = there or self.store.has(name)
@@ -83,18 +105,19 @@ class Shelf:
 
     def has(self, name: Name) -> bool:
         with self._lock:
-            return name in self._sessions or (self.store is not None and self.store.has(name))
+            here = name in self._sessions and not self._watched(name)
+        return here or (self.store is not None and self.store.has(name))
 
     def names(self, kind: str, owner: str) -> list[Name]:
         """An owner's sessions of a kind, in memory or not."""
         with self._lock:
-            here = [n for n in self._sessions if (n.kind, n.owner) == (kind, owner)]
+            here = [n for n in self._sessions if (n.kind, n.owner) == (kind, owner) and not self._watched(n)]
         return sorted({*here, *(self.store.names(kind, owner) if self.store is not None else ())})
 
     def named(self) -> int:
         """How many named sessions and conversations there are, of all owners."""
         with self._lock:
-            here = sum(1 for n in self._sessions if n.kind in NAMED)
+            here = sum(1 for n in self._sessions if n.kind in NAMED and not self._watched(n))
         return max(here, self.store.count() if self.store is not None else 0)
 
     def named_bytes(self) -> int:
@@ -202,7 +225,10 @@ class Shelf:
 
     def _write(self, name: Name, session: Session) -> None:
         assert self.store is not None
-        size = session.save(self.store.ready(name))
+        with self.store.writing(name) as path:
+            size = session.save(path)
+        if self._watched(name):
+            self._stamps[session] = self.store.stamp(name)
         self._unsaved.discard(name)
         if name.kind in PASSING:
             self.store.grown(size)

@@ -64,7 +64,7 @@ from .record import (
 )
 from .text import build_json, check_table, parse_json
 
-__all__ = ["Expected", "Meta", "Moment", "Record", "read_session", "write_session"]
+__all__ = ["Expected", "Meta", "Moment", "Record", "read_session", "stamp", "write_session"]
 
 
 def write_session(path: Path, record: Record, expected: Expected | None = None) -> int:
@@ -129,6 +129,20 @@ def read_session(path: Path, expected: Expected | None) -> Record:
         raise SessionTruncatedError(f"{path}: {problem}: {DAMAGED}") from None
     except MemoryError:
         raise SessionTooLargeError(f"{path} does not fit in this machine's memory: close other programs and try again") from None
+
+
+def stamp(path: Path) -> str | None:
+    """The sha256 of a session file's header, which has the digests of all that is in it: two files with one stamp hold the same. Reads the header alone, and
+    through an open of its own, so that a network file system asks again. None where there is no file, or none with a header."""
+    try:
+        with open(path, "rb") as f:
+            first = f.read(8)
+            (length,) = struct.unpack("<Q", first)
+            if length > HEADER_BYTES_MAX:
+                return None
+            return hashlib.sha256(first + f.read(length)).hexdigest()
+    except (OSError, struct.error):
+        return None
 
 
 def _read(path: Path, f: BinaryIO, size: int, expected: Expected | None) -> Record:

@@ -31,15 +31,20 @@ class SessionLock:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self._file = Path(os.path.realpath(path) + ".lock")
-        self._held_file = Path(f"{self._file}.held")
-        self._hard = FileLock(self._file, thread_local=False, fallback_to_soft=False)
+        self.file = Path(os.path.realpath(path) + ".lock")
+        self._held_file = Path(f"{self.file}.held")
+        self._hard = FileLock(self.file, thread_local=False, fallback_to_soft=False)
         self._soft = SoftFileLock(self._held_file, thread_local=False)
 
     @property
     def held(self) -> bool:
         """Whether this object holds the lock."""
         return self._hard.is_locked or self._soft.is_locked
+
+    @property
+    def sure(self) -> bool:
+        """Whether the operating system holds it, and lets go of it when this process ends, for other machines to see too."""
+        return self._hard.is_locked
 
     def acquire(self) -> "SessionLock":
         """Take the lock, or refuse at once. Taking it twice is the same as once."""
@@ -56,9 +61,9 @@ class SessionLock:
         except Timeout:
             raise SessionLockedError(f"{self.path} is in use {_by(self._owner())}: close it there, or use another session file") from None
         except OSError as error:
-            raise write_error(self._file, error, "the session was not opened") from error
+            raise write_error(self.file, error, "the session was not opened") from error
         with suppress(OSError):
-            self._file.write_text(f"{os.getpid()}\n", encoding="ascii")
+            self.file.write_text(f"{os.getpid()}\n", encoding="ascii")
         return self
 
     def release(self) -> None:
@@ -66,7 +71,7 @@ class SessionLock:
         if not self.held:
             return
         with suppress(OSError):
-            os.truncate(self._file, 0)
+            os.truncate(self.file, 0)
         self._hard.release()
         self._soft.release()
 
@@ -78,10 +83,10 @@ class SessionLock:
 
     def _check(self) -> None:
         """Refuse a lock's file that cannot be one: the lock library would make a folder, and would wait for a pipe."""
-        if not self._file.parent.is_dir():
+        if not self.file.parent.is_dir():
             missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            raise write_error(self._file, missing, "the session was not opened")
-        check_file(self._file)
+            raise write_error(self.file, missing, "the session was not opened")
+        check_file(self.file)
 
     def _acquire_soft(self) -> None:
         """Take the lock by a file's existence. Raises SessionLockedError."""
@@ -111,7 +116,7 @@ class SessionLock:
 
     def _owner(self) -> int | None:
         try:
-            with open(self._file, "rb") as f:
+            with open(self.file, "rb") as f:
                 return int(f.read(20))
         except (OSError, ValueError):
             return None

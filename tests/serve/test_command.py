@@ -45,6 +45,10 @@ def test_a_window_that_the_model_cannot_have(lm2):
     assert result.code == 1 and "--window 5000" in result.err.splitlines()[-1]
 
 
+def test_what_is_shared_is_a_folder(lm2):
+    lm2("serve", "lm2-tiny", "--shared").fails("--shared", "--store")
+
+
 def test_without_the_extra_it_says_what_to_install(lm2, monkeypatch):
     import importlib.util
 
