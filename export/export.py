@@ -28,7 +28,7 @@ from .cost import Cost, measure
 from .graph import Graph, Store
 from .loud import widened
 from .memory import plain_update
-from .ops import DOMAIN, NAME, qlinear
+from .ops import DOMAIN, NAME, chunk_attention, chunk_attention_body, qlinear
 from .ops.function import function
 from .options import Options
 from .step import Step, value_infos
@@ -86,7 +86,7 @@ def export_model(
         "opset": options.opset,
         "attention": export.attention,
         "custom_op": NAME in step.graph.kinds,
-        "operators": sorted({NAME, qlinear.NAME} & step.graph.kinds),
+        "operators": sorted({NAME, qlinear.NAME, chunk_attention.NAME} & step.graph.kinds),
         "parameters": total,
         "quantized": [{"bits": bits, "matrices": count} for bits, count in sorted(step.matrices.quantized.items())],
         "cost": cost and cost._asdict(),
@@ -160,7 +160,7 @@ def custom_update(g: Graph, i: str, f: str, z: str, old: str) -> str:
 
 def bodies(opset: int) -> dict[str, onnx.FunctionProto]:
     """The function bodies that runtimes without the operator library run, by operator."""
-    return {NAME: function(opset), qlinear.NAME: qlinear.function(opset)}
+    return {NAME: function(opset), qlinear.NAME: qlinear.function(opset), chunk_attention.NAME: chunk_attention_body.function(opset)}
 
 
 def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) -> dict[str, str]:
@@ -181,7 +181,9 @@ def metadata(folder: ModelFolder, options: Options, step: Step, tokenizer: str) 
 def attention_kind(options: Options, step: Step) -> str:
     """The operator that attends inside a window."""
     everywhere = all(step.config.backbone.window(i) is not None for i in range(step.config.num_hidden_layers))
-    return "Attention" if options.portable or step.exact or everywhere else "GroupQueryAttention"
+    if options.portable or step.exact or everywhere:
+        return "Attention"
+    return chunk_attention.NAME if options.own_attention else "GroupQueryAttention"
 
 
 def check_model(file: Path) -> None:

@@ -35,6 +35,11 @@ class Options:
         return self.bits > 0 and not (self.plain or self.portable)
 
     @property
+    def own_attention(self) -> bool:
+        """Whether self-attention is ai.lm2::ChunkAttention, which is float32's. With it, cell gated, every sequence of a batch stands at a position of its own."""
+        return not (self.plain or self.portable or self.half)
+
+    @property
     def half(self) -> bool:
         """Whether activations are float16."""
         return self.precision == "fp16"

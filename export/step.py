@@ -56,6 +56,11 @@ class Step:
         return self.config.memory.cell == "gated"
 
     @property
+    def each(self) -> bool:
+        """Whether every sequence of a batch stands at a position of its own; else all share one."""
+        return self.gated and self.options.own_attention
+
+    @property
     def window(self) -> int | str:
         """Positions of a window: a number, or an axis that whoever runs the file chooses."""
         return (self.options.window or "window") if self.gated else self.config.memory.chunk
@@ -70,10 +75,8 @@ class Step:
             self._input("carry", int64, [1])
         self._input("logits_from", int64, [1])
         self.interface.outputs["logits"] = (TensorProto.FLOAT, ["batch", "positions", c.vocab_size])
-        self._state("length", int64, [1])
-        self._state("written", int64, [1])
-        if self.gated:
-            self._state("folded", int64, [1])
+        for number in ("length", "written", *(("folded",) if self.gated else ())):
+            self._state(number, int64, ["batch"] if self.each else [1])
         if m.banks:
             self._state("bank", TensorProto.FLOAT, ["batch", m.banks, m.slots, c.hidden_size])
             if self.gated:
@@ -100,7 +103,7 @@ class Step:
         """Where the call stands. Unless new_chunk is 0, the rows of the positions since the last fold enter the bank first.
 
         new_chunk: 0 go on; 1 begin a window, positions start again at 0; 2 as 1 where only the bank is wanted: what the window would read is
-        not computed; 3 fold, positions go on (cell gated).
+        not computed; 3 fold, positions go on (cell gated). Numbers are (1,), or (b,) where each sequence has its own.
         """
         g, m = self.graph, self.config.memory
         batch, tokens, some = g.size("input_ids", 0), g.size("input_ids", 1), g.op("Min", "new_chunk", g.constant([1]))
@@ -108,7 +111,7 @@ class Step:
             numbers = g.op("Concat", "past_length", "past_written", "past_folded", axis=0)
             length, written, folded = g.ops("Split", numbers, outputs=3, num_outputs=3)  # copies: each may be overwritten by its present_X
             open_ = g.op("Max", g.op("Sub", length, folded), g.constant([0]))  # carried ones not reached are no rows
-            self.finished = g.op("Mul", open_, some, name="rows_finished")  # (1,)
+            self.finished = g.op("Mul", open_, some, name="rows_finished")
             again = g.cast(g.op("Mod", "new_chunk", g.constant([3])), "bool")
             past = g.op("Where", again, g.constant([0]), length, name="position")
             self.folded = g.op("Where", again, "carry", g.op("Add", folded, self.finished))
@@ -121,11 +124,12 @@ class Step:
             self.first = g.constant([0])
             self._made["present_written"] = g.op("Add", "past_written", self.finished)
         end = g.op("Add", past, tokens)
-        place = Place(batch, tokens, past, end)
+        place = Place(batch, tokens, past, end, self.each)
         self._made["present_length"] = end
         if m.banks:
             if self.gated:
-                rows = self.border.rows("past_writes", "past_bank", self.first, self.finished)
+                self.border.place(place, self.finished)
+                rows = self.border.rows("past_writes", "past_bank", self.first)
             else:
                 rows = g.slice("past_rows", g.constant([0]), self.finished, 2)  # (b, l, p or 0, d)
             self._made["present_bank"] = write_at(g, "past_bank", rows, self.first, 2, place, m.slots if self.gated else 0)
@@ -137,7 +141,7 @@ class Step:
         x = self.trace["embedding"] = self._embedding("input_ids")  # (b, t, d)
         gated = self.gated
         positions = (self.options.window or c.max_position_embeddings) if gated else m.chunk
-        attention = WindowAttention(g, c, place, self.matrices.dtype, not self.options.portable, positions)
+        attention = WindowAttention(g, c, place, self.matrices.dtype, self.options, positions)
         reads: dict[int, tuple[str, str]] = {}
         rows = looks = around = ""
         if gated and m.layers:
@@ -180,12 +184,17 @@ class Step:
         return self._head(n)
 
     def _kept(self, writes: str, place: Place) -> str:
-        """past_writes with writes (b, l, t, w) of the call's positions in it, those before `folded` left out: they are carried."""
-        g = self.graph
-        ahead = g.op("Sub", place.past, self.folded)
-        at = g.op("Max", ahead, g.constant([0]))
-        own = g.slice(writes, g.op("Sub", at, ahead), g.constant([END]), 2)  # (b, l, t or less, w)
-        return write_at(g, "past_writes", own, at, 2, place)
+        """past_writes with writes (b, l, t, w) of the call's positions in it, those before `folded` left out: they are carried.
+
+        Where one sequence leaves out fewer than another, the other's carried ones go to its last places, round the end: nothing lies there, since
+        it begins.
+        """
+        g, chunk = self.graph, self.config.memory.chunk
+        behind = g.op("Sub", self.folded, place.past)
+        out = place.first(g, g.op("Max", behind, g.constant([0])))  # (1,)
+        own = g.slice(writes, out, g.constant([END]), 2)  # (b, l, t or less, w)
+        at = g.op("Mod", g.op("Sub", out, behind), g.constant([chunk]))
+        return write_at(g, "past_writes", own, at, 2, place, chunk)
 
     def _embedding(self, ids: str) -> str:
         """The residual stream as it begins, (b, t, d); with loud channels in places of their own, (b, t, w)."""
@@ -253,7 +262,7 @@ class Step:
         """K and V of each bank: computed by the call that begins a window, of the new rows by one that folds; kept as state by the others."""
         g, m = self.graph, self.config.memory
         past = {i: self._pair("memory_", i, self.kind, ["batch", m.heads, m.slots, m.head_dim]) for i in m.layers}
-        fresh = self.border.reads(self._made["present_bank"], past, self.kind, self.first, self.finished)
+        fresh = self.border.reads(self._made["present_bank"], past, self.kind, self.first)
         reads = {}
         for i in m.layers:
             k, v = (write_at(g, old, new, self.first, 2, place, m.slots) for old, new in zip(past[i], fresh[i], strict=True))
@@ -264,7 +273,7 @@ class Step:
         """What is near each row of the topics' bank (b, n, d): made and kept as `_reads` does."""
         g, m = self.graph, self.config.memory
         past = self._state("memory_around", TensorProto.FLOAT, ["batch", m.slots, self.config.hidden_size])
-        fresh, start = self.border.around(self._made["present_bank"], past, self.first, self.finished)
+        fresh, start = self.border.around(self._made["present_bank"], past, self.first)
         made = self._made["present_memory_around"] = write_at(g, past, fresh, start, 1, place, m.slots)
         return made
 
@@ -276,7 +285,7 @@ class Step:
         tokens = g.slice(self._made["present_tokens"], g.constant([0]), place.end, 1)  # (b, s)
         x = self.trace["embedding"] = self._scaled(self.matrices.embedding(g, tokens))  # (b, s, d)
         h, k, e = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-        attention = WindowAttention(g, c, Place(place.batch, place.end, g.constant([0]), place.end), self.matrices.dtype, False, m.chunk)
+        attention = WindowAttention(g, c, Place(place.batch, place.end, g.constant([0]), place.end), self.matrices.dtype, self.options, m.chunk, whole=True)
         old = g.slice(self._made["present_bank"], g.constant([0]), place.end, 2)  # (b, 1, s, d)
         rows = g.op("Squeeze", old, g.constant([1]))  # (b, s, d)
 

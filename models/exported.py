@@ -19,7 +19,8 @@ KEY = "onnx"
 MODEL = "model.onnx"
 DATA = "model.onnx.data"
 CHECKED = "checked.json"
-FORMAT = 3  # raised when the state that goes in and out changes
+FORMAT = 4  # raised when the state that goes in and out changes
+READABLE = (3, 4)  # before 4 all sequences of a batch shared past_length; the shape of that input says which it is
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 OPSETS = (23, 24)
 BLOCK_BYTES = 8 << 20
@@ -60,7 +61,7 @@ class Export:
         """Read the block. Raises ConfigError naming the field, the value and what was expected."""
         if not isinstance(d, Mapping):
             raise ConfigError(f"{KEY} {d!r} must be an object")
-        if d.get("format") != FORMAT:
+        if type(d.get("format")) is not int or d["format"] not in READABLE:
             raise ConfigError(f"{KEY}.format {d.get('format')!r} {other_format(d.get('format'))}")
         if d.get("precision") not in PRECISIONS:
             raise ConfigError(f"{KEY}.precision {d.get('precision')!r} must be one of {', '.join(PRECISIONS)}")
@@ -85,7 +86,7 @@ class Export:
 def other_format(found: Any) -> str:
     """What to say of an export whose format is not this version's."""
     later = type(found) is int and found > FORMAT
-    return f"must be {FORMAT}: exported by {'a later' if later else 'an earlier'} lm2: export it again with `lm2 export MODEL DST`"
+    return f"must be {' or '.join(map(str, READABLE))}: exported by {'a later' if later else 'an earlier'} lm2: export it again with `lm2 export MODEL DST`"
 
 
 def check_files(path: Path, export: Export, progress: Callable[[int], None] | None = None) -> None:

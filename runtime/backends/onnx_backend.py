@@ -17,8 +17,9 @@ from ...models.errors import BackendError
 from ...models.layout import ModelFolder, open_folder
 from ...models.opening import Opening, carried_with
 from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room, check_window, one_by_one
-from .onnx_buffers import NUMBERS, TYPES, At, Buffers
+from .onnx_buffers import NUMBERS, TYPES, At, Buffers, number_counts
 from .onnx_session import PREFIX, open_session
+from .onnx_together import Stand, Together
 from .onnx_trace import run_traced, traced_values
 
 
@@ -64,6 +65,9 @@ class OnnxBackend:
         self._fixed = positions if isinstance(positions, int) else None  # of every window
         self.longest = self.config.max_position_embeddings if self._fixed is None else self._fixed
         self._largest = float("inf") if self._exact else float(np.finfo(np.empty(0, self._plan["past_key.0"][0]).dtype).max)
+        self._together = None
+        if device == "cpu" and number_counts(session, 2).get("past_length") == 2:
+            self._together = Together(session, self._state, self.config.vocab_size)
         self._path, self._traced = folder.path, traced_values(metadata)
         if self._traced and importlib.util.find_spec("onnx") is not None:
             self.trace = self._trace
@@ -106,9 +110,9 @@ class OnnxBackend:
     def _trace(self, tokens: Sequence[int] | np.ndarray, state: MemoryState) -> list[tuple[str, np.ndarray]]:
         """What each layer computed for a new window of `tokens` (t,) or (b, t): names of models/trace.py and float32 arrays. Opens the model again."""
         ids = np.atleast_2d(np.array(tokens, dtype=np.int64))  # (b, t)
-        numbers = {i.name: 0 for i in self.session.get_inputs() if i.name in NUMBERS} | {"past_written": state.written, "new_chunk": 1}
+        numbers, values = number_counts(self.session, len(ids)), {"past_written": state.written, "new_chunk": 1}
         arrays = self._begun(len(ids), state, ids.shape[1])
-        feeds = arrays | {"input_ids": ids} | {name: np.array([n], np.int64) for name, n in numbers.items()}
+        feeds = arrays | {"input_ids": ids} | {name: np.full(count, values.get(name, 0), np.int64) for name, count in numbers.items()}
         made = run_traced(self._path, self.session, feeds, self._traced)
         if self.config.memory.cell != "gated":
             return made
@@ -130,8 +134,7 @@ class OnnxBackend:
         past, buffers = window.length, window.buffers
         if t == 0:
             raise BackendError("extend needs at least one token")
-        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
-            raise BackendError(f"token ids must lie from 0 to {self.config.vocab_size - 1}, got {ids.min()} to {ids.max()}")
+        self._check_ids(ids)
         check_room(past, t, window.size, window.folded, self.config.memory.chunk)
         at = self._at(window)
         new = 1 if past == 0 else 3 if at.written < window.written else 0
@@ -155,8 +158,27 @@ class OnnxBackend:
             raise BackendError(f"this window cannot go on, {how}: run its tokens again in a new one")
         return At(window.length, buffers.written, buffers.folded, window.carried)
 
+    def _check_ids(self, ids: np.ndarray) -> None:
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            raise BackendError(f"token ids must lie from 0 to {self.config.vocab_size - 1}, got {ids.min()} to {ids.max()}")
+
     def step(self, tokens: Sequence[int], windows: Sequence[OnnxWindow]) -> tuple[np.ndarray, list[OnnxWindow]]:
-        return one_by_one(self, tokens, windows)
+        """See Backend. In one run go the windows that have begun and have no fold to do; the others, of which there are few, one by one."""
+        ready: dict[int, int] = {}  # of each buffers the first of its windows
+        for i, window in enumerate(windows if self._together is not None else ()):
+            if window.length and not window.stale and window.buffers.written == window.written:
+                ready.setdefault(id(window.buffers), i)
+        chosen = list(ready.values())
+        if self._together is None or len(chosen) < 2:
+            return one_by_one(self, tokens, windows)
+        self._check_ids(np.array(tokens))
+        for window in windows:
+            check_room(window.length, 1, window.size, window.folded, self.config.memory.chunk)
+        logits, longer = np.empty((len(windows), self.config.vocab_size), np.float32), list(windows)  # (windows, v)
+        for i in set(range(len(windows))) - set(chosen):
+            logits[i : i + 1], longer[i] = self.extend([tokens[i]], windows[i])
+        logits[chosen] = self._together.step([tokens[i] for i in chosen], [Stand(windows[i].buffers, self._at(windows[i])) for i in chosen])
+        return logits, [w._replace(length=w.length + 1) if i in chosen else w for i, w in enumerate(longer)]
 
     def rewind(self, window: OnnxWindow, length: int) -> OnnxWindow:
         check_rewind(window.length, length, window.folded, window.carried, window.opened)

@@ -66,9 +66,9 @@ class Buffers:
     ):
         self.session, self.device, self.index, self.state = session, device, index, state
         self.tensors = {name: Tensor(array, device, index) for name, array in arrays.items()}
-        known = {i.name for i in session.get_inputs()}
-        self.numbers = {name: np.zeros(1, np.int64) for name in NUMBERS if name in known}
-        self.ends = {name: np.array([n], np.int64) for name, n in zip(ENDS, (0, written, folded), strict=True) if past_of(name) in known}
+        counts = number_counts(session, len(next(iter(arrays.values()))))
+        self.numbers = {name: np.zeros(count, np.int64) for name, count in counts.items()}
+        self.ends = {name: np.full(counts[past_of(name)], n, np.int64) for name, n in zip(ENDS, (0, written, folded), strict=True) if past_of(name) in counts}
         self.spoiled = False  # a fold failed half-way
         self.spare: dict[str, Tensor] = {}
         self._all = self._bound(None)
@@ -94,6 +94,19 @@ class Buffers:
         binding = self._all if sequence is None else self._bound(sequence)
         return self._call(binding, ids, first, vocabulary)
 
+    def move(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Have the state of one sequence in `arrays` from now on, (1, ...) each, on a CPU. What is filled is copied; nothing else is looked at."""
+        for name, array in arrays.items():
+            filled = None  # all of it
+            if name.startswith(("past_key.", "past_value.")):
+                filled = self.length
+            elif name == "past_writes":
+                filled = max(0, self.length - self.folded)
+            array[:, :, :filled] = self.tensors[name].numpy()[:, :, :filled]
+        self.tensors = {name: Tensor(array, self.device, self.index) for name, array in arrays.items()}
+        self.spare.clear()
+        self._all = self._bound(None)
+
     def begin(self, at: At, opened: int, vocabulary: int) -> None:
         """Make what a window reads of its bank, with keys and values of its first `opened` positions there already: the next call goes on after them.
 
@@ -103,7 +116,7 @@ class Buffers:
         batch = self.tensors["past_key.0"].shape[0]
         self._call(self._bound(None, beside=True), np.zeros((batch, 1), np.int64), -1, vocabulary)
         self.spare.clear()
-        self.ends["present_length"][0] = opened
+        self.ends["present_length"][:] = opened
 
     def bank_after(self, at: At, vocabulary: int) -> np.ndarray:
         """The bank (b, l, n, d) with the rows of positions `at.folded` .. `at.length` - 1 in it. The state stays as it is."""
@@ -119,31 +132,26 @@ class Buffers:
         values = {"new_chunk": new, "carry": at.carry, "logits_from": first}
         values |= {"past_length": at.length, "past_written": at.written, "past_folded": at.folded}
         for name, array in self.numbers.items():
-            array[0] = values[name]
+            array[:] = values[name]
 
     def _call(self, binding: Any, ids: np.ndarray, first: int, vocabulary: int) -> np.ndarray:
-        b, t = ids.shape
-        logits = np.empty((b, t if first == 0 else 1, vocabulary), np.float32)
-        binding.bind_input("input_ids", "cpu", 0, np.int64, ids.shape, ids.ctypes.data)
-        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         try:
-            self.session.run_with_iobinding(binding)
-        except Exception as error:
+            return run_bound(self.session, binding, ids, vocabulary, first == 0)
+        except BackendError:
             self.spoiled = int(self.numbers["new_chunk"][0]) == 3
-            raise BackendError(f"ONNX Runtime {ort.__version__} could not run the model ({first_line(error)})") from None
-        return logits
+            raise
 
     def _bound(self, sequence: int | None, apart: bool = False, beside: bool = False) -> Any:
         """Every name bound to its memory: of all sequences, or of one. beside: keys and values get memory that is not the window's. apart: so does the
         bank that is made, and the numbers too."""
         binding = self.session.io_binding()
         for name, array in self.numbers.items():
-            binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+            bind(binding, name, array)
         for name, array in self.ends.items():
             if apart:
                 binding.bind_output(name, "cpu")
             else:
-                binding.bind_output(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
+                bind(binding, name, array, made=True)
         for name, tensor in (self.tensors | (self._spare() if apart or beside else {})).items():
             address, shape = tensor.part(sequence)
             kind = tensor.dtype.type
@@ -164,6 +172,29 @@ class Buffers:
                     np.zeros((tensor.shape[0], k, 1 if isinstance(w, str) else w, e), tensor.dtype), self.device, self.index
                 )
         return self.spare
+
+
+def bind(binding: Any, name: str, array: np.ndarray, made: bool = False) -> None:
+    """Bind an input, or an output that is `made`, to an array in host memory."""
+    (binding.bind_output if made else binding.bind_input)(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def run_bound(session: ort.InferenceSession, binding: Any, ids: np.ndarray, vocabulary: int, every: bool = False) -> np.ndarray:
+    """One call of ids (b, t) with everything else bound: float32 logits (b, 1, v), with `every` of all positions. Raises BackendError."""
+    b, t = ids.shape
+    logits = np.empty((b, t if every else 1, vocabulary), np.float32)
+    bind(binding, "input_ids", ids)
+    bind(binding, "logits", logits, made=True)
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime {ort.__version__} could not run the model ({first_line(error)})") from None
+    return logits
+
+
+def number_counts(session: ort.InferenceSession, batch: int) -> dict[str, int]:
+    """How many of each number a call of `batch` sequences takes: one for each of them, or one for all."""
+    return {i.name: batch if isinstance(i.shape[0], str) else 1 for i in session.get_inputs() if i.name in NUMBERS}
 
 
 def past_of(name: str) -> str:

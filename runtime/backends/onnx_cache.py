@@ -11,7 +11,7 @@ from ...models.layout import ModelFolder, open_folder
 from ..backend import BackendOptions, silent
 from .onnx_session import pick_provider
 
-GRAPH = 7  # raised when the same options give another graph
+GRAPH = 8  # raised when the same options give another graph
 PRECISION = {"float32": "fp32", "float16": "fp16"}
 
 

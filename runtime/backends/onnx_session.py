@@ -130,7 +130,7 @@ def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
                 f"{file} was exported with {key} {config[key]!r}, config.json says {mine[key]!r}: the files are not of one export"
             )
     own = meta.get(f"{PREFIX}format", "")
-    if own != str(exported.FORMAT):
+    if own not in map(str, exported.READABLE):
         raise ModelFileError(f"{file} has {PREFIX}format {own!r}, which {exported.other_format(int(own) if own.isdecimal() else 0)}")
     inputs, outputs = {i.name: i for i in session.get_inputs()}, {o.name for o in session.get_outputs()}
     whole = isinstance(state, dict) and all(k in inputs and isinstance(v, str) and v in outputs for k, v in state.items())

@@ -46,7 +46,10 @@ def test_operators_are_those_asked_for(tmp_path, name, form):
     domains = {node.domain for node in nodes(model.graph)}
     assert ("ai.lm2" in domains) == (not options.plain)
     assert ("com.microsoft" in domains) == (not options.portable and name != "released-chunk")
-    assert [f.name for f in model.functions] == ([] if options.plain else ["GatedMemoryUpdate"])
+    attends = [] if options.portable or name == "released-chunk" else ["ChunkAttention"]
+    assert [f.name for f in model.functions] == ([] if options.plain else ["GatedMemoryUpdate", *attends])
+    fused = {node.op_type for node in nodes(model.graph)} & {"ChunkAttention", "GroupQueryAttention"}
+    assert fused == (set() if options.portable or name == "released-chunk" else {"GroupQueryAttention" if options.plain else "ChunkAttention"})
     versions = {o.domain: o.version for o in model.opset_import}
     assert versions[""] == options.opset and domains - {""} <= set(versions)
     scatter = {node.op_type for node in nodes(model.graph)} & {"TensorScatter", "ScatterND"}

@@ -225,8 +225,8 @@ def test_exports_of_an_earlier_version_are_refused(tmp_path, place):
     _, path = onnx_kit.exported(tmp_path, "gated")
     if place == "config.json":
         text = (path / place).read_text()
-        assert '"format": 3' in text
-        (path / place).write_text(text.replace('"format": 3', '"format": 2'))
+        assert '"format": 4' in text
+        (path / place).write_text(text.replace('"format": 4', '"format": 2'))
     else:
         onnx_kit.rewritten(path, lambda m: [setattr(p, "value", "2") for p in m.metadata_props if p.key == "lm2.format"])
     with pytest.raises(LM2Error, match=r"exported by an earlier lm2: export it again with `lm2 export MODEL DST`") as caught:
