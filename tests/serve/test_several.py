@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import command_line
 import pytest
+import tiny_model
 from serve_kit import Letters, Stream, Web, raw_socket, refused, served, transcript
 
 from lm2.runtime.session.session import Session
@@ -38,7 +39,7 @@ class Watched(Letters):
         if not self.seen.is_set() and self.stops(ids, window):
             self.seen.set()
             assert self.go.wait(60)
-        self.fed.append((window.keys.data_ptr(), ids))
+        self.fed.append((window.keys.data_ptr() if hasattr(window, "keys") else id(window.buffers), ids))
 
     def at(self, wanted):
         """Places of what was fed that has `wanted` in it, or of single tokens for 1."""
@@ -193,6 +194,23 @@ def test_a_seed_says_the_same_alone_and_beside_others(talker, kind, most, same):
     answers, backend = at_once(talker, kind, most, requests)
     assert max(backend.steps) > 1
     assert (answers == [alone(talker, *said, seed=seed) for said, seed in requests]) == same
+    assert len(set(answers)) == len(answers)
+
+
+def test_an_exported_model_says_the_same_alone_and_beside_others(tmp_path):
+    """Its windows' states are moved side by side for it."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from lm2.export.export import export_model
+    from lm2.runtime.loading import load
+
+    export_model(tiny_model.make(tmp_path / "m", "gated", ends=(), window=256, chunk=32), tmp_path / "x")
+    made = load(tmp_path / "x", backend="onnx", device="cpu", threads=1)
+    talker = replace(made, backend=Letters(made.backend))
+    requests = [((f"Hello, number {i}.",), i) for i in range(4)]
+    answers, backend = at_once(talker, Watched, 8, requests)
+    assert max(backend.steps) > 1 and made.backend._together._sets
+    assert answers == [alone(talker, *said, seed=seed) for said, seed in requests]
     assert len(set(answers)) == len(answers)
 
 
