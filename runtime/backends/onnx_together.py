@@ -46,6 +46,11 @@ class Places:
         here = buffers is not None and buffers.tensors[FIRST].address == self.arrays[FIRST][place : place + 1].ctypes.data
         return buffers if here else None
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a window is there that somebody holds; else the memory may go."""
+        return any(self.owner(place) is not None for place in range(PLACES))
+
     def gather(self, wanted: Sequence[Buffers]) -> list[Buffers]:
         """Have the states of `wanted`, PLACES at most, in the first places. Returns them in the order in which they lie."""
         count, ids = len(wanted), {id(b) for b in wanted}
@@ -106,6 +111,7 @@ class Together:
 
     def step(self, ids: Sequence[int], stands: Sequence[Stand]) -> np.ndarray:
         """One token for each of several windows that have nothing else to do first, no two with the same buffers: logits (b, v) float32."""
+        self._sets = {shape: left for shape, sets in self._sets.items() if (left := [places for places in sets if places.in_use])}
         logits = np.empty((len(ids), self.vocabulary), np.float32)  # (b, v)
         sizes: dict[Shape, list[int]] = {}
         for i, stand in enumerate(stands):
