@@ -117,12 +117,19 @@ def test_windows_of_a_quantised_model_are_those_of_its_float32(tmp_path, precisi
     assert kl_divergence(want, logits(Options(precision), tmp_path / "wrong")).mean() > 1.5 * gate
 
 
-TURNED, CACHED, MASK = WindowAttention.turned, WindowAttention.cached, WindowAttention.mask
+CHUNKED, CACHED, MASK = WindowAttention.chunked, WindowAttention.cached, WindowAttention.mask
+
+
+def turned_by(patch, tables):
+    """Every layer turns by `tables(attention)`."""
+    patch.setattr(WindowAttention, "chunked", lambda self, g, qkv, past, own, heads: CHUNKED(self, g, qkv, past, tables(self), heads))
+
+
 FAULTS = {
-    "layers that turn": ("norms of heads", lambda step, patch: patch.setattr(WindowAttention, "turned", lambda self, g, x, heads, turns=0: x)),
+    "layers that turn": ("norms of heads", lambda step, patch: turned_by(patch, lambda self: self.no_turn)),
     "norms of q and k": ("norms of heads", lambda step, patch: patch.setattr(step.Step, "_normed_heads", lambda self, x, heads, weight: x)),
     "norms of q and k as a whole": ("norms after", lambda step, patch: patch.setattr(step.Step, "_normed_heads", lambda self, x, heads, weight: x)),
-    "rope of some layers": ("norms around", lambda step, patch: patch.setattr(WindowAttention, "turned", lambda self, g, x, heads, turns=0: TURNED(self, g, x, heads))),
+    "rope of some layers": ("norms around", lambda step, patch: turned_by(patch, lambda self: self.tables[0])),
     "window": ("windows", lambda step, patch: patch.setattr(WindowAttention, "cached", lambda self, *given: CACHED(self, *given[:8]))),
     "window of one more": ("windows", lambda step, patch: patch.setattr(WindowAttention, "mask", lambda self, g, reached, column, w: MASK(self, g, reached, column, w + 1))),
     "window of one less": ("windows", lambda step, patch: patch.setattr(WindowAttention, "mask", lambda self, g, reached, column, w: MASK(self, g, reached, column, w - 1))),
