@@ -9,6 +9,7 @@ from onnx_window_kit import tokens
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+from lm2.export.graph import Graph
 from lm2.export.ops import build
 from lm2.export.options import Options
 from lm2.models.errors import BackendError
@@ -86,6 +87,16 @@ def test_each_sequence_of_a_run_is_what_it_is_alone(cells, name, options, new):
         assert same(call(window.buffers, ids[s : s + 1], at[s : s + 1])[0], got[s], name), s
         want, found = state(window.buffers), state(every, s)
         assert all(same(want[key], found[key], name) for key in want), s
+
+
+def test_rows_of_another_that_has_more_are_seen(cells, tmp_path, monkeypatch):
+    """Negative control: a sequence with fewer rows to enter takes one more."""
+    right = Graph.op
+    monkeypatch.setattr(Graph, "op", lambda self, kind, *given, **more: right(self, "LessOrEqual" if kind == "Less" else kind, *given, **more))
+    b = onnx_kit.backend(onnx_kit.exported(tmp_path, "gated")[1])
+    monkeypatch.undo()
+    with pytest.raises(AssertionError):
+        test_each_sequence_of_a_run_is_what_it_is_alone(lambda name, options: b, "gated", Options(), 3)
 
 
 def drive(b, step):

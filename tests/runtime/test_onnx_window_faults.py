@@ -1,8 +1,10 @@
 """What must not pass the comparison of test_onnx_window.py; what a window refuses; calls that were interrupted or failed."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import mlx_kit as kit
+import numpy as np
 import onnx_kit
 import pytest
 import torch
@@ -20,7 +22,7 @@ def backend(tmp_path_factory):
     return onnx_kit.backend(onnx_kit.exported(tmp_path_factory.mktemp("faults"), "gated")[1])
 
 
-FAULTS = ["carried tokens written twice", "pointer off by one", "stale reads after a fold", "fold ignored", "rows where positions are"]
+FAULTS = ["carried tokens written twice", "pointer off by one", "stale reads after a fold", "fold ignored", "rows where positions are", "attention a position off"]
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def nothing_new(border):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_window_is_noticed(tmp_path, fault, monkeypatch):
     """Negative controls, in the graph or in the backend: each is a plausible mistake; none may pass the comparison with the oracle."""
-    from lm2.export import border, step
+    from lm2.export import attention, border, step
     from lm2.runtime.backends import onnx_backend
 
     if fault == "stale reads after a fold":
@@ -48,6 +50,16 @@ def test_a_wrong_window_is_noticed(tmp_path, fault, monkeypatch):
         monkeypatch.setattr(border.Border, "reads", reads)
     elif fault == "rows where positions are":
         monkeypatch.setattr(step.Step, "_kept", lambda self, w, place: step.write_at(self.graph, "past_writes", w, place.past, 2, place, 16))
+    elif fault == "attention a position off":
+        chunked = attention.WindowAttention.chunked
+
+        def off(self, g, *given):
+            with monkeypatch.context() as patch:
+                past = g.op("Max", g.op("Sub", self.place.past, g.constant([1])), g.constant([0]))
+                patch.setattr(self, "place", replace(self.place, past=past))
+                return chunked(self, g, *given)
+
+        monkeypatch.setattr(attention.WindowAttention, "chunked", off)
     source, path = onnx_kit.exported(tmp_path, "gated-4T")
     model, b = reference(source), onnx_kit.backend(path)
     bank, written = memory_of(model)
@@ -245,5 +257,23 @@ def test_exports_of_an_earlier_version_are_refused(tmp_path, place):
     with pytest.raises(LM2Error, match=r"exported by an earlier lm2: export it again with `lm2 export MODEL DST`") as caught:
         onnx_kit.backend(path)
     assert "\n" not in str(caught.value)
+
+
+def test_exports_of_format_3_run(tmp_path, monkeypatch):
+    """One past_length for all sequences, and GroupQueryAttention: opened and run as before, windows one after the other."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr("lm2.export.options.Options.own_attention", False)
+        earlier.setattr("lm2.export.export.FORMAT", 3)
+        earlier.setattr("lm2.models.exported.FORMAT", 3)
+        source, path = onnx_kit.exported(tmp_path, "gated")
+    assert '"format": 3' in (path / "config.json").read_text() and '"GroupQueryAttention"' in (path / "config.json").read_text()
+    model, b = reference(source), onnx_kit.backend(path)
+    bank, written = memory_of(model, 2)
+    script = Script(torch.as_tensor(tokens(2, 40)), (25, 33), 20)
+    got, _ = onnx_kit.windowed(b, state_of(bank, written), script, W, 8)
+    assert_close("logits", got, oracle(model, bank, written, script).logits.numpy(), LOGITS, RTOL)
+    windows = [b.extend(tokens(1, n), b.start(1, None, W))[1] for n in (3, 5)]
+    logits, longer = b.step([4, 5], windows)
+    assert [w.length for w in longer] == [4, 6] and np.isfinite(logits).all()
 
 
