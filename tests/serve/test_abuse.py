@@ -35,7 +35,16 @@ def nothing_is_lost(closed):
     assert time.process_time() - began < SOON
     assert web.say("Where is Mary?", session_id=own) == "kitchen."
     scheduler = closed.service.scheduler
-    assert (scheduler.waiting, scheduler.running) == (0, ()) and threading.active_count() <= threads and len(process.open_files()) <= files
+
+    def left():
+        """What still runs, waits or is open beyond what there was: a request's end is seen by its client a moment before it is over here."""
+        return [*scheduler.running, *range(scheduler.waiting), *range(threading.active_count() - threads), *range(len(process.open_files()) - files)]
+
+    for _ in range(100):
+        if not left():
+            break
+        time.sleep(0.05)
+    assert not left()
     web("DELETE", f"/v1/sessions/{own}")
     web.client.close()
 
