@@ -118,12 +118,15 @@ static OrtStatus *deal(const OrtApi *api, OrtKernelContext *context, void (*part
 /* Room for the rounded rows in one piece; the caller frees it. */
 static void *make_room(Work *w) {
     const size_t blocks = w->rows * w->w.blocks, numbers = blocks * LM2_QBLOCK;
-    char *room = malloc(numbers * 4 + blocks * 8 + ALIGN); /* as large as x and a quarter of it, so nothing overflows */
+    const size_t spread = w->rows == 1 ? lm2_q_spread_bytes(blocks) + ALIGN : 0;
+    char *room = malloc(numbers * 4 + blocks * 8 + spread + ALIGN); /* some times as large as x, so nothing overflows */
     if (room == NULL) return NULL;
     char *at = room + (ALIGN - (uintptr_t)room % ALIGN) % ALIGN;
     w->rounded = (Lm2QRows){.number = (int16_t *)(void *)at, .high = (int8_t *)at + 2 * numbers, .low = (int8_t *)at + 3 * numbers,
                             .step = (float *)(void *)(at + 4 * numbers), .sum = (int32_t *)(void *)(at + 4 * numbers) + blocks,
                             .blocks = w->w.blocks};
+    char *end = (char *)(w->rounded.sum + blocks);
+    if (spread) w->rounded.spread = end + (ALIGN - (uintptr_t)end % ALIGN) % ALIGN;
     return room;
 }
 
@@ -152,6 +155,7 @@ static OrtStatus *ORT_API_CALL compute(void *kernel, OrtKernelContext *context) 
     const size_t least = products < TASK_PRODUCTS ? TASK_PRODUCTS / products : 1, even = (work.tiles - 1) / TASKS + 1;
     work.step = least > even ? least : even;
     status = deal(api, context, round_part, (work.rows - 1) / ROUND_ROWS + 1, &work);
+    if (work.rounded.spread != NULL && k->level->spread != NULL) k->level->spread(&work.rounded, k->bits);
     if (status == NULL) status = deal(api, context, tiles_part, (work.tiles - 1) / work.step + 1, &work);
     free(room);
     return status;

@@ -33,6 +33,7 @@ typedef struct {
     float *step;        /* (rows, k); NaN for a block with a NaN or an infinity */
     int32_t *sum;       /* (rows, k): of a block's numbers */
     size_t blocks;
+    void *spread; /* one row alone: the same once more as a level wants it, lm2_q_spread_bytes of it on a multiple of 64; else NULL */
 } Lm2QRows;
 
 /* One way to compute it. `there` says whether this processor can. */
@@ -40,8 +41,14 @@ typedef struct {
     const char *name;
     int (*there)(void);
     void (*round)(const float *x, size_t first, size_t last, const Lm2QRows *rows); /* rows first .. last - 1 of x (rows, i) */
+    void (*spread)(const Lm2QRows *row, int bits);                                  /* fills row->spread of a row that is rounded; may be NULL */
     void (*tiles)(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y); /* y (rows, o), tiles of outputs */
 } Lm2QLevel;
+
+enum { LM2_QGROUP = 4, LM2_QGROUP_BYTES = 19 * 64 }; /* blocks of a row that are spread together, and their bytes */
+
+/* Room that one row of k blocks takes when it is spread. */
+static inline size_t lm2_q_spread_bytes(size_t blocks) { return ((blocks - 1) / LM2_QGROUP + 1) * LM2_QGROUP_BYTES; }
 
 extern const Lm2QLevel LM2_QLINEAR_PLAIN;
 

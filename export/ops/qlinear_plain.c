@@ -41,4 +41,4 @@ static void tiles(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t fi
     }
 }
 
-const Lm2QLevel LM2_QLINEAR_PLAIN = {"plain", always, round_rows, tiles};
+const Lm2QLevel LM2_QLINEAR_PLAIN = {"plain", always, round_rows, NULL, tiles};

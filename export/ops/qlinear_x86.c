@@ -4,25 +4,13 @@ A panel of a tile (16 outputs, up to 24 blocks) is turned so that one vector hol
 of x; its bytes are unsigned, 8-bit numbers with 128 added. Between panels y holds the sums. Outputs past the last one are copies of it and are
 not stored. Weights are read once, in one stream whose next tile is asked for ahead. Knows arrays; no ONNX Runtime, no threads, no state. */
 
-#include "qlinear.h"
+#include "qlinear_x86.h"
 
-#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : defined(__GNUC__) && __GNUC__ >= 11)
+#ifdef LM2_QLINEAR_X86
 
 #include <cpuid.h>
-#include <immintrin.h>
 
-#define AVX2 __attribute__((target("avx2,f16c")))
-#ifdef LM2_VNNI_STAND_IN /* for tests: these instructions written out, so that their code runs on processors that lack them */
-#include LM2_VNNI_STAND_IN
-#define AVXVNNI AVX2
-#define AVX512 AVX2
-#else
-#define AVXVNNI __attribute__((target("avx2,f16c,avxvnni")))
-#define AVX512 __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")))
-#endif
-#define INLINE static inline __attribute__((always_inline))
-
-enum { PANEL = 24, VECTORS = 8, TILE_BYTES = LM2_QTILE * LM2_QBLOCK, HALF_TILE = LM2_QTILE / 2, LINE = 64 };
+enum { PANEL = 24, VECTORS = 8, HALF_TILE = LM2_QTILE / 2 };
 
 typedef struct {
     _Alignas(64) uint8_t q[PANEL][VECTORS][LM2_QTILE][4];
@@ -103,11 +91,6 @@ INLINE AVX2 void turn_scales(const uint16_t *const *from, size_t first, size_t b
     turn_halves(rows, 0, to);
 }
 
-/* For bytes at `from` + `offset`, which need not be there: no access, and no pointer past an end. */
-INLINE void ask(const void *from, size_t offset, size_t bytes) {
-    for (size_t at = 0; at < bytes; at += LINE) _mm_prefetch((const char *)((uintptr_t)from + offset + at), _MM_HINT_T0);
-}
-
 INLINE AVX2 void read_panel(const Lm2QMatrix *w, size_t tile, Panel *p) {
     const uint8_t *q[LM2_QTILE];
     const uint16_t *d[LM2_QTILE], *m[LM2_QTILE];
@@ -145,12 +128,6 @@ INLINE AVX2 __m256 add_block(__m256 sums, __m256i dot, const float *d, const flo
         SUM = OPERATION(SUM, VALUE); \
         __asm__("" : "+x"(SUM)); \
     } while (0)
-
-INLINE int32_t four(const int8_t *from) {
-    int32_t all;
-    memcpy(&all, from, sizeof all);
-    return all;
-}
 
 /* Below: dot (rows, 2 halves), of block k of the panel with `rows` rows of x (a constant); `at` is that block in the first of them.
 
@@ -297,12 +274,26 @@ INLINE AVX512 void multiply_512(const Panel *p, const Lm2QRows *x, size_t first,
     }
 TILES(tiles4_avx2, AVX2, multiply4, 2)
 TILES(tiles8_avx2, AVX2, multiply8, 2)
-TILES(tiles_avxvnni, AVXVNNI, multiply_vnni, 2)
-TILES(tiles_avx512, AVX512, multiply_512, 4)
+TILES(panels_avxvnni, AVXVNNI, multiply_vnni, 2)
+TILES(panels_avx512, AVX512, multiply_512, 4)
 
-AVX2 static void tiles_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) {
+AVX2 static void panels_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) {
     (w->bits == 4 ? tiles4_avx2 : tiles8_avx2)(w, x, rows, first, last, y);
 }
+
+/* A row alone is not worth a panel: whole tiles go without, and the last one of W, where it is not whole, with one. */
+#define ROW_OR_PANELS(LEVEL, CAN) \
+    static void tiles_##LEVEL(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) { \
+        if ((CAN) && lm2_q_row_fits(w, x, rows)) { \
+            const size_t whole = w->outputs / LM2_QTILE, end = last < whole ? last : whole; \
+            lm2_q_row_##LEVEL(w, x, first, end, y); \
+            first = first < end ? end : first; \
+        } \
+        if (first < last) panels_##LEVEL(w, x, rows, first, last, y); \
+    }
+ROW_OR_PANELS(avx2, w->bits == 4)
+ROW_OR_PANELS(avxvnni, 1)
+ROW_OR_PANELS(avx512, 1)
 
 AVX2 static void round_rows(const float *x, size_t first, size_t last, const Lm2QRows *rows) { lm2_q_round(x, first, last, rows); }
 
@@ -329,9 +320,9 @@ static int has_avx512(void) {
 #endif
 
 static const Lm2QLevel LEVELS[] = {
-    {"avx512vnni", has_avx512, round_rows, tiles_avx512},
-    {"avxvnni", has_avxvnni, round_rows, tiles_avxvnni},
-    {"avx2", has_avx2, round_rows, tiles_avx2},
+    {"avx512vnni", has_avx512, round_rows, lm2_q_spread, tiles_avx512},
+    {"avxvnni", has_avxvnni, round_rows, lm2_q_spread, tiles_avxvnni},
+    {"avx2", has_avx2, round_rows, lm2_q_spread, tiles_avx2},
 };
 
 const Lm2QLevel *lm2_qlinear_x86(size_t *count) { return *count = sizeof LEVELS / sizeof *LEVELS, LEVELS; }

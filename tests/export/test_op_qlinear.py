@@ -168,7 +168,9 @@ int main(int count, char **words) {
         float *x = malloc(at * 128), *want = malloc(rows * outputs * 4);
         for (size_t k = 0; k < at * 32; k++) x[k] = (float)(k % 101) - 50;
         Lm2QMatrix w = {exactly(numbers * 4 * bits, 7), exactly(numbers * 2, 3), exactly(one ? 2 : numbers * 2, 5), outputs, blocks, bits, one};
-        Lm2QRows r = {exactly(at * 64, 1), exactly(at * 32, 1), exactly(at * 32, 1), exactly(at * 4, 1), exactly(at * 4, 1), blocks};
+        const size_t room = lm2_q_spread_bytes(blocks); /* a multiple of 64 */
+        Lm2QRows r = {exactly(at * 64, 1), exactly(at * 32, 1), exactly(at * 32, 1), exactly(at * 4, 1), exactly(at * 4, 1), blocks, NULL};
+        if (rows == 1 && n % 3) r.spread = aligned_alloc(64, room);
         LM2_QLINEAR_PLAIN.round(x, 0, rows, &r);
         LM2_QLINEAR_PLAIN.tiles(&w, &r, rows, 0, (outputs + 15) / 16, want);
         w.outputs += extra; /* more than there are: the control */
@@ -176,11 +178,12 @@ int main(int count, char **words) {
             if (!level[k].there()) continue;
             float *y = malloc(rows * outputs * 4);
             level[k].round(x, 0, rows, &r);
+            if (r.spread) level[k].spread(&r, bits);
             level[k].tiles(&w, &r, rows, 0, (outputs + 15) / 16, y);
             if (memcmp(y, want, rows * outputs * 4)) return printf("%s differs\n", level[k].name), 1;
             free(y);
         }
-        void *all[] = {x, want, (void *)w.q, (void *)w.d, (void *)w.m, r.number, r.high, r.low, r.step, r.sum};
+        void *all[] = {x, want, (void *)w.q, (void *)w.d, (void *)w.m, r.number, r.high, r.low, r.step, r.sum, r.spread};
         for (size_t k = 0; k < sizeof all / sizeof *all; k++) free(all[k]);
     }
     puts("ok");
@@ -192,7 +195,7 @@ int main(int count, char **words) {
 def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
     """All levels under AddressSanitizer; with an output more than there is, a control, it is seen."""
     (tmp_path / "main.c").write_text(SANITIZED)
-    sources = [tmp_path / "main.c", OPS / "qlinear_plain.c", OPS / "qlinear_x86.c"]
+    sources = [tmp_path / "main.c", OPS / "qlinear_plain.c", OPS / "qlinear_x86.c", OPS / "qlinear_x86_row.c"]
     flags = (
         "-O0",
         "-fsanitize=address,signed-integer-overflow,shift",
