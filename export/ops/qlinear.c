@@ -1,6 +1,6 @@
 /* ai.lm2::QLinear as an operator: reads and checks its inputs, chooses the instructions once, and deals tiles of outputs out to the session's pool.
 
-No arithmetic (qlinear_plain.c, qlinear_x86.c) and no mutable state: a kernel is its session's function table, its bits and its level. How the
+No arithmetic (qlinear_plain.c, qlinear_x86*.c, qlinear_neon.c) and no mutable state: a kernel is its session's function table, its bits and its level. How the
 work is dealt out changes no result: a tile belongs to one task, and its sums are made in one order. */
 
 #include "qlinear.h"
@@ -21,7 +21,7 @@ typedef struct {
 /* The best level of this processor, or the one that the environment names; NULL when it cannot be had. */
 static const Lm2QLevel *choose(const char *named) {
     size_t count;
-    const Lm2QLevel *levels = lm2_qlinear_x86(&count);
+    const Lm2QLevel *levels = lm2_qlinear_levels(&count);
     for (size_t k = 0; k < count; k++)
         if ((named == NULL || strcmp(named, levels[k].name) == 0) && levels[k].there()) return &levels[k];
     return named == NULL || strcmp(named, LM2_QLINEAR_PLAIN.name) == 0 ? &LM2_QLINEAR_PLAIN : NULL;

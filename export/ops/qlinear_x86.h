@@ -1,12 +1,11 @@
-/* What QLinear's two x86-64 files share: whether a compiler can make them, targets, and a few moves. */
+/* What QLinear's two x86-64 files share: targets, and a few moves. */
 
 #ifndef LM2_QLINEAR_X86_H
 #define LM2_QLINEAR_X86_H
 
 #include "qlinear.h"
 
-#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : defined(__GNUC__) && __GNUC__ >= 11)
-#define LM2_QLINEAR_X86
+#ifdef LM2_QLINEAR_X86
 
 #include <immintrin.h>
 

@@ -14,6 +14,7 @@ import pytest
 import qlinear_kit
 from op_kit import OPS, compile_and_run, library, same, session, written_out
 
+from lm2.export.ops.build import QLINEAR_SOURCES
 from lm2.export.ops.qlinear import NAME, exact, reference
 
 LEVELS = (("plain", False), ("avx2", False), ("avxvnni", False), ("avx512vnni", False), ("avxvnni", True), ("avx512vnni", True))
@@ -160,7 +161,7 @@ static void *exactly(size_t bytes, int step) { /* ends where the data ends */
 int main(int count, char **words) {
     const size_t extra = count > 1 ? (size_t)atoi(words[1]) : 0;
     size_t levels, sizes[] = {1, 15, 16, 33};
-    const Lm2QLevel *level = lm2_qlinear_x86(&levels);
+    const Lm2QLevel *level = lm2_qlinear_levels(&levels);
     for (int n = 0; n < 128; n++) {
         const size_t outputs = sizes[n % 4], blocks = sizes[n / 4 % 4], rows = n / 16 % 2 ? 6 : 1, at = rows * blocks;
         const int bits = n / 32 % 2 ? 4 : 8, one = n / 64;
@@ -178,7 +179,7 @@ int main(int count, char **words) {
             if (!level[k].there()) continue;
             float *y = malloc(rows * outputs * 4);
             level[k].round(x, 0, rows, &r);
-            if (r.spread) level[k].spread(&r, bits);
+            if (r.spread && level[k].spread) level[k].spread(&r, bits);
             level[k].tiles(&w, &r, rows, 0, (outputs + 15) / 16, y);
             if (memcmp(y, want, rows * outputs * 4)) return printf("%s differs\n", level[k].name), 1;
             free(y);
@@ -195,7 +196,7 @@ int main(int count, char **words) {
 def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
     """All levels under AddressSanitizer; with an output more than there is, a control, it is seen."""
     (tmp_path / "main.c").write_text(SANITIZED)
-    sources = [tmp_path / "main.c", OPS / "qlinear_plain.c", OPS / "qlinear_x86.c", OPS / "qlinear_x86_row.c"]
+    sources = [tmp_path / "main.c", *(OPS / name for name in QLINEAR_SOURCES[1:])]
     flags = (
         "-O0",
         "-fsanitize=address,signed-integer-overflow,shift",
