@@ -6,13 +6,14 @@ processor has them, the library as it is shipped is tested too.
 
 import json
 import os
+import shutil
 import subprocess
 
 import numpy as np
 import onnxruntime
 import pytest
 import qlinear_kit
-from op_kit import OPS, compile_and_run, library, same, session, written_out
+from op_kit import FLAGS, OPS, compile_and_run, library, same, session, written_out
 
 from lm2.export.ops.build import QLINEAR_SOURCES
 from lm2.export.ops.qlinear import NAME, exact, reference
@@ -187,8 +188,10 @@ int main(int count, char **words) {
         void *all[] = {x, want, (void *)w.q, (void *)w.d, (void *)w.m, r.number, r.high, r.low, r.step, r.sum, r.spread};
         for (size_t k = 0; k < sizeof all / sizeof *all; k++) free(all[k]);
     }
-    puts("ok");
-    return 0;
+    printf("ok");
+    for (size_t k = 0; k < levels; k++)
+        if (level[k].there()) printf(" %s", level[k].name);
+    return puts(""), 0;
 }
 """
 
@@ -203,8 +206,29 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
         "-fno-sanitize-recover=all",
         written_out("vnni"),
     )
-    assert compile_and_run(tmp_path, sources, flags, (), OPS) == (0, "ok\n", "")
+    code, said, complaint = compile_and_run(tmp_path, sources, flags, (), OPS)
+    assert (code, said[:2], complaint) == (0, "ok", "")
     control = subprocess.run(
         [tmp_path / "program", "1"], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     )
     assert control.returncode != 0 and "heap-buffer-overflow" in control.stderr
+
+
+def test_dot_products_of_arm(tmp_path):
+    """Where a cross compiler and an emulator are: the same bits as plain C, with and without the instruction; sums shifted too little, a control, are seen."""
+    cross, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    if not (cross and emulator):
+        pytest.skip("this machine has no aarch64-linux-gnu-gcc or no qemu-aarch64")
+    (tmp_path / "main.c").write_text(SANITIZED)
+    neon = (OPS / "qlinear_neon.c").read_text()
+    assert neon.count("vshlq_n_s32(above, 8)") == 1
+    (tmp_path / "right.c").write_text(neon)
+    (tmp_path / "wrong.c").write_text(neon.replace("vshlq_n_s32(above, 8)", "vshlq_n_s32(above, 7)"))
+    said = {}
+    for name, processor in (("right", "max"), ("right", "cortex-a53"), ("wrong", "max")):
+        program = tmp_path / name
+        if not program.exists():
+            sources = [tmp_path / "main.c", OPS / "qlinear_plain.c", tmp_path / f"{name}.c"]
+            subprocess.run([cross, *FLAGS, "-O1", "-static", f"-I{OPS}", *sources, "-o", program, "-lm"], check=True, capture_output=True)
+        said[name, processor] = subprocess.run([emulator, "-cpu", processor, program], capture_output=True, text=True).stdout
+    assert said == {("right", "max"): "ok neondot\n", ("right", "cortex-a53"): "ok\n", ("wrong", "max"): "neondot differs\n"}
