@@ -30,7 +30,12 @@ class Lm2:
         began = time.process_time()
         self.state = b.commit(chunk)
         end_ms = 1e3 * (time.process_time() - began)  # of a full chunk, all threads: no decoding step below pays for it
-        self.facts = {"memory_layers": len(b.config.memory.layers), "rows": b.config.memory.slots, "chunk_end_ms": round(end_ms, 1), "load_s": opened}
+        self.facts = {
+            "memory_layers": len(b.config.memory.layers),
+            "rows": b.config.memory.slots,
+            "chunk_end_ms": round(end_ms, 1),
+            "load_s": opened,
+        }
 
     def prefill(self, ids: list[int]) -> int:
         self.chunk = self.backend.start(1, self.state)
@@ -112,6 +117,7 @@ def main() -> None:
             start = clock()
             token = engine.step(token)
             cold += clock() - start
+        flush.buffer = None  # many engines wait at once
         answer = {"prefill": prefilled - began, "decode": decoded, "cold": cold, "tokens": tokens, "resident": held}
         print("@" + json.dumps(answer), flush=True)
 

@@ -152,7 +152,11 @@ def plot(report: dict, file: Path) -> None:
     from matplotlib import pyplot
 
     colours = {"lm2, memory off": "#1f5fa8", "lm2, memory on": "#6aa5de", "onnxruntime-genai": "#b0553a", "llama.cpp": "#7a7a7a"}
-    colours |= {f"{name}, memory {which}": colour for name in ("lm2 with AVX2", "lm2 --plain") for which, colour in (("off", "#3f8f5f"), ("on", "#8fc9a5"))}
+    colours |= {
+        f"{name}, memory {which}": colour
+        for name in ("lm2 with AVX2", "lm2 --plain")
+        for which, colour in (("off", "#3f8f5f"), ("on", "#8fc9a5"))
+    }
     counts = sorted({r["threads"] for r in report["results"]})
     figure, axes = pyplot.subplots(len(counts), 2, figsize=(10, 3.2 * len(counts)), squeeze=False)
     for line, threads in zip(axes, counts, strict=True):
