@@ -73,15 +73,22 @@ def backbone_folder(source: Path, target: Path, config: dict) -> None:
     partial.rename(target)
 
 
-def exported(root: Path, source: Path, precision: str) -> Path:
+def exported(root: Path, source: Path, precision: str, plain: bool = False) -> Path:
     """An LM2 export of `source`."""
     from lm2.export.export import export_model
     from lm2.export.options import Options
 
-    target = root / f"{source.name}-{precision}"
+    target = root / f"{source.name}-{precision}{'-plain' if plain else ''}"
     if not target.exists():
-        export_model(source, target, Options(precision))
+        export_model(source, target, Options(precision, plain=plain))
     return target
+
+
+def forget_exports(root: Path) -> None:
+    """Removes what `exported` made."""
+    for name in ("on", "off"):
+        for target in root.glob(f"{name}-*"):
+            shutil.rmtree(target)
 
 
 def genai_package(root: Path) -> Path:

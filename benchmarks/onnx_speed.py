@@ -1,15 +1,17 @@
 """Prefill and decode of LM2's ONNX exports, memory on and off, beside onnxruntime-genai and llama.cpp on the same backbone, interleaved in one run.
 
-    python benchmarks/onnx_speed.py [--threads 1,2] [--repeats 5] [--prompt 256] [--decode 128] [--engines lm2,genai,llama] [--out docs]
+    python benchmarks/onnx_speed.py [--threads 1,2] [--repeats 5] [--prompt 256] [--decode 128] [--cold 8] [--engines lm2,avx2,genai,llama] [--out docs]
 
 Makes what it needs in build/onnx_speed (about 5 GB; onnxruntime-genai and node-llama-cpp come from their package registries) and says what it had to
 skip. Every engine is a process of its own, all are loaded, and in each round every one does a prefill and a decode in turn; medians count, and the ratio to
-genai at equal bits is the median of the rounds' ratios. With one thread the clock is the process's own processor time, so that a busy machine changes
+genai at equal bits is the median of the rounds' ratios. `cold`: tokens after those, before each of which a walk over a large buffer takes the weights out of the
+caches. `avx2` is lm2's int4 with its kernels held to AVX2 (ONNX Runtime's own take what they find), `plain` lm2 exported with --plain. With one thread the clock is the process's own processor time, so that a busy machine changes
 little; with more it is the wall's, and the machine should be quiet. Writes onnx_speed.json and onnx_speed.png to --out and prints the tables.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,8 @@ import onnx_files as files
 from common import command, long_text, machine, table, versions
 
 HERE = Path(__file__).parent
+AVX2 = {"LM2_QLINEAR": "avx2", "LM2_ATTENTION": "avx2"}
+MEASURES = {"prefill": "prefill", "decode": "decode", "cold": "decode, cold"}
 
 
 class Engine:
@@ -40,9 +44,9 @@ class Engine:
         lines = [line for line in self.process.stderr.read().splitlines() if line.strip()] or ["no message"]
         raise files.Missing(f"{self.label}: {lines[-1][:200]}")
 
-    def run(self, prompt: list[int], steps: int) -> dict:
+    def run(self, prompt: list[int], steps: int, cold: int = 0) -> dict:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"prompt": prompt, "steps": steps}) + "\n")
+        self.process.stdin.write(json.dumps({"prompt": prompt, "steps": steps, "cold": cold}) + "\n")
         self.process.stdin.flush()
         return self._answer()
 
@@ -54,8 +58,6 @@ class Engine:
 
 def plans(root: Path, wanted: list[str], precisions: list[str]) -> tuple[list[tuple], list[str]]:
     """(label, bits, command without threads, bytes, environment) of every engine that can be had, and a line for each that cannot."""
-    import os
-
     paths, found, skipped = files.backbone(root), [], []
 
     def attempt(label, make):
@@ -65,10 +67,10 @@ def plans(root: Path, wanted: list[str], precisions: list[str]) -> tuple[list[tu
             skipped.append(f"{label}: {error}")
             print(f"skipped: {skipped[-1]}", file=sys.stderr)
 
-    def lm2(which, precision):
-        path = files.exported(root, paths[which], precision)
+    def lm2(which, precision, name="lm2", plain=False, **environment):
+        path = files.exported(root, paths[which], precision, plain)
         words = [sys.executable, HERE / "onnx_engines.py", "lm2", path]
-        return f"lm2, memory {which}", precision, words, files.size(path), {}
+        return f"{name}, memory {which}", precision, words, files.size(path), {"env": os.environ | environment}
 
     def genai(precision):
         path = files.genai_model(root, paths["hf"], precision)
@@ -83,6 +85,11 @@ def plans(root: Path, wanted: list[str], precisions: list[str]) -> tuple[list[tu
         if "lm2" in wanted:
             for which in ("off", "on"):
                 attempt(f"lm2, memory {which}, {precision}", lambda w=which, p=precision: lm2(w, p))
+        if "avx2" in wanted and precision == "int4":
+            for which in ("off", "on"):
+                attempt(f"lm2 with AVX2, memory {which}", lambda w=which: lm2(w, "int4", "lm2 with AVX2", **AVX2))
+        if "plain" in wanted and precision != "fp32":
+            attempt(f"lm2 --plain, {precision}", lambda p=precision: lm2("off", p, "lm2 --plain", True))
         if "genai" in wanted:
             attempt(f"onnxruntime-genai {precision}", lambda p=precision: genai(p))
     if "llama" in wanted:
@@ -91,14 +98,15 @@ def plans(root: Path, wanted: list[str], precisions: list[str]) -> tuple[list[tu
 
 
 def measure(
-    found: list[tuple], threads: int, repeats: int, prompt: list[int], steps: int, skipped: list[str], minutes: float
+    found: list[tuple], threads: int, repeats: int, prompt: list[int], steps: int, cold: int, skipped: list[str], minutes: float
 ) -> list[dict]:
     """Rounds of every engine in turn, the order reversed every other round; none begins after `minutes`. One short run first, uncounted."""
     engines = []
     for label, bits, words, size, more in found:
         try:
             engines.append(Engine(label, bits, [*words, threads], size, **more))
-            engines[-1].tokens = engines[-1].run(prompt, min(steps, 16))["tokens"]
+            first = engines[-1].run(prompt, min(steps, 16))
+            engines[-1].tokens, engines[-1].resident = first["tokens"], first["resident"]
         except files.Missing as error:
             skipped.append(str(error))
             print(f"skipped: {error}", file=sys.stderr)
@@ -108,14 +116,15 @@ def measure(
         if r and time.monotonic() - began > 60 * minutes:
             break
         for engine in engines if r % 2 == 0 else reversed(engines):
-            engine.runs.append({k: v for k, v in engine.run(prompt, steps).items() if k != "tokens"})
+            engine.runs.append({k: v for k, v in engine.run(prompt, steps, cold).items() if k != "tokens"})
         print(f"{threads} thread(s), round {r + 1}/{repeats}", file=sys.stderr, flush=True)
     for engine in engines:
         engine.close()
     return [
         {
-            "engine": e.label, "bits": e.bits, "threads": threads, "bytes": e.bytes, "facts": e.facts, "first_tokens": e.tokens,
-            "prefill": [len(prompt) / x["prefill"] for x in e.runs], "decode": [steps / x["decode"] for x in e.runs],
+            "engine": e.label, "bits": e.bits, "threads": threads, "bytes": e.bytes, "resident": e.resident, "facts": e.facts,
+            "first_tokens": e.tokens, "prefill": [len(prompt) / x["prefill"] for x in e.runs],
+            "decode": [steps / x["decode"] for x in e.runs], "cold": [cold / x["cold"] for x in e.runs if cold],
         }
         for e in engines
     ]  # fmt: skip
@@ -123,7 +132,7 @@ def measure(
 
 def rows(results: list[dict], what: str, threads: int) -> list[list[str]]:
     """A line per engine: median tokens/s, lowest and highest, and the median of the rounds' ratios to genai at equal bits."""
-    mine = [r for r in results if r["threads"] == threads]
+    mine = [r for r in results if r["threads"] == threads and r.get(what)]
     other = {r["bits"]: r[what] for r in mine if r["engine"] == "onnxruntime-genai"}
     out = []
     for r in mine:
@@ -131,7 +140,8 @@ def rows(results: list[dict], what: str, threads: int) -> list[list[str]]:
         base = other.get(r["bits"])
         ratio = f"{statistics.median(a / b for a, b in zip(r[what], base, strict=True)):.2f}x" if base else ""
         spread = f"{min(r[what]):.1f} - {max(r[what]):.1f}"
-        out.append([r["engine"], r["bits"], f"{r['bytes'] / 1e6:.0f}", f"{median:.1f}", spread, ratio])
+        held, load = f"{r.get('resident', 0) / 1e6:.0f}", f"{r['facts'].get('load_s', 0):.2f}"
+        out.append([r["engine"], r["bits"], f"{r['bytes'] / 1e6:.0f}", held, load, f"{median:.1f}", spread, ratio])
     return out
 
 
@@ -142,6 +152,11 @@ def plot(report: dict, file: Path) -> None:
     from matplotlib import pyplot
 
     colours = {"lm2, memory off": "#1f5fa8", "lm2, memory on": "#6aa5de", "onnxruntime-genai": "#b0553a", "llama.cpp": "#7a7a7a"}
+    colours |= {
+        f"{name}, memory {which}": colour
+        for name in ("lm2 with AVX2", "lm2 --plain")
+        for which, colour in (("off", "#3f8f5f"), ("on", "#8fc9a5"))
+    }
     counts = sorted({r["threads"] for r in report["results"]})
     figure, axes = pyplot.subplots(len(counts), 2, figsize=(10, 3.2 * len(counts)), squeeze=False)
     for line, threads in zip(axes, counts, strict=True):
@@ -163,16 +178,20 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="begin no round later than this, for each number of threads")
     parser.add_argument("--prompt", type=int, default=256)
     parser.add_argument("--decode", type=int, default=128)
-    parser.add_argument("--engines", default="lm2,genai,llama")
+    parser.add_argument("--cold", type=int, default=8, help="tokens of each round that find nothing in the caches; 0: none")
+    parser.add_argument("--engines", default="lm2,avx2,genai,llama", help="also: plain")
     parser.add_argument("--precisions", default=",".join(files.PRECISIONS))
     parser.add_argument("--folder", type=Path, default=Path("build/onnx_speed"), help="where models and packages are made and kept")
     parser.add_argument("--add", action="store_true", help="keep what onnx_speed.json in --out says of other numbers of threads")
     parser.add_argument("--prepare", action="store_true", help="make what is missing and stop")
+    parser.add_argument("--again", action="store_true", help="make lm2's exports again, for a graph that has changed since")
     parser.add_argument("--out", type=Path, default=None, help="write onnx_speed.json and onnx_speed.png here")
     a = parser.parse_args()
-    if a.prompt + a.decode >= 512:
-        parser.error("--prompt and --decode must fit into a chunk of 512 tokens")
+    if a.prompt + a.decode + a.cold >= 512:
+        parser.error("--prompt, --decode and --cold must fit into a chunk of 512 tokens")
     a.folder.mkdir(parents=True, exist_ok=True)
+    if a.again:
+        files.forget_exports(a.folder)
     found, skipped = plans(a.folder.absolute(), a.engines.split(","), a.precisions.split(","))
     if a.prepare:
         return 0
@@ -187,7 +206,7 @@ def main() -> int:
         if (before["prompt"], before["decode"]) == (a.prompt, a.decode):
             results = [r for r in before["results"] if r["threads"] not in counts]
     for threads in counts:
-        results += measure(found, threads, a.repeats, prompt, a.decode, skipped, a.minutes)
+        results += measure(found, threads, a.repeats, prompt, a.decode, a.cold, skipped, a.minutes)
         report = {
             "command": command(), "machine": machine(), "versions": versions("lm2", "onnxruntime", "numpy"), "prompt": a.prompt,
             "decode": a.decode, "rounds": {r["threads"]: len(r["decode"]) for r in results}, "skipped": skipped, "results": results,
@@ -198,9 +217,10 @@ def main() -> int:
         f"`{report['command']}` on {report['machine']}; {report['versions']}, onnxruntime-genai {files.GENAI}, node-llama-cpp {files.LLAMA}; medians of interleaved rounds (threads: rounds {report['rounds']})\n"
     )
     for threads in sorted({r["threads"] for r in results}):
-        for what in ("prefill", "decode"):
-            print(f"{what} {a.prompt if what == 'prefill' else a.decode}, {threads} thread(s)\n")
-            print(table(["engine", "weights", "MB", "tokens/s", "lowest - highest", "to genai"], rows(results, what, threads)) + "\n")
+        for what, text in MEASURES.items():
+            print(f"{text} {dict(prefill=a.prompt, decode=a.decode, cold=a.cold)[what]}, {threads} thread(s)\n")
+            header = ["engine", "weights", "MB", "MB in memory", "s to load", "tokens/s", "lowest - highest", "to genai"]
+            print(table(header, rows(results, what, threads)) + "\n")
     for line in skipped:
         print(f"skipped: {line}")
     if a.out:

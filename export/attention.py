@@ -13,6 +13,7 @@ from ..models.config import LM2Config, RopeConfig
 from .graph import CONTRIB, END, Graph
 from .ops import DOMAIN, chunk_attention
 from .options import Options
+from .rotary import rotary_tables
 
 FUSED_WIDTH = 8  # GroupQueryAttention takes heads of a multiple of this
 FUSED_ROTARY = 16  # and turns them itself if of a multiple of this
@@ -78,8 +79,7 @@ class WindowAttention:
         self.tables: list[tuple[str, str]] = []
         windows = sorted({w for w in config.backbone.windows if w is not None})
         for rope, of in zip(config.ropes, ("", "local."), strict=False):
-            cos, sin = (a.astype(dtype) for a in rope_tables(rope, config.head_dim, positions))
-            self.tables.append((g.store.add(f"rope.{of}cos", cos), g.store.add(f"rope.{of}sin", sin)))
+            self.tables.append(rotary_tables(g, rope, of, config.head_dim, positions, dtype))
         if self.own:
             nothing = g.constant(np.zeros((1, 0)), "float32")
             self.no_turn, self.no_bias = (nothing, nothing), g.constant(np.zeros((1, 1, 1, 1)), "float32")

@@ -1,6 +1,6 @@
 /* ai.lm2::QLinear as an operator: reads and checks its inputs, chooses the instructions once, and deals tiles of outputs out to the session's pool.
 
-No arithmetic (qlinear_plain.c, qlinear_x86.c) and no mutable state: a kernel is its session's function table, its bits and its level. How the
+No arithmetic (qlinear_plain.c, qlinear_x86*.c, qlinear_neon.c) and no mutable state: a kernel is its session's function table, its bits and its level. How the
 work is dealt out changes no result: a tile belongs to one task, and its sums are made in one order. */
 
 #include "qlinear.h"
@@ -21,7 +21,7 @@ typedef struct {
 /* The best level of this processor, or the one that the environment names; NULL when it cannot be had. */
 static const Lm2QLevel *choose(const char *named) {
     size_t count;
-    const Lm2QLevel *levels = lm2_qlinear_x86(&count);
+    const Lm2QLevel *levels = lm2_qlinear_levels(&count);
     for (size_t k = 0; k < count; k++)
         if ((named == NULL || strcmp(named, levels[k].name) == 0) && levels[k].there()) return &levels[k];
     return named == NULL || strcmp(named, LM2_QLINEAR_PLAIN.name) == 0 ? &LM2_QLINEAR_PLAIN : NULL;
@@ -118,12 +118,15 @@ static OrtStatus *deal(const OrtApi *api, OrtKernelContext *context, void (*part
 /* Room for the rounded rows in one piece; the caller frees it. */
 static void *make_room(Work *w) {
     const size_t blocks = w->rows * w->w.blocks, numbers = blocks * LM2_QBLOCK;
-    char *room = malloc(numbers * 4 + blocks * 8 + ALIGN); /* as large as x and a quarter of it, so nothing overflows */
+    const size_t spread = w->rows == 1 ? lm2_q_spread_bytes(blocks) + ALIGN : 0;
+    char *room = malloc(numbers * 4 + blocks * 8 + spread + ALIGN); /* some times as large as x, so nothing overflows */
     if (room == NULL) return NULL;
     char *at = room + (ALIGN - (uintptr_t)room % ALIGN) % ALIGN;
     w->rounded = (Lm2QRows){.number = (int16_t *)(void *)at, .high = (int8_t *)at + 2 * numbers, .low = (int8_t *)at + 3 * numbers,
                             .step = (float *)(void *)(at + 4 * numbers), .sum = (int32_t *)(void *)(at + 4 * numbers) + blocks,
                             .blocks = w->w.blocks};
+    char *end = (char *)(w->rounded.sum + blocks);
+    if (spread) w->rounded.spread = end + (ALIGN - (uintptr_t)end % ALIGN) % ALIGN;
     return room;
 }
 
@@ -152,6 +155,7 @@ static OrtStatus *ORT_API_CALL compute(void *kernel, OrtKernelContext *context) 
     const size_t least = products < TASK_PRODUCTS ? TASK_PRODUCTS / products : 1, even = (work.tiles - 1) / TASKS + 1;
     work.step = least > even ? least : even;
     status = deal(api, context, round_part, (work.rows - 1) / ROUND_ROWS + 1, &work);
+    if (work.rounded.spread != NULL && k->level->spread != NULL) k->level->spread(&work.rounded, k->bits);
     if (status == NULL) status = deal(api, context, tiles_part, (work.tiles - 1) / work.step + 1, &work);
     free(room);
     return status;

@@ -1,6 +1,6 @@
 /* ai.lm2::QLinear, version 1: y = x W^T for x (rows, i) in float32 and W (o, i) in blocks of 32 numbers of 4 or 8 bits.
 
-What the operator (qlinear.c) and its arithmetic (qlinear_plain.c, qlinear_x86.c) say to each other. Every level below makes the same bits:
+What the operator (qlinear.c) and its arithmetic (qlinear_plain.c, qlinear_x86*.c, qlinear_neon.c) say to each other. Every level below makes the same bits:
 x is rounded to whole numbers by one rule, sums of products are exact in int32, and floats meet in one order, block after block, without fused
 operations. Sources must be compiled with -ffp-contract=off. */
 
@@ -33,6 +33,7 @@ typedef struct {
     float *step;        /* (rows, k); NaN for a block with a NaN or an infinity */
     int32_t *sum;       /* (rows, k): of a block's numbers */
     size_t blocks;
+    void *spread; /* one row alone: the same once more as a level wants it, lm2_q_spread_bytes of it on a multiple of 64; else NULL */
 } Lm2QRows;
 
 /* One way to compute it. `there` says whether this processor can. */
@@ -40,13 +41,26 @@ typedef struct {
     const char *name;
     int (*there)(void);
     void (*round)(const float *x, size_t first, size_t last, const Lm2QRows *rows); /* rows first .. last - 1 of x (rows, i) */
+    void (*spread)(const Lm2QRows *row, int bits);                                  /* fills row->spread of a row that is rounded; may be NULL */
     void (*tiles)(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y); /* y (rows, o), tiles of outputs */
 } Lm2QLevel;
 
+enum { LM2_QGROUP = 4, LM2_QGROUP_BYTES = 19 * 64 }; /* blocks of a row that are spread together, and their bytes */
+
+/* Room that one row of k blocks takes when it is spread. */
+static inline size_t lm2_q_spread_bytes(size_t blocks) { return ((blocks - 1) / LM2_QGROUP + 1) * LM2_QGROUP_BYTES; }
+
 extern const Lm2QLevel LM2_QLINEAR_PLAIN;
 
-/* Levels of x86-64, the best first; none elsewhere or with a compiler that cannot make them. */
-const Lm2QLevel *lm2_qlinear_x86(size_t *count);
+/* Which levels beside plain C this compiler can make. */
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : defined(__GNUC__) && __GNUC__ >= 11)
+#define LM2_QLINEAR_X86
+#elif defined(__aarch64__) && defined(__ARM_NEON) && (defined(__GNUC__) || defined(__clang__))
+#define LM2_QLINEAR_NEON
+#endif
+
+/* They, the best first (qlinear_x86.c, qlinear_neon.c). */
+const Lm2QLevel *lm2_qlinear_levels(size_t *count);
 
 #if defined(__GNUC__) || defined(__clang__)
 #define LM2_Q_INLINE static inline __attribute__((always_inline))

@@ -41,4 +41,8 @@ static void tiles(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t fi
     }
 }
 
-const Lm2QLevel LM2_QLINEAR_PLAIN = {"plain", always, round_rows, tiles};
+const Lm2QLevel LM2_QLINEAR_PLAIN = {"plain", always, round_rows, NULL, tiles};
+
+#if !defined(LM2_QLINEAR_X86) && !defined(LM2_QLINEAR_NEON)
+const Lm2QLevel *lm2_qlinear_levels(size_t *count) { return *count = 0, (const Lm2QLevel *)0; }
+#endif

@@ -2,34 +2,24 @@
 
 A panel of a tile (16 outputs, up to 24 blocks) is turned so that one vector holds 4 numbers of every output, and then multiplied by all rows
 of x; its bytes are unsigned, 8-bit numbers with 128 added. Between panels y holds the sums. Outputs past the last one are copies of it and are
-not stored. Weights are read once, in one stream whose next tile is asked for ahead. Knows arrays; no ONNX Runtime, no threads, no state. */
+not stored. Weights are read once, in one stream whose next tile is asked for ahead. One row alone goes another way
+(qlinear_x86_row.c). Knows arrays; no ONNX Runtime, no threads, no state. */
 
-#include "qlinear.h"
+#include "qlinear_x86.h"
 
-#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : defined(__GNUC__) && __GNUC__ >= 11)
+#ifdef LM2_QLINEAR_X86
 
 #include <cpuid.h>
-#include <immintrin.h>
 
-#define AVX2 __attribute__((target("avx2,f16c")))
-#ifdef LM2_VNNI_STAND_IN /* for tests: these instructions written out, so that their code runs on processors that lack them */
-#include LM2_VNNI_STAND_IN
-#define AVXVNNI AVX2
-#define AVX512 AVX2
-#else
-#define AVXVNNI __attribute__((target("avx2,f16c,avxvnni")))
-#define AVX512 __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")))
-#endif
-#define INLINE static inline __attribute__((always_inline))
+enum { PANEL = 24, VECTORS = 8, HALF_TILE = LM2_QTILE / 2, ROWS_512 = 4, ADDED_SHIFT = 7 };
 
-enum { PANEL = 24, VECTORS = 8, TILE_BYTES = LM2_QTILE * LM2_QBLOCK, HALF_TILE = LM2_QTILE / 2, LINE = 64 };
-
+/* Some blocks of a tile, turned: one vector holds 4 numbers of every output, in unsigned bytes. */
 typedef struct {
     _Alignas(64) uint8_t q[PANEL][VECTORS][LM2_QTILE][4];
     _Alignas(64) float d[PANEL][LM2_QTILE];
     _Alignas(64) float m[PANEL][LM2_QTILE];
     size_t first, blocks; /* of W's blocks */
-    int32_t added;        /* to every number: 0 or 128 */
+    int32_t added;        /* to every number: 0, or with 8 bits 1 << ADDED_SHIFT */
 } Panel;
 
 INLINE AVX2 __m256i two(const void *low, const void *high) {
@@ -103,11 +93,6 @@ INLINE AVX2 void turn_scales(const uint16_t *const *from, size_t first, size_t b
     turn_halves(rows, 0, to);
 }
 
-/* For bytes at `from` + `offset`, which need not be there: no access, and no pointer past an end. */
-INLINE void ask(const void *from, size_t offset, size_t bytes) {
-    for (size_t at = 0; at < bytes; at += LINE) _mm_prefetch((const char *)((uintptr_t)from + offset + at), _MM_HINT_T0);
-}
-
 INLINE AVX2 void read_panel(const Lm2QMatrix *w, size_t tile, Panel *p) {
     const uint8_t *q[LM2_QTILE];
     const uint16_t *d[LM2_QTILE], *m[LM2_QTILE];
@@ -145,12 +130,6 @@ INLINE AVX2 __m256 add_block(__m256 sums, __m256i dot, const float *d, const flo
         SUM = OPERATION(SUM, VALUE); \
         __asm__("" : "+x"(SUM)); \
     } while (0)
-
-INLINE int32_t four(const int8_t *from) {
-    int32_t all;
-    memcpy(&all, from, sizeof all);
-    return all;
-}
 
 /* Below: dot (rows, 2 halves), of block k of the panel with `rows` rows of x (a constant); `at` is that block in the first of them.
 
@@ -240,13 +219,13 @@ MULTIPLY(multiply4, AVX2, dot4)
 MULTIPLY(multiply8, AVX2, dot8)
 MULTIPLY(multiply_vnni, AVXVNNI, dot_vnni)
 
-/* The same with 16 lanes. */
-INLINE AVX512 void multiply_512(const Panel *p, const Lm2QRows *x, size_t first, int rows, float *y, size_t stride) {
-    __m512 sums[4];
+/* The same with 16 lanes. `bits` is a constant too. */
+INLINE AVX512 void multiply_512(const Panel *p, const Lm2QRows *x, size_t first, int rows, int bits, float *y, size_t stride) {
+    __m512 sums[ROWS_512];
     for (int r = 0; r < rows; r++) sums[r] = p->first ? _mm512_loadu_ps(y + r * stride) : _mm512_setzero_ps();
     for (size_t k = 0; k < p->blocks; k++) {
         const size_t at = first * x->blocks + p->first + k;
-        __m512i high[4], low[4];
+        __m512i high[ROWS_512], low[ROWS_512];
         for (int r = 0; r < rows; r++) high[r] = low[r] = _mm512_setzero_si512();
         for (int v = 0; v < VECTORS; v++) {
             const __m512i w = _mm512_loadu_si512((const void *)p->q[k][v]);
@@ -258,15 +237,23 @@ INLINE AVX512 void multiply_512(const Panel *p, const Lm2QRows *x, size_t first,
         }
         const __m512 d = _mm512_loadu_ps(p->d[k]), m = _mm512_loadu_ps(p->m[k]);
         for (int r = 0; r < rows; r++) {
-            const int32_t sum = x->sum[at + r * x->blocks];
-            const __m512i all = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
-            const __m512 own = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(all, _mm512_set1_epi32(p->added * sum))), d);
-            const __m512 part = _mm512_add_ps(own, _mm512_mul_ps(_mm512_set1_ps((float)sum), m));
+            const __m512i sum = _mm512_set1_epi32(x->sum[at + r * x->blocks]);
+            __m512i all = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
+            if (bits == 8) all = _mm512_sub_epi32(all, _mm512_slli_epi32(sum, ADDED_SHIFT));
+            const __m512 own = _mm512_mul_ps(_mm512_cvtepi32_ps(all), d);
+            const __m512 part = _mm512_add_ps(own, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), m));
             sums[r] = _mm512_add_ps(sums[r], _mm512_mul_ps(part, _mm512_set1_ps(x->step[at + r * x->blocks])));
         }
     }
     for (int r = 0; r < rows; r++) _mm512_storeu_ps(y + r * stride, sums[r]);
 }
+
+#define MULTIPLY_512(BITS) \
+    INLINE AVX512 void multiply##BITS##_512(const Panel *p, const Lm2QRows *x, size_t first, int rows, float *y, size_t stride) { \
+        multiply_512(p, x, first, rows, BITS, y, stride); \
+    }
+MULTIPLY_512(4)
+MULTIPLY_512(8)
 
 /* Tiles first .. last - 1 of y (rows, o), AT_ONCE rows together and the rest one by one: a row's sums are the same either way. */
 #define TILES(NAME, TARGET, MULTIPLIER, AT_ONCE) \
@@ -297,12 +284,31 @@ INLINE AVX512 void multiply_512(const Panel *p, const Lm2QRows *x, size_t first,
     }
 TILES(tiles4_avx2, AVX2, multiply4, 2)
 TILES(tiles8_avx2, AVX2, multiply8, 2)
-TILES(tiles_avxvnni, AVXVNNI, multiply_vnni, 2)
-TILES(tiles_avx512, AVX512, multiply_512, 4)
+TILES(panels_avxvnni, AVXVNNI, multiply_vnni, 2)
+TILES(panels4_avx512, AVX512, multiply4_512, ROWS_512)
+TILES(panels8_avx512, AVX512, multiply8_512, ROWS_512)
 
-AVX2 static void tiles_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) {
+AVX2 static void panels_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) {
     (w->bits == 4 ? tiles4_avx2 : tiles8_avx2)(w, x, rows, first, last, y);
 }
+
+static void panels_avx512(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) {
+    (w->bits == 4 ? panels4_avx512 : panels8_avx512)(w, x, rows, first, last, y);
+}
+
+/* A row alone is not worth a panel: whole tiles go without, and the last one of W, where it is not whole, with one. */
+#define ROW_OR_PANELS(LEVEL, CAN) \
+    static void tiles_##LEVEL(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) { \
+        if ((CAN) && lm2_q_row_fits(w, x, rows)) { \
+            const size_t whole = w->outputs / LM2_QTILE, end = last < whole ? last : whole; \
+            lm2_q_row_##LEVEL(w, x, first, end, y); \
+            first = first < end ? end : first; \
+        } \
+        if (first < last) panels_##LEVEL(w, x, rows, first, last, y); \
+    }
+ROW_OR_PANELS(avx2, w->bits == 4)
+ROW_OR_PANELS(avxvnni, 1)
+ROW_OR_PANELS(avx512, 1)
 
 AVX2 static void round_rows(const float *x, size_t first, size_t last, const Lm2QRows *rows) { lm2_q_round(x, first, last, rows); }
 
@@ -329,13 +335,11 @@ static int has_avx512(void) {
 #endif
 
 static const Lm2QLevel LEVELS[] = {
-    {"avx512vnni", has_avx512, round_rows, tiles_avx512},
-    {"avxvnni", has_avxvnni, round_rows, tiles_avxvnni},
-    {"avx2", has_avx2, round_rows, tiles_avx2},
+    {"avx512vnni", has_avx512, round_rows, lm2_q_spread, tiles_avx512},
+    {"avxvnni", has_avxvnni, round_rows, lm2_q_spread, tiles_avxvnni},
+    {"avx2", has_avx2, round_rows, lm2_q_spread, tiles_avx2},
 };
 
-const Lm2QLevel *lm2_qlinear_x86(size_t *count) { return *count = sizeof LEVELS / sizeof *LEVELS, LEVELS; }
+const Lm2QLevel *lm2_qlinear_levels(size_t *count) { return *count = sizeof LEVELS / sizeof *LEVELS, LEVELS; }
 
-#else
-const Lm2QLevel *lm2_qlinear_x86(size_t *count) { return *count = 0, (const Lm2QLevel *)0; }
 #endif

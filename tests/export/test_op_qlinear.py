@@ -6,14 +6,16 @@ processor has them, the library as it is shipped is tested too.
 
 import json
 import os
+import shutil
 import subprocess
 
 import numpy as np
 import onnxruntime
 import pytest
 import qlinear_kit
-from op_kit import OPS, compile_and_run, library, same, session, written_out
+from op_kit import FLAGS, OPS, compile_and_run, library, same, session, written_out
 
+from lm2.export.ops.build import QLINEAR_SOURCES
 from lm2.export.ops.qlinear import NAME, exact, reference
 
 LEVELS = (("plain", False), ("avx2", False), ("avxvnni", False), ("avx512vnni", False), ("avxvnni", True), ("avx512vnni", True))
@@ -63,8 +65,10 @@ def test_odd_values(level, stand_in):
         x = rng.standard_normal((9, 576)).astype(np.float32)
         x[1, 575], x[2, 0], x[3, 40], x[4] = np.nan, np.inf, -np.inf, 0
         x[5, 32:64], x[6, :64], x[7] = -0.0, 1e-40, 3e38
-        (y,) = at_level(qlinear_kit.model(w), level, stand_in)(None, {"x": x})
+        run = at_level(qlinear_kit.model(w), level, stand_in)
+        (y,) = run(None, {"x": x})
         same(y, reference(x, w))
+        same(np.concatenate([run(None, {"x": row[None]})[0] for row in x]), y)
         assert np.isnan(y[1:4]).all() and not y[4].any() and np.isfinite(y[[0, 5, 6, 8]]).all()
 
 
@@ -160,7 +164,7 @@ static void *exactly(size_t bytes, int step) { /* ends where the data ends */
 int main(int count, char **words) {
     const size_t extra = count > 1 ? (size_t)atoi(words[1]) : 0;
     size_t levels, sizes[] = {1, 15, 16, 33};
-    const Lm2QLevel *level = lm2_qlinear_x86(&levels);
+    const Lm2QLevel *level = lm2_qlinear_levels(&levels);
     for (int n = 0; n < 128; n++) {
         const size_t outputs = sizes[n % 4], blocks = sizes[n / 4 % 4], rows = n / 16 % 2 ? 6 : 1, at = rows * blocks;
         const int bits = n / 32 % 2 ? 4 : 8, one = n / 64;
@@ -168,7 +172,9 @@ int main(int count, char **words) {
         float *x = malloc(at * 128), *want = malloc(rows * outputs * 4);
         for (size_t k = 0; k < at * 32; k++) x[k] = (float)(k % 101) - 50;
         Lm2QMatrix w = {exactly(numbers * 4 * bits, 7), exactly(numbers * 2, 3), exactly(one ? 2 : numbers * 2, 5), outputs, blocks, bits, one};
-        Lm2QRows r = {exactly(at * 64, 1), exactly(at * 32, 1), exactly(at * 32, 1), exactly(at * 4, 1), exactly(at * 4, 1), blocks};
+        const size_t room = lm2_q_spread_bytes(blocks); /* a multiple of 64 */
+        Lm2QRows r = {exactly(at * 64, 1), exactly(at * 32, 1), exactly(at * 32, 1), exactly(at * 4, 1), exactly(at * 4, 1), blocks, NULL};
+        if (rows == 1 && n % 3) r.spread = aligned_alloc(64, room);
         LM2_QLINEAR_PLAIN.round(x, 0, rows, &r);
         LM2_QLINEAR_PLAIN.tiles(&w, &r, rows, 0, (outputs + 15) / 16, want);
         w.outputs += extra; /* more than there are: the control */
@@ -176,15 +182,18 @@ int main(int count, char **words) {
             if (!level[k].there()) continue;
             float *y = malloc(rows * outputs * 4);
             level[k].round(x, 0, rows, &r);
+            if (r.spread && level[k].spread) level[k].spread(&r, bits);
             level[k].tiles(&w, &r, rows, 0, (outputs + 15) / 16, y);
             if (memcmp(y, want, rows * outputs * 4)) return printf("%s differs\n", level[k].name), 1;
             free(y);
         }
-        void *all[] = {x, want, (void *)w.q, (void *)w.d, (void *)w.m, r.number, r.high, r.low, r.step, r.sum};
+        void *all[] = {x, want, (void *)w.q, (void *)w.d, (void *)w.m, r.number, r.high, r.low, r.step, r.sum, r.spread};
         for (size_t k = 0; k < sizeof all / sizeof *all; k++) free(all[k]);
     }
-    puts("ok");
-    return 0;
+    printf("ok");
+    for (size_t k = 0; k < levels; k++)
+        if (level[k].there()) printf(" %s", level[k].name);
+    return puts(""), 0;
 }
 """
 
@@ -192,15 +201,36 @@ int main(int count, char **words) {
 def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
     """All levels under AddressSanitizer; with an output more than there is, a control, it is seen."""
     (tmp_path / "main.c").write_text(SANITIZED)
-    sources = [tmp_path / "main.c", OPS / "qlinear_plain.c", OPS / "qlinear_x86.c"]
+    sources = [tmp_path / "main.c", *(OPS / name for name in QLINEAR_SOURCES[1:])]
     flags = (
         "-O0",
         "-fsanitize=address,signed-integer-overflow,shift",
         "-fno-sanitize-recover=all",
         written_out("vnni"),
     )
-    assert compile_and_run(tmp_path, sources, flags, (), OPS) == (0, "ok\n", "")
+    code, said, complaint = compile_and_run(tmp_path, sources, flags, (), OPS)
+    assert (code, said[:2], complaint) == (0, "ok", "")
     control = subprocess.run(
         [tmp_path / "program", "1"], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     )
     assert control.returncode != 0 and "heap-buffer-overflow" in control.stderr
+
+
+def test_dot_products_of_arm(tmp_path):
+    """Where a cross compiler and an emulator are: the same bits as plain C, with and without the instruction; sums shifted too little, a control, are seen."""
+    cross, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    if not (cross and emulator):
+        pytest.skip("this machine has no aarch64-linux-gnu-gcc or no qemu-aarch64")
+    (tmp_path / "main.c").write_text(SANITIZED)
+    neon = (OPS / "qlinear_neon.c").read_text()
+    assert neon.count("vshlq_n_s32(above, 8)") == 1
+    (tmp_path / "right.c").write_text(neon)
+    (tmp_path / "wrong.c").write_text(neon.replace("vshlq_n_s32(above, 8)", "vshlq_n_s32(above, 7)"))
+    said = {}
+    for name, processor in (("right", "max"), ("right", "cortex-a53"), ("wrong", "max")):
+        program = tmp_path / name
+        if not program.exists():
+            sources = [tmp_path / "main.c", OPS / "qlinear_plain.c", tmp_path / f"{name}.c"]
+            subprocess.run([cross, *FLAGS, "-O1", "-static", f"-I{OPS}", *sources, "-o", program, "-lm"], check=True, capture_output=True)
+        said[name, processor] = subprocess.run([emulator, "-cpu", processor, program], capture_output=True, text=True).stdout
+    assert said == {("right", "max"): "ok neondot\n", ("right", "cortex-a53"): "ok\n", ("wrong", "max"): "neondot differs\n"}

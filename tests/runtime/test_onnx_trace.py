@@ -59,10 +59,10 @@ def no_output_gate(self, g, x, a, keys, values, layer, looks):
     return g.op("Add", a, read), write
 
 
-def wrong_tables(rope, head_dim, positions):
+def wrong_tables(g, rope, of, head_dim, positions, dtype):
     from lm2.models.config import RopeConfig
 
-    return RIGHT["rope"](RopeConfig(10000.0), head_dim, positions)
+    return RIGHT["rope"](g, RopeConfig(10000.0), of, head_dim, positions, dtype)
 
 
 RIGHT = {}
@@ -84,13 +84,13 @@ def test_a_wrong_export_fails_and_is_explained(tmp_path, monkeypatch, fault, cel
     """Negative controls: the first tensor named is the one that the fault is in."""
     from lm2.export import attention, memory
 
-    RIGHT.update(gated=memory.MemoryLayers.gated, rope=attention.rope_tables)
+    RIGHT.update(gated=memory.MemoryLayers.gated, rope=attention.rotary_tables)
     if fault == "gates":
         monkeypatch.setattr("lm2.export.export.plain_update", swapped)
     elif fault == "output gate":
         monkeypatch.setattr(memory.MemoryLayers, "gated", no_output_gate)
     elif fault == "theta":
-        monkeypatch.setattr(attention, "rope_tables", wrong_tables)
+        monkeypatch.setattr(attention, "rotary_tables", wrong_tables)
     else:  # what is read is the bank's negative
         right = memory.MemoryLayers.keys_values
         monkeypatch.setattr(memory.MemoryLayers, "keys_values", lambda self, g, bank, layer, told="": right(self, g, g.op("Neg", bank), layer, told))
