@@ -84,9 +84,10 @@ class AskedStreams(Speech):
     def _story(self, rng: random.Random, task: str, most: int) -> tuple[list[str], list[list[Question]]]:
         """Facts, and what a file asks after each."""
         if task in OWN and (not self.told.get(task) or rng.random() >= REAL_SHARE):
-            facts = story(rng, task, rng.randint(2, most))
-            return facts, [[] for _ in facts]
-        facts, given = [], []
+            made = story(rng, task, rng.randint(2, most))
+            return made, [[] for _ in made]
+        facts: list[str] = []
+        given: list[list[Question]] = []
         for line in rng.choice(self.told[task]).lines:
             if isinstance(line, babi.Question):
                 if given and task not in OWN:

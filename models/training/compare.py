@@ -15,7 +15,6 @@ from ..baselines.folder import write_baseline
 from ..baselines.model import Baseline
 from ..layout import TEMPLATE, TOKENIZER
 from ..tasks import babi
-from ..text.tokenizer import Tokenizer
 from . import jobs, sources, start, vocabulary
 from .answer_task import MemoryAnswers, SegmentAnswers
 from .asked import OWN, AskedStreams

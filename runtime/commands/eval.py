@@ -76,7 +76,8 @@ def command(
     from ..evaluation.plans import Asked, plan
     from ..evaluation.report import header
     from ..evaluation.store import Store
-    from ..evaluation.streams import Reader, Stopped, streams_at_once
+    from ..evaluation.streams import Stopped, streams_at_once
+    from ..evaluation.swift import reader_of
 
     if task in ("harm", "recall"):
         _baseline(model, task)
@@ -106,7 +107,7 @@ def command(
             if interrupted():
                 raise Stopped
 
-        reader = (Reader if beside is None else beside.reader)(loaded.backend, loaded.eos, answer_tokens or ANSWER_TOKENS, check)
+        reader = (reader_of if beside is None else beside.reader)(loaded.backend, loaded.eos, answer_tokens or ANSWER_TOKENS, check)
         planned = plan(asked, loaded, reader, batch or streams_at_once(loaded.backend))
         if beside is not None:
             planned.words["baseline"] = beside.read_baseline(Path(model)).words
