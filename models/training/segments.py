@@ -52,8 +52,8 @@ def _grouped(batch: Batch, i: int, size: int) -> list[Group]:
 def _joined(groups: list[Group]) -> Segment:
     lengths = np.array([len(text) for text, _ in groups], np.int64)
     text = np.zeros((len(groups), int(lengths.max())), np.int64)
-    for i, (ids, _) in enumerate(groups):
-        text[i, : len(ids)] = ids
+    for i, (read, _) in enumerate(groups):
+        text[i, : len(read)] = read
     most, longest = max(len(q) for _, q in groups), max((len(q[1]) for _, questions in groups for q in questions), default=0)
     if not most:
         return Segment(text, lengths, None, None, None, [[] for _ in groups])
