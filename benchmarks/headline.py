@@ -7,7 +7,9 @@ each step. The same command goes on from whatever is there, also after a kill -9
 """
 
 import argparse
+import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from headline_table import Found, draw, markdown, merged
 
 from lm2.models.atomic import write_file
+from lm2.models.tensorfile import read_header
 
 ARMS = ("lm2", "rmt", "none")
 LM2 = [sys.executable, "-c", "from lm2.cli import main; main()"]
@@ -131,19 +134,9 @@ def write(out: Path, name: str, size: Size) -> None:
 
 
 def facts(place: Path) -> dict[str, object]:
-    """A run's parameters, the bytes of its state, and the tokens it was trained on."""
-    import csv
-    import struct
-
-    with open(place / "model" / "model.safetensors", "rb") as f:
-        header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
-    count = 0
-    for key, tensor in header.items():
-        if key != "__metadata__":
-            n = 1
-            for k in tensor["shape"]:
-                n *= k
-            count += n
+    """A run's parameters, the bytes it carries, the tokens it sees at a time, and its last loss."""
+    header = read_header(place / "model" / "model.safetensors")
+    count = sum(math.prod(tensor.shape) for tensor in header.tensors.values())
     config = json.loads((place / "model" / "config.json").read_text(encoding="utf-8"))
     if "baseline" in config:
         state = 4 * config["baseline"]["tokens"] * config["hidden_size"]
