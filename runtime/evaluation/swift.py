@@ -68,8 +68,8 @@ class _Banks:
         self.model, self.tables = model, model.tables()
         self.rows = model.initial_bank(b)  # (l, b, n, d)
         self.memories = [cast("GatedMemory", model.blocks[i].memory) for i in m.layers]
-        kind = {"dtype": model.dtype, "device": model.device}
-        self.keys, self.values = (torch.zeros(m.banks, b, m.heads, m.slots, m.head_dim, **kind) for _ in range(2))  # (l, b, h, n, e) each
+        shape = (m.banks, b, m.heads, m.slots, m.head_dim)
+        self.keys, self.values = (torch.zeros(shape, dtype=model.dtype) for _ in range(2))  # (l, b, h, n, e) each
 
     def read(self, chunks: Sequence[Ids], step: int) -> None:
         """Take in chunk number `step` of the first k streams."""

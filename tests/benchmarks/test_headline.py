@@ -58,9 +58,9 @@ def test_it_runs_and_goes_on_after_a_kill(tmp_path):
     data = tmp_path / "data"
     (data / "babi").mkdir(parents=True)
     (data / "background").mkdir()
-    moves = "".join(f"1 Mary moved to the garden.\n2 John went to the {r}.\n3 Where is Mary?\tgarden\t1\n" for r in ("kitchen", "office") * 20)
-    (data / "babi" / "qa1_x_train.txt").write_text(moves)
     rooms = ("kitchen", "office", "garden", "hallway", "bedroom", "bathroom")
+    moves = "".join(f"1 Mary moved to the {a}.\n2 John went to the {b}.\n3 Where is Mary?\t{a}\t1\n" for a in rooms for b in rooms)
+    (data / "babi" / "qa1_x_train.txt").write_text(moves)
     north = "".join(f"1 The {a} is north of the {b}.\n2 What is north of the {b}?\t{a}\t1\n" for a in rooms for b in rooms if a != b)
     (data / "babi" / "qa4_x_train.txt").write_text(north)
     for name in ("a", "b", "c"):
