@@ -27,6 +27,7 @@ from .segments import segments
 ASKED = 2  # questions at a border
 
 Hits = dict[str, list[bool]]
+Answered = Sequence[tuple[Tensor, Tensor, Sequence[Sequence[str]]]]
 
 
 class _AnswerTask:
@@ -66,7 +67,7 @@ class _AnswerTask:
         loss = torch.stack(sums).sum() / count if sums else sum((p.sum() * 0 for p in self.model.parameters()), zero)
         return Terms(loss, zero, {}, dict(hits), int(batch.lengths.sum()))
 
-    def _answers(self, batch: Batch, blocks: int) -> list[tuple[Tensor, Tensor, Sequence[Sequence[str]]]]:
+    def _answers(self, batch: Batch, blocks: int) -> Answered:
         """For each place where something is asked: final states (b', q, s, d), targets (b', q, s), tasks (b', q)."""
         raise NotImplementedError
 
@@ -77,7 +78,7 @@ class _AnswerTask:
 class MemoryAnswers(_AnswerTask):
     """LM2: chunks are read into the banks, each question is asked of them in a chunk of its own."""
 
-    def _answers(self, batch: Batch, blocks: int) -> list[tuple[Tensor, Tensor, Sequence[Sequence[str]]]]:
+    def _answers(self, batch: Batch, blocks: int) -> Answered:
         model = self.model
         b, chunks, t = batch.ids.shape
         rings, out = Rings(model, b, blocks), []
@@ -99,7 +100,7 @@ class SegmentAnswers(_AnswerTask):
 
     model: Baseline
 
-    def _answers(self, batch: Batch, blocks: int) -> list[tuple[Tensor, Tensor, Sequence[Sequence[str]]]]:
+    def _answers(self, batch: Batch, blocks: int) -> Answered:
         model = self.model
         assert isinstance(model, Baseline)
         memory, out = model.begin(len(batch.ids)), []  # (b, m, d)

@@ -24,7 +24,8 @@ EXAMPLES = 5
 
 def mmlu_cells(folder: Path, only: Sequence[str]) -> tuple[list[Cell], list[Path]]:
     """A cell for each subject, and the files they are from. Raises EvaluationError when files are missing."""
-    cells, used = [], []
+    cells: list[Cell] = []
+    used: list[Path] = []
     for name, subject in subjects(folder, only).items():
         examples = subject.examples[:EXAMPLES]
         samples = partial(_samples, examples, subject.asked)
