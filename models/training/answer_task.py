@@ -98,8 +98,6 @@ class MemoryAnswers(_AnswerTask):
 class SegmentAnswers(_AnswerTask):
     """A baseline: segments are read one after another, questions stand behind the text that was read of theirs. `blocks` means nothing here."""
 
-    model: Baseline
-
     def _answers(self, batch: Batch, blocks: int) -> Answered:
         model = self.model
         assert isinstance(model, Baseline)
