@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="--task seek: a BERT's folder (a small encoder of sentences) that looks again at what the finder likes; written with the recall, in 8 bits.",
 )
+@click.option(
     "--memory", type=click.Choice(["lm2", "rmt", "none"]),
     help="--task babilong: train for a comparison, from answers alone: LM2, RMT, or a Llama with its window (docs/babilong.md).",
 )  # fmt: skip
