@@ -18,6 +18,7 @@ from .fields import choice, is_whole, positive, truth, whole
 from .rope import RopeConfig as RopeConfig
 from .rope import read_rope
 
+BASELINE = "lm2-baseline"  # the model_type of what LM2 is compared with (baselines/)
 CELLS = ("gated", "released")
 INITS = ("zeros", "eye")
 POOLS = ("chunk", "causal")
@@ -161,6 +162,9 @@ class LM2Config:
         """Read the content of an lm2 config.json. Raises ConfigError naming the field, the value and what was expected."""
         if not isinstance(d, Mapping):
             raise ConfigError(f"the config must be a JSON object, not {type(d).__name__}")
+        if d.get("model_type") == BASELINE:
+            kind = d["baseline"].get("kind") if isinstance(d.get("baseline"), Mapping) else None
+            raise ConfigError(f"model_type {BASELINE!r} is a baseline ({kind}), which LM2 is compared with: only `lm2 eval --task babilong` opens it")
         if d.get("model_type", "lm2") != "lm2":
             raise ConfigError(f"model_type {d['model_type']!r} must be 'lm2': turn another model into one with `lm2 convert SRC DST`")
         if "memory" not in d:

@@ -1,4 +1,4 @@
-"""Is an answer right? Whole words, by the labels of a task; and what always giving the commonest answer would score. Knows texts only."""
+"""Is an answer right? Whole words, by the labels of a task, or by BABILong's published rule; and what always giving the commonest answer would score. Knows texts only."""
 
 import math
 import re
@@ -43,6 +43,20 @@ def is_right(reply: str, answer: str, labels: Iterable[str], question: str) -> b
     known = {*labels, *wanted}
     found = mentioned(first_sentence(reply), known)
     return bool(wanted) and wanted <= found and found - wanted <= mentioned(question, known)
+
+
+def is_right_published(reply: str, answer: str, labels: Iterable[str], question: str) -> bool:
+    """The same question judged by BABILong's own rule (Kuratov et al., arXiv 2406.10149, its metrics): up to the first full stop, labels wherever their
+    letters stand, also inside of words, without those that stand in the question; right when what is left is the answer and nothing else.
+
+    An answer of several words set apart by commas wants all of them.
+    """
+    said, asked = reply.lower().partition(".")[0], question.lower()
+    for mark in ("<context>", "<example>"):
+        said = said.partition(mark)[0]
+    wanted = {part.strip() for part in answer.lower().split(",")}
+    named = {label.lower() for label in labels}
+    return bool(wanted) and {label for label in named if label in said and label not in asked} == wanted
 
 
 def majority(answers: Iterable[str]) -> Floor:

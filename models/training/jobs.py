@@ -4,7 +4,7 @@ Knows the recipes (their plans are the defaults of the shipped models); the loop
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -80,7 +80,7 @@ def tiny(
     task = StoryTask(model, stories, STORY_WEIGHTS[plan.task], plan.seed, recompute=recompute, bound=begun is not None)
 
     def write(folder: Path, record: Mapping[str, Any]) -> None:
-        _write_model(model, folder, {TOKENIZER: tokenizer.data, TEMPLATE: vocabulary.TEMPLATE.encode()}, record)
+        write_model(model, folder, {TOKENIZER: tokenizer.data, TEMPLATE: vocabulary.TEMPLATE.encode()}, record)
 
     return Job(task, write, "model", origin(model.config, begun, out, [stories.fixed, stories.book]))
 
@@ -97,7 +97,7 @@ def babilong(plan: Plan, data: Path | None, out: Path, device: str, begun: Model
     streams = facts.FactStreams(tokenizer.encode, model.config.memory.chunk, fixed, book)
 
     def write(folder: Path, record: Mapping[str, Any]) -> None:
-        _write_model(model, folder, {TOKENIZER: tokenizer.data, TEMPLATE: vocabulary.TEMPLATE.encode()}, record)
+        write_model(model, folder, {TOKENIZER: tokenizer.data, TEMPLATE: vocabulary.TEMPLATE.encode()}, record)
 
     return Job(FactTask(model, streams, plan.seed), write, "model", origin(model.config, begun, out, [fixed, book]))
 
@@ -107,20 +107,25 @@ def _small(
 ) -> tuple[LM2, Tokenizer]:
     """A small model with a tokenizer of its own, from a seed or from a folder."""
     file = out / TOKENIZER if begun is None else begun.path / TOKENIZER
+    remedy = "remove it, or give another --out" if begun is None else "give lm2-tiny, lm2-babi or a model made from them"
+    tokenizer = own_tokenizer(data, file, remedy)
+    if begun is not None:
+        return load_model(begun, device).train().requires_grad_(True), tokenizer
+    return start.fresh(shape(tokenizer.vocab_size, tokenizer.id(END) or 0), plan.seed).to(device), tokenizer
+
+
+def own_tokenizer(data: Path | None, file: Path, remedy: str = "remove it, or give another --out") -> Tokenizer:
+    """The tokenizer `file` of a small model; trained on the data once where it is not there. Raises TrainError for another kind, with the remedy."""
     with together.first_alone():
         if not file.exists():
-            out.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             body = vocabulary.train(data).to_str().encode()
             write_file(file, lambda f: f.write(body))
     tokenizer = Tokenizer.load(file.parent)
-    marks = {mark: tokenizer.id(mark) for mark in (END, USER, ASSISTANT)}
-    for mark, number in marks.items():
-        if number is None:
-            remedy = "remove it, or give another --out" if begun is None else "give lm2-tiny, lm2-babi or a model made from them"
+    for mark in (END, USER, ASSISTANT):
+        if tokenizer.id(mark) is None:
             raise TrainError(f"{file} has no token {mark}: it is not lm2-tiny's tokenizer: {remedy}")
-    if begun is not None:
-        return load_model(begun, device).train().requires_grad_(True), tokenizer
-    return start.fresh(shape(tokenizer.vocab_size, marks[END] or 0), plan.seed).to(device), tokenizer
+    return tokenizer
 
 
 def _stories(tokenizer: Tokenizer, config: LM2Config, data: Path | None, task: str, say: Say) -> Stories:
@@ -234,7 +239,7 @@ def text(plan: Plan, folder: ModelFolder, data: Path, everything: bool, device: 
     def write(path: Path, record: Mapping[str, Any]) -> None:
         files = [*(folder.path / name for name in (*TEXT_FILES, SOURCE)), *license_files(folder.path)]
         texts = {file.name: file.read_bytes() for file in files if file.is_file()}
-        _write_model(model, path, texts, record)
+        write_model(model, path, texts, record)
 
     return Job(task, write, "model", origin(model.config, folder, folder.path, read))
 
@@ -245,15 +250,17 @@ def record(plan: Plan, model: str, options: str = "") -> dict[str, Any]:
     return {"lm2_version": __version__, "command": command, "plan": plan.to_dict()}
 
 
-def _write_model(model: LM2, path: Path, texts: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
+def write_model(model: LM2, path: Path, texts: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
+    """Write a model that was trained as a model folder. Raises WriteError."""
     model.config = replace(model.config, memory=replace(model.config.memory, trained=True))
     with new_folder(path) as folder:
-        _fill_model(model, folder, texts, record)
+        save_folder(model, folder, "float16")
+        write_texts(folder, texts, model.config.eos_token_id, record)
 
 
-def _fill_model(model: LM2, folder: Path, texts: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
-    save_folder(model, folder, "float16")
-    ends = {"eos_token_id": list(model.config.eos_token_id), "temperature": 0.0}
-    made = {GENERATION: json.dumps(ends, indent=2), "training.json": json.dumps(record, indent=2)}
+def write_texts(folder: Path, texts: Mapping[str, bytes], ends: Sequence[int], record: Mapping[str, Any]) -> None:
+    """What a folder that is being made has beside its weights: its texts, where answers end, and how it was trained."""
+    settings = {"eos_token_id": list(ends), "temperature": 0.0}
+    made = {GENERATION: json.dumps(settings, indent=2), "training.json": json.dumps(record, indent=2)}
     for name, content in {**texts, **{name: text_.encode() for name, text_ in made.items()}}.items():
         (folder / name).write_bytes(content)

@@ -30,6 +30,7 @@ WHITE = 0.05  # added to every direction of the topics' features, of which the m
 TOPIC_SHARP = 4.9  # how far rows and questions of new topics are scaled up
 SPOKEN = 0.5  # how loud a new memory says the words it looks at, as a share of the residual stream it speaks into
 RIDGE = 0.05  # added to every direction where a map is fitted, of which the mean is 1
+EMBEDDED = 0.3  # the deviation of a small model's embeddings at the start
 KEPT_TOPICS = 4.0  # its sigmoid is what stays of a topics' row when another is written over it
 
 BABI = MemoryConfig(cell="gated", slots=1024, chunk=32, layers=(2, 4), heads=4, head_dim=32, init="zeros")
@@ -78,7 +79,7 @@ def fresh(config: LM2Config, seed: int) -> LM2:
         if slot.dim() != 2:
             slot.fill_(1.0 if "norm" in name else 0.0)
             continue
-        deviation = 0.3 if "embed" in name else slot.shape[1] ** -0.5
+        deviation = EMBEDDED if "embed" in name else slot.shape[1] ** -0.5
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             deviation *= 0.4
         if "gate.weight" in name and "memory" in name:

@@ -76,8 +76,11 @@ def command(
     from ..evaluation.plans import Asked, plan
     from ..evaluation.report import header
     from ..evaluation.store import Store
-    from ..evaluation.streams import Reader, Stopped, streams_at_once
+    from ..evaluation.streams import Stopped, streams_at_once
+    from ..evaluation.swift import reader_of
 
+    if task in ("harm", "recall"):
+        _baseline(model, task)
     if task == "harm":
         from .eval_harm import harm
 
@@ -96,18 +99,33 @@ def command(
     asked = Asked(task, data, spans, _distances(distances or DISTANCES, 1), _words(only or ""), part, seed, system, chunk, counter)
     count = samples or (TEXTS if task == "perplexity" else SAMPLES)
     out = ready(out, f"{task}.png")
-    loaded = open_model(model, backend, device, dtype, threads)
+    beside = _baseline(model, task)
+    loaded = open_model(model, backend, device, dtype, threads) if beside is None else beside.open_baseline(Path(model), backend, device, dtype, threads)
     with soft_interrupt() as interrupted:
 
         def check() -> None:
             if interrupted():
                 raise Stopped
 
-        reader = Reader(loaded.backend, loaded.eos, answer_tokens or ANSWER_TOKENS, check)
+        reader = (reader_of if beside is None else beside.reader)(loaded.backend, loaded.eos, answer_tokens or ANSWER_TOKENS, check)
         planned = plan(asked, loaded, reader, batch or streams_at_once(loaded.backend))
+        if beside is not None:
+            planned.words["baseline"] = beside.read_baseline(Path(model)).words
         store = Store(out, planned.settings) if out else None
         done = (_scored if planned.scorer else _answered)(loaded, planned, count, store, asked)
     tell(done, header(loaded, planned.words), out, f"{task}.png", as_json)
+
+
+def _baseline(model: str, task: str) -> Any:
+    """The module that runs a baseline, where MODEL is one; else None. Raises EvaluationError for a task that baselines are not measured on."""
+    from ...models.baselines.config import is_baseline
+
+    if not Path(model).is_dir() or not is_baseline(Path(model)):
+        return None
+    from ..evaluation import baseline
+
+    baseline.check_task(Path(model), task)
+    return baseline
 
 
 def _answered(model: "Model", planned: "Plan", count: int, store: "Store | None", asked: "Asked") -> Done:

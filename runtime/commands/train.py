@@ -52,6 +52,11 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="--task seek: a BERT's folder (a small encoder of sentences) that looks again at what the finder likes; written with the recall, in 8 bits.",
 )
+@click.option(
+    "--memory", type=click.Choice(["lm2", "rmt", "none"]),
+    help="--task babilong: train for a comparison, from answers alone: LM2, RMT, or a Llama with its window (docs/babilong.md).",
+)  # fmt: skip
+@click.option("--only", default="", metavar="A,B", help="--memory: bAbI's tasks [all of qa1 to qa10 that DATA has].")
 @click.option("--all-parameters", is_flag=True, help="--task text: train the backbone too.")
 @click.option("--recompute", is_flag=True, help="Keep no activations of chunks (chat: of MLPs): less memory, a third more work.")
 @click.option("--half", is_flag=True, help="Matrix products in bfloat16.")
@@ -74,6 +79,8 @@ def command(
     adapter: Path | None,
     recall: Path | None,
     encoder: Path | None,
+    memory: str | None,
+    only: str,
     all_parameters: bool,
     recompute: bool,
     half: bool,
@@ -95,7 +102,7 @@ def command(
     import torch
 
     from ...models.atomic import check_file, check_folder
-    from ...models.training import jobs, recall_jobs, together
+    from ...models.training import compare, jobs, recall_jobs, together
     from ...models.training import run as loop
     from ...models.training.plan import TrainError
     from ...models.training.plan import stages as read_stages
@@ -113,9 +120,16 @@ def command(
     say = click.echo if together.rank() == 0 else (lambda text: None)
     if (model == "tiny") != (task == "recall") and task != "babilong":
         raise TrainError(f"--task {task} trains {'tiny' if model != 'tiny' else 'a model folder'}, not {model}")
+    if memory and (model, task) != ("tiny", "babilong"):
+        raise TrainError(f"--memory {memory} is for `lm2 train tiny --task babilong`, not {model} with --task {task}")
+    if only and not memory:
+        raise TrainError(f"--only {only} needs --memory: without it --task babilong trains qa1 to qa5")
     fresh, options = not (out / loop.STATE).exists(), ""
     with together.joined(device):
-        if task == "babilong":
+        if memory:
+            options = f" --memory {memory}" + (f" --only {only}" if only else "")
+            job = compare.job(plan, memory, [t.strip() for t in only.split(",") if t.strip()], data, out, device, say)
+        elif task == "babilong":
             job = jobs.babilong(plan, data, out, device, None if model == "tiny" else _open(model), say)
         elif model == "tiny":
             job = jobs.tiny(plan, data, out, device, recompute, None, say)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ...models.tasks.babi import labels
 from ...models.tasks.recall import Conversation
-from ...models.tasks.scoring import Floor, is_right, majority, wilson
+from ...models.tasks.scoring import Floor, is_right, is_right_published, majority, wilson
 from .render import Renderer
 from .streams import Ids, Reader
 
@@ -64,6 +65,11 @@ class Result(NamedTuple):
     @property
     def control_right(self) -> int:
         return sum(o.control_right for o in self.outcomes)
+
+    @property
+    def published(self) -> int:
+        """How many are right by BABILong's own rule. Raises BabiError for outcomes that are none of bAbI's tasks."""
+        return sum(is_right_published(o.reply, o.answer, labels(o.kind), o.question) for o in self.outcomes)
 
     @property
     def floor(self) -> Floor | None:

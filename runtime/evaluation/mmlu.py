@@ -1,80 +1,37 @@
-"""MMLU from its CSV files: which of four letters a model finds likeliest, after five solved examples read in earlier chunks, and without them.
+"""MMLU: which of four letters a model finds likeliest, after five solved examples read in earlier chunks, and without them.
 
-Layout: DIR/dev/SUBJECT_dev.csv and DIR/test/SUBJECT_test.csv (or val/..._val.csv), lines `question,A,B,C,D,letter`, no header. Source:
-Hendrycks et al., arXiv 2009.03300. The examples are in the memory only, never in the question's chunk: the control has no examples.
+The examples are in the memory only, never in the question's chunk: the control has no examples. Files are mmlu_files.py's.
 """
 
-import csv
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...models import textfile
 from ...models.tasks.scoring import majority
 from .cells import Cell, Outcome
-from .store import EvaluationError
+from .mmlu_files import LETTERS, Choice, subjects
 from .streams import Ids, Reader, surprise
 
 if TYPE_CHECKING:
     from ..loading import Model
 
-LETTERS = ("A", "B", "C", "D")
 EXAMPLES = 5
-FILE_BYTES_MAX = 64 << 20
-
-
-class Choice(NamedTuple):
-    """A question with four answers; right is the letter."""
-
-    question: str
-    answers: tuple[str, str, str, str]
-    right: str
-
-    def text(self, solved: bool) -> str:
-        """As it is read: up to `Answer:`, or with the letter."""
-        lines = [self.question, *(f"{letter}. {a}" for letter, a in zip(LETTERS, self.answers, strict=True)), "Answer:"]
-        return "\n".join(lines) + (f" {self.right}\n\n" if solved else "")
-
-
-def read_choices(path: Path) -> tuple[Choice, ...]:
-    """A subject's questions. Raises EvaluationError naming the file and the line."""
-    out = []
-    try:
-        rows = csv.reader(line + "\n" for line in textfile.lines(path, FILE_BYTES_MAX, EvaluationError))
-        for number, row in enumerate(rows, 1):
-            if len(row) != 6 or row[5].strip() not in LETTERS:
-                raise EvaluationError(f"{path} line {number} must be a question, four answers and one of A, B, C, D")
-            out.append(Choice(row[0].strip(), (row[1].strip(), row[2].strip(), row[3].strip(), row[4].strip()), row[5].strip()))
-    except csv.Error as error:
-        raise EvaluationError(f"cannot read {path}: {error}") from None
-    if not out:
-        raise EvaluationError(f"{path} is empty: give MMLU's files")
-    return tuple(out)
 
 
 def mmlu_cells(folder: Path, only: Sequence[str]) -> tuple[list[Cell], list[Path]]:
-    """A cell for each subject of test/ (val/ where there is none), and the files they are from. Raises EvaluationError when files are missing."""
-    home = folder / "data" if (folder / "data").is_dir() else folder
-    part = "test" if (home / "test").is_dir() else "val"
-    files = {re.sub(rf"_{part}$", "", path.stem): path for path in sorted((home / part).glob(f"*_{part}.csv"))}
-    if not files:
-        raise EvaluationError(f"{folder} has no test/SUBJECT_test.csv: give the folder of MMLU's data.tar")
-    for subject in only:
-        if subject not in files:
-            raise EvaluationError(f"--only {subject}: {home / part} has {len(files)} subjects, such as {next(iter(files))}")
-    cells, used = [], []
-    for subject in only or files:
-        dev = home / "dev" / f"{subject}_dev.csv"
-        asked, examples = read_choices(files[subject]), read_choices(dev)[:EXAMPLES]
-        samples = partial(_samples, examples, asked)
-        cells.append(Cell(subject, 0, f"{len(examples)} examples", majority(c.right for c in asked), samples))
-        used += [files[subject], dev]
-    return cells, used
+    """A cell for each subject, and the files they are from. Raises EvaluationError when files are missing."""
+    cells: list[Cell] = []
+    used: list[Path] = []
+    for name, subject in subjects(folder, only).items():
+        examples = subject.examples[:EXAMPLES]
+        samples = partial(_samples, examples, subject.asked)
+        cells.append(Cell(name, 0, f"{len(examples)} examples", majority(c.right for c in subject.asked), samples))
+        used += subject.files
+    return cells, list(dict.fromkeys(used))
 
 
 class LetterExaminer:

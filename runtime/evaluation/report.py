@@ -36,13 +36,17 @@ def means(results: Sequence[Result]) -> list[Mean]:
     """Over all names that have samples at a length; none where there is only one name."""
     out = []
     for at in dict.fromkeys(r.cell.at for r in results):
-        here = [r for r in results if r.cell.at == at and r.asked]
+        here = _at(results, at)
         if len(here) < 2:
             continue
         floors = [r.floor.share for r in here if r.floor]
         accuracy, control = (sum(right / r.asked for right, r in zip(found, here, strict=True)) / len(here) for found in _rights(here))
         out.append(Mean(tuple(r.cell.name for r in here), at, here[0].cell.label, accuracy, control, sum(floors) / len(floors)))
     return out
+
+
+def _at(results: Sequence[Result], at: int) -> list[Result]:
+    return [r for r in results if r.cell.at == at and r.asked]
 
 
 def header(model: "Model", facts: dict[str, Any]) -> list[str]:
@@ -66,7 +70,8 @@ def table(task: str, results: Sequence[Result]) -> "Table":
     out = Table(title=f"{task}: right answers in % [95% interval]", title_justify="left", pad_edge=False)
     out.add_column("")
     out.add_column("")
-    for name in ("with memory", "without", "floor", "samples"):
+    published = task == "babilong"
+    for name in ("with memory", *(("BABILong's scoring",) if published else ()), "without", "floor", "samples"):
         out.add_column(name, justify="right")
     last = ""
     for r in results:
@@ -74,22 +79,23 @@ def table(task: str, results: Sequence[Result]) -> "Table":
             out.add_section()
         floor = f"{100 * r.floor.share:.1f} ({escape(r.floor.answer)})" if r.floor else ""
         with_, without = (_figure(n, r.asked) for n in (r.right, r.control_right))
-        out.add_row(
-            r.cell.name if r.cell.name != last else "", r.cell.label, with_, without, floor, f"{r.asked}{'' if r.whole else ' so far'}"
-        )
+        theirs = (f"{100 * r.published / r.asked:.1f}" if r.asked else "",) if published else ()
+        name = r.cell.name if r.cell.name != last else ""
+        out.add_row(name, r.cell.label, with_, *theirs, without, floor, f"{r.asked}{'' if r.whole else ' so far'}")
         last = r.cell.name
     combined = means(results)
     if combined:
         out.add_section()
     for i, m in enumerate(combined):
-        out.add_row("mean" if i == 0 else "", m.label, f"{100 * m.accuracy:.1f}", f"{100 * m.control:.1f}", f"{100 * m.floor:.1f}", "")
+        theirs = (f"{100 * sum(r.published / r.asked for r in here) / len(here):.1f}",) if published and (here := _at(results, m.at)) else ()
+        out.add_row("mean" if i == 0 else "", m.label, f"{100 * m.accuracy:.1f}", *theirs, f"{100 * m.control:.1f}", f"{100 * m.floor:.1f}", "")
     return out
 
 
 def document(model: "Model", task: str, results: Sequence[Result], settings: dict[str, Any], whole: bool) -> dict[str, Any]:
     """The whole report for programs: shares from 0 to 1."""
     whole = whole and all(r.whole for r in results)
-    return envelope(model, task, settings, whole, [_cell(r) for r in results]) | {
+    return envelope(model, task, settings, whole, [_cell(r, task == "babilong") for r in results]) | {
         "means": [m._asdict() | {"names": list(m.names)} for m in means(results)]
     }
 
@@ -113,7 +119,7 @@ def envelope(model: "Model", task: str, settings: dict[str, Any], whole: bool, c
     }  # fmt: skip
 
 
-def _cell(r: Result) -> dict[str, Any]:
+def _cell(r: Result, published: bool) -> dict[str, Any]:
     kinds: dict[str, dict[str, int]] = {}
     for o in r.outcomes:
         kind = kinds.setdefault(o.kind, {"count": 0, "right": 0, "control_right": 0})
@@ -123,7 +129,7 @@ def _cell(r: Result) -> dict[str, Any]:
     n = max(1, r.asked)
     return {
         "name": r.cell.name, "at": r.cell.at, "label": r.cell.label, "count": r.asked, "whole": r.whole,
-        **_share(r.right, r.asked), "control": _share(r.control_right, r.asked), "floor": r.floor._asdict() if r.floor else None,
+        **_share(r.right, r.asked), **({"published": _share(r.published, r.asked)} if published else {}), "control": _share(r.control_right, r.asked), "floor": r.floor._asdict() if r.floor else None,
         "kinds": kinds,
         "chunks_mean": sum(o.chunks for o in r.outcomes) / n, "tokens_mean": sum(o.tokens for o in r.outcomes) / n,
         "distance_mean": sum(o.distance for o in r.outcomes) / n,

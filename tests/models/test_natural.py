@@ -425,3 +425,9 @@ def test_a_wheel_carries_the_corpus():
     patterns = setup["package-data"]["lm2.models.tasks.natural"]
     carried = {file for pattern in patterns for file in FOLDER.parent.glob(pattern)}
     assert {file for file in FOLDER.iterdir()} <= carried
+
+
+def test_a_wheel_carries_every_package():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    here = {"lm2." + ".".join(file.parent.relative_to(ROOT).parts) for part in ("models", "runtime", "export", "lm2_mlx") for file in (ROOT / part).rglob("__init__.py")}
+    assert here | {"lm2"} == set(setup["packages"])

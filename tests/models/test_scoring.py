@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lm2.models.tasks.scoring import first_sentence, is_right, majority, mentioned, wilson
+from lm2.models.tasks.scoring import first_sentence, is_right, is_right_published, majority, mentioned, wilson
 
 ROOMS = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 COUNTS = ("none", "one", "two", "three")
@@ -85,3 +85,21 @@ def test_an_interval_holds_its_share():
             if 0 <= right <= count:
                 low, high = wilson(right, count)
                 assert 0 <= low <= right / count <= high <= 1, (right, count)
+
+
+PUBLISHED = [
+    ("The kitchen. Or the garden.", "kitchen", ROOMS, "Where is Mary?", True, True),
+    ("Kitchens", "kitchen", ROOMS, "Where is Mary?", True, False),  # parts of words count there
+    ("kitchen or garden", "kitchen", ROOMS, "Where is Mary?", False, False),
+    ("the garden, then the kitchen", "kitchen", ROOMS, "Where was it before the garden?", True, True),
+    ("none", "none", ("none", "one", "two", "three"), "How many objects?", False, True),  # its `none` has an `one` in it
+    ("apple and milk", "apple,milk", ("apple", "football", "milk", "nothing"), "What is Mary carrying?", True, True),
+    ("apple", "apple,milk", ("apple", "football", "milk", "nothing"), "What is Mary carrying?", False, False),
+    ("kitchen<example>garden", "kitchen", ROOMS, "Where is Mary?", True, False),
+]
+
+
+@pytest.mark.parametrize(("reply", "answer", "labels", "question", "published", "ours"), PUBLISHED)
+def test_babilongs_own_rule_beside_ours(reply, answer, labels, question, published, ours):
+    assert is_right_published(reply, answer, labels, question) is published
+    assert is_right(reply, answer, labels, question) is ours

@@ -22,6 +22,7 @@ from lm2.runtime.evaluation.report import _figure, document, means, table
 from lm2.runtime.evaluation.run import run
 from lm2.runtime.evaluation.store import EvaluationError, Store
 from lm2.runtime.evaluation.streams import Reader, Stopped, Stream, streams_at_once
+from lm2.runtime.evaluation.swift import SwiftReader, reader_of
 from lm2.runtime.session.session import Session
 
 
@@ -66,6 +67,23 @@ def test_a_batch_equals_its_streams_alone(model):
         want_bank, want = alone(model.backend.real, stream, question[0], 6)
         assert_close("bank", bank, want_bank, 2e-5, 1e-4)
         assert answer == want
+
+
+def test_reading_without_windows_equals_reading_with_them(gated):
+    """Banks and answers of streams that go round the bank more than once, in one order and in another."""
+    backend = gated.backend.real
+    lengths = [[64, 10, 33], [5], [], [64] * (2 * backend.config.memory.slots // 64 + 1), [40, 41]]
+    streams = drawn(gated, lengths)
+    plain, swift = Reader(backend, (), 6), reader_of(backend, (), 6, lambda: None)
+    assert isinstance(swift, SwiftReader)
+    fed = []
+    for want, got, stream in zip(plain.read(streams), swift.read(streams, fed.append), streams, strict=True):
+        assert got.shape == want.shape and got.dtype == want.dtype
+        assert_close("bank", got, want, 2e-5, 1e-4)
+        assert bool(got.any()) == bool(stream)
+    assert sum(fed) == sum(map(sum, lengths))
+    wrong = swift.read([s[:-1] for s in streams])[3]
+    assert np.abs(wrong - plain.read(streams)[3]).max() > 1e-3, "a chunk that was left out would show"
 
 
 def test_padding_that_is_left_in_the_bank_shows(gated, monkeypatch):

@@ -13,7 +13,8 @@ from lm2.models.tasks.babilong import parse_length
 from lm2.runtime.backend import MemoryState
 from lm2.runtime.evaluation import mmlu
 from lm2.runtime.evaluation.cells import Cell
-from lm2.runtime.evaluation.mmlu import LetterExaminer, mmlu_cells, read_choices
+from lm2.runtime.evaluation.mmlu import LetterExaminer, mmlu_cells
+from lm2.runtime.evaluation.mmlu_files import read_choices, subjects
 from lm2.runtime.evaluation.perplexity import Losses, Scorer, figures, measure, perplexity_cells
 from lm2.runtime.evaluation.report import perplexity_cell, perplexity_table
 from lm2.runtime.evaluation.store import EvaluationError, Store
@@ -210,3 +211,62 @@ def test_files_that_are_wrong(questions, row):
         mmlu_cells(questions, ("cooking",))
     with pytest.raises(EvaluationError, match="MMLU's data"):
         mmlu_cells(questions / "dev", ())
+
+
+FORMS = {
+    "json": ('["1", "a, b", "it\'s", "4"]', ("1", "a, b", "it's", "4")),
+    "python": ("['1', 'a, b', \"it's\", '4']", ("1", "a, b", "it's", "4")),
+    "numpy": ("['1' 'a, b'\n \"it's\" '4']", ("1", "a, b", "it's", "4")),
+}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+@pytest.mark.parametrize("together", [False, True])
+def test_hugging_faces_form_is_the_authors(tmp_path, form, together):
+    """A header line, choices as a list, answers as numbers: for each subject or one file for all; the same questions as the authors' lines."""
+    written, answers = FORMS[form]
+    for part, count in (("dev", 5), ("test", 3)):
+        place = tmp_path / f"{part}.csv" if together else tmp_path / part / f"logic_{part}.csv"
+        place.parent.mkdir(exist_ok=True)
+        with open(place, "w", newline="") as f:
+            out = csv.writer(f)
+            out.writerow(["question", "subject", "choices", "answer"])
+            for i in range(count):
+                out.writerow([f"Which, {i}?", "logic", written, i % 4])
+    found = subjects(tmp_path, ("logic",))["logic"]
+    assert [c.right for c in found.asked] == ["A", "B", "C"] and len(found.examples) == 5 and len(found.files) == 2
+    assert all(c.answers == answers and c.question == f"Which, {i}?" for i, c in enumerate(found.asked))
+    plain = tmp_path / "plain.csv"
+    with open(plain, "w", newline="") as f:
+        csv.writer(f).writerows([f"Which, {i}?", *answers, "ABC"[i]] for i in range(3))
+    assert [c.text(True) for c in read_choices(plain)] == [c.text(True) for c in found.asked]
+    cells, files = mmlu_cells(tmp_path, ())
+    assert [c.name for c in cells] == ["logic"] and len(files) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("question,choices,answer\nq,\"['a','b','c']\",0\n", "line 2 must be a question, a list of four choices"),
+        ("question,choices,answer\nq,\"['a','b','c','d']\",4\n", "line 2 must be"),
+        ("question,choices,answer\nq,[[,0\n", "line 2 must be"),
+        ("question,answer\nq,0\n", "line 1 names question and answer"),
+        ("question,A,B,C,D,answer\n", "is empty"),
+    ],
+)
+def test_wrong_lines_of_hugging_faces_form(tmp_path, text, words):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(EvaluationError, match=words):
+        read_choices(tmp_path / "x.csv")
+    (tmp_path / "x.csv").write_text("question,A,B,C,D,answer\nq,1,2,3,4,2\n")
+    assert read_choices(tmp_path / "x.csv")[0].right == "C"
+
+
+def test_files_of_all_subjects_that_do_not_belong_together(tmp_path):
+    for part, subject in (("dev", "logic"), ("validation", "maps")):
+        (tmp_path / f"{part}.csv").write_text(f"question,subject,A,B,C,D,answer\nq,{subject},1,2,3,4,2\n")
+    with pytest.raises(EvaluationError, match="has no examples of maps"):
+        subjects(tmp_path, ())
+    (tmp_path / "validation.csv").write_text("q,1,2,3,4,C\n")
+    with pytest.raises(EvaluationError, match="no column subject"):
+        subjects(tmp_path, ())
