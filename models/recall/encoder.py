@@ -69,7 +69,7 @@ class Encoder:
 
     def vectors(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Unit vectors (t, d) float32 of each text's pieces, its first and last left out; (0, d) for a text without any."""
-        ids = [list(e.ids)[: min(PIECES, self.sizes.positions)] for e in self.tokenizer.encode_batch(list(texts))]
+        ids = [list(e.ids)[: min(PIECES, self.sizes.positions)] for e in map(self.tokenizer.encode, texts)]
         found: list[np.ndarray] = []
         part: list[list[int]] = []
         for n, own in enumerate(ids):
