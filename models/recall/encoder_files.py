@@ -14,8 +14,9 @@ import numpy as np
 
 from ..atomic import write_file
 from ..config import read_json
-from ..errors import ModelFileError, TensorFileError
+from ..errors import ModelFileError, TensorFileError, TokenizerError
 from ..tensorfile import TensorWriter, read_header, read_tensor
+from ..text.library import ids_of, open_library
 from .encoder import Encoder, Sizes, shapes
 
 RECORD, LAYERS, WORDS, TOKENIZER = FILES = ("encoder.json", "encoder.safetensors", "encoder_words.safetensors", "encoder_tokenizer.json")
@@ -112,22 +113,17 @@ def _arrays(file: Path, want: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict
 
 
 def _tokenizer(file: Path, vocabulary: int) -> Any:
-    from tokenizers import Tokenizer
-
     try:
         if (size := file.stat().st_size) > TOKENIZER_MAX:
             raise ModelFileError(f"{file} has {size} bytes, more than the {TOKENIZER_MAX} allowed: {REMEDY}")
-        tokenizer = Tokenizer.from_str(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        tokenizer = open_library(file.read_bytes(), str(file), REMEDY, marked=True)
+    except OSError as error:
         raise ModelFileError(f"cannot read {file}: {error}: {REMEDY}") from None
-    except ModelFileError:
-        raise
-    except Exception as error:  # the library raises plain Exception
-        raise ModelFileError(f"{file} is no tokenizer ({str(error)[:100]}): {REMEDY}") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    if (count := tokenizer.get_vocab_size()) > vocabulary or len(tokenizer.encode("a").ids) < 3:
-        raise ModelFileError(f"{file} has {count} words and puts {len(tokenizer.encode('a').ids) - 1} around a text, the encoder has {vocabulary} and needs 2: {REMEDY}")
+    except TokenizerError as error:
+        raise ModelFileError(str(error)) from None
+    around = len(tokenizer.encode("a").ids) - len(ids_of(tokenizer, "a"))
+    if (count := tokenizer.get_vocab_size()) > vocabulary or around != 2:
+        raise ModelFileError(f"{file} has {count} words and puts {around} around a text, the encoder has {vocabulary} and needs 2: {REMEDY}")
     return tokenizer
 
 

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 REMEDY = "restore the file or convert the model again"
 
 
-def open_library(data: bytes, name: str, remedy: str = REMEDY) -> "tokenizers.Tokenizer":
-    """The library's object of a tokenizer.json's content. Raises TokenizerError naming `name` for anything that is none."""
+def open_library(data: bytes, name: str, remedy: str = REMEDY, marked: bool = False) -> "tokenizers.Tokenizer":
+    """The library's object of a tokenizer.json's content. marked: pieces may be marked inside a word, as WordPiece has them. Raises TokenizerError naming
+    `name` for anything that is none."""
     import tokenizers
 
     with refusals(lambda said: TokenizerError(f"{name} is not a tokenizer.json this version can read ({said}): {remedy}")):
-        _check_model(data)
+        _check_model(data, marked)
         library = tokenizers.Tokenizer.from_buffer(data)
         library.no_truncation()
         library.no_padding()
@@ -44,14 +45,14 @@ def refusals(fail: Callable[[str], LM2Error]) -> Iterator[None]:
         raise fail(" ".join(str(error).split())[:200] or type(error).__name__) from None
 
 
-def _check_model(data: bytes) -> None:
-    """Raise ValueError for a BPE whose pieces are marked inside a word: the library ends the process when a merge does not carry the mark; and,
-    naming both, when two tokens of the vocabulary share an id, which the library decodes to either, by chance."""
+def _check_model(data: bytes, marked: bool) -> None:
+    """Raise ValueError for pieces that are marked inside a word, unless they are WordPiece's and `marked`: the library ends the process when a BPE's merge
+    does not carry the mark; and, naming both, when two tokens of the vocabulary share an id, which the library decodes to either, by chance."""
     spec = json.loads(data)
     model = spec.get("model") if isinstance(spec, dict) else None
     if not isinstance(model, dict):
         return
-    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+    for key in () if marked and model.get("type") == "WordPiece" else ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise ValueError(f"model.{key} {model[key]!r} is not of a kind that Llama models use")
     vocab = model.get("vocab")

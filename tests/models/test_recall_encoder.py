@@ -144,3 +144,11 @@ def test_another_model_is_refused(opened, tmp_path, field, value):
     (tmp_path / "config.json").write_text(json.dumps({**raw, field: value}))
     with pytest.raises(ModelFileError, match=f"{field} '{value}' must be"):
         from_bert(tmp_path, {})
+
+
+def test_a_tokenizer_that_puts_nothing_around_a_text_is_refused(opened, tmp_path):
+    write_encoder(tmp_path, opened[2])
+    raw = json.loads((tmp_path / "encoder_tokenizer.json").read_text())
+    (tmp_path / "encoder_tokenizer.json").write_text(json.dumps({**raw, "post_processor": None}))
+    with pytest.raises(ModelFileError, match="puts 0 around a text, the encoder has 20 and needs 2"):
+        open_encoder(tmp_path)
