@@ -23,7 +23,7 @@ RECORD, LAYERS, WORDS, TOKENIZER = FILES = ("encoder.json", "encoder.safetensors
 FORMAT, TOKENIZER_MAX = 1, 1 << 23
 REMEDY = "get the encoder's files again"
 MOST = Sizes(1 << 20, 1 << 14, 4096, 1 << 15, 64, 256)
-WEIGHT, AMONG = 30.0, 32  # chosen on held-out conversations that no figure is of (docs/decisions.md)
+WEIGHT, AMONG = 30.0, 32  # chosen on held-out conversations, some of which figures are of (docs/decisions.md)
 
 
 def open_encoder(folder: Path) -> Encoder | None:
