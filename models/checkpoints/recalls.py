@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from ..home import models_folder, shipped_folder
-from ..recall import ENCODER_FILES, RECORD, TENSORS
+from ..recall import ENCODER_FILES, READER_FILES, RECORD, TENSORS
 from .catalog import CATALOG
 
 
@@ -23,5 +23,5 @@ def carry(folder: Path, out: Path) -> None:
     """Put the recall of the model in `folder`, if it has one, into the folder `out` that is being made of it."""
     place = place_of(folder)
     if place is not None:
-        for name in (RECORD, TENSORS, *(x for x in ENCODER_FILES if (place / x).is_file())):
+        for name in (RECORD, TENSORS, *(x for x in (*ENCODER_FILES, *READER_FILES) if (place / x).is_file())):
             shutil.copyfile(place / name, out / name)

@@ -17,7 +17,8 @@ from ..config import read_json
 from ..errors import ModelFileError, TensorFileError, TokenizerError
 from ..tensorfile import TensorWriter, read_header, read_tensor
 from ..text.library import ids_of, open_library
-from .encoder import Encoder, Sizes, shapes
+from .bert import Sizes, rounded, shapes
+from .encoder import Encoder
 
 RECORD, LAYERS, WORDS, TOKENIZER = FILES = ("encoder.json", "encoder.safetensors", "encoder_words.safetensors", "encoder_tokenizer.json")
 FORMAT, TOKENIZER_MAX = 1, 1 << 23
@@ -45,7 +46,7 @@ def open_encoder(folder: Path) -> Encoder | None:
         raise ModelFileError(f"{where}: weight {weight!r} must be a number from 0 to 10000: {REMEDY}")
     if not isinstance(source, Mapping) or not all(isinstance(x, str) for x in source.values()):
         raise ModelFileError(f"{where}: source must be an object of texts: {REMEDY}")
-    arrays = {**_arrays(folder / LAYERS, _of(sizes, False)), **_arrays(folder / WORDS, _of(sizes, True))}
+    arrays = {**read_arrays(folder / LAYERS, _of(sizes, False)), **read_arrays(folder / WORDS, _of(sizes, True))}
     return Encoder(sizes, arrays, _tokenizer(folder / TOKENIZER, sizes.vocabulary), float(weight), _whole(where, record, "among", 1 << 16), source)  # type: ignore[arg-type]
 
 
@@ -79,7 +80,10 @@ def from_bert(folder: Path, source: Mapping[str, str], weight: float = WEIGHT, a
             raise ModelFileError(f"{where}: {name} {found!r} must be {want!r}: give the folder of a BERT")
     names = ("vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     sizes = Sizes(*(_whole(where, config, name, most) for name, most in zip(names, MOST, strict=True)))
-    arrays = _rounded(sizes, _bert(folder / "model.safetensors", sizes))
+    try:
+        arrays = rounded(shapes(sizes), _bert(folder / "model.safetensors", sizes))
+    except ValueError as error:
+        raise ModelFileError(f"{error}: give the folder of a BERT") from None
     return Encoder(sizes, arrays, _tokenizer(folder / "tokenizer.json", sizes.vocabulary), weight, among, source)
 
 
@@ -94,14 +98,15 @@ def _whole(where: Path, record: Mapping[str, Any], name: str, most: int) -> int:
     return value
 
 
-def _arrays(file: Path, want: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, np.ndarray]:
+def read_arrays(file: Path, want: Mapping[str, tuple[str, tuple[int, ...]]], record: str = RECORD) -> dict[str, np.ndarray]:
+    """The tensors that `record` calls for, each checked. Raises ModelFileError naming the file, both values and the remedy."""
     try:
         header = read_header(file)
         for name in sorted(set(want) | set(header.tensors)):
             info = header.tensors.get(name)
             have = None if info is None else (info.dtype, info.shape)
             if have != want.get(name):
-                raise ModelFileError(f"{file}: tensor {name} is {have}, {RECORD} calls for {want.get(name)}: {REMEDY}")
+                raise ModelFileError(f"{file}: tensor {name} is {have}, {record} calls for {want.get(name)}: {REMEDY}")
         with open(file, "rb") as f:
             arrays = {name: read_tensor(f, header.tensors[name]) for name in want}
     except (TensorFileError, OSError) as error:
@@ -152,18 +157,3 @@ def _bert(file: Path, sizes: Sizes) -> dict[str, np.ndarray]:
     except (TensorFileError, OSError) as error:
         raise ModelFileError(f"{error}: give the folder of a BERT") from None
     return found
-
-
-def _rounded(sizes: Sizes, wide: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every array of `shapes`, matrices in 8 bits. Raises ModelFileError for a shape that the sizes do not call for."""
-    out: dict[str, np.ndarray] = {}
-    for name, (dtype, shape) in shapes(sizes).items():
-        if name.endswith(".step"):
-            continue
-        if wide[name].shape != shape:
-            raise ModelFileError(f"tensor {name} is {list(wide[name].shape)}, the config calls for {list(shape)}: give the folder of a BERT")
-        out[name] = wide[name]
-        if dtype == "I8":
-            step = (np.abs(wide[name]).max(axis=1) / 127).clip(1e-12).astype(np.float32)  # (rows,)
-            out[name], out[f"{name}.step"] = np.rint(wide[name] / step[:, None]).clip(-127, 127).astype(np.int8), step
-    return out

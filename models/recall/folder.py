@@ -19,6 +19,8 @@ from ..tensorfile import TensorWriter, read_header, read_tensor
 from .encoder import Encoder
 from .encoder_files import open_encoder, write_encoder
 from .finder import Finder, shapes
+from .reader import Reader
+from .reader_files import open_reader, write_reader
 
 RECORD, TENSORS = "recall.json", "recall.safetensors"
 FORMAT = 2
@@ -32,7 +34,7 @@ class Recall(NamedTuple):
     how much the best must be nearer than nothing told; read: passages that are each read by themselves, the nearest ones; trust: how much such a reading
     weighs beside nearness; doubt: what it must come to at least; most: passages an answer is made from at most; share: of the best one's weight that
     another needs to come along; near: that it needs to stand beside it, in the order they were said. backbone: name and key of the model it was trained
-    on. training: how, for people. encoder: what looks again at the passages that the finder likes, where there is one."""
+    on. training: how, for people. encoder: what looks again at the passages that the finder likes, reader: what says which of their words answer, where there are such."""
 
     finder: Finder
     opening: Opening
@@ -51,16 +53,17 @@ class Recall(NamedTuple):
     backbone: tuple[str, str]
     training: Mapping[str, Any]
     encoder: Encoder | None = None
+    reader: Reader | None = None
 
     def message(self, passages: list[str], question: str) -> str:
         """What is answered: the passages as `choice` arranges them, and the message that asks for them."""
         return self.lead + "".join(f"{self.item}{' '.join(p.split())}\n" for p in passages) + self.ask + question
 
     def nearest(self, scores: np.ndarray, nothing: float) -> list[int]:
-        """Which passages of those with the finder's scores (p,), oldest first, are read, the nearest first. None where nothing told is asked for."""
+        """Which passages of those with the finder's scores (p,), oldest first, are read, by the reader where there is one, the nearest first. None where nothing told is asked for."""
         if not len(scores) or scores.max() - nothing < self.margin:
             return []
-        return [int(i) for i in np.argsort(-scores, kind="stable")[: self.read]]
+        return [int(i) for i in np.argsort(-scores, kind="stable")[: self.read if self.reader is None else max(self.read, self.reader.use.among)]]
 
     def weight(self, score: float, odds: float) -> float:
         """Nearness and reading of a passage taken together: a logarithm."""
@@ -107,10 +110,11 @@ def open_recall(folder: Path, config: LM2Config) -> Recall:
     arrays = _arrays(folder / TENSORS, config, int(numbers["width"]), int(numbers["positions"]))
     opening = Opening(arrays.pop("keys"), arrays.pop("values"))
     finder = Finder(**arrays, sharpness=numbers.pop("sharpness"))
+    encoder = open_encoder(folder)
     return Recall(
         finder, opening, texts["lead"], texts["item"], texts["ask"], texts["unsaid"], int(numbers["tokens"]), numbers["margin"],
         int(numbers["read"]), numbers["trust"], numbers["doubt"], int(numbers["most"]), numbers["share"], numbers["near"], (backbone["name"], backbone["key"]), training,
-        open_encoder(folder),
+        encoder, open_reader(folder, encoder),
     )  # fmt: skip
 
 
@@ -174,7 +178,7 @@ def save_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
 
 
 def write_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
-    """Write a recall's two files, and its encoder's, into `folder`."""
+    """Write a recall's two files, and its encoder's and reader's, into `folder`."""
     width, positions = recall.finder.asking.shape[1], recall.opening.keys.shape[2]
     tensors = plan(config, width, positions)
     arrays = {**recall.finder._asdict(), **recall.opening._asdict()}
@@ -200,6 +204,8 @@ def write_recall(folder: Path, config: LM2Config, recall: Recall) -> None:
     body = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
     if recall.encoder is not None:
         write_encoder(folder, recall.encoder)
+    if recall.reader is not None:
+        write_reader(folder, recall.reader)
     write_file(folder / TENSORS, fill)
     write_file(folder / RECORD, lambda f: f.write(body))
 

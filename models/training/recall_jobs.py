@@ -16,23 +16,26 @@ from ..checkpoints.adapter import folder_key
 from ..checkpoints.source import sha256
 from ..layout import TEMPLATE, ModelFolder
 from ..opening import Opening
-from ..recall import Finder, Recall, as_read, from_bert, open_recall, save_recall
+from ..recall import Finder, Recall, Use, as_read, from_bert, open_recall, save_recall
 from ..tasks.varied import Varied
 from ..text.dialogue import Dialogue
 from ..text.rendered import encode_turn
 from ..text.template import ChatTemplate
 from ..text.tokenizer import Tokenizer
 from ..weights import load_model
-from . import people, retell_task, vocabulary
+from . import brought, people, retell_task, vocabulary
+from .brought import Brought
 from .jobs import Job
 from .origin import origin
 from .plan import Plan, TrainError
+from .read_task import ReadTask
 from .retell_task import RetellTask, Words
 from .seek_task import TOKENS, SeekTask
 from .tellings import Tellings
 
 TRUST = 1.0  # what reading says counts as much as nearness
 MOST, SHARE, NEAR = 2, 0.4, 0.4
+USE = Use(8, 1.0, 0.0)  # of a reader
 DOUBT = -1.0  # a passage is believed unless it is e times likelier not to tell it
 # Of messages that ask for nothing told, each among AMONG messages: those for which passages are read, of DRAWN.
 CALLED, DRAWN, AMONG = 0.1, 400, 50
@@ -54,8 +57,8 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
         turns = _words(folder, tokenizer)
         seek = SeekTask(model, tellings, plain, turns.first("")[0], plan.seed)
         empty = Recall(
-            seek.maps.finder(), _none(), retell_task.LEAD, retell_task.ITEM, retell_task.ASK, retell_task.UNSAID,
-            TOKENS, 0.0, retell_task.READ, TRUST, 0.0, MOST, SHARE, NEAR, (folder.config.name, key), {},
+            seek.maps.finder(), _none(), retell_task.LEAD, retell_task.ITEM, retell_task.ASK, brought.UNSAID,
+            TOKENS, 0.0, brought.READ, TRUST, 0.0, MOST, SHARE, NEAR, (folder.config.name, key), {},
         )  # fmt: skip
         opening = RetellTask(model, tellings, turns, seek.ids, empty, plan.seed, True).maps.opening()  # before hours of steps
         looks = None if encoder is None else from_bert(encoder, {"folder": encoder.name, "sha256": sha256(encoder / "model.safetensors")})
@@ -67,7 +70,7 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
 
         return Job(seek, write, "recall", began)
     if recall is None:
-        raise TrainError("--task retell needs --recall: the folder that --task seek wrote")
+        raise TrainError(f"--task {plan.task} needs --recall: the folder that --task seek wrote")
     begun = open_recall(recall, folder.config)
     if begun.backbone[1] != key:
         raise TrainError(f"{recall} is a recall of {begun.backbone[0]} (backbone {begun.backbone[1][:12]}), {folder.path} has another ({key[:12]}): train one with --task seek")
@@ -75,13 +78,28 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
     def ids(text: str) -> tuple[int, ...]:
         return tuple(plain(as_read(text)))[: begun.tokens]
 
+    if plan.task == "read":
+        if begun.encoder is None:
+            raise TrainError(f"{recall} has no encoder, whose words --task read reads: make it by --task seek --encoder BERT")
+        read = ReadTask(model, begun.encoder, partial(asked, Brought(tellings, ids, begun, plan.seed)), plan.seed)
+
+        def keep(path: Path, record: Mapping[str, Any]) -> None:
+            save_recall(path, folder.config, begun._replace(reader=read.reader(USE, record), training={**begun.training, "read": dict(record)}))
+
+        return Job(read, keep, "recall", began)
     retell = RetellTask(model, tellings, _words(folder, tokenizer), ids, begun, plan.seed, False)
 
     def finish(path: Path, record: Mapping[str, Any]) -> None:
         opening = retell.maps.opening()
-        save_recall(path, folder.config, begun._replace(opening=opening, unsaid=retell_task.UNSAID, doubt=DOUBT, training={**begun.training, "retell": dict(record)}))
+        save_recall(path, folder.config, begun._replace(opening=opening, unsaid=brought.UNSAID, doubt=DOUBT, training={**begun.training, "retell": dict(record)}))
 
     return Job(retell, finish, "recall", began)
+
+
+def asked(brought: Brought, rng: random.Random) -> tuple[str, str, str]:
+    """A question, a message, and what of it answers, nothing where nothing does (ReadTask)."""
+    sample = brought.sample(rng, pairs=0.0)
+    return sample.question, sample.passages[0], sample.value
 
 
 def calibrated(finder: Finder, tellings: Tellings, ids: Callable[[str], tuple[int, ...]], seed: int) -> float:

@@ -7,7 +7,7 @@ Axes: L layers, h query heads, k key/value heads, p positions of the opening, e 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ..lm2 import LM2
 from ..opening import Opening
 from ..recall import Recall
-from ..tasks.natural.answers import mentions
+from .brought import UNSAID, Brought, Encode, Sample
 from .frozen import states
 from .plan import Stage
 from .run import Terms
-from .tellings import Telling, Tellings
+from .tellings import Tellings
 
 LEAD, ITEM, ASK = "I told you before:\n", "- ", "\n"
 # What an untrained opening is made of: two questions, each with what was said before it, and what to answer.
@@ -32,24 +32,7 @@ SHOWN = (
     (("we've painted the kitchen sage in the end", "I left the spare key with Mrs Oduya.", "Not Monday after all, they're coming on the 14th."),
      "who's got my spare key?", "Mrs Oduya has your spare key."),
 )  # fmt: skip
-POOL, AMONG = 1500, (5, 20, 60, 150)  # messages to choose from; how many of them one question chooses among
-UNSAID = "Nothing."  # said where no message tells what is asked for; its first token begins no other answer
-# Shares of samples: the finder's message tells nothing of it; asked before, or corrected; nothing told is asked for; of the others, those with a second
-# message.
-WRONG, AGAIN, IDLE, PAIR = 0.24, 0.06, 0.12, 0.3
-SAME = 0.5  # of messages that tell nothing of it, where there was a conversation around: those of the same one
 VALUE = 3.0  # how often a value's token counts
-READ = 4  # messages the finder brings back at most, each read by itself
-Encode = Callable[[str], Sequence[int]]
-
-
-class Sample(NamedTuple):
-    """passages in the order they were said; answer: to be said; value: what it has of what was told, or nothing where it is UNSAID."""
-
-    passages: list[str]
-    question: str
-    answer: str
-    value: str
 
 
 class Words(NamedTuple):
@@ -88,19 +71,16 @@ class OpeningMaps(nn.Module):
         return Opening(keys, values)
 
 
-class RetellTask:
+class RetellTask(Brought):
     """recall: whose finder chooses what stands beside what is asked for, or in its place; begin from its opening, or where `fresh`, from SHOWN."""
 
     def __init__(self, model: LM2, tellings: Tellings, words: Words, ids: Encode, recall: Recall, seed: int, fresh: bool):
-        self.model, self.tellings, self.words, self.ids = model.requires_grad_(False), tellings, words, ids
-        self.recall, self.unsaid = recall, words.plain(UNSAID)[0]
+        super().__init__(tellings, ids, recall, seed)
+        self.model, self.words, self.unsaid = model.requires_grad_(False), words, words.plain(UNSAID)[0]
         self.tables = model.tables(min(2048, model.config.max_position_embeddings))
         keys, values = self.shown() if fresh else (torch.from_numpy(x.astype(np.float32)).to(model.device) for x in recall.opening)
         self.maps = OpeningMaps(keys, values)
         self.aids: nn.Module | None = self.maps
-        rng = random.Random(f"{seed} pool")
-        self.pool = [tellings.message(rng, 0.15) for _ in range(POOL)]
-        self._pool_ids = [tuple(ids(told.texts[-1])) for told in self.pool]
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -121,43 +101,6 @@ class RetellTask:
         kept: list[tuple[Tensor, Tensor]] = []
         states(self.model, self.tables, [ids], kept=kept)
         return torch.stack([k[0] for k, _ in kept]), torch.stack([v[0] for _, v in kept])
-
-    def sample(self, rng: random.Random) -> Sample:
-        """A question with a message that tells the answer, now and then beside another that the finder brings back for it; or with one of these alone, or with the question as it was asked before."""
-        roll, pair = rng.random(), rng.random() < PAIR
-        if roll < IDLE:
-            question, among = self.tellings.idle(rng, 0.0), rng.choice((None, POOL))  # of all that is said something is always about the same
-            return Sample([self._beside(rng, question, Telling((question,)), among=among)], question, UNSAID, "")
-        telling = self.tellings.draw(rng)
-        question, answer, value, again = rng.choice(telling.asked)
-        if roll < IDLE + AGAIN:  # what was said tells nothing to who corrects it, and what was asked nothing to who asks again
-            corrected = len(telling.texts) > 1 and rng.random() < 0.5
-            return Sample(*(([telling.texts[0]], telling.texts[-1]) if corrected else ([again], question)), UNSAID, "")
-        if roll < IDLE + AGAIN + WRONG:
-            return Sample([self._beside(rng, question, telling, value)], question, UNSAID, "")
-        if not pair:
-            return Sample(list(telling.texts[-1:]), question, answer, value)
-        if len(telling.texts) > 1:
-            return Sample(list(telling.texts), question, answer, value)
-        both = [telling.texts[0], self._beside(rng, question, telling, value)]
-        return Sample(both if rng.random() < 0.5 else both[::-1], question, answer, value)
-
-    def _beside(self, rng: random.Random, question: str, telling: Telling, value: str = "", among: int | None = None) -> str:
-        """A message that does not answer a question: one of the same conversation, or one of the READ that the finder likes best. among: of so many, else of
-        AMONG."""
-        if telling.others and rng.random() < SAME:
-            return rng.choice(telling.others)
-        count = min(len(self.pool), among or rng.choice(AMONG))
-        drawn = rng.sample(range(len(self.pool)), count)
-        drawn = [i for i in drawn if not self._answers(self.pool[i], telling, value)]
-        if not drawn:
-            return self.tellings.plain(rng)
-        scores, _ = self.recall.finder.scores(tuple(self.ids(question)), [self._pool_ids[i] for i in drawn])
-        return self.pool[drawn[int(rng.choice(np.argsort(-scores, kind="stable")[:READ]))]].texts[-1]
-
-    @staticmethod
-    def _answers(told: Telling, telling: Telling, value: str) -> bool:
-        return told.texts[-1] in telling.texts or bool(told.kinds & telling.kinds) or bool(value and mentions(told.texts[-1], value))
 
     def step(self, stage: Stage, rng: random.Random) -> Terms:
         """Cross-entropy of the answers' tokens, a value's counted VALUE times, and of whether anything is answered at all."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.argument("model")
-@click.option("--task", type=click.Choice(["recall", "distance", "babilong", "find", "chat", "seek", "retell", "text"]), required=True, help="What is learned.")
+@click.option("--task", type=click.Choice(["recall", "distance", "babilong", "find", "chat", "seek", "retell", "read", "text"]), required=True, help="What is learned.")
 @click.option(
     "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder with babi/, background/, chat/, tinystories/."
 )
@@ -141,7 +141,7 @@ def command(
                 named = f" --memory-layers {','.join(map(str, memory_layers))}" if memory_layers else ""
                 options = f"{named} --memory-chunk {memory_chunk} --memory-blocks {memory_blocks}"
                 job = jobs.chat(plan, folder, data, memory_layers, memory_chunk, memory_blocks, device, recompute, half, fresh, adapter, out, say)
-            elif task in ("seek", "retell"):
+            elif task in ("seek", "retell", "read"):
                 job = recall_jobs.job(plan, folder, data, device, recall, encoder, say)
             elif data is None:
                 raise TrainError("--task text needs --data")

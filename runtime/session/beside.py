@@ -6,7 +6,8 @@ Reading ends where no other could come along. The window is left when the answer
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,19 +16,22 @@ from ...models.recall import SURE, Recall
 from ..backend import Backend
 from .cursor import Cursor
 from .recalling import Passage
+from .saying import NOTHING, Text, first_tokens
 from .windows import Windows
 
 SIZE = 1024  # positions of such a window
 ROOM = 64  # of them for an answer at least
+NO_WORDS: Mapping[int, str] = MappingProxyType({})
 Turn = Callable[[str], Sequence[int]]
 
 
 class Side:
     """A window beside the conversation's, never written in a memory. at: where it stands; feeder: what feeds it; prompt: tokens that are answered;
-    found: what is in them."""
+    found: what is in them; given: what the answer begins with."""
 
     def __init__(self, feeder: Windows, at: Cursor, prompt: int, found: list[Passage]):
         self.feeder, self.at, self.prompt, self.found = feeder, at, prompt, found
+        self.given = NOTHING
 
     @classmethod
     def opened(
@@ -59,15 +63,25 @@ class Side:
         self.at = self.at._replace(logits=logits)
         return self
 
+    def beginning(self, words: str, text: Text) -> "Side":
+        """The same window, in which the answer says `words`. Reads the window, and on."""
+        self.at = self.feeder.logits(self.at)
+        assert self.at.logits is not None
+        room = self.feeder.size - self.at.filled
+        self.given = first_tokens(self.feeder.backend, self.at.window, self.at.logits, words, text, room)
+        self.at = self.at._replace(window=self.feeder.backend.rewind(self.at.window, self.at.filled))
+        return self
+
 
 def answering(
     backend: Backend, recall: Recall, unsaid: int, turn: Turn, passages: Sequence[Passage], near: dict[int, float], message: str,
-    on_feed: Callable[[int], None] | None = None,
+    on_feed: Callable[[int], None] | None = None, words: Mapping[int, str] = NO_WORDS, text: Text | None = None,
 ) -> Side | None:  # fmt: skip
     """The window in which `message` is answered, from those of `passages` that tell what it asks for; None where none does, or none fits.
 
     unsaid: the first token of the recall's own word for that. turn: a user's text to the ids of a turn. near: places of the passages that may tell it,
-    in the order they were said, and how near each is. on_feed: hears of each forward pass.
+    in the order they were said, and how near each is. on_feed: hears of each forward pass. words: of passages, that the
+    answer is to say where it is made from them, by `text`.
     """
 
     def quoting(places: Sequence[int]) -> Side | None:
@@ -90,7 +104,9 @@ def answering(
     for first in range(len(chosen)):
         side = kept[1] if chosen[first:] == [kept[0]] else quoting(chosen[first:])
         if side is not None:
-            return side.saying(unsaid)
+            side = side.saying(unsaid)
+            likeliest = max(chosen[first:], key=lambda i: recall.weight(near[i], odds[i]))
+            return side if text is None or likeliest not in words else side.beginning(words[likeliest], text)
     return None
 
 

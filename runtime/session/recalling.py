@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...models.errors import ModelFileError
-from ...models.recall import RECORD, Encoder, Recall, as_read, nearness
+from ...models.recall import RECORD, SURE, Encoder, Recall, as_read, nearness
 from .transcript import MESSAGE_COST, TURN_CHARS
 
 TOKENS = 1 << 16  # of passages looked through, the newest
@@ -114,6 +114,17 @@ class Recalling:
         if recall.encoder is not None and recall.nearest(scores, nothing):
             scores, nothing = self._again(recall.encoder, message, [passages[i].text for i in others], scores), -np.inf
         return {others[i]: float(scores[i]) for i in sorted(recall.nearest(scores, nothing)) if scores[i] > -np.inf}
+
+    def read(self, message: str, passages: Sequence[Passage], near: dict[int, float]) -> tuple[dict[int, float], dict[int, str]]:
+        """Of the passages that are near, those in which a reader finds what `message` asks for, at most as many as an answer reads: how near each is, its
+        reading counted, in the order they were said; and the words that it found. Without a reader all, and no words."""
+        reader = self.recall.reader
+        if reader is None or not near:
+            return near, {}
+        found = dict(zip(near, reader.read(message, [passages[i].text for i in near]), strict=True))
+        told = {i: near[i] + reader.use.weight * min(f.odds, SURE) for i, f in found.items() if f.words and f.odds >= reader.use.doubt}
+        best = sorted(sorted(told, key=lambda i: -told[i])[: self.recall.read])
+        return {i: told[i] for i in best}, {i: found[i].words for i in best}
 
     def _again(self, encoder: Encoder, message: str, texts: Sequence[str], scores: np.ndarray) -> np.ndarray:
         """The scores (p,) of passages together with what the encoder says of those that the finder likes best; the others are out. Keeps their vectors."""

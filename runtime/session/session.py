@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...models.errors import PromptError
+from ...models.tasks.natural.answers import mentions
 from ..backend import MemoryState
 from ..statefile.keeping import Kept, restore, save, unusable
 from .answer import Answer, Reply
@@ -22,6 +23,7 @@ from .forgetting import Forgetting, Forgotten
 from .held import Held, frames_of, held_turns, no_words, wording
 from .recalling import Passage, Recalling
 from .sampling import Sampling, new_seed
+from .saying import NOTHING, Given, Text
 from .transcript import last_exchange, remember, shortened
 from .windows import Windows
 from .wording import Wording
@@ -339,7 +341,7 @@ class Session:
         prefill = time.perf_counter() - started
         prompt = len(later) if side is None else side.prompt
         try:
-            yield from self._answer(self if side is None else side, answer, first, max_tokens, interrupted)
+            yield from self._answer(self if side is None else side, answer, first, max_tokens, interrupted, NOTHING if side is None else side.given)
         finally:
             self.reply = Reply(
                 answer.text, content, prompt, tuple(answer.tokens), answer.finish, prefill, time.perf_counter() - started - prefill
@@ -361,13 +363,14 @@ class Session:
         if self.recalling is None:
             return None
         passages = self.recalling.passages(self.transcript, self.numbers)
-        near = self.recalling.nearest(content, passages)
+        near, words = self.recalling.read(content, passages, self.recalling.nearest(content, passages))
         if not near:
             return None
+        text = Text(partial(self.model.encode, plain=True), self.model.text.decode, self.model.eos, mentions)
         head = self.wording.head() if self.system else ()
         return answering(
             self.model.backend, self.recalling.recall, self.recalling.unsaid, lambda text: (*head, *self.wording.turn(text, first=False)), passages, near, content,
-            lambda tokens: self.feeder.on_feed(0),  # none of the conversation's own
+            lambda tokens: self.feeder.on_feed(0), words, text,  # none of the conversation's own tokens
         )
 
     def _complete(
@@ -408,22 +411,30 @@ class Session:
             raise
 
     def _answer(
-        self, place: "Session | Side", answer: Answer, prompt: tuple[int, ...], max_tokens: int, interrupted: Callable[[], bool] | None
-    ) -> Generator[str, None, None]:
-        """Feed back what is chosen until the answer ends, in the session's window or in one beside it. prompt: the turn's tokens at a window's start, empty for plain text."""
+        self, place: "Session | Side", answer: Answer, prompt: tuple[int, ...], max_tokens: int, interrupted: Callable[[], bool] | None,
+        given: Given = NOTHING,
+    ) -> Generator[str, None, None]:  # fmt: skip
+        """Feed back what is chosen until the answer ends, in the session's window or in one beside it. prompt: the turn's tokens at a window's start, empty for plain text.
+        given: what the answer begins with."""
+        begins = iter(zip(*given, strict=True))
         try:
             while len(answer.tokens) < max_tokens:
                 if interrupted and interrupted():
                     answer.finish = "interrupted"
                     break
-                at = place.feeder.logits(place.at)
-                assert at.logits is not None
-                token = answer.choose(at.logits, at.tokens if at.opening is None else at.tokens[at.opening.positions :])
-                place.at = at._replace(draws=answer.draws)
-                if token is None:
-                    break
+                if (begun := next(begins, None)) is not None:
+                    token, logits = begun
+                else:
+                    at = place.feeder.logits(place.at)
+                    assert at.logits is not None
+                    logits, recent = at.logits, at.tokens if at.opening is None else at.tokens[at.opening.positions :]
+                    chosen = answer.choose(logits, recent)
+                    place.at = at._replace(draws=answer.draws)
+                    if chosen is None:
+                        break
+                    token = chosen
                 if self.chosen is not None:
-                    self.chosen(at.logits, token)
+                    self.chosen(logits, token)
                 if place.at.filled == place.feeder.size:
                     head = self.wording.head() if prompt else self.wording.beginning(place.at.tokens + place.at.pending)
                     try:

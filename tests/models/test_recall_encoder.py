@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from lm2.models.errors import ModelFileError
+from lm2.models.recall import bert
 from lm2.models.recall import encoder as made
-from lm2.models.recall.encoder import gelu, nearness
+from lm2.models.recall.bert import gelu
+from lm2.models.recall.encoder import nearness
 from lm2.models.recall.encoder_files import FILES, from_bert, open_encoder, write_encoder
 
 TEXTS = ["the zebra eats plums", "my brother is a baker", "?", "a striped horse", " ".join(["zebra"] * 60)]
@@ -53,7 +55,7 @@ def test_the_vectors_are_transformers(opened):
 def test_another_function_is_not(opened, monkeypatch, fault):
     _, model, encoder = opened
     wrong = {"gelu": lambda x: np.maximum(x, 0), "_attention": lambda qkv: qkv[:, 2].reshape(len(qkv), -1)}[fault]
-    monkeypatch.setattr(made, fault, wrong)
+    monkeypatch.setattr(bert, fault, wrong)
     assert largest(model, encoder) > 1e-2
 
 

@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 
 import command_line
+import encoder_kit
 import numpy as np
 import pytest
 import recall_kit
@@ -14,13 +15,14 @@ import tiny_tokenizer
 import torch
 
 from lm2 import Sampling, Session
+from lm2.models.checkpoints.adapter import folder_key
 from lm2.models.layout import open_folder
 from lm2.models.opening import Opening
-from lm2.models.recall import open_recall
+from lm2.models.recall import from_bert, open_recall, save_recall
 from lm2.models.tasks.natural import talk
 from lm2.models.tasks.natural.answers import mentions
 from lm2.models.tasks.varied import Varied
-from lm2.models.training import frozen, recall_jobs, retell_task, seek_task
+from lm2.models.training import brought, frozen, read_task, recall_jobs, retell_task, seek_task
 from lm2.models.training import run as loop
 from lm2.models.training.plan import Stage
 from lm2.models.training.retell_task import RetellTask, Sample
@@ -53,7 +55,8 @@ def small(monkeypatch):
     for module, fields in (
         (seek_task, dict(MESSAGES=6, OTHERS=4, ORDINARY=2, IDLE=3, WIDTH=16)),
         (recall_jobs, dict(DRAWN=20, AMONG=6)),
-        (retell_task, dict(POOL=12, AMONG=(4, 6), SHOWN=SHOWN)),
+        (brought, dict(POOL=12, AMONG=(4, 6))),
+        (retell_task, dict(SHOWN=SHOWN)),
         (loop, dict(EVERY=1, SAVE_EVERY=2)),
     ):
         for name, value in fields.items():
@@ -116,7 +119,79 @@ def test_seek_then_retell(lm2, folder, tmp_path):
             (folder / name).unlink()
 
 
+@pytest.fixture(scope="module")
+def encoded(folder, tmp_path_factory):
+    """A recall with an encoder, for `folder`."""
+    place = tmp_path_factory.mktemp("encoded")
+    (place / "bert").mkdir()
+    encoder_kit.bert(place / "bert")
+    config = open_folder(folder).config
+    made = recall_kit.recall(config, encoder=from_bert(place / "bert", {}), backbone=("tiny", folder_key(open_folder(folder))))
+    save_recall(place / "recall", config, made)
+    return place / "recall"
+
+
+def test_read_makes_a_reader(lm2, folder, encoded, tmp_path):
+    """Stopped and gone on with, a run ends in the bits of one that was not; it writes the recall that it was given, and a reader, which sessions use."""
+    runs = {}
+    for name, until in (("whole", ()), ("parted", ("--until", "2"))):
+        args = ("train", folder, "--task", "read", "--steps", "4", "--stages", "1:1x6", "--recall", encoded, "--out", tmp_path / name, *ONE)
+        first = lm2(*args, *until)
+        assert first.code == 0, first
+        assert not until or lm2(*args).code == 0
+        runs[name] = open_recall(tmp_path / name / "recall", open_folder(folder).config)
+    made, other = runs["whole"].reader, runs["parted"].reader
+    assert all(np.array_equal(made.own[n], other.own[n]) for n in made.own)
+    assert same(runs["whole"], open_recall(encoded, open_folder(folder).config))
+    assert "--task read" in made.training["command"] and made.use == recall_jobs.USE
+    begun = runs["whole"].encoder
+    assert any(not np.array_equal(made.own[n], begun.arrays[n]) for n in begun.arrays if n in made.own), "something was learned"
+    model = load(folder, "torch", device="cpu", threads=1)
+    session = Session(replace(model, recall=runs["whole"]), sampling=Sampling(temperature=0.0))
+    assert session.recalling.recall.reader is made
+
+
+def test_what_is_read_is_what_answers(folder, encoded):
+    """The words between first and last piece are the value, where there is one; else both are the text's first piece."""
+    config = open_folder(folder).config
+    encoder = open_recall(encoded, config).encoder
+    model = load_model(open_folder(folder), "cpu")
+    for message, value in (("my brother is a baker", "a baker"), ("The zebra", "zebra"), ("the horse", "")):
+        sample = read_task.ReadTask(model, encoder, lambda rng, m=message, v=value: ("is a?", m, v), 0).sample(random.Random(0))
+        words = message[sample.text.offsets[sample.first][0] : sample.text.offsets[sample.last][1]]
+        assert (words, sample.first > 0) == (value, bool(value))
+
+
+def test_read_learns(folder, encoded):
+    encoder = open_recall(encoded, open_folder(folder).config).encoder
+    told = [("is a b?", "my brother is a baker", "baker"), ("the eats?", "the zebra eats plums", "plums"), ("is a c?", "striped animal", "")]
+    task = read_task.ReadTask(load_model(open_folder(folder), "cpu"), encoder, lambda rng: rng.choice(told), 0)
+    optimizer, rng = torch.optim.AdamW(task.maps.parameters(), 3e-3), random.Random(1)
+    stage = Stage(1.0, 1, 1, 12)
+    losses = []
+    for _ in range(30):
+        terms = task.step(stage, rng)
+        optimizer.zero_grad()
+        terms.loss.backward()
+        optimizer.step()
+        losses.append(float(terms.loss.detach()))
+    assert losses[-1] < 0.5 * losses[0], losses
+    read = task.reader(recall_jobs.USE, {})
+    for question, message, value in told:
+        found = read.read(question, [message])[0]
+        assert (found.odds > 0) == bool(value) and (not value or found.words == value), (question, found)
+
+
 # refusals
+
+
+def test_read_needs_an_encoder(lm2, folder, encoded, tmp_path):
+    config = open_folder(folder).config
+    save_recall(tmp_path / "bare", config, open_recall(encoded, config)._replace(encoder=None))
+    said = lm2("train", folder, "--task", "read", "--recall", tmp_path / "bare", "--out", tmp_path / "out", *ONE)
+    assert said.code == 1 and "has no encoder, whose words --task read reads" in said.err, said
+    said = lm2("train", folder, "--task", "read", "--out", tmp_path / "out", *ONE)
+    assert said.code == 1 and "--task read needs --recall" in said.err, said
 
 
 def test_retell_needs_a_recall(lm2, folder, tmp_path):

@@ -1,0 +1,79 @@
+"""Questions and what is brought for them: a message that tells the answer, one that does not, or two. What a recall's opening and its reader learn from.
+
+Knows texts and a finder, which chooses what stands in an answer's place.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..recall import Recall
+from ..tasks.natural.answers import mentions
+from .tellings import Telling, Tellings
+
+POOL, AMONG = 1500, (5, 20, 60, 150)  # messages to choose from; how many of them one question chooses among
+UNSAID = "Nothing."  # said where no message tells what is asked for; its first token begins no other answer
+# Shares of samples: the finder's message tells nothing of it; asked before, or corrected; nothing told is asked for; of the others, those with a second
+# message.
+WRONG, AGAIN, IDLE, PAIR = 0.24, 0.06, 0.12, 0.3
+SAME = 0.5  # of messages that tell nothing of it, where there was a conversation around: those of the same one
+READ = 4  # messages the finder brings back at most, each read by itself
+Encode = Callable[[str], Sequence[int]]
+
+
+class Sample(NamedTuple):
+    """passages in the order they were said; answer: to be said; value: what it has of what was told, or nothing where it is UNSAID."""
+
+    passages: list[str]
+    question: str
+    answer: str
+    value: str
+
+
+class Brought:
+    """tellings: what is told and asked. ids: a text as the finder is given it; recall: whose finder chooses."""
+
+    def __init__(self, tellings: Tellings, ids: Encode, recall: Recall, seed: int):
+        self.tellings, self.ids, self.recall = tellings, ids, recall
+        rng = random.Random(f"{seed} pool")
+        self.pool = [tellings.message(rng, 0.15) for _ in range(POOL)]
+        self._pool_ids = [tuple(ids(told.texts[-1])) for told in self.pool]
+
+    def sample(self, rng: random.Random, pairs: float = PAIR) -> Sample:
+        """A question with a message that tells the answer, now and then beside another that the finder brings back for it; or with one of these alone, or with the question as it was asked before."""
+        roll, pair = rng.random(), rng.random() < pairs
+        if roll < IDLE:
+            question, among = self.tellings.idle(rng, 0.0), rng.choice((None, POOL))  # of all that is said something is always about the same
+            return Sample([self._beside(rng, question, Telling((question,)), among=among)], question, UNSAID, "")
+        telling = self.tellings.draw(rng)
+        question, answer, value, again = rng.choice(telling.asked)
+        if roll < IDLE + AGAIN:  # what was said tells nothing to who corrects it, and what was asked nothing to who asks again
+            corrected = len(telling.texts) > 1 and rng.random() < 0.5
+            return Sample(*(([telling.texts[0]], telling.texts[-1]) if corrected else ([again], question)), UNSAID, "")
+        if roll < IDLE + AGAIN + WRONG:
+            return Sample([self._beside(rng, question, telling, value)], question, UNSAID, "")
+        if not pair:
+            return Sample(list(telling.texts[-1:]), question, answer, value)
+        if len(telling.texts) > 1:
+            return Sample(list(telling.texts), question, answer, value)
+        both = [telling.texts[0], self._beside(rng, question, telling, value)]
+        return Sample(both if rng.random() < 0.5 else both[::-1], question, answer, value)
+
+    def _beside(self, rng: random.Random, question: str, telling: Telling, value: str = "", among: int | None = None) -> str:
+        """A message that does not answer a question: one of the same conversation, or one of the READ that the finder likes best. among: of so many, else of
+        AMONG."""
+        if telling.others and rng.random() < SAME:
+            return rng.choice(telling.others)
+        count = min(len(self.pool), among or rng.choice(AMONG))
+        drawn = rng.sample(range(len(self.pool)), count)
+        drawn = [i for i in drawn if not self._answers(self.pool[i], telling, value)]
+        if not drawn:
+            return self.tellings.plain(rng)
+        scores, _ = self.recall.finder.scores(tuple(self.ids(question)), [self._pool_ids[i] for i in drawn])
+        return self.pool[drawn[int(rng.choice(np.argsort(-scores, kind="stable")[:READ]))]].texts[-1]
+
+    @staticmethod
+    def _answers(told: Telling, telling: Telling, value: str) -> bool:
+        return told.texts[-1] in telling.texts or bool(told.kinds & telling.kinds) or bool(value and mentions(told.texts[-1], value))

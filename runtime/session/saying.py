@@ -1,0 +1,97 @@
+"""How an answer says the words that were found: the first tokens of it, up to and with them. Knows a window, ids and texts; no transcript, no recall.
+
+The model's own likeliest answer is taken where it has the words. Where it has not, they are put where the model likes them best: after so many tokens of
+that answer, or after one of a few ways to begin; a place is as good as everything up to the words' end, and an end after it, is likely.
+"""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..backend import Backend
+
+LONGEST = 24  # tokens of the model's own answer that are looked at
+PLACES = 6  # where the words are tried at most
+BEGINNINGS = ("It's", "It was", "You said")
+Encode = Callable[[str], Sequence[int]]
+_MINE = {"i": "you", "my": "your", "mine": "yours", "our": "your", "ours": "yours", "we": "you", "me": "you", "myself": "yourself"}
+
+
+class Text(NamedTuple):
+    """encode: plain text to ids. decode: ids to text. ends: ids that end an answer. says: whether a text (first) has words (second), whatever their form."""
+
+    encode: Encode
+    decode: Callable[[Sequence[int]], str]
+    ends: Collection[int]
+    says: Callable[[str, str], bool]
+
+
+class Given(NamedTuple):
+    """tokens of an answer, and the logits (v,) that each was chosen by, or was put against."""
+
+    tokens: tuple[int, ...]
+    logits: tuple[np.ndarray, ...]
+
+
+NOTHING = Given((), ())
+
+
+def first_tokens(backend: Backend, window: Any, logits: np.ndarray, words: str, text: Text, room: int) -> Given:
+    """The first tokens of an answer that says `words`, after a window with `room` tokens left whose next token has `logits` (v,); none where they do not fit.
+
+    The window passed in is as good as before.
+    """
+    begin = window.length
+    own, seen, longer = [], [np.array(logits)], window  # type: list[int], list[np.ndarray], Any
+    while len(own) < min(LONGEST, room) and int(seen[-1].argmax()) not in text.ends:
+        own.append(int(seen[-1].argmax()))
+        given, longer = backend.extend(np.array(own[-1:], np.int64), longer)  # (1, v)
+        seen.append(np.array(given[0]))
+    theirs = yours(words)
+    if any(text.says(text.decode(own), w) for w in (words, theirs)):
+        return Given(*_up_to(own, seen, (words, theirs), text))
+    return _put(backend, backend.rewind(longer, begin), own, seen, theirs, text, room)
+
+
+def yours(words: str) -> str:
+    """A person's words as they are said to them: `my desk` is `your desk`."""
+    return re.sub(r"(?<![\w'])(?:" + "|".join(_MINE) + r")(?![\w'])", lambda m: _MINE[m[0].lower()], words, flags=re.IGNORECASE)
+
+
+def _up_to(own: Sequence[int], seen: Sequence[np.ndarray], words: Sequence[str], text: Text) -> tuple[tuple[int, ...], tuple[np.ndarray, ...]]:
+    """The fewest tokens that have the words, and still have them with one more."""
+    has = [any(text.says(text.decode(own[:n]), w) for w in words) for n in range(1, len(own) + 1)]
+    n = next(i for i in range(len(own)) if has[i] and all(has[i : i + 2])) + 1
+    return tuple(own[:n]), tuple(seen[:n])
+
+
+def _put(backend: Backend, window: Any, own: Sequence[int], seen: Sequence[np.ndarray], words: str, text: Text, room: int) -> Given:
+    begin = window.length
+    tries = [(tuple(own[:n]), tuple(text.encode((" " + words) if n else words[:1].upper() + words[1:]))) for n in range(len(own) + 1)]
+    known = np.cumsum([0.0, *(_log(row)[token] for row, token in zip(seen, own, strict=False))])
+    likely = [float(known[n] + _log(seen[n])[ids[0]]) for n, (_, ids) in enumerate(tries)]
+    chosen = [tries[n] for n in sorted(range(len(tries)), key=lambda n: -likely[n])[:PLACES]]
+    chosen += [(tuple(text.encode(b)), tuple(text.encode(" " + words))) for b in BEGINNINGS]
+    stops = [*text.ends, *(i for mark in (".", "!") for i in tuple(text.encode(mark))[:1])]
+    best, found = -np.inf, NOTHING
+    for before, ids in chosen:
+        tokens = (*before, *ids)
+        if len(tokens) > room:
+            continue
+        given, after = backend.extend(np.array(tokens, np.int64), window, all_logits=True)  # (1, t, v)
+        window = backend.rewind(after, begin)
+        rows = [seen[0], *np.array(given[0])]
+        logs = [_log(row) for row in rows]
+        score = sum(float(log[token]) for log, token in zip(logs, tokens, strict=False)) + float(np.logaddexp.reduce(logs[-1][stops]))
+        if score > best:
+            best, found = score, Given(tokens, tuple(rows[:-1]))
+    return found
+
+
+def _log(logits: np.ndarray) -> np.ndarray:
+    x = logits.astype(np.float64)
+    x = x - x.max()
+    out: np.ndarray = x - np.log(np.exp(x).sum())
+    return out
