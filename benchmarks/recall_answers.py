@@ -1,6 +1,6 @@
 """What a chat answers from what it was told, and where the rest is lost: held-out conversations, 48 other messages, then the questions.
 
-    python benchmarks/recall_answers.py smollm2 [--data DIR] [--recall DIR] [--first 400] [--talks 40] [--backend torch] [--show]
+    python benchmarks/recall_answers.py smollm2 [--data DIR] [--recall DIR] [--first 400] [--talks 40] [--part validation] [--backend torch] [--show]
 
 Nothing of the conversation is in the window when it is asked, and nothing in the memory: what is right comes from the recall alone. Greedy, 24 tokens at most;
 right is an answer that has the value. *near*: the finder brings the message that tells it; *made from*: the answer is made from it. Beside it the same
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--recall", type=Path, help="instead of the model's own")
     parser.add_argument("--first", type=int, default=400)
     parser.add_argument("--talks", type=int, default=40)
+    parser.add_argument("--part", choices=tuple(natural.PARTS), default="validation", help="of the conversations written by hand: on test nothing is chosen")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-controls", action="store_true", help="without another's messages and none")
     parser.add_argument("--show", action="store_true", help="every wrong answer")
@@ -65,7 +66,7 @@ def main() -> None:
     others, counts, began = list(ordinary[:OTHERS]), Counter[tuple[str, str]](), time.monotonic()
     before: list[str] = []
     for number in range(given.first, given.first + given.talks):
-        talked = natural.told(number, given.seed, source)
+        talked = natural.told(number, given.seed, source, given.part)
         messages = [message for message, _ in talked.turns]
         session, another, none = told(model, messages + others), told(model, before + others), told(model, ())
         for q in talked.questions:
@@ -86,7 +87,7 @@ def main() -> None:
         _count(counts, "ordinary messages", session, ordinary[OTHERS + number % (len(ordinary) - OTHERS)])
         before = messages
         print(f"{number}: {time.monotonic() - began:.0f} s  " + _line(counts, talked.source), flush=True)
-    print(f"seed {given.seed}, conversations {given.first} to {given.first + given.talks - 1}, {given.backend}")
+    print(f"seed {given.seed}, {given.part} part, conversations {given.first} to {given.first + given.talks - 1}, {given.backend}")
     for name in sorted({source for source, _ in counts}):
         print(_line(counts, name))
 

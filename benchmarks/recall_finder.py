@@ -1,6 +1,6 @@
 """What a recall's finder and encoder bring back for held-out questions, and how often it is called for nothing. Reads no model's weights.
 
-    python benchmarks/recall_finder.py smollm2 [--data DIR] [--recall DIR] [--talks 60] [--finder-alone]
+    python benchmarks/recall_finder.py smollm2 [--data DIR] [--recall DIR] [--talks 60] [--part validation] [--finder-alone]
 
 Each question is asked among the messages of its own conversation and 48 ordinary ones, as `lm2 eval --only natural` has them; and among the messages of all
 conversations. The last two lines are messages that ask for nothing told: how many were taken for one that does.
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder of dialogues with marked values: its held-out services too")
     parser.add_argument("--recall", type=Path, help="instead of the model's own")
     parser.add_argument("--talks", type=int, default=60)
+    parser.add_argument("--part", choices=tuple(natural.PARTS), default="validation", help="of the conversations written by hand: on test nothing is chosen")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--finder-alone", action="store_true", help="without the encoder")
     given = parser.parse_args()
@@ -62,7 +63,7 @@ def main() -> None:
 
     ordinary = talk.ordinary("heldout")
     others, idle = list(ordinary[:OTHERS]), ordinary[OTHERS:]
-    talks = [natural.told(n, given.seed, []) for n in range(given.talks)]
+    talks = [natural.told(n, given.seed, [], given.part) for n in range(given.talks)]
     if given.data is not None:
         read = natural.from_dialogues(given.data)
         talks += random.Random(given.seed).sample(read, min(given.talks, len(read)))
@@ -83,7 +84,7 @@ def main() -> None:
             if number < len(idle):
                 called.setdefault("nothing told is asked for: ordinary messages", []).append(scored(idle[number], own + others)[1])
         begin += len(own)
-    print(f"{place}: margin {recall.margin:g}, seed {given.seed}; right message among the first {', '.join(map(str, KEPT))}; called")
+    print(f"{place}: margin {recall.margin:g}, seed {given.seed}, {given.part} part; right message among the first {', '.join(map(str, KEPT))}; called")
     for name in sorted(ranks, key=lambda n: ("among" in n, n)):
         found = "  ".join(f"{100 * sum(r < k for r in ranks[name]) / len(ranks[name]):3.0f}%" for k in KEPT)
         print(f"{name:<44} {len(ranks[name]):4} questions  {found}   called {100 * sum(called[name]) / len(called[name]):.0f}%")

@@ -42,7 +42,7 @@ ORDINARY, ORDINARY_TOKENS = 200, 64
 )
 @click.option(
     "--part", type=click.Choice(["auto", "validation", "test", "train"]), default="auto",
-    help="Which samples: those held out from training, test files, or training's own. auto: test files where there are some, else validation.",
+    help="Which samples: those held out from training, test files, or training's own. auto: test where there is such a part, else validation.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=SEED, show_default=True, help="Decides every sample.")
 @click.option("--system", default=None, help="System prompt.")
@@ -92,8 +92,11 @@ def command(
     if task == "recall" and "natural" in _words(only or ""):
         if _words(only or "") != NATURAL:
             raise click.UsageError(f"--only {only}: natural is measured alone, leave the others out")
+        from ..evaluation.natural import part_of
+
+        written = part_of(part)
         loaded = open_model(model, backend, device, dtype, threads)
-        _natural(loaded, data, _distances(distances or HIDDEN, 0), samples or SAMPLES, seed, window, answer_tokens or NATURAL_TOKENS, out, as_json)
+        _natural(loaded, data, written, _distances(distances or HIDDEN, 0), samples or SAMPLES, seed, window, answer_tokens or NATURAL_TOKENS, out, as_json)
         return
     spans = _words(lengths or (TEXT_LENGTH if task == "perplexity" else LENGTHS))
     asked = Asked(task, data, spans, _distances(distances or DISTANCES, 1), _words(only or ""), part, seed, system, chunk, counter)
@@ -170,9 +173,9 @@ def _distances(text: str, least: int) -> list[int]:
 
 
 def _natural(
-    model: "Model", data: Path | None, distances: list[int], count: int, seed: int, window: int | None, longest: int, out: Path | None, as_json: bool
+    model: "Model", data: Path | None, part: str, distances: list[int], count: int, seed: int, window: int | None, longest: int, out: Path | None, as_json: bool
 ) -> None:
-    """Conversations in people's own words, asked in four ways. With `out` a run goes on where it stopped."""
+    """Conversations in people's own words, those written by hand of one part, asked in four ways. With `out` a run goes on where it stopped."""
     from ..evaluation import natural, natural_report
     from ..evaluation.report import header
     from ..evaluation.store import Store
@@ -183,7 +186,7 @@ def _natural(
     about = model.backend.describe()
     settings = {
         "task": "recall", "only": "natural", "model": model.name, "fingerprint": model.fingerprint, "backend": about.backend, "dtype": about.dtype,
-        "seed": seed, "window": window or model.window, "distances": distances, "answer_tokens": longest, "dialogues": len(given),
+        "seed": seed, "part": part, "window": window or model.window, "distances": distances, "answer_tokens": longest, "dialogues": len(given),
     }  # fmt: skip
     out = ready(out, "recall.png")
     store = Store(out, settings) if out else None
@@ -195,7 +198,7 @@ def _natural(
             if interrupted():
                 raise Stopped
 
-        talker = natural.Talker(model, seed, longest, window, check)
+        talker = natural.Talker(model, seed, longest, window, check, part)
         try:
             for batch in natural.measure(talker, distances, count, given, rows, lambda new: None):
                 rows += batch
@@ -207,7 +210,7 @@ def _natural(
     report = natural_report.document(model, rows, distances, settings | {"samples": count}, whole)
     words = {
         "window": f"{window or model.window} tokens; seed {seed}; greedy answers of at most {longest} tokens",
-        "talk": "held-out kinds and conversations of the package" + (f", {len(given)} held-out dialogues of {data}" if data else ""),
+        "talk": f"held-out kinds and conversations of the package, {part} part" + (f", {len(given)} held-out dialogues of {data}" if data else ""),
     }
     title = f"{model.name}: recall, natural"
     done = Done(report, natural_report.table(rows, distances), lambda path: natural_report.draw(rows, distances, title, path))

@@ -5,7 +5,8 @@ answered four times, with the same words in the window:
 memory: the session as it is. other: with another conversation's memory. off: with a memory that was never written.
 whole: without memory, the whole conversation in the window, where the model's positions allow it.
 A model with a recall recalls what the arm's memory heard: off and whole recall nothing.
-Source of the conversations: models/tasks/natural, held out from training; and a folder of dialogues with marked values.
+Source of the conversations: models/tasks/natural, held out from training; and a folder of dialogues with marked values. Those written by hand are of
+two parts: `validation`, on which settings may have been chosen, and `test`, on which nothing was.
 """
 
 import random
@@ -32,6 +33,7 @@ FACTS, FILLERS, FILLER_TOKENS = 6, 48, 64
 SPLIT = "heldout"
 Heard = tuple[Sequence[dict[str, str]], Sequence[int]]  # a transcript, and the turn of each of its messages
 ARMS = ("memory", "other", "off", "whole")
+PARTS = {"validation": talk.talks, "test": talk.unseen}  # of the conversations written by hand
 
 
 class Question(NamedTuple):
@@ -75,15 +77,23 @@ class Row(NamedTuple):
     right: tuple[bool, bool, bool, bool | None]
 
 
-def told(number: int, seed: int, given: Sequence[Told]) -> Told:
-    """Conversation `number`: by turns drawn held-out facts, one written by hand, and one of `given`."""
+def part_of(asked: str) -> str:
+    """The part that `--part` means: `auto` is test. Raises EvaluationError for one that there is not."""
+    part = "test" if asked == "auto" else asked
+    if part not in PARTS:
+        raise EvaluationError(f"--part {asked}: natural asks what training does not use, its parts are {' and '.join(PARTS)}")
+    return part
+
+
+def told(number: int, seed: int, given: Sequence[Told], part: str = "validation") -> Told:
+    """Conversation `number`: by turns drawn held-out facts, one written by hand of `part`, and one of `given`."""
     rng = random.Random(f"natural {seed} {number}")
     ways = ["drawn", "written", *(["given"] if given else [])]
     way = ways[number % len(ways)]
     if way == "given":
         return given[random.Random(f"natural {seed}").sample(range(len(given)), len(given))[number // len(ways) % len(given)]]
     if way == "written":
-        known = talk.talks()
+        known = PARTS[part]()
         chosen = known[random.Random(f"natural {seed}").sample(range(len(known)), len(known))[number // len(ways) % len(known)]]
         asked = [Question(chosen.title, q.question, q.value, q.accepted, q.wrong, i) for i, part in enumerate(chosen.asked) for q in part]
         return Told("written", tuple((message, None) for message in chosen.messages), tuple(asked))
@@ -153,13 +163,14 @@ class Stop(NamedTuple):
 
 @dataclass
 class Talker:
-    """Holds conversations with one model and asks. longest: tokens of an answer at most. check: raises to stop. fed: hears of tokens."""
+    """Holds conversations with one model and asks. longest: tokens of an answer at most. check: raises to stop. part: of those written by hand."""
 
     model: "Model"
     seed: int
     longest: int
     window: int | None = None
     check: Callable[[], None] = lambda: None
+    part: str = "validation"
 
     def __post_init__(self) -> None:
         if self.model.config.memory.cell != "gated":
@@ -178,7 +189,7 @@ class Talker:
 
     def conversation(self, number: int, given: Sequence[Told], distances: Sequence[int]) -> Iterator["Stop"]:
         """Conversation `number`, stopped at every distance in ascending order."""
-        what, session = told(number, self.seed, given), self._session()
+        what, session = told(number, self.seed, given, self.part), self._session()
         rng = random.Random(f"talk {self.seed} {number}")
         heard: list[tuple[str, str]] = []
         ends: list[int] = []

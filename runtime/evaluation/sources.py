@@ -22,7 +22,7 @@ def recall_cells(kinds: Sequence[str], distances: Sequence[int], part: str, seed
     """A cell for each kind and distance in chunks. Raises EvaluationError for a kind or part the generator does not have."""
     part = "validation" if part == "auto" else part
     if part == "test":
-        raise EvaluationError("--part test: recall has no test files, its samples are drawn: use --part validation")
+        raise EvaluationError("--part test: story and chat have no test files, their samples are drawn: use --part validation")
     for kind in kinds:
         if kind not in KINDS:
             raise EvaluationError(f"--only {kind}: recall has {', '.join(KINDS)}")

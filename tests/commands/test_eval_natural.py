@@ -31,6 +31,22 @@ def test_table_json_and_going_on(lm2, model, tmp_path):
     assert set(again["cells"][0]["arms"]) == {"memory", "other", "off", "whole"}
 
 
+def test_a_run_belongs_to_its_part(lm2, model, tmp_path):
+    """Without --part the unseen conversations are asked, and a folder of theirs is not gone on with on the known ones."""
+    from lm2.models.tasks.natural import talk
+
+    asked, args = {}, (*ARGS, "--samples", "6", "--distances", "0")
+    for name, more, part in (("auto", (), "test"), ("known", ("--part", "validation"), "validation")):
+        result = json.loads(lm2("eval", model, *args, *more, "--out", tmp_path / name, "--json").out)
+        assert result["settings"]["part"] == part
+        rows = [json.loads(line) for line in (tmp_path / name / "answers" / "natural.jsonl").read_text().splitlines()]
+        asked[name] = {row["question"] for row in rows if row["source"] == "written"}
+    unseen, known = ({q.question for t in talks for q in t.questions} for talks in (talk.unseen(), talk.talks()))
+    assert asked["auto"] <= unseen and asked["known"] <= known and all(asked.values())
+    lm2("eval", model, *args, "--part", "validation", "--out", tmp_path / "auto").fails('answers for part "test", this run has "validation"')
+    lm2("eval", model, *args, "--part", "train").fails("--part train: natural asks what training does not use")
+
+
 def test_what_is_wrong_is_said(lm2, model, tmp_path):
     for args, words in ((("--only", "natural,story"), "natural is measured alone"), (("--only", "natural", "--distances", "-1"), "'-1'")):
         result = lm2("eval", model, "--task", "recall", *args)

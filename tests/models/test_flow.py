@@ -28,11 +28,11 @@ def test_every_conversation_tells_what_is_asked():
 def test_nothing_held_out_is_in_them():
     train = {n: set().union(*(grams(m, n) for f in flow.flows() for m in f.messages)) for n in (4, 6)}
     held = [s for kind in kinds.kinds("heldout").values() for s in (*kind.statements, *kind.corrections)]
-    for name, messages in (("kinds", held), ("talks", [m for t in talk.talks() for m in t.messages])):
+    for name, messages in (("kinds", held), ("talks", [m for t in talk.talks() for m in t.messages]), ("unseen", [m for t in talk.unseen() for m in t.messages])):
         for n, most in ((4, 0.02), (6, 0.0)):
             mine = [g for s in messages for g in grams(s, n)]
             assert sum(g in train[n] for g in mine) / len(mine) <= most, (name, n, [g for g in mine if g in train[6]][:5])
-    names = {normal(a.value) for t in talk.talks() for a in t.questions if a.value[0].isupper()} - {day.lower() for day in values.lists()["weekday"]}
+    names = {normal(a.value) for t in (*talk.talks(), *talk.unseen()) for a in t.questions if a.value[0].isupper()} - {day.lower() for day in values.lists()["weekday"]}
     assert not names & {normal(a.value) for f in flow.flows() for asked in f.asked for a in asked}
 
 

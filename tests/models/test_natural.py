@@ -4,6 +4,7 @@ import json
 import random
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 def test_counts():
     assert len(kinds.kinds("train")) >= 400 and len(kinds.kinds("heldout")) >= 80
     assert len(talk.ordinary("train")) >= 300 and len(talk.ordinary("heldout")) >= 200 and len(talk.unknown()) >= 150
-    assert len(talk.talks()) >= 30 and all(len(t.questions) == talk.FACTS for t in talk.talks())
+    assert len(talk.talks()) >= 30 and len(talk.unseen()) >= 60
+    assert all(len(t.questions) == talk.FACTS for t in (*talk.talks(), *talk.unseen()))
 
 
 @pytest.mark.parametrize("split", values.SPLITS)
@@ -127,7 +129,7 @@ def test_phrasings_are_divided():
     told = [s for kind in kinds.kinds("train").values() for s in (*kind.statements, *kind.corrections)]
     seen = {n: set().union(*(grams(s, n) for s in told)) for n in (4, 6)}
     held = [s for kind in kinds.kinds("heldout").values() for s in (*kind.statements, *kind.corrections)]
-    for name, messages in (("kinds", held), ("talks", [m for t in talk.talks() for m in t.messages])):
+    for name, messages in (("kinds", held), ("talks", [m for t in talk.talks() for m in t.messages]), ("unseen", [m for t in talk.unseen() for m in t.messages])):
         for n, most in ((4, 0.02), (6, 0.0)):
             mine = [g for s in messages for g in grams(s, n)]
             assert sum(g in seen[n] for g in mine) / len(mine) <= most, (name, n)
@@ -297,13 +299,47 @@ def test_a_file_of_conversations_is_checked(tmp_path, text, message):
         talk.read_talks(file)
 
 
-def test_conversations_are_right_by_their_own_words():
-    for conversation in talk.talks():
+@pytest.mark.parametrize("of", [talk.talks, talk.unseen])
+def test_conversations_are_right_by_their_own_words(of):
+    for conversation in of():
         for message, asked in zip(conversation.messages, conversation.asked, strict=True):
             for question in asked:
                 assert question.is_right(f"It is {question.value}.") and not question.is_right("I'm sorry, I don't know.")
                 assert not question.is_right(question.question), question
                 assert not any(question.is_right(wrong) for wrong in question.wrong), message
+                assert is_told(message, question.value, question.accepted), "asked behind the message that tells it"
+
+
+def test_unseen_conversations_are_not_those_that_were_tuned_on():
+    def bare(text):
+        return re.sub(r"\W+", " ", text.lower()).strip()
+
+    known, unseen = talk.talks(), talk.unseen()
+    files = [file for file in FOLDER.glob("*train*.txt")] + [FOLDER / "unknown.txt", FOLDER / "heldout_talks.txt"]
+    trained = {bare(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()} - {""}
+    assert len(files) > 50 and {bare(m) for t in known for m in t.messages} < trained, "the control: what a file has is found"
+    assert not {bare(m) for t in unseen for m in t.messages} & trained
+    asked, before = ({(bare(q.question), normal(q.value)) for t in talks for q in t.questions} for talks in (unseen, known))
+    assert len(asked) == 360 and not asked & before
+    assert not {t.title.lower() for t in unseen} & {t.title.lower() for t in known}
+
+
+def test_messages_of_unseen_conversations_are_like_none():
+    """No more than six in ten of a message's three words in a row stand together in any line that was tuned on."""
+    lines = [line for file in (*FOLDER.glob("talks_train_*.txt"), FOLDER / "heldout_talks.txt") for line in file.read_text(encoding="utf-8").splitlines()]
+    within: dict[tuple[str, ...], set[int]] = {}
+    for number, line in enumerate(lines):
+        for gram in grams(line, 3):
+            within.setdefault(gram, set()).add(number)
+
+    def most(message):
+        mine = grams(message, 3)
+        shared = Counter(number for gram in mine for number in within.get(gram, ()))
+        return max(shared.values(), default=0) / max(len(mine), 1)
+
+    messages = [m for t in talk.unseen() for m in t.messages]
+    assert all(most(m) <= 0.6 for m in messages), [m for m in messages if most(m) > 0.6]
+    assert most("x " + talk.talks()[0].messages[0]) > 0.6, "the control: a line that was tuned on, with a word before"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tiny_model import recorded
 
 from lm2 import Session
 from lm2.models.errors import PromptError
+from lm2.models.tasks.natural import talk
 from lm2.runtime.evaluation import natural, natural_report
 from lm2.runtime.evaluation.store import EvaluationError
 from lm2.runtime.evaluation.streams import Stopped
@@ -66,6 +67,29 @@ def test_conversations_are_held_out_and_drawn_from_the_seed():
         for q in what.questions:
             assert q.is_right(f"It was {q.value}.") and not q.is_right("I do not know.") and not q.is_right(q.question)
             assert q.is_right(what.turns[q.turn][0]) or q.wrong, "the value stands in what was said"
+
+
+def test_the_part_decides_the_written_conversations_alone():
+    known, unseen = ([natural.told(n, 3, (), part) for n in range(200)] for part in ("validation", "test"))
+    assert known == [natural.told(n, 3, ()) for n in range(200)] and [t.source for t in known] == [t.source for t in unseen]
+    assert [t for t in known if t.source == "drawn"] == [t for t in unseen if t.source == "drawn"]
+    for found, files in ((known, talk.talks()), (unseen, talk.unseen())):
+        written = {tuple(m for m, _ in t.turns) for t in found if t.source == "written"}
+        assert written == {t.messages for t in files}, "all of the part's, and no other"
+    for what in unseen:
+        assert all(q.is_right(what.turns[q.turn][0]) or q.wrong for q in what.questions)
+
+
+def test_parts_by_name():
+    assert [natural.part_of(part) for part in ("auto", "test", "validation")] == ["test", "test", "validation"]
+    with pytest.raises(EvaluationError, match="--part train: natural asks what training does not use"):
+        natural.part_of("train")
+
+
+def test_a_talker_asks_of_its_part(talker):
+    talker.part = "test"
+    (stop,) = talker.conversation(1, (), (0,))
+    assert stop.told == natural.told(1, 0, (), "test") != natural.told(1, 0, (), "validation")
 
 
 def dialogue(folder, held=("Trains_1",)):

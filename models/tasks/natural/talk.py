@@ -72,8 +72,14 @@ def _each(name: str) -> tuple[str, ...]:
 
 @cache
 def talks() -> tuple[Talk, ...]:
-    """The held-out conversations of the package."""
+    """The held-out conversations of the package, on which settings may be chosen."""
     return read_talks(data_file("heldout_talks.txt"))
+
+
+@cache
+def unseen() -> tuple[Talk, ...]:
+    """Conversations written after and apart from everything that was tuned. Not to be used to choose anything: no setting, weight or wording."""
+    return read_talks(data_file("unseen_talks.txt"))
 
 
 def read_talks(path: Path) -> tuple[Talk, ...]:
