@@ -35,7 +35,7 @@ def test_a_run_belongs_to_its_part(lm2, model, tmp_path):
     """Without --part the unseen conversations are asked, and a folder of theirs is not gone on with on the known ones."""
     from lm2.models.tasks.natural import talk
 
-    asked, args = {}, (*ARGS, "--samples", "6", "--distances", "0")
+    asked, args = {}, (*ARGS, "--distances", "0")
     for name, more, part in (("auto", (), "test"), ("known", ("--part", "validation"), "validation")):
         result = json.loads(lm2("eval", model, *args, *more, "--out", tmp_path / name, "--json").out)
         assert result["settings"]["part"] == part
