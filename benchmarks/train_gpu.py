@@ -3,6 +3,7 @@
     python benchmarks/train_gpu.py smollm2 --data DIR --parts runs/parts --gpus 1
     python benchmarks/train_gpu.py smollm2 --task seek --data DIR --parts runs/seek-parts --run runs/seek
     python benchmarks/train_gpu.py smollm2 --task retell --data DIR --recall runs/seek/recall --parts runs/retell-parts --run runs/retell
+    python benchmarks/train_gpu.py smollm2 --task read --data DIR --recall runs/retell/recall --parts runs/read-parts --run runs/read
 
 One call is one leg: it puts the run folder together from the parts of the last leg, trains, and writes new parts: files under 16 MB and a
 manifest with the sha256 of each part and each file, so that a leg may run where nothing but small files comes and goes. Call it again with
@@ -29,8 +30,9 @@ CHAT = ("--steps", "4000", "--stages", "1:1x4")
 FULL = {
     "seek": ("--steps", "4000"),  # a step's texts are as many as ever: two small maps, which are to be told apart among all of them
     "retell": ("--steps", "2000", "--stages", "1:1x64", "--rate", "0.012"),
+    "read": ("--steps", "3000", "--stages", "1:1x96", "--rate", "0.00015"),
 }
-EXACT = ("seek", "retell")  # in float32: a step is many small products, which launches cost more than numbers do
+EXACT = ("seek", "retell", "read")  # in float32: a step is many small products, which launches cost more than numbers do
 
 
 def sha256(data: bytes) -> str:
@@ -108,7 +110,7 @@ def result(task: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="smollm2")
-    parser.add_argument("--task", choices=("find", "chat", "seek", "retell"), default="chat", help="what is trained [chat]")
+    parser.add_argument("--task", choices=("find", "chat", "seek", "retell", "read"), default="chat", help="what is trained [chat]")
     parser.add_argument("--data", type=Path, help="folder of texts (docs/training.md)")
     parser.add_argument("--parts", type=Path, required=True, help="what goes from leg to leg")
     parser.add_argument("--run", type=Path, default=Path("runs/train_gpu"), help="the run folder; put together anew where there are parts")

@@ -50,7 +50,7 @@ PLANS = {
     "find": Plan("find", 1500, 2e-3, 0, stages("1:1x1"), warmup=20, flat=0.0, decay=0.01, quiet=0.0),
     "seek": Plan("seek", 1500, 2e-3, 0, stages("1:1x1"), warmup=1, flat=0.0, quiet=0.0),
     "retell": Plan("retell", 600, 2e-2, 0, stages("1:1x8"), warmup=20, flat=0.0, quiet=0.0),
-    "read": Plan("read", 1500, 1e-4, 0, stages("1:1x48"), warmup=50, flat=0.0, decay=0.01, quiet=0.0),
+    "read": Plan("read", 480, 1.5e-4, 0, stages("1:1x48"), warmup=50, flat=0.0, decay=0.01, quiet=0.0),
     "text": Plan("text", 2000, 3e-4, 0, stages("0.3:1-2x4,1:1-4x4"), warmup=50, decay=0.01, quiet=0.0),
 }
 WINDOW = 2048  # tokens that a chat with a memory of --task chat keeps word for word

@@ -83,7 +83,7 @@ def test_damaged_parts_are_named_and_nothing_is_lost(legs, packed, tmp_path, dam
     assert word in str(stop.value) and contents(folder) == before and not (tmp_path / "outside").exists()
 
 
-@pytest.mark.parametrize("task", ["chat", "find", "seek", "retell"])
+@pytest.mark.parametrize("task", ["chat", "find", "seek", "retell", "read"])
 def test_what_is_asked_for_is_a_recipe_of_lm2_train(legs, task):
     """Options that it has, stages that it reads, the device's precision; what a caller says comes last."""
     from lm2.models.training.plan import stages
@@ -95,7 +95,7 @@ def test_what_is_asked_for_is_a_recipe_of_lm2_train(legs, task):
     usual, toy = read(), read("--device", "cpu", "--steps", "3", "--stages", "1:1x2")
     assert usual["task"] == task and usual["steps"] > toy["steps"] == 3 and usual["half"] is (task in ("chat", "find")) and not toy["half"]
     assert task == "seek" or stages(usual["stages"])[-1].batch > stages(toy["stages"])[-1].batch == 2
-    assert legs.result(task) == ("recall" if task in ("seek", "retell") else "adapter")
+    assert legs.result(task) == ("recall" if task in ("seek", "retell", "read") else "adapter")
 
 
 def ended(model, parts, *options):

@@ -5,6 +5,7 @@ import pytest
 import recall_kit
 from recalled_kit import ODD, OTHER, said, texts
 
+from lm2.models.recall import SURE, Found, Use
 from lm2.runtime.session import recalling
 from lm2.runtime.session.recalling import Passage, Recalling
 
@@ -232,3 +233,52 @@ def test_vectors_are_kept_as_long_as_what_they_are_of(monkeypatch):
     monkeypatch.setattr(recalling, "VECTORS", 1)
     sharp.nearest("zebra eats what", both)
     assert len(sharp._vectors) == 1
+
+
+class Reading:
+    """A reader that finds the last word of each message, as sure as it is long. use as given; notes what it read."""
+
+    def __init__(self, *use):
+        self.use, self.given = Use(*use), []
+
+    def read(self, question, messages):
+        self.given.append(list(messages))
+        return [Found(m.split()[-1], float(len(m.split()[-1])) - 4) for m in messages]
+
+
+def test_a_reader_reads_what_is_near():
+    """Of the nearest `among` those that it doubts are out; nearness counts beside what it read; as many are left as an answer reads."""
+    transcript = said("zebra eats plums", "zebra eats figs", "zebra eats fig", "zebra eats a", "my brother bakes")
+    plain, reader = looked(64, read=2), Reading(4, 0.5, -1.0)
+    sharp = looked(64, read=2, reader=reader)
+    passages = sharp.passages(transcript, [1, 2, 3, 4, 5])
+    assert len(plain.nearest("zebra eats what", passages)) == 2
+    near = sharp.nearest("zebra eats what", passages)
+    assert len(near) == 4 and reader.given == []
+    kept, words = sharp.read("zebra eats what", passages, near)
+    told = {i: near[i] + 0.5 * (len(passages[i].text.split()[-1]) - 4) for i in near if len(passages[i].text.split()[-1]) >= 3}
+    best = sorted(sorted(told, key=lambda i: -told[i])[:2])
+    assert list(kept) == best and kept == {i: told[i] for i in best}
+    assert words == {i: passages[i].text.split()[-1] for i in best}
+    assert reader.given == [[passages[i].text for i in near]]
+
+
+def test_a_reader_that_doubts_all_leaves_none():
+    sharp = looked(64, reader=Reading(4, 0.5, 50.0))
+    passages = sharp.passages(said("zebra eats plums"), [1])
+    near = sharp.nearest("zebra eats what", passages)
+    assert near and sharp.read("zebra eats what", passages, near) == ({}, {})
+
+
+def test_what_is_read_counts_for_a_bound():
+    sharp = looked(64, reader=Reading(4, 1.0, -1e3))
+    passages = sharp.passages(said("zebra eats " + "x" * 40), [1])
+    near = sharp.nearest("zebra eats what", passages)
+    assert sharp.read("zebra eats what", passages, near)[0][0] == near[0] + SURE
+
+
+def test_without_a_reader_what_is_near_is_read():
+    plain = looked(64)
+    passages = plain.passages(said("zebra eats plums"), [1])
+    near = plain.nearest("zebra eats what", passages)
+    assert near and plain.read("zebra eats what", passages, near) == (near, {}) and looked(64, reader=Reading(4, 1.0, 0.0)).read("a", [], {}) == ({}, {})

@@ -8,6 +8,7 @@ import recall_kit
 from recalled_kit import ASK, recalls, talked
 
 from lm2 import Sampling
+from lm2.models.recall import Found, Use
 from lm2.runtime.session import beside
 from lm2.runtime.session.recalling import Passage
 
@@ -94,3 +95,56 @@ def test_reading_ends_where_no_other_could_come_along(models, believed, fields, 
     backend, passages = Doubting(model.backend, 7, believed), [Passage(n, f"text {n}", (n,)) for n in range(4)]
     side = beside.answering(backend, recall, 7, lambda text: list(text.encode()), passages, NEAR, "who?")
     assert (side and [p.number for p in side.found]) == found and backend.read == read
+
+
+class Reading:
+    """A reader for which `words` answer every question, wherever they stand."""
+
+    use = Use(4, 1.0, -1e3)
+
+    def __init__(self, words):
+        self.words = words
+
+    def read(self, question, messages):
+        return [Found(self.words if self.words in m else "", 1.0) for m in messages]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_an_answer_says_what_was_found(models, temperature):
+    """A model of random numbers would say anything else; the conversation hears the answer whole."""
+    model = recalls(models["gated"])
+    plain = talked(model, sampling=Sampling(temperature=temperature))
+    assert "plums" not in plain.say(ASK, 40)
+    session = talked(replace(model, recall=model.recall._replace(reader=Reading("eats plums"))), sampling=Sampling(temperature=temperature))
+    answer = session.say(ASK, 40)
+    assert "eats plums" in answer.lower() and [p.number for p in session.recalled] == [1]
+    assert session.transcript[-1]["content"] == answer and len(session.reply.tokens) == 40
+    heard, said = session.at.tokens + session.at.pending, session.reply.tokens
+    assert said in [heard[i : i + 40] for i in range(len(heard) - 39)]
+
+
+def test_what_it_begins_with_ends_where_the_answer_must(models):
+    model = recalls(models["gated"])
+    session = talked(replace(model, recall=model.recall._replace(reader=Reading("eats plums"))), sampling=Sampling(temperature=0.0))
+    assert len((session.say(ASK, 3), session.reply)[1].tokens) == 3 and session.reply.finish == "length"
+
+
+def test_logits_are_told_of_every_token(models):
+    """What a server shows of an answer's tokens: of those it begins with too, and each from a row of its own."""
+    model, heard = recalls(models["gated"]), []
+    session = talked(replace(model, recall=model.recall._replace(reader=Reading("eats plums"))), sampling=Sampling(temperature=0.0))
+    session.chosen = lambda logits, token: heard.append((np.array(logits), token))
+    session.say(ASK, 40)
+    assert [token for _, token in heard] == list(session.reply.tokens)
+    assert all(row.shape == (session.model.config.vocab_size,) for row, _ in heard)
+    assert not np.array_equal(heard[0][0], heard[1][0])
+
+
+def test_a_draw_is_not_spent_on_what_was_found(models):
+    """Draws are those of the tokens that were drawn."""
+    model = recalls(models["gated"])
+    session = talked(replace(model, recall=model.recall._replace(reader=Reading("eats plums"))), sampling=Sampling(temperature=1.0))
+    before = session.at.draws
+    side = session.beside(ASK)
+    session.say(ASK, 40)
+    assert 0 < len(side.given.tokens) < 40 and session.at.draws - before == 40 - len(side.given.tokens)

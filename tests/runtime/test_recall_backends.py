@@ -7,7 +7,7 @@ import recall_kit
 import tiny_model
 from recalled_kit import ASK, GREEDY, OTHER, talked, texts
 
-from lm2.models.recall import save_recall
+from lm2.models.recall import Found, Use, save_recall
 from lm2.runtime.loading import load
 
 
@@ -51,14 +51,28 @@ def conversation(folder, backend, source):
 
     assert read_json(source / "recall.json")
     model = load(folder, backend, device="cpu", threads=0 if backend == "mlx" else 1)
-    recall = open_recall(source, model.config)
-    session = talked(replace(model, eos=frozenset(), recall=recall), sampling=GREEDY)
+    return both(replace(model, eos=frozenset(), recall=open_recall(source, model.config)))
+
+
+def both(model):
+    """What is answered, and where the session then stands, without a reader and then with one: no answer of the second begins as one of the first."""
     out = []
-    for message in (ASK, OTHER + "!", "0000", ASK):
-        session.say(message, 14)
-        out.append((session.reply.tokens, texts(session.recalled)))
-    out.append(standing_of(session))
+    for reader in (None, LastWord()):
+        session = talked(replace(model, recall=model.recall._replace(reader=reader)), sampling=GREEDY)
+        for message in (ASK, OTHER + "!", "0000", ASK):
+            session.say(message, 14)
+            out.append((session.reply.tokens, texts(session.recalled)))
+        out.append(standing_of(session))
     return out
+
+
+class LastWord:
+    """A reader for which the last word of a message answers everything."""
+
+    use = Use(4, 0.0, -1e3)
+
+    def read(self, question, messages):
+        return [Found(m.split()[-1], 1.0) for m in messages]
 
 
 def standing_of(session):
@@ -67,7 +81,8 @@ def standing_of(session):
 
 @pytest.mark.parametrize("side", ["static", "mlx", "onnx"])
 def test_every_backend_answers_the_same(folders, wanted, side, tmp_path):
-    assert [bool(r) for _, r in wanted[:4]] == [True, True, False, True]
+    assert [bool(r) for _, r in wanted[:4]] == [bool(r) for _, r in wanted[5:9]] == [True, True, False, True]
+    assert wanted[0] != wanted[5] and wanted[1] != wanted[6], "what the reader finds is said"
     if side == "static":
         import torch
 
@@ -78,12 +93,7 @@ def test_every_backend_answers_the_same(folders, wanted, side, tmp_path):
 
         model = load(folders, "torch", device="cpu", threads=1)
         static = TorchBackend(load_model(open_folder(folders), torch.device("cpu"), torch.float32), static=True)
-        session = talked(replace(model, backend=static, eos=frozenset(), recall=open_recall(folders, model.config)), sampling=GREEDY)
-        got = []
-        for message in (ASK, OTHER + "!", "0000", ASK):
-            session.say(message, 14)
-            got.append((session.reply.tokens, texts(session.recalled)))
-        assert [*got, standing_of(session)] == wanted
+        assert both(replace(model, backend=static, eos=frozenset(), recall=open_recall(folders, model.config))) == wanted
         return
     if side == "mlx":
         pytest.importorskip("mlx.core")
