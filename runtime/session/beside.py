@@ -63,8 +63,8 @@ class Side:
         self.at = self.at._replace(logits=logits)
         return self
 
-    def beginning(self, words: str, text: Text) -> "Side":
-        """The same window, in which the answer says `words`. Reads the window, and on."""
+    def beginning(self, words: Sequence[str], text: Text) -> "Side":
+        """The same window, in which the answer says one of `words`, likeliest first. Reads the window, and on."""
         self.at = self.feeder.logits(self.at)
         assert self.at.logits is not None
         room = self.feeder.size - self.at.filled
@@ -105,8 +105,9 @@ def answering(
         side = kept[1] if chosen[first:] == [kept[0]] else quoting(chosen[first:])
         if side is not None:
             side = side.saying(unsaid)
-            likeliest = max(chosen[first:], key=lambda i: recall.weight(near[i], odds[i]))
-            return side if text is None or likeliest not in words else side.beginning(words[likeliest], text)
+            likeliest = sorted(chosen[first:], key=lambda i: -recall.weight(near[i], odds[i]))
+            found = [words[i] for i in likeliest if i in words]
+            return side if text is None or not found else side.beginning(found, text)
     return None
 
 

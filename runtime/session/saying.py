@@ -38,8 +38,9 @@ class Given(NamedTuple):
 NOTHING = Given((), ())
 
 
-def first_tokens(backend: Backend, window: Any, logits: np.ndarray, words: str, text: Text, room: int) -> Given:
-    """The first tokens of an answer that says `words`, after a window with `room` tokens left whose next token has `logits` (v,); none where they do not fit.
+def first_tokens(backend: Backend, window: Any, logits: np.ndarray, found: Sequence[str], text: Text, room: int) -> Given:
+    """The first tokens of an answer that says one of the words that were found, likeliest first, after a window with `room` tokens left whose next token has
+    `logits` (v,); none where they do not fit. Where the model says none of them by itself, it is the first.
 
     The window passed in is as good as before.
     """
@@ -49,10 +50,10 @@ def first_tokens(backend: Backend, window: Any, logits: np.ndarray, words: str, 
         own.append(int(seen[-1].argmax()))
         given, longer = backend.extend(np.array(own[-1:], np.int64), longer)  # (1, v)
         seen.append(np.array(given[0]))
-    theirs = yours(words)
-    if any(text.says(text.decode(own), w) for w in (words, theirs)):
-        return Given(*_up_to(own, seen, (words, theirs), text))
-    return _put(backend, backend.rewind(longer, begin), own, seen, theirs, text, room)
+    for words in found:
+        if any(text.says(text.decode(own), w) for w in (words, yours(words))):
+            return Given(*_up_to(own, seen, (words, yours(words)), text))
+    return _put(backend, backend.rewind(longer, begin), own, seen, yours(found[0]), text, room)
 
 
 def yours(words: str) -> str:

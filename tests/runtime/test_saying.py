@@ -58,7 +58,7 @@ TEXT = Text(encode, decode, (END,), lambda text, words: words.lower() in text.lo
 
 
 def begin(language, words, room=100):
-    found = first_tokens(language, Window(""), language.next(""), words, TEXT, room)
+    found = first_tokens(language, Window(""), language.next(""), [words] if isinstance(words, str) else words, TEXT, room)
     assert len(found.tokens) == len(found.logits)
     return decode(found.tokens), found
 
@@ -66,6 +66,13 @@ def begin(language, words, room=100):
 def test_the_models_own_answer_up_to_the_words():
     text, found = begin(Language("it is a boat."), "boat")
     assert text == "it is a boat" and [int(row.argmax()) for row in found.logits] == list(found.tokens)
+
+
+def test_of_several_the_model_says_which():
+    """The first that was found, where it says none."""
+    assert begin(Language("it is a boat."), ["plum", "boat"])[0] == "it is a boat"
+    assert begin(Language("it is a boat."), ["a", "boat"])[0] == "it is a"
+    assert begin(Language("it is a boat."), ["plum", "zebra"])[0].lower().endswith("plum")
 
 
 def test_words_that_end_later_are_had_to_their_end():
