@@ -14,7 +14,6 @@ from typing import Any
 from .shared import Call, Feed
 from .strand import Strand
 
-
 PROMPT = 512  # tokens of a job that are read as a prompt
 SHARE = 0.25  # of the time of a prompt that answering is given back
 BURST = 2.0  # seconds, so counted, that prompts may be ahead of answers
