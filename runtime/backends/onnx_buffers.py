@@ -196,14 +196,15 @@ class Buffers:
 
 def zeros(shapes: Mapping[str, tuple[Shape, np.dtype]]) -> dict[str, np.ndarray]:
     """Arrays of zeros in one piece of memory, which the system gives page by page as it is written: what is never filled costs nothing, neither bytes nor time."""
-    places, end = {}, 0
+    places: dict[str, int] = {}
+    end = 0
     for name, (shape, dtype) in shapes.items():
         places[name] = end
         end += -(-int(np.prod(shape)) * dtype.itemsize // LINE) * LINE
     own = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if hasattr(mmap, "MAP_ANONYMOUS") else 0  # read before it is written, all of it is one page
     taken = mmap.mmap(-1, max(end, 1), flags=own) if own else mmap.mmap(-1, max(end, 1))
     memory = np.frombuffer(taken, np.uint8)
-    out = {}
+    out: dict[str, np.ndarray] = {}
     for name, (shape, dtype) in shapes.items():
         size = int(np.prod(shape)) * dtype.itemsize
         out[name] = memory[places[name] : places[name] + size].view(dtype).reshape(shape)
