@@ -42,16 +42,17 @@ def onnx(monkeypatch):
 
 
 def onnx_state(monkeypatch):
-    """A chunk in ONNX Runtime begins with a state of NaN, but for the bank."""
+    """A chunk in ONNX Runtime begins with a state of NaN, but for the bank; and for what is read of it, where it was never written: those zeros are read."""
     import numpy
 
     from lm2.runtime.backends.onnx_backend import OnnxBackend
 
     right = OnnxBackend._begun
 
-    def begun(self, *args):
-        arrays = right(self, *args)
-        fresh = {n: numpy.full(a.shape, numpy.nan, a.dtype) for n, a in arrays.items() if n != "past_bank" and a.dtype.kind == "f"}
+    def begun(self, batch, state, window):
+        arrays = right(self, batch, state, window)
+        kept = ("past_bank", "past_memory_") if self._unwritten(state.bank) else ("past_bank",)
+        fresh = {n: numpy.full(a.shape, numpy.nan, a.dtype) for n, a in arrays.items() if not n.startswith(kept) and a.dtype.kind == "f"}
         return arrays | fresh
 
     monkeypatch.setattr(OnnxBackend, "_begun", begun)

@@ -1,11 +1,11 @@
-/* ai.lm2::QLinear with AVX2, AVX-VNNI and AVX-512 VNNI: 16 outputs at once, a lane each.
+/* ai.lm2::QLinear's levels, and many rows with AVX-VNNI and AVX-512 VNNI: 16 outputs at once, a lane each.
 
 A panel of a tile (16 outputs, up to 24 blocks) is turned so that one vector holds 4 numbers of every output, and then multiplied by all rows
 of x; its bytes are unsigned, 8-bit numbers with 128 added. Between panels y holds the sums. Outputs past the last one are copies of it and are
 not stored. Weights are read once, in one stream whose next tile is asked for ahead. One row alone goes another way
 (qlinear_x86_row.c). Knows arrays; no ONNX Runtime, no threads, no state. */
 
-#include "qlinear_x86.h"
+#include "qlinear_x86_turn.h"
 
 #ifdef LM2_QLINEAR_X86
 
@@ -21,20 +21,6 @@ typedef struct {
     size_t first, blocks; /* of W's blocks */
     int32_t added;        /* to every number: 0, or with 8 bits 1 << ADDED_SHIFT */
 } Panel;
-
-INLINE AVX2 __m256i two(const void *low, const void *high) {
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)), _mm_loadu_si128(high), 1);
-}
-
-/* 16 bytes of each of 8 outputs -> 4 vectors, each with 4 bytes of every output. */
-INLINE AVX2 void turn(const uint8_t *const *from, size_t offset, __m256i out[4]) {
-    __m256i a[4];
-    for (int c = 0; c < 4; c++) a[c] = two(from[c] + offset, from[c + 4] + offset);
-    const __m256i l0 = _mm256_unpacklo_epi32(a[0], a[1]), h0 = _mm256_unpackhi_epi32(a[0], a[1]);
-    const __m256i l1 = _mm256_unpacklo_epi32(a[2], a[3]), h1 = _mm256_unpackhi_epi32(a[2], a[3]);
-    out[0] = _mm256_unpacklo_epi64(l0, l1), out[1] = _mm256_unpackhi_epi64(l0, l1);
-    out[2] = _mm256_unpacklo_epi64(h0, h1), out[3] = _mm256_unpackhi_epi64(h0, h1);
-}
 
 INLINE AVX2 void turn_block(const uint8_t *const *from, size_t block, int bits, Panel *p, size_t at) {
     const __m256i low = _mm256_set1_epi8(15), top = _mm256_set1_epi8((char)0x80);
@@ -57,64 +43,15 @@ INLINE AVX2 void turn_block(const uint8_t *const *from, size_t block, int bits, 
     }
 }
 
-/* 8 float16 of each of 16 outputs -> float32, (8, 16). */
-INLINE AVX2 void turn_halves(const uint16_t *const *from, size_t offset, float (*to)[LM2_QTILE]) {
-    __m256i a[8], b[8];
-    for (int c = 0; c < 8; c++) a[c] = two(from[c] + offset, from[c + 8] + offset);
-    for (int c = 0; c < 4; c++) b[2 * c] = _mm256_unpacklo_epi16(a[2 * c], a[2 * c + 1]), b[2 * c + 1] = _mm256_unpackhi_epi16(a[2 * c], a[2 * c + 1]);
-    for (int c = 0; c < 2; c++) {
-        const __m256i *s = b + 4 * c;
-        a[4 * c] = _mm256_unpacklo_epi32(s[0], s[2]), a[4 * c + 1] = _mm256_unpackhi_epi32(s[0], s[2]);
-        a[4 * c + 2] = _mm256_unpacklo_epi32(s[1], s[3]), a[4 * c + 3] = _mm256_unpackhi_epi32(s[1], s[3]);
-    }
-    for (int c = 0; c < 4; c++) b[2 * c] = _mm256_unpacklo_epi64(a[c], a[c + 4]), b[2 * c + 1] = _mm256_unpackhi_epi64(a[c], a[c + 4]);
-    for (int c = 0; c < 8; c++) {
-        _mm256_store_ps(to[c], _mm256_cvtph_ps(_mm256_castsi256_si128(b[c])));
-        _mm256_store_ps(to[c] + 8, _mm256_cvtph_ps(_mm256_extracti128_si256(b[c], 1)));
-    }
-}
-
-/* The same for blocks `first` .. `first + blocks` - 1 of rows of float16. The last ones are turned with those before them, or, fewer than 8 in all,
-over a copy: rows end there. */
-INLINE AVX2 void turn_scales(const uint16_t *const *from, size_t first, size_t blocks, float (*to)[LM2_QTILE]) {
-    size_t k = 0;
-    for (; k + 8 <= blocks; k += 8) turn_halves(from, first + k, to + k);
-    if (k == blocks) return;
-    if (blocks >= 8) {
-        turn_halves(from, first + blocks - 8, to + blocks - 8);
-        return;
-    }
-    uint16_t rest[LM2_QTILE][8];
-    const uint16_t *rows[LM2_QTILE];
-    for (int o = 0; o < LM2_QTILE; o++) {
-        for (size_t j = 0; j < 8; j++) rest[o][j] = j < blocks ? from[o][first + j] : 0;
-        rows[o] = rest[o];
-    }
-    turn_halves(rows, 0, to);
-}
-
 INLINE AVX2 void read_panel(const Lm2QMatrix *w, size_t tile, Panel *p) {
-    const uint8_t *q[LM2_QTILE];
-    const uint16_t *d[LM2_QTILE], *m[LM2_QTILE];
-    const size_t bytes = w->bits == 4 ? 16 : 32, row = w->blocks * bytes;
-    for (size_t o = 0; o < LM2_QTILE; o++) {
-        const size_t here = tile * LM2_QTILE + o, output = here < w->outputs ? here : w->outputs - 1;
-        q[o] = w->q + output * row;
-        d[o] = w->d + output * w->blocks;
-        m[o] = w->m + (w->one_minimum ? 0 : output * w->blocks);
-    }
-    const size_t next = (tile + 1) * LM2_QTILE * w->blocks; /* the next tile's first block; in the end all of that tile is asked for */
+    TileRows t;
+    find_tile(w, tile, &t);
     for (size_t k = 0; k < p->blocks; k++) {
-        const size_t ahead = next + (p->first + k) * LM2_QTILE;
-        ask(w->q, ahead * bytes, LM2_QTILE * bytes);
-        if (k % 2 == 0) {
-            ask(w->d, ahead * sizeof *w->d, LINE);
-            if (!w->one_minimum) ask(w->m, ahead * sizeof *w->m, LINE);
-        }
-        turn_block(q, p->first + k, w->bits, p, k);
+        ask_tile(w, &t, p->first + k);
+        turn_block(t.q, p->first + k, w->bits, p, k);
     }
-    turn_scales(d, p->first, p->blocks, p->d);
-    if (!w->one_minimum) turn_scales(m, p->first, p->blocks, p->m);
+    turn_scales(t.d, p->first, p->blocks, p->d);
+    if (!w->one_minimum) turn_scales(t.m, p->first, p->blocks, p->m);
 }
 
 /* sums + (dot d + sum m) step, for 8 outputs of one block. */
@@ -124,59 +61,9 @@ INLINE AVX2 __m256 add_block(__m256 sums, __m256i dot, const float *d, const flo
     return _mm256_add_ps(sums, _mm256_mul_ps(_mm256_add_ps(own, least), _mm256_set1_ps(step)));
 }
 
-/* Adds in the order written: taken apart, the compiler would make a tree of the sums, for which there are not enough registers. */
-#define ADD(SUM, OPERATION, VALUE) \
-    do { \
-        SUM = OPERATION(SUM, VALUE); \
-        __asm__("" : "+x"(SUM)); \
-    } while (0)
-
 /* Below: dot (rows, 2 halves), of block k of the panel with `rows` rows of x (a constant); `at` is that block in the first of them.
 
-4 bits: products of bytes, added in int16: 16 numbers, at most 15 * 128 each, are below 2^15. 8 bits would not be. */
-INLINE AVX2 void dot4(const Panel *p, size_t k, const Lm2QRows *x, size_t at, int rows, __m256i (*dot)[2]) {
-    const __m256i one = _mm256_set1_epi16(1);
-    __m256i high[2][2], low[2][2];
-    for (int r = 0; r < rows; r++) high[r][0] = high[r][1] = low[r][0] = low[r][1] = _mm256_setzero_si256();
-    for (int v = 0; v < VECTORS; v++) {
-        for (int h = 0; h < 2; h++) {
-            const __m256i w = _mm256_load_si256((const __m256i *)(const void *)p->q[k][v][h * HALF_TILE]);
-            for (int r = 0; r < rows; r++) {
-                const size_t n = (at + r * x->blocks) * LM2_QBLOCK + 4 * v;
-                ADD(high[r][h], _mm256_add_epi16, _mm256_maddubs_epi16(w, _mm256_set1_epi32(four(x->high + n))));
-                ADD(low[r][h], _mm256_add_epi16, _mm256_maddubs_epi16(w, _mm256_set1_epi32(four(x->low + n))));
-            }
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int h = 0; h < 2; h++)
-            dot[r][h] = _mm256_add_epi32(_mm256_slli_epi32(_mm256_madd_epi16(high[r][h], one), 8), _mm256_madd_epi16(low[r][h], one));
-}
-
-/* 8 bits: products of int16. */
-INLINE AVX2 void dot8(const Panel *p, size_t k, const Lm2QRows *x, size_t at, int rows, __m256i (*dot)[2]) {
-    __m256i part[2][4]; /* 4 outputs each, in two sums */
-    for (int r = 0; r < rows; r++) part[r][0] = part[r][1] = part[r][2] = part[r][3] = _mm256_setzero_si256();
-    for (int v = 0; v < VECTORS; v++) {
-        __m256i n[2];
-        for (int r = 0; r < rows; r++) {
-            int64_t numbers;
-            memcpy(&numbers, x->number + (at + r * x->blocks) * LM2_QBLOCK + 4 * v, sizeof numbers);
-            n[r] = _mm256_set1_epi64x(numbers);
-        }
-        for (int g = 0; g < 4; g++) {
-            const __m256i w = _mm256_cvtepu8_epi16(_mm_load_si128((const __m128i *)(const void *)p->q[k][v][4 * g]));
-            for (int r = 0; r < rows; r++) ADD(part[r][g], _mm256_add_epi32, _mm256_madd_epi16(w, n[r]));
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int h = 0; h < 2; h++) {
-            const __m256i pairs = _mm256_hadd_epi32(part[r][2 * h], part[r][2 * h + 1]); /* outputs 0 1 4 5 2 3 6 7 */
-            dot[r][h] = _mm256_sub_epi32(_mm256_permute4x64_epi64(pairs, 0xd8), _mm256_set1_epi32(p->added * x->sum[at + r * x->blocks]));
-        }
-}
-
-/* Any bits: the processor adds 4 products of bytes into an int32. */
+Any bits: the processor adds 4 products of bytes into an int32. */
 INLINE AVXVNNI void dot_vnni(const Panel *p, size_t k, const Lm2QRows *x, size_t at, int rows, __m256i (*dot)[2]) {
     __m256i high[2][2], low[2][2];
     for (int r = 0; r < rows; r++) high[r][0] = high[r][1] = low[r][0] = low[r][1] = _mm256_setzero_si256();
@@ -215,8 +102,6 @@ INLINE AVXVNNI void dot_vnni(const Panel *p, size_t k, const Lm2QRows *x, size_t
         for (int r = 0; r < rows; r++) \
             for (int h = 0; h < 2; h++) _mm256_storeu_ps(y + r * stride + 8 * h, sums[r][h]); \
     }
-MULTIPLY(multiply4, AVX2, dot4)
-MULTIPLY(multiply8, AVX2, dot8)
 MULTIPLY(multiply_vnni, AVXVNNI, dot_vnni)
 
 /* The same with 16 lanes. `bits` is a constant too. */
@@ -282,15 +167,9 @@ MULTIPLY_512(8)
             } \
         } \
     }
-TILES(tiles4_avx2, AVX2, multiply4, 2)
-TILES(tiles8_avx2, AVX2, multiply8, 2)
 TILES(panels_avxvnni, AVXVNNI, multiply_vnni, 2)
 TILES(panels4_avx512, AVX512, multiply4_512, ROWS_512)
 TILES(panels8_avx512, AVX512, multiply8_512, ROWS_512)
-
-AVX2 static void panels_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) {
-    (w->bits == 4 ? tiles4_avx2 : tiles8_avx2)(w, x, rows, first, last, y);
-}
 
 static void panels_avx512(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) {
     (w->bits == 4 ? panels4_avx512 : panels8_avx512)(w, x, rows, first, last, y);
@@ -306,6 +185,7 @@ static void panels_avx512(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, s
         } \
         if (first < last) panels_##LEVEL(w, x, rows, first, last, y); \
     }
+#define panels_avx2 lm2_q_rows_avx2
 ROW_OR_PANELS(avx2, w->bits == 4)
 ROW_OR_PANELS(avxvnni, 1)
 ROW_OR_PANELS(avx512, 1)

@@ -33,6 +33,9 @@ void lm2_q_row_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t first, size_t
 void lm2_q_row_avxvnni(const Lm2QMatrix *w, const Lm2QRows *x, size_t first, size_t last, float *y);
 void lm2_q_row_avx512(const Lm2QMatrix *w, const Lm2QRows *x, size_t first, size_t last, float *y);
 
+/* Rows of x times tiles first .. last - 1, with AVX2 (qlinear_x86_rows.c). */
+void lm2_q_rows_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y);
+
 /* For bytes at `from` + `offset`, which need not be there: no access, and no pointer past an end. */
 INLINE void ask(const void *from, size_t offset, size_t bytes) {
     for (size_t at = 0; at < bytes; at += LINE) _mm_prefetch((const char *)((uintptr_t)from + offset + at), _MM_HINT_T0);

@@ -17,7 +17,7 @@ from ...models.errors import BackendError
 from ...models.layout import ModelFolder, open_folder
 from ...models.opening import Opening, carried_with
 from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room, check_window, one_by_one
-from .onnx_buffers import NUMBERS, TYPES, At, Buffers, number_counts
+from .onnx_buffers import NUMBERS, TYPES, At, Buffers, number_counts, zeros
 from .onnx_session import PREFIX, open_session
 from .onnx_together import Stand, Together
 from .onnx_trace import run_traced, traced_values
@@ -68,6 +68,7 @@ class OnnxBackend:
         self._together = None
         if device == "cpu" and number_counts(session, 2).get("past_length") == 2:
             self._together = Together(session, self._state, self.config.vocab_size)
+        self._zeros: dict[int, np.ndarray] = {}  # banks that were never written, by their batch
         self._path, self._traced = folder.path, traced_values(metadata)
         if self._traced and importlib.util.find_spec("onnx") is not None:
             self.trace = self._trace
@@ -88,8 +89,10 @@ class OnnxBackend:
             for name, given in zip(("past_key", "past_value"), opening, strict=True):
                 for i, layer in enumerate(given):
                     arrays[f"{name}.{i}"][:, :, :p] = layer  # (k, p, e)
-        buffers = Buffers(self.session, self.device, self.index, self._state, arrays, state.written, carried)
-        if p:
+        buffers = Buffers(self.session, self.device, self.index, self._state, arrays, state.written, carried, self._unwritten(state.bank))
+        if p and self._unwritten(state.bank):
+            buffers.opened(p)
+        elif p:
             buffers.begin(At(0, state.written, carried, carried), p, self.config.vocab_size)
         return OnnxWindow(state.bank, state.written, p, buffers, size, carried, carried, p)
 
@@ -99,13 +102,15 @@ class OnnxBackend:
             raise BackendError(
                 f"a memory of shape {list(state.bank.shape)} does not fit: this model's is {list(self.config.bank_shape(batch))}"
             )
-        arrays = {}
-        for name, (kind, shape) in self._plan.items():
-            if name == "past_bank":
-                arrays[name] = np.array(state.bank.swapaxes(0, 1), order="C")  # (b, l, n, d), written at a fold
-            else:
-                arrays[name] = np.zeros((batch, *(window if n == "window" else n for n in shape)), kind)
+        shapes = {name: ((batch, *(window if n == "window" else n for n in shape)), np.dtype(kind)) for name, (kind, shape) in self._plan.items()}
+        arrays = zeros(shapes)
+        if "past_bank" in arrays and not self._unwritten(state.bank):
+            arrays["past_bank"][:] = state.bank.swapaxes(0, 1)  # (b, l, n, d), written at a fold
         return arrays
+
+    def _unwritten(self, bank: np.ndarray | None) -> bool:
+        """Whether it is a bank of zeros that nothing was ever written in: what a window reads of it is zeros too, as its buffers are from the start."""
+        return bank is not None and bank is self._zeros.get(bank.shape[1]) and self.config.memory.cell == "gated"
 
     def _trace(self, tokens: Sequence[int] | np.ndarray, state: MemoryState) -> list[tuple[str, np.ndarray]]:
         """What each layer computed for a new window of `tokens` (t,) or (b, t): names of models/trace.py and float32 arrays. Opens the model again."""
@@ -137,7 +142,9 @@ class OnnxBackend:
         self._check_ids(ids)
         check_room(past, t, window.size, window.folded, self.config.memory.chunk)
         at = self._at(window)
-        new = 1 if past == 0 else 3 if at.written < window.written else 0
+        new = 3 if at.written < window.written else 0
+        if past == 0 and not self._unwritten(window.bank):
+            new = 1
         first = 0 if all_logits else -1
         if self._one_by_one and b > 1 and t > 1 and past:
             if new == 3:  # of all sequences at once, with a first token
@@ -252,10 +259,12 @@ class OnnxBackend:
 
     def _initial_bank(self, batch: int) -> np.ndarray:
         shape = self.config.bank_shape(batch)
-        bank = np.zeros(shape, np.float32)  # (l, b, n, d)
         if self.config.memory.init == "eye":
-            bank += np.eye(shape[2], shape[3], dtype=np.float32)
-        return bank
+            return np.zeros(shape, np.float32) + np.eye(shape[2], shape[3], dtype=np.float32)  # (l, b, n, d)
+        if batch not in self._zeros:
+            self._zeros[batch] = np.zeros(shape, np.float32)
+            self._zeros[batch].setflags(write=False)
+        return self._zeros[batch]
 
 
 def open_model(path: Path, options: BackendOptions = BackendOptions(), progress: Any = None) -> OnnxBackend:

@@ -3,6 +3,7 @@
 Knows arrays and addresses. Every past_X and its present_X are the same memory, bound once; a call then only changes a few numbers.
 """
 
+import mmap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from ...models.errors import BackendError
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 NUMBERS = ("past_length", "past_written", "past_folded", "new_chunk", "carry", "logits_from")
 ENDS = ("present_length", "present_written", "present_folded")
+BANK = ("past_bank", "past_memory_")
+LINE = 64
 Shape = tuple[int, ...]
 
 
@@ -63,13 +66,16 @@ class Buffers:
         arrays: Mapping[str, np.ndarray],
         written: int,
         folded: int,
+        blank: bool = False,
     ):
+        """blank: the bank, and what is read of it, are zeros."""
         self.session, self.device, self.index, self.state = session, device, index, state
         self.tensors = {name: Tensor(array, device, index) for name, array in arrays.items()}
         counts = number_counts(session, len(next(iter(arrays.values()))))
         self.numbers = {name: np.zeros(count, np.int64) for name, count in counts.items()}
         self.ends = {name: np.full(counts[past_of(name)], n, np.int64) for name, n in zip(ENDS, (0, written, folded), strict=True) if past_of(name) in counts}
         self.spoiled = False  # a fold failed half-way
+        self._blank = blank
         self.spare: dict[str, Tensor] = {}
         self._all = self._bound(None)
 
@@ -88,15 +94,25 @@ class Buffers:
         """Positions of the window that are in the bank."""
         return int(self.ends["present_folded"][0]) if "present_folded" in self.ends else 0
 
+    @property
+    def blank(self) -> bool:
+        """Whether the bank, and what is read of it, are zeros still."""
+        return self._blank and self.written == 0 and not self.spoiled
+
     def run(self, ids: np.ndarray, new: int, at: At, first: int, vocabulary: int, sequence: int | None = None) -> np.ndarray:
         """One call: ids (b, t), `new` as new_chunk. Returns float32 logits of positions `first` .. of the call, (b, t or 1, v); -1 is the last."""
         self._set(new, at, first)
         binding = self._all if sequence is None else self._bound(sequence)
         return self._call(binding, ids, first, vocabulary)
 
-    def move(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Have the state of one sequence in `arrays` from now on, (1, ...) each, on a CPU. What is filled is copied; nothing else is looked at."""
+    def move(self, arrays: Mapping[str, np.ndarray], blank: bool = False) -> None:
+        """Have the state of one sequence in `arrays` from now on, (1, ...) each, on a CPU. What is filled is copied; nothing else is looked at. blank: those
+        of the bank, and of what is read of it, are zeros already."""
         for name, array in arrays.items():
+            if self.blank and name.startswith(BANK):
+                if not blank:
+                    array[:] = 0
+                continue
             filled = None  # all of it
             if name.startswith(("past_key.", "past_value.")):
                 filled = self.length
@@ -116,7 +132,11 @@ class Buffers:
         batch = self.tensors["past_key.0"].shape[0]
         self._call(self._bound(None, beside=True), np.zeros((batch, 1), np.int64), -1, vocabulary)
         self.spare.clear()
-        self.ends["present_length"][:] = opened
+        self.opened(opened)
+
+    def opened(self, positions: int) -> None:
+        """The keys and values of its first `positions` are there."""
+        self.ends["present_length"][:] = positions
 
     def bank_after(self, at: At, vocabulary: int) -> np.ndarray:
         """The bank (b, l, n, d) with the rows of positions `at.folded` .. `at.length` - 1 in it. The state stays as it is."""
@@ -172,6 +192,23 @@ class Buffers:
                     np.zeros((tensor.shape[0], k, 1 if isinstance(w, str) else w, e), tensor.dtype), self.device, self.index
                 )
         return self.spare
+
+
+def zeros(shapes: Mapping[str, tuple[Shape, np.dtype]]) -> dict[str, np.ndarray]:
+    """Arrays of zeros in one piece of memory, which the system gives page by page as it is written: what is never filled costs nothing, neither bytes nor time."""
+    places: dict[str, int] = {}
+    end = 0
+    for name, (shape, dtype) in shapes.items():
+        places[name] = end
+        end += -(-int(np.prod(shape)) * dtype.itemsize // LINE) * LINE
+    own = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if hasattr(mmap, "MAP_ANONYMOUS") else 0  # read before it is written, all of it is one page
+    taken = mmap.mmap(-1, max(end, 1), flags=own) if own else mmap.mmap(-1, max(end, 1))
+    memory = np.frombuffer(taken, np.uint8)
+    out: dict[str, np.ndarray] = {}
+    for name, (shape, dtype) in shapes.items():
+        size = int(np.prod(shape)) * dtype.itemsize
+        out[name] = memory[places[name] : places[name] + size].view(dtype).reshape(shape)
+    return out
 
 
 def bind(binding: Any, name: str, array: np.ndarray, made: bool = False) -> None:

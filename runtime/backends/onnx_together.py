@@ -7,7 +7,6 @@ room gets arrays of its own again. A move copies what is filled. For graphs wher
 Axes: b windows of a run, W positions of a window, v vocabulary.
 """
 
-import mmap
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime as ort
 
-from .onnx_buffers import ENDS, At, Buffers, Shape, bind, number_counts, past_of, run_bound
+from .onnx_buffers import ENDS, At, Buffers, Shape, bind, number_counts, past_of, run_bound, zeros
 
 PLACES = 16
 FIRST = "past_key.0"
@@ -33,9 +32,10 @@ class Places:
 
     def __init__(self, session: ort.InferenceSession, state: Mapping[str, str], like: Buffers):
         self.session, self.state = session, state
-        self.arrays = {name: fresh((PLACES, *tensor.shape[1:]), tensor.dtype) for name, tensor in like.tensors.items()}
+        self.arrays = zeros({name: ((PLACES, *tensor.shape[1:]), tensor.dtype) for name, tensor in like.tensors.items()})
         self.numbers = {name: np.zeros(count, np.int64) for name, count in number_counts(session, PLACES).items()}
         self.ends = {name: np.zeros(PLACES, np.int64) for name in ENDS if past_of(name) in self.numbers}
+        self._blank = [True] * PLACES  # whether nobody was there
         self._owners: list[weakref.ref[Buffers] | None] = [None] * PLACES
         self._bindings: dict[int, Any] = {}
 
@@ -66,8 +66,9 @@ class Places:
         """Move the state of `buffers` to a place, whose owner gets arrays of its own."""
         before = self.owner(place)
         if before is not None:
-            before.move({name: np.zeros((1, *array.shape[1:]), array.dtype) for name, array in self.arrays.items()})
-        buffers.move({name: array[place : place + 1] for name, array in self.arrays.items()})
+            before.move(zeros({name: ((1, *array.shape[1:]), array.dtype) for name, array in self.arrays.items()}), blank=True)
+        buffers.move({name: array[place : place + 1] for name, array in self.arrays.items()}, self._blank[place])
+        self._blank[place] = False
         self._owners[place] = weakref.ref(buffers)
 
     def run(self, ids: np.ndarray, stands: Sequence[At], vocabulary: int) -> np.ndarray:
@@ -140,8 +141,3 @@ class Together:
                 part.append(rest.pop())
         return dealt
 
-
-def fresh(shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """An array of zeros whose memory is taken page by page as it is written: a place that nobody has costs nothing."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    return np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype, size // dtype.itemsize).reshape(shape)

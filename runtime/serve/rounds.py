@@ -2,6 +2,9 @@
 
 In a round every job that makes an answer gets a token, and one of those that read gets a piece, in rotation. Where some read and others answer, reading
 waits until answering had as much time: a long document takes half of the machine, not all of it.
+
+The first tokens that a job reads, a prompt as a rule, are no document: a token for several costs little more than a token for one, so an answer that begins
+sooner holds up nobody for long. They go before answers, for BURST seconds at most, and count a quarter of their time; and in turn with long readings.
 """
 
 import time
@@ -10,6 +13,10 @@ from typing import Any
 
 from .shared import Call, Feed
 from .strand import Strand
+
+PROMPT = 512  # tokens of a job that are read as a prompt
+SHARE = 0.25  # of the time of a prompt that answering is given back
+BURST = 2.0  # seconds, so counted, that prompts may be ahead of answers
 
 
 class Gone(Exception):
@@ -22,6 +29,12 @@ class Job:
     def __init__(self, work: Callable[[], Any], ends: Callable[[], bool]):
         self.strand, self._ends = Strand(work, "lm2-job"), ends
         self.wants: Feed | None = None
+        self.read = 0  # tokens of it that were fed, but for those of an answer
+
+    @property
+    def begins(self) -> bool:
+        """Whether what it reads still counts as a prompt."""
+        return self.read < PROMPT
 
     @property
     def ended(self) -> bool:
@@ -44,11 +57,13 @@ class Job:
 
 
 class Rounds:
-    """The jobs that run. Used by one thread."""
+    """The jobs that run. Used by one thread. clock: seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.jobs: list[Job] = []
+        self._clock = clock
         self._owed = 0.0  # seconds that reading had before answering
+        self._began = False  # whether the last that read read its prompt
 
     def add(self, job: Job) -> None:
         """Begin a job; where it ends without being fed it is over already."""
@@ -57,24 +72,47 @@ class Rounds:
             self.jobs.append(job)
 
     def round(self) -> list[Job]:
-        """Feed each job that answers and one that reads. Returns those that ended."""
-        answering = [job for job in self.jobs if job.wants is not None and job.wants.one]
-        reading = [job for job in self.jobs if job.wants is not None and not job.wants.one]
-        if answering:
-            began = time.monotonic()
+        """Feed one that reads, then each job that answers; where prompts may go first, only one of those. Returns those that ended."""
+        reading = self._next()
+        if reading is not None:
+            self._read(reading)
+        if reading is None or not self._ahead():
+            answering = [job for job in self.jobs if job.wants is not None and job.wants.one]
+            began = self._clock()
             feed_all(answering)
-            self._owed -= time.monotonic() - began
-        if reading and (not answering or self._owed <= 0):
-            began = time.monotonic()
-            feed(reading[0])
-            self.jobs.remove(reading[0])
-            self.jobs.append(reading[0])  # the others' turn
-            self._owed += time.monotonic() - began
-        if not (reading and answering):
+            self._owed -= self._clock() - began
+        wants = [job.wants.one for job in self.jobs if job.wants is not None]
+        if not any(wants):
             self._owed = 0.0
+        elif all(wants):
+            self._owed = max(0.0, self._owed)  # nothing is saved up for readings to come
         over = [job for job in self.jobs if job.ended]
         self.jobs = [job for job in self.jobs if not job.ended]
         return over
+
+    def _ahead(self) -> bool:
+        """Whether a prompt is to be read before anybody gets a token."""
+        return self._owed <= BURST and any(job.begins and job.wants is not None and not job.wants.one for job in self.jobs)
+
+    def _next(self) -> Job | None:
+        """Whose turn it is to read, if it is anybody's."""
+        reading = [job for job in self.jobs if job.wants is not None and not job.wants.one]
+        alone = len(reading) == sum(job.wants is not None for job in self.jobs)
+        first = [job for job in reading if job.begins and (alone or self._owed <= BURST)]
+        long = [job for job in reading if not job.begins and (alone or self._owed <= 0)]
+        ready = long if long and (self._began or not first) else first
+        return ready[0] if ready else None
+
+    def _read(self, job: Job) -> None:
+        """Feed a job that reads a piece; then the others are before it."""
+        assert job.wants is not None
+        self._began = job.begins
+        job.read += job.wants.tokens.shape[1]
+        began = self._clock()
+        feed(job)
+        self.jobs.remove(job)
+        self.jobs.append(job)
+        self._owed += (self._clock() - began) * (SHARE if self._began else 1.0)
 
 
 def feed(job: Job) -> None:
