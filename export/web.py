@@ -31,7 +31,7 @@ from .web_text import tokens_block, wording_block
 FORMAT = 1  # of web.json
 WEB = "web.json"
 BROWSER = Path(__file__).parent / "browser"
-OPTIONS = Options(plain=True, opset=23)  # what onnxruntime-web runs fastest, and without warnings
+OPTIONS = Options(plain=True, opset=23, tables=True)  # what onnxruntime-web runs fastest, and without warnings
 INLINE_MAX = 16_000_000  # bytes of weights that stay inside model.onnx: what is beside it is copied once less when it is opened
 WINDOW = 2048
 WITH = ("lm2-tiny", "lm2-babi")  # models of a few megabytes, in every folder

@@ -26,6 +26,7 @@ export class SessionCorruptError extends SessionError {}
 export class SessionModelError extends SessionError {}
 export class SessionTokenizerError extends SessionError {}
 export class SessionShapeError extends SessionError {}
+export class SessionLockedError extends SessionError {}
 export class SessionValueError extends SessionError {}
 
 /** Foreign text for a one-line message: control characters as escapes, cut at `limit` characters. */

@@ -1,6 +1,6 @@
 // Session files in the browser's IndexedDB: by name, each a whole .lm2s file. Knows bytes and names; no session.
 
-import { SessionMissingError } from './errors.js';
+import { SessionLockedError, SessionMissingError } from './errors.js';
 
 /** One store. `put` replaces a file whole or, where the browser refuses (no room, say), not at all. */
 export class Store {
@@ -14,21 +14,33 @@ export class Store {
     return new Store(await settled(asked));
   }
 
-  /** Write `bytes` under `key`, and `about` (a small object) beside them; in the file system when the promise is kept. */
-  async put(key, bytes, about = {}) {
-    const made = this.database.transaction('sessions', 'readwrite', { durability: 'strict' });
-    made.objectStore('sessions').put({ bytes, about }, key);
-    await new Promise((resolve, reject) => {
-      made.oncomplete = resolve;
-      made.onabort = made.onerror = () => reject(made.error);
+  /**
+   * Write `bytes` under `key`, and `about` (a small object) beside them, on the disk when the promise is kept; returns its revision. revision: the one that
+   * this conversation was read or written as, 0 for a new one. Throws SessionLockedError where another tab has written or removed it since.
+   */
+  async put(key, bytes, about = {}, revision = 0) {
+    const writing = this.database.transaction('sessions', 'readwrite', { durability: 'strict' });
+    const sessions = writing.objectStore('sessions');
+    const done = new Promise((resolve, reject) => {
+      writing.oncomplete = resolve;
+      writing.onabort = () => reject(writing.error ?? new DOMException('it was not written', 'AbortError'));
     });
+    const have = (await settled(sessions.get(key)))?.revision ?? 0;
+    if (have !== revision) {
+      writing.abort();
+      await done.catch(() => {});
+      throw new SessionLockedError(`another tab has ${have ? 'gone on with' : 'deleted'} this conversation: download what is here, and open it again`);
+    }
+    sessions.put({ bytes, about, revision: revision + 1 }, key);
+    await done;
+    return revision + 1;
   }
 
-  /** The bytes under `key`. Throws SessionMissingError. */
+  /** {bytes, revision} under `key`. Throws SessionMissingError. */
   async get(key) {
     const found = await settled(this.#sessions().get(key));
-    if (!found) throw new SessionMissingError(`there is no session ${key} in this browser`);
-    return found.bytes;
+    if (!found) throw new SessionMissingError(`there is no session ${key} in this browser: it was deleted`);
+    return { bytes: found.bytes, revision: found.revision };
   }
 
   /** [{key, about, size}], of all sessions. */
