@@ -15,7 +15,7 @@ from ..models.atomic import check_new_folder, folder_name, new_folder
 from ..models.checkpoints.progress import Report, silent
 from ..models.config import LM2Config, read_json
 from ..models.errors import ConvertError
-from ..models.exported import DATA, MODEL, file_digest
+from ..models.exported import MODEL, file_digest
 from ..models.generation import read_ends, read_settings
 from ..models.home import shipped_model
 from ..models.layout import GENERATION, TOKENIZER, open_folder
@@ -23,7 +23,7 @@ from ..models.recall import ENCODER_FILES, RECORD, TENSORS
 from ..models.text.dialogue import PlainTemplate
 from ..models.text.template import ChatTemplate
 from ..models.text.tokenizer import Tokenizer
-from .export import _version, export_model
+from .export import INLINE_MAX, _version, estimated_bytes, export_model
 from .options import Options
 from .web_ort import VERSION, copy_package, find_package
 from .web_text import tokens_block, wording_block
@@ -32,7 +32,6 @@ FORMAT = 1  # of web.json
 WEB = "web.json"
 BROWSER = Path(__file__).parent / "browser"
 OPTIONS = Options(plain=True, opset=23, tables=True)  # what onnxruntime-web runs fastest, and without warnings
-INLINE_MAX = 16_000_000  # bytes of weights that stay inside model.onnx: what is beside it is copied once less when it is opened
 WINDOW = 2048
 WITH = ("lm2-tiny", "lm2-babi")  # models of a few megabytes, in every folder
 TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
@@ -59,7 +58,7 @@ def export_web(src: Path, dst: Path, ort_web: Path | None = None, report: Report
             folder = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
             if folder in (m["folder"] for m in models) or folder.strip(".") == "":
                 raise ConvertError(f"a model called {name} is in the folder already, or cannot be a folder's name: give {source} another name in its config.json")
-            made = export_model(source, out / "models" / folder, OPTIONS, report, inline_max=INLINE_MAX)
+            made = export_model(source, out / "models" / folder, OPTIONS, report)
             web = write_web(source, out / "models" / folder)
             models.append({"name": name, "folder": folder, "bytes": sum(f["bytes"] for f in web["files"].values())})
             summary = summary or made
@@ -75,6 +74,8 @@ def check_runs(source: Path) -> None:
         raise ConvertError(f"{source}: cell {config.memory.cell} does not run in the browser, only gated does: export it without --web")
     if config.memory.banks and config.memory.init != "zeros":
         raise ConvertError(f"{source}: a memory that begins as {config.memory.init!r} does not run in the browser, only zeros does: export it without --web")
+    if (size := estimated_bytes(config, OPTIONS)) > INLINE_MAX:
+        raise ConvertError(f"{source} has {size / 1e9:.1f} GB in float32, more than a browser opens ({INLINE_MAX / 1e9:.1f} GB): export it without --web")
     if not (source / TOKENIZER).is_file():
         raise ConvertError(f"{source} has no {TOKENIZER}, and the page has to read and write text: copy the one the model was trained with into the folder")
 
@@ -91,7 +92,7 @@ def write_web(source: Path, out: Path) -> dict[str, Any]:
     name = config.name or folder_name(source)
     for file in (RECORD, TENSORS, *ENCODER_FILES):
         (out / file).unlink(missing_ok=True)
-    files = [file for file in (MODEL, DATA, TOKENIZER) if (out / file).is_file()]
+    files = [file for file in (MODEL, TOKENIZER) if (out / file).is_file()]
     graph = onnx.load(out / MODEL, load_external_data=False).graph
     memory = config.memory
     web = {

@@ -12,10 +12,10 @@ const SUBTLE_FROM = 1 << 16; // bytes from which the browser's own SHA-256 is as
 
 /** A loaded model. See `load`. */
 class Model {
-  constructor(web, spec, engine, device) {
+  constructor(web, tokenizer, engine, device) {
     const { memory } = web;
     Object.assign(this, {
-      name: web.name, device, engine, tokenizer: new Tokenizer(spec, web.text), texts: web.wording, ends: new Set(web.ends), sampling: sampling(web.sampling),
+      name: web.name, device, engine, tokenizer, texts: web.wording, ends: new Set(web.ends), sampling: sampling(web.sampling),
       window: web.window, positions: web.positions, vocabulary: web.vocabulary,
     });
     const bankShape = [memory.banks, 1, memory.slots, memory.width];
@@ -40,10 +40,9 @@ export async function load(url, ort, { device = 'wasm', progress = () => {} } = 
   if (web.format !== FORMAT) throw new ModelError(`web.json of ${plain(url)} has format ${plain(web.format)}, this module reads ${FORMAT}: export the model and the page with one lm2`);
   const files = {};
   for (const [name, about] of Object.entries(web.files)) files[name] = await fetched(new URL(name, url), { name, ...about }, progress);
-  const spec = JSON.parse(new TextDecoder().decode(files['tokenizer.json']));
+  const tokenizer = new Tokenizer(JSON.parse(new TextDecoder().decode(files['tokenizer.json'])), web.text);
   const plan = web.inputs;
   const options = { executionProviders: [device], logSeverityLevel: 3 };
-  if (files['model.onnx.data']) options.externalData = [{ path: 'model.onnx.data', data: files['model.onnx.data'] }];
   if (device === 'webgpu') {
     const onDevice = Object.keys(plan).filter((name) => /^past_(key|value|memory_|writes)/.test(name)).map((name) => [name.replace('past_', 'present_'), 'gpu-buffer']);
     options.preferredOutputLocation = Object.fromEntries(onDevice);
@@ -56,7 +55,7 @@ export async function load(url, ort, { device = 'wasm', progress = () => {} } = 
   } catch (error) {
     throw new ModelError(`onnxruntime-web could not open ${plain(url)} on ${device} (${String(error.message ?? error).split('\n')[0].slice(0, 240)})`);
   }
-  return new Model(web, spec, new Engine(ort, session, plan, device, web.memory, web.vocabulary), device);
+  return new Model(web, tokenizer, new Engine(ort, session, plan, device, web.memory, web.vocabulary), device);
 }
 
 /** The bytes at `url`, checked. */

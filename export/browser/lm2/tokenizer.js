@@ -34,7 +34,6 @@ export class Tokenizer {
     this.strip = stripping(spec.decoder, refuse);
     this.whole = model.ignore_merges === true;
     this.vocabulary = new Map(Object.entries(model.vocab));
-    for (const c of CHARACTERS) if (!this.vocabulary.has(c)) refuse(`a vocabulary without byte ${BYTES.get(c)}`);
     this.size = text.size;
     this.ranks = new Map();
     model.merges.forEach((merge, rank) => {
@@ -128,7 +127,7 @@ export class Tokenizer {
     if (ids === undefined) {
       const name = Array.from(new TextEncoder().encode(piece), (b) => CHARACTERS[b]);
       const whole = this.whole ? this.vocabulary.get(name.join('')) : undefined;
-      ids = whole !== undefined ? [whole] : this.#merged(name.map((c) => this.vocabulary.get(c)));
+      ids = whole !== undefined ? [whole] : this.#merged(name.map((c) => this.vocabulary.get(c)).filter((id) => id !== undefined)); // a byte without a token is left out
       if (this.cache.size >= CACHED) this.cache.clear();
       this.cache.set(piece, ids);
     }
