@@ -26,7 +26,7 @@ export function sampling(given = {}) {
 }
 
 const MASK = (1n << 64n) - 1n;
-const MULTIPLY = [0xd2b74407b1ce6e93n, 0xca5a826395121157n];
+const MULTIPLY = [0xd2e7470ee14c6c93n, 0xca5a826395121157n];
 const WEYL = [0x9e3779b97f4a7c15n, 0xbb67ae8584caa73bn];
 
 /** Random number `draw` of `seed` (BigInt), in [0, 1): the top 53 bits of Philox4x64-10's first word, key = seed, counter = draw + 1. */
