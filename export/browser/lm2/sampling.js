@@ -111,14 +111,15 @@ export function candidates(z, s) {
   for (const i of ids) if (z[i] > top) top = z[i];
   const weight = (i) => Math.exp((z[i] - top) / s.temperature);
   const total = ids.reduce((sum, i) => sum + weight(i), 0);
+  const count = ids.length;
   ids = ids.filter((i) => weight(i) > 0 && (s.min_p === 0 || weight(i) >= s.min_p));
   if (s.top_p < 1) {
-    const rare = ((total * (1 - s.top_p)) / ids.length) * (1 - 1e-9); // so unlikely that all of them are not what top-p leaves out
+    const rare = ((total * (1 - s.top_p)) / count) * (1 - 1e-9); // so unlikely that all of them are not what top-p leaves out
     ids = ids.filter((i) => weight(i) >= Math.min(1, rare));
     const falling = [...ids].sort((a, b) => z[b] - z[a]);
-    let count = 0;
-    for (let mass = 0; count < falling.length && mass < s.top_p * total; count++) mass += weight(falling[count]);
-    ids = largest(z, ids, Math.max(1, count), falling);
+    let some = 0;
+    for (let mass = 0; some < falling.length && mass < s.top_p * total; some++) mass += weight(falling[some]);
+    ids = largest(z, ids, Math.max(1, some), falling);
   }
   return { ids, weights: ids.map(weight) };
 }
