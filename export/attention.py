@@ -79,7 +79,7 @@ class WindowAttention:
         self.tables: list[tuple[str, str]] = []
         windows = sorted({w for w in config.backbone.windows if w is not None})
         for rope, of in zip(config.ropes, ("", "local."), strict=False):
-            self.tables.append(rotary_tables(g, rope, of, config.head_dim, positions, dtype))
+            self.tables.append(rotary_tables(g, rope, of, config.head_dim, positions, dtype, options.tables))
         if self.own:
             nothing = g.constant(np.zeros((1, 0)), "float32")
             self.no_turn, self.no_bias = (nothing, nothing), g.constant(np.zeros((1, 1, 1, 1)), "float32")

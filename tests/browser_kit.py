@@ -30,14 +30,14 @@ def program():
 
 
 class Browser:
-    """One process; `page()` opens a tab of a profile of its own."""
+    """One process; `page()` opens a tab of a profile of its own. more: flags besides FLAGS."""
 
-    def __init__(self):
+    def __init__(self, more=()):
         self.folder = tempfile.mkdtemp(prefix="lm2-chromium-")
         ours, theirs = os.pipe(), os.pipe()  # what we read, what it reads
         keep = {3: theirs[0], 4: ours[1]}
         shell = 'exec 3<&"$1" 4>&"$2"; shift 2; exec "$@"'
-        command = ["bash", "-c", shell, "bash", str(keep[3]), str(keep[4]), program(), *FLAGS[:-1], f"--user-data-dir={self.folder}", FLAGS[-1]]
+        command = ["bash", "-c", shell, "bash", str(keep[3]), str(keep[4]), program(), *FLAGS[:-1], *more, f"--user-data-dir={self.folder}", FLAGS[-1]]
         self.process = subprocess.Popen(command, pass_fds=keep.values(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for end in keep.values():
             os.close(end)

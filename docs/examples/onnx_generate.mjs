@@ -1,8 +1,12 @@
 // The same conversation from the same files in Node: npm install onnxruntime-node; WINDOW=2048 node onnx_generate.mjs FOLDER < turns.json
 // turns.json: [[token ids of a turn], ...]. Prints the greedy answer's token ids, one line of JSON a turn. A fold at each turn's end; a window that
-// is full is followed by one that begins with its last turns.
+// is full is followed by one that begins with its last turns. onnxruntime-web (RUNTIME=onnxruntime-web) does not write into tensors that it is given and says
+// nothing: the first call finds it out, and outputs are then fed back as new tensors.
 import { readFileSync } from 'node:fs';
-import ort from 'onnxruntime-node';
+
+const { default: ort } = await import(process.env.RUNTIME ?? 'onnxruntime-node');
+
+if (ort.env.wasm) ort.env.wasm.numThreads = 1; // onnxruntime-web's
 
 const folder = process.argv[2];
 const config = JSON.parse(readFileSync(`${folder}/config.json`, 'utf8'));
@@ -31,13 +35,23 @@ if (config.memory.init === 'eye') {
 if (gated) window = state['past_key.0'].dims[2]; // a file may fix it
 const number = (name) => Number(state[name].data[0]);
 
-// Every present_X is written where past_X was read, so nothing is copied.
+// Every present_X is written where past_X was read, so nothing is copied; null in its place asks for a new tensor.
 const kept = Object.fromEntries(Object.entries(state).map(([name, tensor]) => [name.replace('past_', 'present_'), tensor]));
+let inPlace = true;
 
 // One call; the likeliest next token.
 async function step(ids, newChunk, carry) {
-  const numbers = { new_chunk: one(newChunk), logits_from: one(-1), ...(gated && { carry: one(carry) }) };
-  const out = await session.run({ ...state, ...numbers, input_ids: int64(ids) }, { logits: null, ...kept });
+  const length = newChunk === GO_ON || newChunk === FOLD ? number('past_length') : 0;
+  const feeds = { ...state, new_chunk: one(newChunk), logits_from: one(-1), ...(gated && { carry: one(carry) }), input_ids: int64(ids) };
+  let out = await session.run(feeds, { logits: null, ...kept });
+  if (inPlace && number('past_length') !== length + ids.length) {
+    // Nothing was written, so the state is as it was: make the call again.
+    inPlace = false;
+    for (const name of Object.keys(kept)) kept[name] = null;
+    out = await session.run(feeds, { logits: null, ...kept });
+  }
+  if (!inPlace) for (const name of Object.keys(state)) state[name] = out[name.replace('past_', 'present_')];
+  if (number('past_length') !== length + ids.length) throw new Error(`the call left ${number('past_length')} positions, not ${length + ids.length}: this runtime gives no state back`);
   const logits = out.logits.data;
   let best = 0;
   for (let i = 1; i < logits.length; i++) if (logits[i] > logits[best]) best = i;

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +14,8 @@ from ...models.exported import OPSETS, PRECISIONS
 @click.argument("dst", type=click.Path(path_type=Path), required=False)
 @click.option("--triton", type=click.Path(path_type=Path), metavar="DST", help="Write a Triton Inference Server model repository instead.")
 @click.option("--triton-root", default="", metavar="PATH", help="Where the server will see that repository, if not at DST: /models.")
+@click.option("--web", type=click.Path(path_type=Path), metavar="DST", help="Write a page that runs the model in a browser, with no server of its own.")
+@click.option("--ort-web", type=click.Path(path_type=Path), metavar="FOLDER", help="With --web: npm's folder of onnxruntime-web [node_modules here or above].")
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="fp16 is for GPUs; int8 and int4 are weights."
 )
@@ -36,6 +39,8 @@ def command(
     dst: Path | None,
     triton: Path | None,
     triton_root: str,
+    web: Path | None,
+    ort_web: Path | None,
     precision: str,
     opset: str,
     window: int | None,
@@ -48,17 +53,25 @@ def command(
 
     DST then holds model.onnx, the tokenizer and the config: `lm2 chat DST` needs only ONNX Runtime, and other programs
     need only DST. Tokens and state go in, logits and state come out; docs/onnx.md names them. With --triton the server
-    keeps the state of each conversation.
+    keeps the state of each conversation. With --web a browser runs the model; docs/web.md says how.
     """
-    if (dst is None) == (triton is None):
-        raise click.UsageError("give a destination: either DST, or --triton DST")
+    if sum(place is not None for place in (dst, triton, web)) != 1:
+        raise click.UsageError("give a destination: either DST, or --triton DST, or --web DST")
+    if ort_web is not None and web is None:
+        raise click.UsageError(f"--ort-web {ort_web} needs --web DST")
+    if web is not None and (precision != "fp32" or opset != "24" or window or plain or portable):
+        raise click.UsageError("--web chooses precision, opset, window and operators itself: leave those options out")
     if triton_root and triton is None:
         raise click.UsageError(f"--triton-root {triton_root} needs --triton DST")
     from ...models.atomic import check_new_folder
     from ..loading import find_model
     from .progress_bar import drawn
 
-    check_new_folder(triton or dst or Path())  # before a model is pulled
+    check_new_folder(triton or web or dst or Path())  # before a model is pulled
+    if web is not None:
+        from ...export.web_ort import find_package
+
+        find_package(ort_web)
     with drawn(quiet=as_json) as report:
         source = find_model(model, report)
         try:
@@ -68,6 +81,11 @@ def command(
             if error.name and error.name.split(".")[0] == "onnx":
                 raise click.ClickException("export needs the onnx package: pip install 'lm2[onnx]'") from None
             raise
+        if web is not None:
+            from ...export.web import export_web
+
+            _say_web(export_web(source, web, ort_web, report), as_json)
+            return
         options = Options(precision, int(opset), plain, portable, window or 0)
         if triton is not None:
             from ...export.triton import export_repository
@@ -98,3 +116,13 @@ def command(
         )
         click.echo(f"operator library, as the server will see it: {made['library'] or 'none'}")
     click.echo(f"written to {summary['path']} in {summary['seconds']:.1f} s")
+
+
+def _say_web(summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+        return
+    made = summary["web"]
+    models = ", ".join(f"{m['name']} ({m['bytes'] / 1e6:.1f} MB)" for m in made["models"])
+    click.echo(f"page with {models} and onnxruntime-web {made['onnxruntime_web']} ({made['onnxruntime_web_bytes'] / 1e6:.0f} MB)")
+    click.echo(f"written to {summary['path']}; look at it: python -m http.server --directory {summary['path']} --bind 127.0.0.1 8000")

@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx_kit
 import pytest
 import tiny_model
+import web_kit
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -107,6 +108,19 @@ def test_node(folder, turns):
     done = subprocess.run(
         [node, "onnx_generate.mjs", os.fspath(folder)], cwd=NODE, input=json.dumps(turns), capture_output=True, text=True, timeout=120,
         env=os.environ | {"WINDOW": str(WINDOW)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == wanted(folder, turns)
+
+
+def test_onnxruntime_web(folder, turns):
+    """Where outputs are not written in place, the same tokens, and no wrong ones. Skips without node or the package (web_kit.py)."""
+    node, package = shutil.which("node"), web_kit.ort_web()
+    if node is None or package is None:
+        pytest.skip("node or onnxruntime-web is not installed")
+    done = subprocess.run(
+        [node, str(EXAMPLES / "onnx_generate.mjs"), os.fspath(folder)], input=json.dumps(turns), capture_output=True, text=True, timeout=300,
+        env=os.environ | {"WINDOW": str(WINDOW), "RUNTIME": str(package / "dist" / "ort.node.min.mjs")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == wanted(folder, turns)
