@@ -15,9 +15,9 @@ from .graph import Graph
 def rotary_tables(g: Graph, rope: RopeConfig, of: str, head_dim: int, positions: int, dtype: str, stored: bool = False) -> tuple[str, str]:
     """Cosines and sines (p, w) of the rotary embedding `of` the model in `dtype`, times its amplitudes. stored: as weights, with nothing left to compute."""
     if stored:
-        angles = np.arange(positions, dtype=np.float32)[:, None] * np.array(rope.inverse_frequencies(head_dim), np.float32)  # (p, w)
+        turned = np.arange(positions, dtype=np.float32)[:, None] * np.array(rope.inverse_frequencies(head_dim), np.float32)  # (p, w)
         amplitudes = np.array(rope.amplitudes(head_dim), np.float32)
-        tables = {kind: (f(angles.astype(np.float64)).astype(np.float32) * amplitudes).astype(dtype) for kind, f in (("cos", np.cos), ("sin", np.sin))}
+        tables = {kind: (f(turned.astype(np.float64)).astype(np.float32) * amplitudes).astype(dtype) for kind, f in (("cos", np.cos), ("sin", np.sin))}
         return g.store.add(f"rope.{of}cos", tables["cos"]), g.store.add(f"rope.{of}sin", tables["sin"])
     inverse = g.store.add(f"rope.{of}inverse", np.array(rope.inverse_frequencies(head_dim), np.float32))  # (w,)
     line = g.cast(g.op("Range", g.constant(0), g.constant(positions), g.constant(1)), "float32")  # (p,)

@@ -52,7 +52,7 @@ def export_web(src: Path, dst: Path, ort_web: Path | None = None, report: Report
     with new_folder(dst) as out:
         shutil.copytree(BROWSER, out, dirs_exist_ok=True)
         size = copy_package(package, out / "ort")
-        models = []
+        models: list[dict[str, Any]] = []
         for source in sources:
             name = open_folder(source).config.name or folder_name(source)
             folder = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)

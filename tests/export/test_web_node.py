@@ -170,7 +170,7 @@ def test_the_same_draws(node):
         logits = np.array([-np.inf if x is None else x for x in one["logits"]], np.float32)
         assert made == [sampler.sample(logits, one["recent"]) for _ in range(50)], one["settings"]
         drawn += len(set(made))
-    assert drawn > 1500, "the control: the draws are many different ones"
+    assert drawn > 5 * len(asked), "the control: the draws are many different ones"
 
 
 @pytest.fixture(scope="module")
