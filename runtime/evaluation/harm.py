@@ -149,6 +149,8 @@ class Examiner:
             answer, given = self._beside(feeder, at, tokens, len(logits), min(self.longest, room))
             found.append(answer)
             apart.append(float(divergence(logits, given).sum()))
+        if beside is not None and (begun := beside.given.tokens[: min(self.longest, room)]):
+            found[1] = begun + self._on(beside.feeder, ready[1], begun, min(self.longest, room) - len(begun))
         return len(logits), apart, [self.model.text.decode(ids, skip_special=True).strip() for ids in found]
 
     def _greedy(self, feeder: Feeder, at: Cursor, most: int) -> tuple[Ids, np.ndarray]:
@@ -167,6 +169,10 @@ class Examiner:
                 break
             at = feeder.flush(at._replace(pending=(token,)))
         return tuple(found), np.stack(logits)
+
+    def _on(self, feeder: Feeder, at: Cursor, begun: Ids, most: int) -> Ids:
+        """What goes on greedily from `at` after the tokens that an answer begins with."""
+        return self._greedy(feeder, feeder.logits(at._replace(pending=begun)), most)[0] if most > 0 else ()
 
     def _beside(self, feeder: Feeder, at: Cursor, tokens: Ids, choices: int, most: int) -> tuple[Ids, np.ndarray]:
         """The greedy answer of an arm, and its logits (t, v) of the first `choices` choices when `tokens` are read by force.

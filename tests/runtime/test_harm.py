@@ -11,6 +11,7 @@ import tiny_model
 from safetensors.numpy import load_file, save_file
 
 from lm2.models.errors import PromptError
+from lm2.models.recall import Found, Use
 from lm2.models.tasks.natural import talk
 from lm2.runtime.backends.torch_backend import TorchBackend
 from lm2.runtime.evaluation import harm, harm_report, natural
@@ -245,3 +246,23 @@ def test_a_question_that_is_answered_beside_is_read_there(pair):
             token = int(alone.logits.argmax())
             at, alone = side.feeder.flush(at._replace(pending=(token,))), bare.feeder.flush(alone._replace(pending=(token,)))
         assert row.divergence == pytest.approx(total, rel=1e-3)
+
+
+class Plums:
+    """A reader for which the last word of a message answers everything."""
+
+    use = Use(4, 0.0, -1e3)
+
+    def read(self, question, messages):
+        return [Found(m.split()[-1], 1.0) for m in messages]
+
+
+def test_an_answer_that_says_what_a_reader_found_is_the_sessions(pair):
+    """Word for word what the session says; what the model would choose is measured as without a reader."""
+    config = pair[0].config
+    made = recall_kit.recall(config, recall_kit.letters(config.vocab_size, -1.0), opening=recall_kit.opening(config, 5), most=1, tokens=200)
+    plain, read = (replace(pair[0], recall=made._replace(reader=reader)) for reader in (None, Plums()))
+    session = FullBank(read, 0).conversation(0).session
+    for row, other in zip(examiner((read, pair[1])).rows(2), examiner((plain, pair[1])).rows(2), strict=True):
+        assert session.fork().say(row.question, LONGEST).strip() == row.memory != other.memory
+        assert (row.divergence, row.backbone, row.never) == (other.divergence, other.backbone, other.never)

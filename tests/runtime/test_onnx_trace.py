@@ -59,10 +59,10 @@ def no_output_gate(self, g, x, a, keys, values, layer, looks):
     return g.op("Add", a, read), write
 
 
-def wrong_tables(g, rope, of, head_dim, positions, dtype):
+def wrong_tables(g, rope, of, head_dim, positions, dtype, stored=False):
     from lm2.models.config import RopeConfig
 
-    return RIGHT["rope"](g, RopeConfig(10000.0), of, head_dim, positions, dtype)
+    return RIGHT["rope"](g, RopeConfig(10000.0), of, head_dim, positions, dtype, stored)
 
 
 RIGHT = {}
