@@ -1,7 +1,7 @@
 """How an answer says the words that were found: the first tokens of it, up to and with them. Knows a window, ids and texts; no transcript, no recall.
 
 The model's own likeliest answer is taken where it has the words. Where it has not, they are put where the model likes them best: after so many tokens of
-that answer, or after one of a few ways to begin; a place is as good as everything up to the words' end, and an end after it, is likely.
+that answer, or after a usual beginning; a place is as good as everything up to the words' end, and an end after it, is likely.
 """
 
 import re
@@ -13,8 +13,8 @@ import numpy as np
 from ..backend import Backend
 
 LONGEST = 24  # tokens of the model's own answer that are looked at
-PLACES = 6  # where the words are tried at most
-BEGINNINGS = ("It's", "It was", "You said")
+PLACES = 3  # where the words are tried at most
+BEGINNINGS = ("It's",)
 Encode = Callable[[str], Sequence[int]]
 _MINE = {"i": "you", "my": "your", "mine": "yours", "our": "your", "ours": "yours", "we": "you", "me": "you", "myself": "yourself"}
 
@@ -53,7 +53,7 @@ def first_tokens(backend: Backend, window: Any, logits: np.ndarray, found: Seque
     for words in found:
         if any(text.says(text.decode(own), w) for w in (words, yours(words))):
             return Given(*_up_to(own, seen, (words, yours(words)), text))
-    return _put(backend, backend.rewind(longer, begin), own, seen, yours(found[0]), text, room)
+    return _put(backend, longer, begin, own, seen, yours(found[0]), text, room)
 
 
 def yours(words: str) -> str:
@@ -68,26 +68,27 @@ def _up_to(own: Sequence[int], seen: Sequence[np.ndarray], words: Sequence[str],
     return tuple(own[:n]), tuple(seen[:n])
 
 
-def _put(backend: Backend, window: Any, own: Sequence[int], seen: Sequence[np.ndarray], words: str, text: Text, room: int) -> Given:
-    begin = window.length
-    tries = [(tuple(own[:n]), tuple(text.encode((" " + words) if n else words[:1].upper() + words[1:]))) for n in range(len(own) + 1)]
-    known = np.cumsum([0.0, *(_log(row)[token] for row, token in zip(seen, own, strict=False))])
-    likely = [float(known[n] + _log(seen[n])[ids[0]]) for n, (_, ids) in enumerate(tries)]
-    chosen = [tries[n] for n in sorted(range(len(tries)), key=lambda n: -likely[n])[:PLACES]]
-    chosen += [(tuple(text.encode(b)), tuple(text.encode(" " + words))) for b in BEGINNINGS]
+def _put(backend: Backend, longer: Any, begin: int, own: Sequence[int], seen: Sequence[np.ndarray], words: str, text: Text, room: int) -> Given:
+    """longer: the window with the model's own answer in it, which began at `begin`."""
+    inside, alone = tuple(text.encode(" " + words)), tuple(text.encode(words[:1].upper() + words[1:]))
+    logs = [_log(row) for row in seen]
+    known = np.cumsum([0.0, *(log[token] for log, token in zip(logs, own, strict=False))])
+    likely = [float(known[n] + log[(inside if n else alone)[0]]) for n, log in enumerate(logs)]
+    places = sorted(range(len(logs)), key=lambda n: -likely[n])[:PLACES]
+    # The later places first: what is fed at one overwrites what stands after it.
+    tries = [(n, inside if n else alone) for n in sorted(places, reverse=True)]
+    tries += [(0, (*text.encode(b), *inside)) for b in BEGINNINGS]
     stops = [*text.ends, *(i for mark in (".", "!") for i in tuple(text.encode(mark))[:1])]
     best, found = -np.inf, NOTHING
-    for before, ids in chosen:
-        tokens = (*before, *ids)
-        if len(tokens) > room:
+    for n, ids in tries:
+        if n + len(ids) > room:
             continue
-        given, after = backend.extend(np.array(tokens, np.int64), window, all_logits=True)  # (1, t, v)
-        window = backend.rewind(after, begin)
-        rows = [seen[0], *np.array(given[0])]
-        logs = [_log(row) for row in rows]
-        score = sum(float(log[token]) for log, token in zip(logs, tokens, strict=False)) + float(np.logaddexp.reduce(logs[-1][stops]))
+        given, longer = backend.extend(np.array(ids, np.int64), backend.rewind(longer, begin + n), all_logits=True)  # (1, t, v)
+        rows = [seen[n], *np.array(given[0])]
+        said = [_log(row) for row in rows]
+        score = float(known[n]) + sum(float(log[token]) for log, token in zip(said, ids, strict=False)) + float(np.logaddexp.reduce(said[-1][stops]))
         if score > best:
-            best, found = score, Given(tokens, tuple(rows[:-1]))
+            best, found = score, Given((*own[:n], *ids), (*seen[:n], *rows[:-1]))
     return found
 
 
