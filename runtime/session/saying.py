@@ -40,7 +40,7 @@ NOTHING = Given((), ())
 
 def first_tokens(backend: Backend, window: Any, logits: np.ndarray, found: Sequence[str], text: Text, room: int) -> Given:
     """The first tokens of an answer that says one of the words that were found, likeliest first, after a window with `room` tokens left whose next token has
-    `logits` (v,); none where they do not fit. Where the model says none of them by itself, it is the first.
+    `logits` (v,); none where they do not fit, or have no tokens. Where the model says none of them by itself, it is the first.
 
     The window passed in is as good as before.
     """
@@ -71,6 +71,8 @@ def _up_to(own: Sequence[int], seen: Sequence[np.ndarray], words: Sequence[str],
 def _put(backend: Backend, longer: Any, begin: int, own: Sequence[int], seen: Sequence[np.ndarray], words: str, text: Text, room: int) -> Given:
     """longer: the window with the model's own answer in it, which began at `begin`."""
     inside, alone = tuple(text.encode(" " + words)), tuple(text.encode(words[:1].upper() + words[1:]))
+    if not inside or not alone:  # a vocabulary may lack every sign of them
+        return NOTHING
     logs = [_log(row) for row in seen]
     known = np.cumsum([0.0, *(log[token] for log, token in zip(logs, own, strict=False))])
     likely = [float(known[n] + log[(inside if n else alone)[0]]) for n, log in enumerate(logs)]

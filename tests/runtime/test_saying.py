@@ -105,6 +105,12 @@ def test_nothing_that_does_not_fit():
     assert begin(Language("a boat."), "plum", room=4)[0] == "Plum"
 
 
+def test_words_without_tokens_are_not_said():
+    nowhere = TEXT._replace(encode=lambda text: [LETTERS.index(c) for c in text if c in "ab"])
+    language = Language("it is.")
+    assert first_tokens(language, Window(""), language.next(""), ["plum"], nowhere, 100) == NOTHING
+
+
 def test_an_answer_without_end_is_looked_at_no_further():
     language = Language("a" * 200)
     begin(language, "plum", room=500)
