@@ -19,6 +19,7 @@ from ..tensorfile import TensorWriter, read_header, read_tensor
 from ..text.library import ids_of, open_library
 from .bert import Sizes, rounded, shapes
 from .encoder import Encoder
+from .record import read_record
 
 RECORD, LAYERS, WORDS, TOKENIZER = FILES = ("encoder.json", "encoder.safetensors", "encoder_words.safetensors", "encoder_tokenizer.json")
 FORMAT, TOKENIZER_MAX = 1, 1 << 23
@@ -32,12 +33,7 @@ def open_encoder(folder: Path) -> Encoder | None:
     where = folder / RECORD
     if not where.exists():
         return None
-    record = read_json(where)
-    if not isinstance(record, Mapping) or record.get("format") != FORMAT:
-        found = record.get("format") if isinstance(record, Mapping) else type(record).__name__
-        raise ModelFileError(f"{where}: format {found!r} must be {FORMAT}: it is no encoder of this version of lm2")
-    if unknown := set(record) - {"format", "weight", "among", "source", *Sizes._fields}:
-        raise ModelFileError(f"{where}: {sorted(unknown)[0]!r} is not a field that this version of lm2 knows: update lm2, or {REMEDY}")
+    record = read_record(where, "encoder", FORMAT, ("weight", "among", "source", *Sizes._fields), REMEDY)
     sizes = Sizes(*(_whole(where, record, name, most) for name, most in zip(Sizes._fields, MOST, strict=True)))
     if sizes.width % sizes.heads:
         raise ModelFileError(f"{where}: width {sizes.width} must be a multiple of heads {sizes.heads}: {REMEDY}")

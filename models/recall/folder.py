@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ..atomic import new_folder, write_file
-from ..config import LM2Config, read_json
+from ..config import LM2Config
 from ..errors import ModelFileError, TensorFileError
 from ..opening import Opening
 from ..tensorfile import TensorWriter, read_header, read_tensor
@@ -21,6 +21,7 @@ from .encoder_files import open_encoder, write_encoder
 from .finder import Finder, shapes
 from .reader import Reader
 from .reader_files import open_reader, write_reader
+from .record import read_record
 
 RECORD, TENSORS = "recall.json", "recall.safetensors"
 FORMAT = 2
@@ -93,13 +94,7 @@ def open_recall(folder: Path, config: LM2Config) -> Recall:
     where = folder / RECORD
     if not where.exists():
         raise ModelFileError(f"{where} does not exist: give a recall's folder, as `lm2 train --task seek` writes it")
-    record = read_json(where)
-    if not isinstance(record, Mapping) or type(record.get("format")) is not int or record["format"] != FORMAT:
-        found = record.get("format") if isinstance(record, Mapping) else type(record).__name__
-        raise ModelFileError(f"{where}: format {found!r} must be {FORMAT}: it is no recall of this version of lm2")
-    unknown = set(record) - {"format", "backbone", "training", *_NUMBERS, *_TEXTS}
-    if unknown:
-        raise ModelFileError(f"{where}: {sorted(unknown)[0]!r} is not a field that this version of lm2 knows: update lm2, or {REMEDY}")
+    record = read_record(where, "recall", FORMAT, ("backbone", "training", *_NUMBERS, *_TEXTS), REMEDY)
     numbers = {name: _number(where, record, name) for name in _NUMBERS}
     texts = {name: _text(where, record, name) for name in _TEXTS}
     backbone, training = record.get("backbone"), record.get("training", {})

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..atomic import write_file
-from ..config import read_json
 from ..errors import ModelFileError
 from ..tensorfile import TensorWriter
 from .encoder import Encoder
 from .encoder_files import RECORD as ENCODER
 from .encoder_files import read_arrays
 from .reader import Reader, Use, reader_shapes
+from .record import read_record
 
 RECORD, TENSORS = FILES = ("reader.json", "reader.safetensors")
 FORMAT, AMONG_MAX = 1, 256
@@ -28,12 +28,7 @@ def open_reader(folder: Path, encoder: Encoder | None) -> Reader | None:
     where = folder / RECORD
     if not where.exists():
         return None
-    record = read_json(where)
-    if not isinstance(record, Mapping) or record.get("format") != FORMAT:
-        found = record.get("format") if isinstance(record, Mapping) else type(record).__name__
-        raise ModelFileError(f"{where}: format {found!r} must be {FORMAT}: it is no reader of this version of lm2")
-    if unknown := set(record) - {"format", "training", *Use._fields}:
-        raise ModelFileError(f"{where}: {sorted(unknown)[0]!r} is not a field that this version of lm2 knows: update lm2, or {REMEDY}")
+    record = read_record(where, "reader", FORMAT, ("training", *Use._fields), REMEDY)
     among, training = record.get("among"), record.get("training", {})
     if type(among) is not int or not 1 <= among <= AMONG_MAX:
         raise ModelFileError(f"{where}: among {among!r} must be a whole number from 1 to {AMONG_MAX}: {REMEDY}")

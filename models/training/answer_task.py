@@ -5,6 +5,7 @@ Axes: b streams, c chunks, t positions of a chunk or a segment, q questions, s p
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +31,7 @@ Hits = dict[str, list[bool]]
 Answered = Sequence[tuple[Tensor, Tensor, Sequence[Sequence[str]]]]
 
 
-class _AnswerTask:
+class _AnswerTask(ABC):
     """Draws batches; a batch depends on the run's generator alone, so that all models of one plan and seed get the same."""
 
     aids: torch.nn.Module | None = None
@@ -67,9 +68,9 @@ class _AnswerTask:
         loss = torch.stack(sums).sum() / count if sums else sum((p.sum() * 0 for p in self.model.parameters()), zero)
         return Terms(loss, zero, {}, dict(hits), int(batch.lengths.sum()))
 
+    @abstractmethod
     def _answers(self, batch: Batch, blocks: int) -> Answered:
         """For each place where something is asked: final states (b', q, s, d), targets (b', q, s), tasks (b', q)."""
-        raise NotImplementedError
 
     def _tensors(self, *arrays: np.ndarray) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(a).to(self.model.device) for a in arrays)

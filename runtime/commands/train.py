@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--recall",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="--task retell: the recall that --task seek wrote, or a trained one to go on with.",
+    help="--task retell, read: the recall that --task seek wrote, or a trained one to go on with.",
 )
 @click.option(
     "--encoder",
@@ -90,7 +90,7 @@ def command(
     """Train a memory, or a small model with one.
 
     MODEL is `tiny` (recall, babilong: lm2-tiny or lm2-babi from scratch) or a model folder or name (distance: lm2-tiny, on to 32 chunks;
-    babilong: lm2-babi, trained on; find: where a memory for it looks; chat: all of it; both written as an adapter; seek, then retell: a recall; text: next-token prediction through the memory). Checkpoints are written every 250 steps; the same command goes on
+    babilong: lm2-babi, trained on; find: where a memory for it looks; chat: all of it; both written as an adapter; seek, then retell, then read: a recall; text: next-token prediction through the memory). Checkpoints are written every 250 steps; the same command goes on
     from the last one. Several GPUs: torchrun --nproc-per-node N $(which lm2) train ...
     """
     from ..backend import installed

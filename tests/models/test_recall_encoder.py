@@ -99,6 +99,7 @@ def test_files_hold_what_was_written(opened, tmp_path):
     "name, change, words",
     [
         ("encoder.json", {"format": 2}, "format 2 must be 1"),
+        ("encoder.json", {"format": True}, "format True must be 1"),
         ("encoder.json", {"pooling": "max"}, "'pooling' is not a field"),
         ("encoder.json", {"heads": 5}, "width 24 must be a multiple of heads 5"),
         ("encoder.json", {"heads": True}, "heads True must be a whole number"),

@@ -144,6 +144,7 @@ def test_files_hold_what_was_written(encoder, made, tmp_path):
     ("change", "words"),
     [
         ({"format": 2}, "format 2 must be 1"),
+        ({"format": True}, "format True must be 1"),
         ({"head": "mean"}, "'head' is not a field"),
         ({"among": 0}, "among 0 must be a whole number from 1 to 256"),
         ({"among": True}, "among True must be a whole number"),
