@@ -1,6 +1,6 @@
 """Questions and what is brought for them: a message that tells the answer, one that does not, or two. What a recall's opening and its reader learn from.
 
-Knows texts and a finder, which chooses what stands in an answer's place.
+Knows texts, a finder and its encoder, which choose what stands in an answer's place.
 """
 
 import random
@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..recall import Recall
+from ..recall import Encoder, Recall, nearness
 from ..tasks.natural.answers import mentions
 from .tellings import Telling, Tellings
 
-POOL, AMONG = 1500, (5, 20, 60, 150)  # messages to choose from; how many of them one question chooses among
+POOL, AMONG = 2000, (5, 20, 60, 150)  # messages to choose from; how many of them one question chooses among
+ORDINARY = 0.4  # of them tell nothing: most of what people say does not
 UNSAID = "Nothing."  # said where no message tells what is asked for; its first token begins no other answer
 # Shares of samples: the finder's message tells nothing of it; asked before, or corrected; nothing told is asked for; of the others, those with a second
 # message.
@@ -33,13 +34,14 @@ class Sample(NamedTuple):
 
 
 class Brought:
-    """tellings: what is told and asked. ids: a text as the finder is given it; recall: whose finder chooses."""
+    """tellings: what is told and asked. ids: a text as the finder is given it; recall: whose finder chooses, and whose encoder where it has one."""
 
     def __init__(self, tellings: Tellings, ids: Encode, recall: Recall, seed: int):
         self.tellings, self.ids, self.recall = tellings, ids, recall
         rng = random.Random(f"{seed} pool")
-        self.pool = [tellings.message(rng, 0.15) for _ in range(POOL)]
+        self.pool = [tellings.message(rng, ORDINARY) for _ in range(POOL)]
         self._pool_ids = [tuple(ids(told.texts[-1])) for told in self.pool]
+        self._vectors: dict[int, np.ndarray] = {}
 
     def sample(self, rng: random.Random, pairs: float = PAIR) -> Sample:
         """A question with a message that tells the answer, now and then beside another that the finder brings back for it; or with one of these alone, or with the question as it was asked before."""
@@ -62,7 +64,7 @@ class Brought:
         return Sample(both if rng.random() < 0.5 else both[::-1], question, answer, value)
 
     def _beside(self, rng: random.Random, question: str, telling: Telling, value: str = "", among: int | None = None) -> str:
-        """A message that does not answer a question: one of the same conversation, or one of the READ that the finder likes best. among: of so many, else of
+        """A message that does not answer a question: one of the same conversation, or one of the READ that the recall likes best. among: of so many, else of
         AMONG."""
         if telling.others and rng.random() < SAME:
             return rng.choice(telling.others)
@@ -72,7 +74,19 @@ class Brought:
         if not drawn:
             return self.tellings.plain(rng)
         scores, _ = self.recall.finder.scores(tuple(self.ids(question)), [self._pool_ids[i] for i in drawn])
-        return self.pool[drawn[int(rng.choice(np.argsort(-scores, kind="stable")[:READ]))]].texts[-1]
+        best = [drawn[i] for i in np.argsort(-scores, kind="stable")]
+        if self.recall.encoder is not None:
+            best = self._again(self.recall.encoder, question, best, np.sort(-scores))
+        return self.pool[rng.choice(best[:READ])].texts[-1]
+
+    def _again(self, encoder: Encoder, question: str, best: list[int], scores: np.ndarray) -> list[int]:
+        """Places in the pool, those that the finder likes best, in the order in which the encoder likes them too (runtime/session/recalling.py). scores: the finder's, negative, ascending."""
+        best = best[: encoder.among]
+        new = [i for i in best if i not in self._vectors]
+        asking, *made = encoder.vectors([question, *(self.pool[i].texts[-1] for i in new)])  # (t, d) each
+        self._vectors.update((i, x.astype(np.float16)) for i, x in zip(new, made, strict=True))
+        both = [s - encoder.weight * nearness(asking, self._vectors[i].astype(np.float32)) for i, s in zip(best, scores, strict=False)]
+        return [best[i] for i in np.argsort(both, kind="stable")]
 
     @staticmethod
     def _answers(told: Telling, telling: Telling, value: str) -> bool:

@@ -1,4 +1,5 @@
-"""Learning to read: which words of a message answer a question, or that none do. A BERT that begins as a recall's encoder, with two logits a piece.
+"""Learning to read: which words of a message answer a question, or that none do. A BERT that begins as a recall's encoder, with two logits a piece, or as its
+reader, to go on with it.
 
 As extractive readers are trained (Devlin et al. 2018, arXiv 1810.04805, sections 4.2 and 4.3): question and message are one text of two segments, a first and a
 last piece of the answer are chosen, the text's first piece where nothing answers. Embeddings of words stand still: they are the encoder's.
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..lm2 import LM2
-from ..recall.bert import shapes
+from ..recall.bert import Bert, shapes
 from ..recall.encoder import Encoder
 from ..recall.reader import PIECES, Reader, Text, Use, pieces
 from .plan import Stage
@@ -36,13 +37,14 @@ class Sample(NamedTuple):
 
 
 class ReaderMaps(nn.Module):
-    """The parameters of a reader, float32, which begin as an encoder's."""
+    """The parameters of a reader, float32, which begin as an encoder's, or as those of a reader that it has."""
 
-    def __init__(self, encoder: Encoder, seed: int):
+    def __init__(self, encoder: Encoder, seed: int, reader: Reader | None = None):
         super().__init__()
         self.sizes = encoder.sizes
         names = [name for name in shapes(encoder.sizes, words=False) if not name.endswith(".step")]
-        wide = {name: torch.from_numpy(encoder.wide(name).astype(np.float32)) for name in names}
+        begun: Bert = encoder if reader is None else reader
+        wide = {name: torch.from_numpy(begun.wide(name).astype(np.float32)) for name in names}
         self.own = nn.ParameterDict({name.replace(".", "/"): nn.Parameter(x.clone()) for name, x in wide.items()})
         self.words: Tensor
         self.register_buffer("words", torch.from_numpy(encoder.wide("words").astype(np.float32)), persistent=False)  # (v, d)
@@ -50,6 +52,9 @@ class ReaderMaps(nn.Module):
         self.other = nn.Parameter(wide["segment"].clone())  # (d,) of the message; the question has the encoder's own
         self.ends = nn.Parameter(torch.randn(2, encoder.sizes.width, generator=generator) * 0.02)  # (2, d)
         self.ends_bias = nn.Parameter(torch.zeros(2))
+        if reader is not None:
+            for own, name in ((self.other, "segment.message"), (self.ends, "ends"), (self.ends_bias, "ends.bias")):
+                own.data.copy_(torch.from_numpy(reader.own[name]))
 
     def get(self, name: str) -> Tensor:
         found: Tensor = self.own[name.replace(".", "/")]
@@ -83,11 +88,11 @@ class ReaderMaps(nn.Module):
 
 
 class ReadTask:
-    """draw: a question, a message, and what of it answers. model: stands still, and is not looked at."""
+    """draw: a question, a message, and what of it answers. model: stands still, and is not looked at. reader: of this encoder, to go on with."""
 
-    def __init__(self, model: LM2, encoder: Encoder, draw: Draw, seed: int):
+    def __init__(self, model: LM2, encoder: Encoder, draw: Draw, seed: int, reader: Reader | None = None):
         self.model, self.encoder, self._draw = model.requires_grad_(False), encoder, draw
-        self.maps = ReaderMaps(encoder, seed).to(model.device)
+        self.maps = ReaderMaps(encoder, seed, reader).to(model.device)
         self.aids: nn.Module | None = self.maps
 
     def state(self) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
     if plan.task == "read":
         if begun.encoder is None:
             raise TrainError(f"{recall} has no encoder, whose words --task read reads: make it by --task seek --encoder BERT")
-        read = ReadTask(model, begun.encoder, partial(asked, Brought(tellings, ids, begun, plan.seed)), plan.seed)
+        read = ReadTask(model, begun.encoder, partial(asked, Brought(tellings, ids, begun, plan.seed)), plan.seed, begun.reader)
 
         def keep(path: Path, record: Mapping[str, Any]) -> None:
             save_recall(path, folder.config, begun._replace(reader=read.reader(USE, record), training={**begun.training, "read": dict(record)}))

@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from functools import partial
 
 import command_line
 import encoder_kit
@@ -22,6 +23,7 @@ from lm2.models.recall import from_bert, open_recall, save_recall
 from lm2.models.tasks.natural import talk
 from lm2.models.tasks.natural.answers import mentions
 from lm2.models.tasks.varied import Varied
+from lm2.models.text.tokenizer import Tokenizer
 from lm2.models.training import brought, frozen, read_task, recall_jobs, retell_task, seek_task
 from lm2.models.training import run as loop
 from lm2.models.training.plan import Stage
@@ -180,6 +182,37 @@ def test_read_learns(folder, encoded):
     for question, message, value in told:
         found = read.read(question, [message])[0]
         assert (found.odds > 0) == bool(value) and (not value or found.words == value), (question, found)
+
+
+def test_read_goes_on_with_a_reader(lm2, folder, encoded, tmp_path):
+    """A reader that is there is what a run begins with: without a step it is written as it was, to the last bit; with steps it moves."""
+    config = open_folder(folder).config
+    begun, model = open_recall(encoded, config), load_model(open_folder(folder), "cpu")
+    fresh, other = (read_task.ReadTask(model, begun.encoder, lambda rng: ("", "", ""), seed).reader(recall_jobs.USE, {}) for seed in (0, 1))
+    again = read_task.ReadTask(model, begun.encoder, lambda rng: ("", "", ""), 1, fresh).reader(recall_jobs.USE, {})
+    assert all(np.array_equal(again.own[n], fresh.own[n]) for n in fresh.own)
+    assert not np.array_equal(other.own["ends"], fresh.own["ends"]), "a control: another seed begins elsewhere"
+    save_recall(tmp_path / "had", config, begun._replace(reader=fresh))
+    args = ("train", folder, "--task", "read", "--steps", "2", "--stages", "1:1x6", "--rate", "1e-5", "--recall", tmp_path / "had", "--out", tmp_path / "out", *ONE)
+    assert (said := lm2(*args)).code == 0, said
+    made = open_recall(tmp_path / "out" / "recall", config).reader
+    moved = {n: np.abs(made.own[n].astype(np.float64) - fresh.own[n].astype(np.float64)).max() for n in ("ends", "segment.message")}
+    assert all(0 < by < 1e-3 for by in moved.values()), moved
+
+
+def test_wrong_messages_are_those_that_a_session_would_read(folder, encoded):
+    """With an encoder, what stands in an answer's place is chosen in the order in which a session looks at passages."""
+    config, plain = open_folder(folder).config, partial(Tokenizer.load(folder).encode, plain=True)
+    recall = open_recall(encoded, config)
+    session = Recalling(recall, plain)
+    made = brought.Brought(Tellings(Varied(("Ann", "Bob"), ("one", "two"))), session.ids, recall, 0)
+    texts = ["my brother is a baker", "the zebra eats plums", "a striped animal", "the horse"]
+    made.pool, question = [Telling((text,)) for text in texts], "is a baker?"
+    scores, _ = recall.finder.scores(session.ids(question), [session.ids(text) for text in texts])
+    best = [int(i) for i in np.argsort(-scores, kind="stable")]
+    told = session._again(recall.encoder, question, texts, scores)
+    assert made._again(recall.encoder, question, best, np.sort(-scores)) == [int(i) for i in np.argsort(-told, kind="stable")]
+    assert [int(i) for i in np.argsort(-told, kind="stable")] != best, "a control: the encoder's order is not the finder's"
 
 
 # refusals
