@@ -230,21 +230,14 @@ class Talker:
         asked = session if memory is None else session.fork()
         if memory is not None:
             asked.transcript, asked.numbers = list(heard[0]), list(heard[1])
-        return [self._answer(asked, at, q.question) for q in questions]
+        return [self.answer(asked, at, q.question) for q in questions]
 
-    def whole(self, heard: Sequence[tuple[str, str]], tokens: int, questions: Sequence[Question]) -> list[str | None]:
-        """Answers of the model without memory, with a whole conversation of so many tokens in its window; None where it does not fit."""
-        most = self.model.config.max_position_embeddings
-        if tokens + 8 * self.longest > most:
-            return [None] * len(questions)
-        alone = Session(self.model, sampling=GREEDY, seed=self.seed, window=most, recall=False)
-        for message, answer in heard:
-            alone.hear(message, answer)
-        if alone.at.carried:
-            return [None] * len(questions)
-        return list(self.ask(alone, questions, alone.feeder.new().memory))
+    def whole(self) -> "Whole":
+        """Answers with a whole conversation in the window, for one conversation."""
+        return Whole(self)
 
-    def _answer(self, session: Session, at: Cursor, question: str) -> str:
+    def answer(self, session: Session, at: Cursor, question: str) -> str:
+        """What a session answers from another point than its own."""
         self.check()
         asked = session.fork()
         asked.at = at
@@ -255,6 +248,31 @@ class Talker:
             return Session(self.model, sampling=GREEDY, seed=self.seed, window=self.window)
         except PromptError as error:
             raise EvaluationError(str(error)) from None
+
+
+class Whole:
+    """One conversation in a window that holds all of it, read once however often it is asked: with a memory that is never written, and no recall."""
+
+    def __init__(self, talker: Talker):
+        self.talker, self.size = talker, talker.model.config.max_position_embeddings
+        self.session = Session(talker.model, sampling=GREEDY, seed=talker.seed, window=self.size, recall=False)
+        self.at = Cursor(self.session.feeder.new().memory)
+        self.heard = 0
+
+    def ask(self, heard: Sequence[tuple[str, str]], questions: Sequence[Question]) -> list[str | None]:
+        """Answers after a conversation that goes on from the one asked before; None where the window would have to be left for them."""
+        feeder = self.session.feeder
+        assert isinstance(feeder, Windows)
+        for message, answer in heard[self.heard :]:
+            if not self.session.at.carried:
+                self.session.hear(message, answer)
+        self.heard, there = len(heard), self.session.at
+        if there.carried or there.filled + feeder.reserve + 8 * self.talker.longest > self.size:
+            return [None] * len(questions)
+        ids = there.tokens + there.pending
+        at = self.at._replace(pending=ids[len(self.at.tokens) :], carried=self.size - 1, starts=there.starts, seen=there.seen, turns=there.turns)
+        self.at = feeder.flush(at)
+        return [self.talker.answer(self.session, self.at, q.question) for q in questions]
 
 
 def measure(
@@ -270,6 +288,7 @@ def measure(
     number = begin
     while done < count:
         batch: list[Row] = []
+        whole = talker.whole()
         for stop in talker.conversation(number, given, distances):
             questions = stop.told.questions[: count - done]
             never = stop.session.feeder.new().memory
@@ -278,7 +297,7 @@ def measure(
                 talker.ask(stop.session, questions, *others[stop.at]),
                 talker.ask(stop.session, questions, never),
             ]
-            alone = talker.whole(stop.heard, stop.session.at.seen, questions)
+            alone = whole.ask(stop.heard, questions)
             for i, q in enumerate(questions):
                 mine, other, off = (arm[i] for arm in replies)
                 right = (q.is_right(mine), q.is_right(other), q.is_right(off), None if alone[i] is None else q.is_right(alone[i] or ""))

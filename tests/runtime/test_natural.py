@@ -135,14 +135,14 @@ def test_distances_are_counted_from_the_last_sight(talker):
 def test_every_arm_reads_its_own_memory(talker, monkeypatch):
     """The same window in every arm; the bank of the session, of the conversation before, and none."""
     banks, backend = [], talker.model.backend
-    answer = natural.Talker._answer
+    answer = natural.Talker.answer
 
     def spied(self, session, at, question):
         state = backend.memory(at.window)
         banks.append((backend.to_host(state).copy(), at.tokens))
         return answer(self, session, at, question)
 
-    monkeypatch.setattr(natural.Talker, "_answer", spied)
+    monkeypatch.setattr(natural.Talker, "answer", spied)
     (stop,) = talker.conversation(0, (), (90,))
     (before,) = talker.conversation(7, (), (90,))
     other = before.session.memory()
@@ -153,6 +153,27 @@ def test_every_arm_reads_its_own_memory(talker, monkeypatch):
     assert a == b == c and all(len(r) == 1 for r in replies)
     assert np.array_equal(theirs, backend.to_host(other)) and not none.any()
     assert np.array_equal(mine, backend.to_host(stop.session.memory())) and not np.array_equal(mine, theirs)
+
+
+def test_a_whole_conversation_is_read_once(talker, monkeypatch):
+    """Asked at two places it answers as one that hears it at once, from a memory that was never written, and reads each token once; None where it would not fit."""
+    said = [(f"my boat number {n} is green today", "fine") for n in range(9)]
+    question, backend = natural.Question("", "what is green?", "green", (), (), 0), talker.model.backend
+    alone, again, fed, seen = talker.whole(), talker.whole(), [], []
+    alone.session.feeder.on_feed = fed.append
+    answer = natural.Talker.answer
+
+    def spied(self, session, at, asked):
+        seen.append((backend.to_host(backend.memory(at.window)).copy(), at.tokens, at.logits))
+        return answer(self, session, at, asked)
+
+    monkeypatch.setattr(natural.Talker, "answer", spied)
+    first, both = alone.ask(said[:2], [question]), alone.ask(said[:3], [question])
+    assert sum(fed) == len(alone.at.tokens) and first[0] and both == again.ask(said[:3], [question])
+    (bank, tokens, logits), (_, same, other) = seen[1:]
+    assert not bank.any() and tokens == same and np.abs(logits - other).max() < 1e-4
+    assert np.abs(logits - seen[0][2]).max() > 1e-2, "a control: one turn less is heard"
+    assert alone.ask(said * 9, [question]) == [None] and alone.ask(said * 10, [question]) == [None]
 
 
 def test_asking_leaves_the_session_where_it_was(talker):
@@ -245,7 +266,7 @@ def test_every_arm_recalls_its_own(recalling):
     before = list(mine.transcript), list(mine.numbers), mine.at, mine.recalled
     for given in ((), heard, (mine.feeder.new().memory,)):
         assert talker.ask(mine, [question], *given) != []
-    talker.whole((("my boat is green today", "fine"),), 10, [question])
+    talker.whole().ask((("my boat is green today", "fine"),), [question])
     assert seen == [["my boat is green today"], ["so my boat is green"], [], []]
     assert (mine.transcript, mine.numbers, mine.at, mine.recalled) == before
     other.hear("my boat is green again", "fine")
