@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backend import Backend
 
-LONGEST = 24  # tokens of the model's own answer that are looked at
+LONGEST = 24  # tokens of the model's own answer that are looked at, fewer where it has the words before
 PLACES = 3  # where the words are tried at most
 BEGINNINGS = ("It's",)
 Encode = Callable[[str], Sequence[int]]
@@ -46,8 +46,12 @@ def first_tokens(backend: Backend, window: Any, logits: np.ndarray, found: Seque
     """
     begin = window.length
     own, seen, longer = [], [np.array(logits)], window  # type: list[int], list[np.ndarray], Any
+    said = 0  # tokens in a row after which the answer has the likeliest words
     while len(own) < min(LONGEST, room) and int(seen[-1].argmax()) not in text.ends:
         own.append(int(seen[-1].argmax()))
+        said = said + 1 if any(text.says(text.decode(own), w) for w in (found[0], yours(found[0]))) else 0
+        if said == 2:
+            break
         given, longer = backend.extend(np.array(own[-1:], np.int64), longer)  # (1, v)
         seen.append(np.array(given[0]))
     for words in found:

@@ -68,6 +68,16 @@ def test_the_models_own_answer_up_to_the_words():
     assert text == "it is a boat" and [int(row.argmax()) for row in found.logits] == list(found.tokens)
 
 
+def test_no_further_than_the_words():
+    """What the model would say after them is not computed; of two that were found the second does not end it."""
+    language = Language("it is a boat. so it is")
+    assert begin(language, "boat")[0] == "it is a boat" and language.fed == len("it is a boat")
+    language = Language("it is a boat. so it is")
+    assert begin(language, ["so", "boat"])[0] == "it is a boat. so" and language.fed == len("it is a boat. so")
+    language = Language("it is a boat. so it is")
+    assert begin(language, ["plum", "boat"])[0] == "it is a boat" and language.fed == len("it is a boat. so it is")
+
+
 def test_of_several_the_model_says_which():
     """The first that was found, where it says none."""
     assert begin(Language("it is a boat."), ["plum", "boat"])[0] == "it is a boat"
