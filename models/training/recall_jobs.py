@@ -39,6 +39,7 @@ USE = Use(8, 0.5, -5.0)  # of a reader, chosen on the conversations that are hel
 DOUBT = -1.0  # a passage is believed unless it is e times likelier not to tell it
 # Of messages that ask for nothing told, each among AMONG messages: those for which passages are read, of DRAWN.
 CALLED, DRAWN, AMONG = 0.1, 400, 50
+CALLED_TO_READ = 0.25  # with a reader, which looks first and is quick
 Say = Callable[[str], None]
 
 
@@ -84,7 +85,8 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
         read = ReadTask(model, begun.encoder, partial(asked, Brought(tellings, ids, begun, plan.seed)), plan.seed, begun.reader)
 
         def keep(path: Path, record: Mapping[str, Any]) -> None:
-            save_recall(path, folder.config, begun._replace(reader=read.reader(USE, record), training={**begun.training, "read": dict(record)}))
+            margin = calibrated(begun.finder, tellings, ids, plan.seed, CALLED_TO_READ)
+            save_recall(path, folder.config, begun._replace(reader=read.reader(USE, record), margin=margin, training={**begun.training, "read": dict(record)}))
 
         return Job(read, keep, "recall", began)
     retell = RetellTask(model, tellings, _words(folder, tokenizer), ids, begun, plan.seed, False)
@@ -102,14 +104,14 @@ def asked(brought: Brought, rng: random.Random) -> tuple[str, str, str]:
     return sample.question, sample.passages[0], sample.value
 
 
-def calibrated(finder: Finder, tellings: Tellings, ids: Callable[[str], tuple[int, ...]], seed: int) -> float:
-    """The margin at which passages are read for CALLED of drawn messages that ask for nothing told. Drawn from the split that `tellings` is of."""
+def calibrated(finder: Finder, tellings: Tellings, ids: Callable[[str], tuple[int, ...]], seed: int, called: float = CALLED) -> float:
+    """The margin at which passages are read for a share of `called` of drawn messages that ask for nothing told. Drawn from the split that `tellings` is of."""
     rng, found = random.Random(f"{seed} margin"), []
     for _ in range(DRAWN):
         message, among = _idle(rng, tellings)
         scores, nothing = finder.scores(ids(message), [ids(text) for text in among])
         found.append(float(scores.max()) - nothing)
-    return round(sorted(found)[-1 - int(CALLED * DRAWN)], 3)
+    return round(sorted(found)[-1 - int(called * DRAWN)], 3)
 
 
 def _idle(rng: random.Random, tellings: Tellings) -> tuple[str, list[str]]:

@@ -145,6 +145,7 @@ def test_read_makes_a_reader(lm2, folder, encoded, tmp_path):
     made, other = runs["whole"].reader, runs["parted"].reader
     assert all(np.array_equal(made.own[n], other.own[n]) for n in made.own)
     assert same(runs["whole"], open_recall(encoded, open_folder(folder).config))
+    assert runs["whole"].margin == runs["parted"].margin != open_recall(encoded, open_folder(folder).config).margin
     assert "--task read" in made.training["command"] and made.use == recall_jobs.USE
     begun = runs["whole"].encoder
     assert any(not np.array_equal(made.own[n], begun.arrays[n]) for n in begun.arrays if n in made.own), "something was learned"
@@ -478,19 +479,20 @@ def test_a_token_alone_is_what_the_backbone_makes_of_it(tmp_path, kind):
     assert torch.allclose(frozen.alone(model, 1, (1, layers))[:, : features.shape[1]], features, atol=1e-5)
 
 
-def test_passages_are_read_for_few_that_ask_for_nothing(folder, monkeypatch):
-    """At the margin that is set, for a tenth of messages drawn as they are drawn there; a step lower for more."""
+@pytest.mark.parametrize(("called", "count"), [({}, 5), ({"called": recall_jobs.CALLED_TO_READ}, 11)])
+def test_passages_are_read_for_few_that_ask_for_nothing(folder, monkeypatch, called, count):
+    """At the margin that is set, for a tenth of messages drawn as they are drawn there, for a quarter where a reader looks first; a step lower for more."""
     _, tellings, encode = tasks(folder)
     monkeypatch.setattr(recall_jobs, "DRAWN", 40)
     finder, ids = recall_kit.letters(), lambda text: tuple(encode(" " + text.strip().lower()))[:64]
-    margin = recall_jobs.calibrated(finder, tellings, ids, 5)
+    margin = recall_jobs.calibrated(finder, tellings, ids, 5, **called)
     rng, leads = random.Random("5 margin"), []
     for _ in range(40):
         message, among = recall_jobs._idle(rng, tellings)
         assert message not in among and among
         scores, nothing = finder.scores(ids(message), [ids(text) for text in among])
         leads.append(float(scores.max()) - nothing)
-    assert sum(lead >= margin - 1e-3 for lead in leads) == 5 and len({round(lead, 3) for lead in leads}) > 20
+    assert sum(lead >= margin - 1e-3 for lead in leads) == count and len({round(lead, 3) for lead in leads}) > 20
 
 
 def test_odds_are_those_of_a_session(folder, begun):
