@@ -68,9 +68,11 @@ class Reader(Bert):
         """Of float32 arrays, matrices made 8 bits."""
         return cls(encoder, rounded(reader_shapes(encoder.sizes), wide), use, training)
 
-    def read(self, question: str, messages: Sequence[str]) -> list[Found]:
-        """What of each message answers the question."""
-        texts = [pieces(self.tokenizer, question, message, min(2 * PIECES, self.sizes.positions)) for message in messages]
+    def read(self, question: str, messages: Sequence[str], before: Sequence[str] = ()) -> list[Found]:
+        """What of each message answers the question. before: of each, what it was said to, which is read with it; words of it answer nothing."""
+        leads = [f"{b} " if b else "" for b in before or [""] * len(messages)]
+        told = [lead + message for lead, message in zip(leads, messages, strict=True)]
+        texts = [pieces(self.tokenizer, question, text, min(2 * PIECES, self.sizes.positions)) for text in told]
         found: list[Found] = []
         part: list[int] = []
         for n in range(len(texts)):
@@ -79,18 +81,19 @@ class Reader(Bert):
                 own, other = self.arrays["segment"], self.arrays["segment.message"]
                 segments = [np.where(np.arange(len(texts[i].ids))[:, None] < texts[i].begin, own, other) for i in part]  # (t, d) each
                 for i, x in zip(part, self.states([texts[i].ids for i in part], segments), strict=True):
-                    found.append(_best(x @ self.arrays["ends"].T + self.arrays["ends.bias"], texts[i], messages[i]))
+                    found.append(_best(x @ self.arrays["ends"].T + self.arrays["ends.bias"], texts[i], told[i], len(leads[i])))
                 part = []
         return found
 
 
-def _best(logits: np.ndarray, text: Text, message: str) -> Found:
-    """The likeliest words by logits (t, 2), and how much likelier that any words answer than that nothing does."""
-    own = logits[text.begin : len(text.ids) - 1]  # (t', 2)
+def _best(logits: np.ndarray, text: Text, message: str, lead: int = 0) -> Found:
+    """The likeliest words by logits (t, 2), and how much likelier that any words answer than that nothing does. lead: characters before which none begin."""
+    begin = next((i for i in range(text.begin, len(text.ids) - 1) if text.offsets[i][0] >= lead), len(text.ids) - 1)
+    own = logits[begin : len(text.ids) - 1]  # (t', 2)
     if not len(own):
         return Found("", -np.inf)
     both = own[:, :1] + own[:, 1]  # (t', t')
     both = np.where(np.triu(np.ones_like(both)) - np.triu(np.ones_like(both), LONGEST) > 0, both, -np.inf)
     first, last = np.unravel_index(int(both.argmax()), both.shape)
-    offsets = text.offsets[text.begin :]
+    offsets = text.offsets[begin:]
     return Found(message[offsets[first][0] : offsets[last][1]], float(both.max() - logits[0].sum()))

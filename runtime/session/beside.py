@@ -86,7 +86,7 @@ def answering(
 
     def quoting(places: Sequence[int]) -> Side | None:
         found = [passages[i] for i in places]
-        return Side.opened(backend, recall, turn(recall.message([p.text for p in found], message)), found, on_feed)
+        return Side.opened(backend, recall, turn(recall.message([p.whole for p in found], message)), found, on_feed)
 
     odds: dict[int, float] = {}
     best, kept = -np.inf, (-1, None)  # type: float, tuple[int, Side | None]

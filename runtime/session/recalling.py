@@ -13,16 +13,25 @@ from .transcript import MESSAGE_COST, TURN_CHARS
 TOKENS = 1 << 16  # of passages looked through, the newest
 VECTORS = 512  # passages, the newest, whose vectors of the encoder are kept
 _PARTS = re.compile(r"(?<=[.!?…।؟])(?=\s)|(?<=[。！？])|(?=\n)")  # sentences; some scripts put no blank after one
+ASKS, ASKED = ("?", "？", "؟"), 32  # ends of a question; tokens of one that is kept with its answer
 _READ = re.compile(r"\[read .*: \d+ tokens\]", re.DOTALL)  # what a transcript has in place of a document
 Encode = Callable[[str], Sequence[int]]
 
 
 class Passage(NamedTuple):
-    """A message, or a part of a long one, that a person said. number: of its turn; ids: for the finder."""
+    """A message, or a part of a long one, that a person said. number: of its turn; ids: for the finder. before: what the model had asked, which it may answer;
+    around: ids of both."""
 
     number: int
     text: str
     ids: tuple[int, ...]
+    before: str = ""
+    around: tuple[int, ...] = ()
+
+    @property
+    def whole(self) -> str:
+        """What it says, with what it was said to."""
+        return f"{self.before} {self.text}" if self.before else self.text
 
 
 class Recalling:
@@ -35,14 +44,17 @@ class Recalling:
             raise ModelFileError(f"{RECORD}: unsaid {recall.unsaid!r} has no tokens with this model's tokenizer: get the two files again")
         self.unsaid = unsaid[0]
         self._known: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
+        self._around: dict[str, tuple[int, ...]] = {}
         self._vectors: dict[str, np.ndarray] = {}
 
     def passages(self, transcript: Sequence[dict[str, str]], numbers: Sequence[int]) -> list[Passage]:
-        """What the user said, oldest first, of the newest TOKENS tokens; of passages with the same words the newest."""
-        found: dict[str, Passage] = {}
+        """What the user said, oldest first, of the newest TOKENS tokens; of passages with the same words, said to the same, the newest."""
+        found: dict[tuple[str, str], Passage] = {}
         left = TOKENS
         known: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
-        for message, number in zip(reversed(transcript), reversed(numbers), strict=True):
+        around: dict[str, tuple[int, ...]] = {}
+        for place in reversed(range(len(transcript))):
+            message, number = transcript[place], numbers[place]
             text = message["content"]
             if message["role"] != "user" or _READ.fullmatch(text):
                 continue
@@ -50,15 +62,28 @@ class Recalling:
             if text not in known:
                 had = self._known.get(text)
                 known[text] = self._parts(text) if had is None else had
-            for part, ids in reversed(known[text]):
-                left -= len(ids)
+            for n, (part, ids) in reversed(list(enumerate(known[text]))):
+                before = "" if n or not place else self._asked(transcript[place - 1])
+                passage = Passage(number, part, ids, before)
+                if before:
+                    both = around[passage.whole] = self._around.get(passage.whole) or self.ids(passage.whole)[-self.recall.tokens :]
+                    passage = passage._replace(around=both)
+                left -= len(passage.around or ids)
                 if left < 0:
                     break
-                found.setdefault(part, Passage(number, part, ids))
+                found.setdefault((before, part), passage)
             if left < 0:
                 break
-        self._known = known
+        self._known, self._around = known, around
         return list(reversed(found.values()))
+
+    def _asked(self, message: dict[str, str]) -> str:
+        """The question with which an answer of the model ends, where it does, of at most ASKED tokens; nothing for a message of the user's."""
+        text = message["content"].rstrip()
+        if message["role"] != "assistant" or not text.endswith(ASKS):
+            return ""
+        asked = " ".join([part for part in _PARTS.split(text[-8 * ASKED :]) if part.strip()][-1].split())
+        return asked if len(self.ids(asked)) <= ASKED else ""
 
     def _parts(self, text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """The parts of a message that the finder reads: sentences put together as far as its tokens reach. Longer sentences are cut between words."""
@@ -110,9 +135,9 @@ class Recalling:
         others = [i for i, p in enumerate(passages) if p.ids != ids]
         if not others or not 0 < len(ids) <= recall.tokens:
             return {}
-        scores, nothing = recall.finder.scores(ids, [passages[i].ids[: recall.tokens] for i in others])
+        scores, nothing = recall.finder.scores(ids, [(passages[i].around or passages[i].ids)[: recall.tokens] for i in others])
         if recall.encoder is not None and recall.nearest(scores, nothing):
-            scores, nothing = self._again(recall.encoder, message, [passages[i].text for i in others], scores), -np.inf
+            scores, nothing = self._again(recall.encoder, message, [passages[i].whole for i in others], scores), -np.inf
         return {others[i]: float(scores[i]) for i in sorted(recall.nearest(scores, nothing)) if scores[i] > -np.inf}
 
     def read(self, message: str, passages: Sequence[Passage], near: dict[int, float]) -> tuple[dict[int, float], dict[int, str]]:
@@ -121,7 +146,7 @@ class Recalling:
         reader = self.recall.reader
         if reader is None or not near:
             return near, {}
-        found = dict(zip(near, reader.read(message, [passages[i].text for i in near]), strict=True))
+        found = dict(zip(near, reader.read(message, [passages[i].text for i in near], [passages[i].before for i in near]), strict=True))
         told = {i: near[i] + reader.use.weight * min(f.odds, SURE) for i, f in found.items() if f.words and f.odds >= reader.use.doubt}
         best = sorted(sorted(told, key=lambda i: -told[i])[: self.recall.read])
         return {i: told[i] for i in best}, {i: found[i].words for i in best}

@@ -58,7 +58,7 @@ def in_torch(encoder, maps):
 def largest(encoder, maps, made, monkeypatch):
     """How far the two are apart, of all logits in reach."""
     seen = []
-    monkeypatch.setattr(reader, "_best", lambda logits, text, message: seen.append((text, logits)))
+    monkeypatch.setattr(reader, "_best", lambda logits, text, *message: seen.append((text, logits)))
     made.read(ASKED, MESSAGES)
     texts, theirs = in_torch(encoder, maps)
     assert [t for t, _ in seen] == texts
@@ -112,6 +112,20 @@ def test_the_likeliest_words(begins, ends, words, odds):
     found = reader._best(fixed(begins, ends), text_of(message), message)
     assert (found.words, found.odds) == (words, pytest.approx(odds))
     assert reader._best(fixed(begins, ends, 2.0), text_of(message), message).odds == pytest.approx(odds - 4)
+
+
+@pytest.mark.parametrize(("lead", "words"), [(0, "one two"), (4, "two"), (5, "three"), (14, "four"), (99, "")])
+def test_words_of_what_was_said_before_answer_nothing(lead, words):
+    found = reader._best(fixed((4, 3, 2, 1), (0, 5, 4, 3)), text_of("one two three four"), "one two three four", lead)
+    assert found.words == words
+
+
+def test_what_was_said_before_is_read_with_a_message(made):
+    """The same as one text, of which only the message's words may answer."""
+    (found,), (whole,) = made.read(ASKED, ["the zebra eats plums"], ["is a horse?"]), made.read(ASKED, ["is a horse? the zebra eats plums"])
+    (alone,) = made.read(ASKED, ["the zebra eats plums"])
+    assert found.words in "the zebra eats plums" and found.odds <= whole.odds + 1e-5 and found.odds != pytest.approx(alone.odds, abs=1e-3)
+    assert made.read(ASKED, ["the zebra eats plums"], [""]) == [alone]
 
 
 def test_words_are_not_longer_than_an_answer():

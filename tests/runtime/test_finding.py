@@ -104,6 +104,54 @@ def test_texts_are_encoded_once():
     assert not calls
 
 
+def conversation(*texts):
+    """What a person and the model say by turns."""
+    return [{"role": "assistant" if n % 2 else "user", "content": text} for n, text in enumerate(texts)], [n // 2 + 1 for n in range(len(texts))]
+
+
+@pytest.mark.parametrize(
+    ("answer", "before"),
+    [
+        ("Sure. Which film\n shall I find?", "shall I find?"),
+        ("It costs 3.50 now. How many tickets? ", "How many tickets?"),
+        ("Which film?  And where to? It is late.", ""),
+        ("All right.", ""),
+        ("", ""),
+        ("哪部电影？", "哪部电影？"),
+        ("a " * 40 + "?", ""),
+    ],
+)
+def test_a_reply_goes_with_what_it_was_said_to(answer, before):
+    """The question that the model's answer before it ends with, if that is short; of a long reply to the first part alone."""
+    finder = looked(64)
+    long = " ".join(f"Dogman {n} please." for n in range(9))
+    first, *parts = finder.passages(*conversation("hello", answer, long, "Why?"))
+    assert (first.before, first.whole, first.around) == ("", "hello", ())
+    assert len(parts) == 3 and parts[0].before == before and not any(p.before or p.around for p in parts[1:])
+    assert parts[0].whole == (f"{before} {parts[0].text}" if before else parts[0].text) and parts[0].text.startswith("Dogman 0 please.")
+    assert parts[0].around == (finder.ids(parts[0].whole)[-64:] if before else ())
+
+
+def test_a_reply_is_found_by_what_it_was_said_to():
+    """By finder and encoder and read with it; the same reply to nothing is not."""
+    reader = Reading(4, 0.5, -9.0)
+    sharp, encoder = seen_again(4, reader=reader)
+    passages = sharp.passages(*conversation("hello", "which fruit is it?", "plums please", "fine", "figs please", "fine"))
+    near = sharp.nearest("which fruit", passages)
+    assert max(near, key=near.get) == 1 and near[1] > near[2] + 0.1
+    assert "which fruit is it? plums please" in encoder.given[0] and "figs please" in encoder.given[0]
+    sharp.read("which fruit", passages, near)
+    assert ("which fruit is it?", "plums please") in reader.given[0] and ("", "figs please") in reader.given[0]
+    bare = [p._replace(before="", around=()) for p in passages]
+    alone = seen_again(4)[0].nearest("which fruit", bare)
+    assert near[1] > alone.get(1, -np.inf) + 0.1 and near[2] == alone[2]
+
+
+def test_the_same_reply_to_something_else_is_another():
+    transcript, numbers = conversation("hello", "Tea?", "yes", "Milk?", "yes", "Tea?", "yes", "fine")
+    assert [(p.number, p.before) for p in looked(64).passages(transcript, numbers)] == [(1, ""), (3, "Milk?"), (4, "Tea?")]
+
+
 def test_a_message_longer_than_a_transcript_keeps(monkeypatch):
     """Out of a session file that somebody made: no more is read of it than of the longest message that was said."""
     given = []
@@ -241,8 +289,8 @@ class Reading:
     def __init__(self, *use):
         self.use, self.given = Use(*use), []
 
-    def read(self, question, messages):
-        self.given.append(list(messages))
+    def read(self, question, messages, before=()):
+        self.given.append(list(messages) if not any(before) else list(zip(before, messages, strict=True)))
         return [Found(m.split()[-1], float(len(m.split()[-1])) - 4) for m in messages]
 
 

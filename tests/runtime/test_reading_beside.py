@@ -97,6 +97,17 @@ def test_reading_ends_where_no_other_could_come_along(models, believed, fields, 
     assert (side and [p.number for p in side.found]) == found and backend.read == read
 
 
+def test_a_reply_is_quoted_with_what_it_was_said_to(models):
+    """Where the model had asked for it; else alone."""
+    model, asked = models["gated"], []
+    recall = recall_kit.recall(model.config, share=0.5, trust=0.0, doubt=0.0)
+    passages = [Passage(1, "plums please", (1,), "What shall I buy?", (1,)), Passage(2, "figs please", (2,))]
+    for near in ({0: 1.0}, {1: 1.0}):
+        side = beside.answering(Doubting(model.backend, 7, {0}), recall, 7, lambda text: asked.append(text) or list(text.encode()), passages, near, "who?")
+        assert side.found == [passages[next(iter(near))]]
+    assert "What shall I buy? plums please" in asked[0] and "buy" not in asked[1] and "figs please" in asked[1]
+
+
 class Reading:
     """A reader for which `words` answer every question, wherever they stand."""
 
@@ -105,7 +116,7 @@ class Reading:
     def __init__(self, words):
         self.words = words
 
-    def read(self, question, messages):
+    def read(self, question, messages, before=()):
         return [Found(self.words if self.words in m else "", 1.0) for m in messages]
 
 
