@@ -23,11 +23,11 @@ from lm2.runtime.loading import Model
 OTHERS, TOKENS = 48, 24
 
 
-def told(model: Model, messages: Sequence[str]) -> lm2.Session:
-    """A session in which a person said these, and nothing else is known."""
+def told(model: Model, turns: Sequence[tuple[str, str | None]]) -> lm2.Session:
+    """A session in which a person said these, was answered so, and nothing else is known."""
     session = lm2.Session(model, sampling=lm2.Sampling(temperature=0.0), seed=0)
-    for message in messages:
-        session.hear(message, "All right.")
+    for message, answer in turns:
+        session.hear(message, answer or "All right.")
         session.at = session.feeder.new()
     return session
 
@@ -63,12 +63,13 @@ def main() -> None:
     if model.recall is None:
         raise SystemExit(f"{given.model} has no recall: give one with --recall")
     ordinary, source = talk.ordinary("heldout"), [] if given.data is None else natural.from_dialogues(given.data)
-    others, counts, began = list(ordinary[:OTHERS]), Counter[tuple[str, str]](), time.monotonic()
-    before: list[str] = []
+    others, counts, began = [(message, None) for message in ordinary[:OTHERS]], Counter[tuple[str, str]](), time.monotonic()
+    before: list[tuple[str, str | None]] = []
     for number in range(given.first, given.first + given.talks):
         talked = natural.told(number, given.seed, source, given.part)
         messages = [message for message, _ in talked.turns]
-        session, another, none = told(model, messages + others), told(model, before + others), told(model, ())
+        turns = list(talked.turns)
+        session, another, none = told(model, turns + others), told(model, before + others), told(model, ())
         for q in talked.questions:
             answer, near, made = asked(session, q.question)
             there = messages[q.turn]
@@ -83,9 +84,9 @@ def main() -> None:
             if given.show and not right:
                 print(f"  {there!r}\n    {q.question!r} ({q.value}): {answer.strip()[:90]!r}; {'made from it' if used else 'near' if found else 'called' if near else 'idle'}")
         for n, message in enumerate(messages):
-            _count(counts, "messages that tell", told(model, messages[:n] + others), message)
+            _count(counts, "messages that tell", told(model, turns[:n] + others), message)
         _count(counts, "ordinary messages", session, ordinary[OTHERS + number % (len(ordinary) - OTHERS)])
-        before = messages
+        before = turns
         print(f"{number}: {time.monotonic() - began:.0f} s  " + _line(counts, talked.source), flush=True)
     print(f"seed {given.seed}, {given.part} part, conversations {given.first} to {given.first + given.talks - 1}, {given.backend}")
     for name in sorted({source for source, _ in counts}):
