@@ -224,3 +224,30 @@ def test_the_reference_evaluator_runs_it():
         made = to_qmatrix(w, int(precision[-1]))
         (y,) = ReferenceEvaluator(one(w, precision)[0]).run(None, {"x": x})
         assert relative_l2(y, x @ values(made)[:, :width].T) < 1e-6
+
+
+@pytest.mark.parametrize("how", ["body", "kernel"])
+@pytest.mark.parametrize("vocabulary", [48, 61])
+@pytest.mark.parametrize("kind", ["Q4_1", "random"])
+@pytest.mark.parametrize("width", [64, 48])
+def test_the_embedding_takes_rows_out_of_the_heads_tiles(vocabulary, width, kind, how):
+    """With minima and without, the last row of a tile that is not whole, widths that are no multiple of 32; in one table with the head."""
+    rng = np.random.default_rng(width)
+    w = blocks_of("Q4_1", vocabulary, 64)[1][:, :width] if kind == "Q4_1" else rng.standard_normal((vocabulary, width)).astype(np.float32)
+    g, name = Graph(24, Store()), "model.embed_tokens"
+    weights = onnx_kit.OneMatrix(w, name)
+    matrices = Matrices(weights, Options("int8"))
+    x = matrices.embedding(g, "ids")
+    g.outputs_as({x: "x", matrices.head(g, x, True, width, vocabulary): "y"})
+    value, float32, int64 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    outputs = [value("x", float32, ["b", "t", width]), value("y", float32, ["b", "t", vocabulary])]
+    graph = onnx.helper.make_graph(g.nodes, "both", [value("ids", int64, ["b", "t"])], outputs, g.store.tensors)
+    opsets = [onnx.helper.make_opsetid(d, 24 if d == "" else VERSION) for d in g.domains]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=12, functions=[function(24)])
+    onnx.checker.check_model(model, full_check=True)
+    ids = rng.permutation(vocabulary)[: 2 * 20].reshape(2, 20)
+    ids[0, :4] = 0, vocabulary - 1, 15, 16
+    x, y = session(model, library() if how == "kernel" else None).run(None, {"ids": ids})
+    made = values(to_qmatrix(w, 8))[:, :width]
+    assert np.array_equal(x, made[ids].astype(np.float32)) and relative_l2(y, x @ made.T) < 3e-5
+    assert not np.array_equal(x[0, 2], made[16].astype(np.float32))  # control: the tile after

@@ -6,7 +6,8 @@ import onnxruntime
 import pytest
 import qlinear_kit
 from onnx.reference import ReferenceEvaluator
-from op_kit import session
+from op_kit import library, session
+from qlinear_earlier import as_earlier
 
 from lm2.export.ops import qlinear
 from lm2.export.ops.qlinear import PackError, QMatrix, exact, from_gguf, pack, reference, rounded, scales, unpacked, values
@@ -119,3 +120,19 @@ def float32_values(w: QMatrix):
     """d q + m in float32: where the sum does not fit, the body rounds once."""
     d, m = (half.astype(np.float32)[..., None] for half in scales(w))
     return (unpacked(w) * d + m).astype(np.float32).reshape(w.outputs, -1)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_version_1_in_a_file_runs_its_body_beside_the_library(bits):
+    """Files exported before: the library has version 2 only, and gives such a node no kernel. The control is a node of version 2."""
+    rng = np.random.default_rng(bits)
+    w = qlinear_kit.matrix(rng, 40, 3, bits, minimum=bits == 4)
+    earlier, x = qlinear_kit.model(w, shape=["t", 96]), rng.standard_normal((2, 96)).astype(np.float32)
+    as_earlier(earlier)
+    onnx.checker.check_model(earlier, full_check=True)
+    assert [tuple(t.dims) for t in earlier.graph.initializer] == [(40, 3, 4 * bits), (40, 3), (40, 3) if bits == 4 else (1, 1)]
+    want, near = exact(x, w), 1e-6 * (np.abs(x).astype(float) @ np.abs(values(w)).T)
+    ran, alone = (session(earlier, path).run(None, {"x": x})[0] for path in (library(), None))
+    assert np.array_equal(ran, alone) and (np.abs(ran - want) <= near).all()
+    (now,) = session(qlinear_kit.model(w), library()).run(None, {"x": x})
+    assert np.array_equal(now, reference(x, w)) and not np.array_equal(now, ran)
