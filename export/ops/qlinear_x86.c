@@ -1,7 +1,7 @@
 /* ai.lm2::QLinear's levels, and many rows with AVX-VNNI and AVX-512 VNNI: 16 outputs at once, a lane each.
 
 A panel of a tile (16 outputs, up to 24 blocks) is taken apart into unsigned bytes, 8-bit numbers with 128 added, and then multiplied by all rows of x. Between
-panels y holds the sums. Weights are read once, in three streams that are asked for ahead. One row alone goes without a panel
+panels y holds the sums. Weights are read once, in three streams that are asked for ahead. A few rows go without a panel
 (qlinear_x86_row.c). Knows arrays; no ONNX Runtime, no threads, no state. */
 
 #include "qlinear_x86.h"
@@ -10,7 +10,7 @@ panels y holds the sums. Weights are read once, in three streams that are asked 
 
 #include <cpuid.h>
 
-enum { PANEL = 24, VECTORS = 8, HALF_TILE = LM2_QTILE / 2, ROWS_512 = 4 };
+enum { PANEL = 24, VECTORS = 8, HALF_TILE = LM2_QTILE / 2, ROWS_512 = 4, FEW = 3 };
 
 /* Some blocks of a tile: one vector holds 4 numbers of every output, in unsigned bytes. */
 typedef struct {
@@ -167,10 +167,10 @@ static void panels_avx512(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, s
     (w->bits == 4 ? panels4_avx512 : panels8_avx512)(w, x, rows, first, last, y);
 }
 
-/* A row alone is not worth a panel. */
+/* A few rows are not worth a panel. */
 #define ROW_OR_PANELS(LEVEL) \
     static void tiles_##LEVEL(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) { \
-        if (rows == 1) lm2_q_row_##LEVEL(w, x, first, last, y); \
+        if (rows <= FEW) lm2_q_row_##LEVEL(w, x, rows, first, last, y); \
         else panels_##LEVEL(w, x, rows, first, last, y); \
     }
 #define panels_avx2 lm2_q_rows_avx2

@@ -22,10 +22,10 @@
 
 enum { LINE = 64, AHEAD = 6144, ADDED_SHIFT = 7 /* 128 is added to 8-bit numbers, which makes them unsigned */ };
 
-/* One row times tiles first .. last - 1 (qlinear_x86_row.c). */
-void lm2_q_row_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t first, size_t last, float *y);
-void lm2_q_row_avxvnni(const Lm2QMatrix *w, const Lm2QRows *x, size_t first, size_t last, float *y);
-void lm2_q_row_avx512(const Lm2QMatrix *w, const Lm2QRows *x, size_t first, size_t last, float *y);
+/* A few rows times tiles first .. last - 1, one after the other (qlinear_x86_row.c). */
+void lm2_q_row_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y);
+void lm2_q_row_avxvnni(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y);
+void lm2_q_row_avx512(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y);
 
 /* Rows of x times tiles first .. last - 1, with AVX2 (qlinear_x86_rows.c). */
 void lm2_q_rows_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y);

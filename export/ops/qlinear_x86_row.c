@@ -1,4 +1,4 @@
-/* One row of x times W with AVX2, AVX-VNNI and AVX-512 VNNI, straight from the file's tiles: what a decoding step is made of.
+/* One row of x, or a few one after the other, times W with AVX2, AVX-VNNI and AVX-512 VNNI, straight from the file's tiles: what a decoding step is made of.
 
 A vector of a tile has 4 bytes of each of its 16 outputs (256 bits: of half of them), and meets the same 4 numbers of x in every lane. Weights are read
 once, in three streams that are asked for ahead. Knows arrays; no ONNX Runtime, no threads, no state. */
@@ -11,7 +11,7 @@ INLINE AVX2 __m256i half_vector(const uint8_t *q, int v, int half) {
     return _mm256_loadu_si256((const __m256i *)(const void *)(q + 64 * v + 32 * half));
 }
 
-/* Below: whole sums of one block with 8 outputs (or 16), 256 high + low. q: the block in its tile. 4 bits: the high halves of bytes stay where
+/* Below: whole sums of one block with 8 outputs (or 16), 256 high + low. q: the block in its tile, k: in x. 4 bits: the high halves of bytes stay where
 they are, so that their sums are 16 times too large. */
 
 /* 4 bits: products of bytes, added in int16: 16 numbers, at most 15 * 128 each, are below 2^15. 8 bits: products of int16. */
@@ -92,20 +92,20 @@ INLINE AVX512 __m512i dot_avx512(const uint8_t *q, const Lm2QRows *x, size_t k, 
     return _mm512_sub_epi32(_mm512_add_epi32(_mm512_slli_epi32(high, 8), low), added);
 }
 
-/* y of one tile, 16 outputs. bits and one (a single minimum) are constants. */
+/* y of one tile, 16 outputs, and row r. bits and one (a single minimum) are constants. */
 #define ROW_256(NAME, TARGET, DOT) \
-    INLINE TARGET void NAME(const Lm2QMatrix *w, const Lm2QRows *x, size_t tile, int bits, int one, float *y) { \
+    INLINE TARGET void NAME(const Lm2QMatrix *w, const Lm2QRows *x, size_t r, size_t tile, int bits, int one, float *y) { \
         const __m256 minimum = _mm256_set1_ps(one ? lm2_q_half(*w->m) : 0.0f); \
         __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}; \
         for (size_t k = 0; k < w->blocks; k++) { \
-            const size_t at = tile * w->blocks + k; \
+            const size_t at = tile * w->blocks + k, own = r * w->blocks + k; \
             const uint8_t *q = w->q + at * lm2_q_block_bytes(bits); \
-            const __m256 sum = _mm256_set1_ps((float)x->sum[k]), step = _mm256_set1_ps(x->step[k]); \
+            const __m256 sum = _mm256_set1_ps((float)x->sum[own]), step = _mm256_set1_ps(x->step[own]); \
             ask_block(w, at, bits, one); \
             for (int h = 0; h < 2; h++) { \
-                const __m256 own = _mm256_mul_ps(_mm256_cvtepi32_ps(DOT(q, x, k, h, bits)), wide(w->d + at * LM2_QTILE + 8 * h)); \
+                const __m256 most = _mm256_mul_ps(_mm256_cvtepi32_ps(DOT(q, x, own, h, bits)), wide(w->d + at * LM2_QTILE + 8 * h)); \
                 const __m256 least = _mm256_mul_ps(sum, one ? minimum : wide(w->m + at * LM2_QTILE + 8 * h)); \
-                sums[h] = _mm256_add_ps(sums[h], _mm256_mul_ps(_mm256_add_ps(own, least), step)); \
+                sums[h] = _mm256_add_ps(sums[h], _mm256_mul_ps(_mm256_add_ps(most, least), step)); \
             } \
         } \
         _mm256_storeu_ps(y, sums[0]), _mm256_storeu_ps(y + 8, sums[1]); \
@@ -113,31 +113,33 @@ INLINE AVX512 __m512i dot_avx512(const uint8_t *q, const Lm2QRows *x, size_t k, 
 ROW_256(row_avx2, AVX2, dot_avx2)
 ROW_256(row_avxvnni, AVXVNNI, dot_avxvnni)
 
-INLINE AVX512 void row_avx512(const Lm2QMatrix *w, const Lm2QRows *x, size_t tile, int bits, int one, float *y) {
+INLINE AVX512 void row_avx512(const Lm2QMatrix *w, const Lm2QRows *x, size_t r, size_t tile, int bits, int one, float *y) {
     const __m512 minimum = _mm512_set1_ps(one ? lm2_q_half(*w->m) : 0.0f);
     __m512 sums = _mm512_setzero_ps();
     for (size_t k = 0; k < w->blocks; k++) {
-        const size_t at = tile * w->blocks + k;
+        const size_t at = tile * w->blocks + k, own = r * w->blocks + k;
         ask_block(w, at, bits, one);
-        const __m512i dot = dot_avx512(w->q + at * lm2_q_block_bytes(bits), x, k, bits);
-        const __m512 own = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), wide_512(w->d + at * LM2_QTILE));
-        const __m512 least = _mm512_mul_ps(_mm512_set1_ps((float)x->sum[k]), one ? minimum : wide_512(w->m + at * LM2_QTILE));
-        sums = _mm512_add_ps(sums, _mm512_mul_ps(_mm512_add_ps(own, least), _mm512_set1_ps(x->step[k])));
+        const __m512i dot = dot_avx512(w->q + at * lm2_q_block_bytes(bits), x, own, bits);
+        const __m512 most = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), wide_512(w->d + at * LM2_QTILE));
+        const __m512 least = _mm512_mul_ps(_mm512_set1_ps((float)x->sum[own]), one ? minimum : wide_512(w->m + at * LM2_QTILE));
+        sums = _mm512_add_ps(sums, _mm512_mul_ps(_mm512_add_ps(most, least), _mm512_set1_ps(x->step[own])));
     }
     _mm512_storeu_ps(y, sums);
 }
 
 #define TILES(NAME, TARGET, ROW) \
-    TARGET void NAME(const Lm2QMatrix *w, const Lm2QRows *x, size_t first, size_t last, float *y) { \
+    TARGET void NAME(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) { \
         for (size_t tile = first; tile < last; tile++) { \
             const size_t o = tile * LM2_QTILE, here = w->outputs - o < LM2_QTILE ? w->outputs - o : LM2_QTILE; \
-            float room[LM2_QTILE], *to = here < LM2_QTILE ? room : y + o; \
-            if (w->bits == 4) { \
-                if (w->one_minimum) ROW(w, x, tile, 4, 1, to); \
-                else ROW(w, x, tile, 4, 0, to); \
-            } else if (w->one_minimum) ROW(w, x, tile, 8, 1, to); \
-            else ROW(w, x, tile, 8, 0, to); \
-            if (here < LM2_QTILE) memcpy(y + o, room, here * sizeof *y); \
+            for (size_t r = 0; r < rows; r++) { \
+                float room[LM2_QTILE], *own = y + r * w->outputs + o, *to = here < LM2_QTILE ? room : own; \
+                if (w->bits == 4) { \
+                    if (w->one_minimum) ROW(w, x, r, tile, 4, 1, to); \
+                    else ROW(w, x, r, tile, 4, 0, to); \
+                } else if (w->one_minimum) ROW(w, x, r, tile, 8, 1, to); \
+                else ROW(w, x, r, tile, 8, 0, to); \
+                if (here < LM2_QTILE) memcpy(own, room, here * sizeof *y); \
+            } \
         } \
     }
 TILES(lm2_q_row_avx2, AVX2, row_avx2)

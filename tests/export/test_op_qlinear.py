@@ -4,6 +4,7 @@ AVX-VNNI and AVX-512 run on processors without them through a library whose inst
 processor has them, the library as it is shipped is tested too.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import qlinear_kit
 from op_kit import FLAGS, OPS, compile_and_run, library, same, session, written_out
 
 from lm2.export.ops.build import QLINEAR_SOURCES
-from lm2.export.ops.qlinear import NAME, exact, reference
+from lm2.export.ops.qlinear import NAME, exact, pack, reference
 
 LEVELS = (("plain", False), ("avx2", False), ("avxvnni", False), ("avx512vnni", False), ("avxvnni", True), ("avx512vnni", True))
 SHAPES = ((1, 1), (16, 2), (17, 16), (40, 17), (70, 35))
@@ -43,6 +44,29 @@ def test_every_level_makes_the_bits_of_the_reference(bits, level, stand_in):
             (y,) = run(None, {"x": x})
             same(y, reference(x, w))
             assert (np.abs(y - exact(x, w)) <= qlinear_kit.bound(x, w)).all()
+
+
+BITS_OF_VERSION_1 = {4: "4ac467313c15a6a0907bb12bdec588ce", 8: "33e3bff3765aca0dfe5ffe8df5468ef2"}
+"""Digests of what version 1 of the operator, whose weights lay row by row, made of `case`: its reference and each of its levels."""
+
+
+def case(bits):
+    """A matrix (37, 160) and x (5, 160) made of whole numbers alone, so that they are the same everywhere."""
+    n = np.arange(37 * 5 * 32).reshape(37, 5, 32)
+    numbers = n * 2654435761 % 4294967296 >> 28 if bits == 4 else (n * 2654435761 % 4294967296 >> 24) - 128
+    d, m = ((n[..., 0] * 40503 % 65536 % k - k // 2) / 1024 for k in (61, 97))
+    x = ((np.arange(5 * 160).reshape(5, 160) * 48271 % 65537 - 32768) / 4096).astype(np.float32)
+    return pack(numbers, d, m, bits), x
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_bits_are_those_of_version_1(bits):
+    w, x = case(bits)
+    made = [reference(x, w), *(qlinear_kit.kernel(qlinear_kit.model(w), level).run(None, {"x": x})[0] for level in ("plain", None))]
+    made.append(np.concatenate([qlinear_kit.kernel(qlinear_kit.model(w)).run(None, {"x": row[None]})[0] for row in x]))
+    assert {hashlib.sha256(y.tobytes()).hexdigest()[:32] for y in made} == {BITS_OF_VERSION_1[bits]}
+    made[0].view(np.uint8)[0, 0] ^= 1  # control
+    assert hashlib.sha256(made[0].tobytes()).hexdigest()[:32] != BITS_OF_VERSION_1[bits]
 
 
 @pytest.mark.parametrize(("level", "stand_in"), LEVELS)
