@@ -2,7 +2,7 @@
 
 A matrix comes some rows at a time and is written so, but for one that is stored as columns: that is put together in the type it is stored in.
 
-Axes: b batch, t positions, i inputs, o outputs, v vocabulary, d hidden, k blocks of a row; n tiles of 16 outputs (ops/qlinear.py), c vectors of 4 numbers of a block.
+Axes: b batch, t positions, i inputs, o outputs, v vocabulary, d hidden, k blocks of a row; n tiles of 16 outputs (ops/qlinear.py), c fours of its numbers.
 """
 
 from collections.abc import Iterable, Iterator
@@ -80,7 +80,8 @@ class Matrices:
         zero = np.zeros_like(k)
         fours = g.constant(np.stack([zero, k, c, zero], -1).reshape(-1, 4))  # (8 k, 4)
         blocks = g.constant(np.stack([zero, k, zero], -1)[:, 0])  # (k, 3)
-        place = g.op("Div", g.op("Unsqueeze", ids, g.constant([-2, -1])), g.constant([qlinear.TILE, far, far, 1]))  # (b, t, 1, 4): tile, 0, 0, id
+        place = g.op("Unsqueeze", ids, g.constant([-2, -1]))  # (b, t, 1, 1)
+        place = g.op("Div", place, g.constant([qlinear.TILE, far, far, 1]))  # (b, t, 1, 4): tile, 0, 0, id
         place = g.op("Mod", place, g.constant([far, far, far, qlinear.TILE]))  # (b, t, 1, 4): tile, 0, 0, row of the tile
         in_q = g.op("Add", place, fours)  # (b, t, 8 k, 4)
         in_d = g.op("Add", g.op("Gather", place, g.constant([0, 1, 3]), axis=-1), blocks)  # (b, t, k, 3)

@@ -61,7 +61,8 @@ def as_earlier(proto, ids="input_ids"):
     for node in (n for graph in graphs for n in graph.node if n.op_type == NAME):
         rows = next(a for a in node.attribute if a.name == "rows")
         if node.input[1] not in done:
-            for name, array in zip(node.input[1:], rows_of(QMatrix(*(numpy_helper.to_array(held[name]) for name in node.input[1:]), rows.i)), strict=True):
+            w = QMatrix(*(numpy_helper.to_array(held[name]) for name in node.input[1:]), rows.i)
+            for name, array in zip(node.input[1:], rows_of(w), strict=True):
                 held[name].CopyFrom(numpy_helper.from_array(array, name))
             done.add(node.input[1])
         node.attribute.remove(rows)

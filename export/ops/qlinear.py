@@ -163,7 +163,7 @@ def exact(x: np.ndarray, w: QMatrix) -> np.ndarray:
 def function(opset: int) -> "onnx.FunctionProto":
     """The model-local function for a model at ONNX opset `opset`, 18 or later (its body must have the model's): W in float32, then MatMul.
 
-    One body for both bits: a byte's low and high half are joined, and the first 8 vectors are kept. With 8 bits the low half is all of it. ONNX
+    One body for both bits: a byte's low and high half are joined, and a block's first 32 numbers are kept. With 8 bits the low half is all of it. ONNX
     Runtime holds every constant on the way to W in memory while it folds them, so what can be done on bytes is done there.
     """
     from onnx import AttributeProto, TensorProto, helper
@@ -174,7 +174,7 @@ def function(opset: int) -> "onnx.FunctionProto":
         return made
 
     ints = {"eight": 8, "ones": 255}
-    lists = {"zero": [0], "one": [1], "two": [2], "vectors": [8], "any": [-1], "block": [BLOCK]}
+    lists = {"zero": [0], "one": [1], "tile": [TILE], "begin": [0, 0], "axes": [1, 2], "keep_any": [0, -1], "block": [BLOCK]}
     nodes = [
         *(helper.make_node("Constant", [], [name], value_int=number) for name, number in ints.items()),
         *(helper.make_node("Constant", [], [name], value_ints=numbers) for name, numbers in lists.items()),
@@ -188,14 +188,15 @@ def function(opset: int) -> "onnx.FunctionProto":
         helper.make_node("Cast", ["q"], ["bytes"], to=TensorProto.UINT8),
         helper.make_node("BitwiseAnd", ["bytes", "mask"], ["low"]),
         helper.make_node("BitShift", ["bytes", "shift"], ["high"], direction="RIGHT"),
-        helper.make_node("Concat", ["low", "high"], ["halves"], axis=2),
-        helper.make_node("Slice", ["halves", "zero", "vectors", "two"], ["unsigned"]),  # (t, k, 8, 16, 4)
-        helper.make_node("Transpose", ["unsigned"], ["turned"], perm=[1, 2, 4, 0, 3]),  # (k, 8, 4, t, 16)
-        helper.make_node("Flatten", ["turned"], ["padded"], axis=3),  # (32 k, 16 t)
-        helper.make_node("Slice", ["padded", "zero", "last", "one"], ["columns"]),  # (32 k, o)
-        helper.make_node("Concat", ["any", "block", "last"], ["in_blocks"], axis=0),
-        helper.make_node("Reshape", ["columns", "in_blocks"], ["of_blocks"]),  # (k, 32, o)
-        helper.make_node("Cast", ["of_blocks"], ["signed"], to=TensorProto.INT8),
+        helper.make_node("Concat", ["low", "high"], ["halves"], axis=2),  # (t, k, 8 or 16, 16, 4)
+        helper.make_node("Transpose", ["halves"], ["turned"], perm=[1, 2, 4, 0, 3]),  # (k, 8 or 16, 4, t, 16)
+        helper.make_node("Shape", ["d"], ["tiles"], start=0, end=1),
+        helper.make_node("Mul", ["tiles", "tile"], ["padded"]),
+        helper.make_node("Concat", ["keep_any", "padded"], ["in_blocks"], axis=0),
+        helper.make_node("Reshape", ["turned", "in_blocks"], ["unsigned"]),  # (k, 32 or 64, 16 t)
+        helper.make_node("Concat", ["block", "last"], ["end"], axis=0),
+        helper.make_node("Slice", ["unsigned", "begin", "end", "axes"], ["columns"]),  # (k, 32, o)
+        helper.make_node("Cast", ["columns"], ["signed"], to=TensorProto.INT8),
         helper.make_node("Cast", ["signed"], ["numbers"], to=TensorProto.FLOAT),
         *_wide("d"),
         *_wide("m"),

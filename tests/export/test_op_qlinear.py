@@ -153,7 +153,9 @@ def test_shapes_that_do_not_go_together_are_refused_and_the_session_goes_on():
     w = qlinear_kit.matrix(np.random.default_rng(9), 24, 2, 4)
     made = qlinear_kit.kernel(qlinear_kit.model(w))
     for shape in ((1, 33), (1, 32), (1, 96), ()):
-        with pytest.raises(REFUSED.InvalidArgument, match="QLinear: inputs x .* do not go together; with 4 bits and 24 rows of W they are x "):
+        with pytest.raises(
+            REFUSED.InvalidArgument, match="QLinear: inputs x .* do not go together; with 4 bits and 24 rows of W they are x "
+        ):
             made.run(None, {"x": np.zeros(shape, np.float32)})
     x = np.ones((1, 64), np.float32)
     same(made.run(None, {"x": x})[0], reference(x, w))
