@@ -23,7 +23,7 @@ def graphs(rng, outputs, inputs, count, bits):
     from onnx import TensorProto, helper, numpy_helper
 
     from lm2.export.ops import DOMAIN
-    from lm2.export.ops.qlinear import function, node, pack, values
+    from lm2.export.ops.qlinear import VERSION, function, node, pack, values
 
     nodes, held, exact = {"QLinear": [], "MatMulNBits": [], "MatMul": []}, {"QLinear": [], "MatMulNBits": [], "MatMul": []}, []
     blocks, half = inputs // 32, 1 << (bits - 1)
@@ -39,12 +39,12 @@ def graphs(rng, outputs, inputs, count, bits):
         }
         for kind, arrays in given.items():
             held[kind] += [numpy_helper.from_array(a, f"{name}{n}") for name, a in arrays.items()]
-        nodes["QLinear"].append(node("x", f"q{n}", f"d{n}", f"m{n}", f"y{n}", bits))
+        nodes["QLinear"].append(node("x", f"q{n}", f"d{n}", f"m{n}", f"y{n}", bits, outputs))
         facts = {"K": inputs, "N": outputs, "bits": bits, "block_size": 32, "accuracy_level": 4}
         nodes["MatMulNBits"].append(helper.make_node("MatMulNBits", ["x", f"b{n}", f"s{n}"], [f"y{n}"], domain="com.microsoft", **facts))
         nodes["MatMul"].append(helper.make_node("MatMul", ["x", f"w{n}"], [f"y{n}"]))
         exact.append(values(own) if n == 0 else None)
-    imports = [helper.make_opsetid(*pair) for pair in (("", 23), (DOMAIN, 1), ("com.microsoft", 1))]
+    imports = [helper.make_opsetid(*pair) for pair in (("", 23), (DOMAIN, VERSION), ("com.microsoft", 1))]
     value, made = helper.make_tensor_value_info, {}
     for kind in nodes:
         outs = [value(f"y{n}", TensorProto.FLOAT, ["t", outputs]) for n in range(count)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from .ops.qlinear import QMatrix, pack
+from .ops.qlinear import TILE, QMatrix, pack
 from .options import BLOCK
 from .weights import cut
 
@@ -25,24 +25,24 @@ Grid = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def to_qmatrix(weight: np.ndarray, bits: int) -> QMatrix:
     """weight (o, i), i padded with zeros to a multiple of 32. Raises PackError where float16 holds no block's d or m."""
-    q, d, m = (list(arrays) for arrays in zip(*to_qparts(lambda: (weight[rows] for rows in cut(*weight.shape)), bits), strict=True))
-    return QMatrix(np.concatenate(q), np.concatenate(d), joined_minima(m, bits))
+    q, d, m, _ = (list(arrays) for arrays in zip(*to_qparts(lambda: (weight[rows] for rows in cut(*weight.shape)), bits), strict=True))
+    return QMatrix(np.concatenate(q), np.concatenate(d), joined_minima(m, bits), len(weight))
 
 
 def to_qparts(parts: Callable[[], Iterable[np.ndarray]], bits: int) -> Iterator[QMatrix]:
-    """`to_qmatrix` of a matrix that comes some rows (o, i) at a time, each time that `parts` is called, as some rows at a time.
+    """`to_qmatrix` of a matrix that comes some rows (o, i) at a time, each time that `parts` is called, as some whole tiles at a time (all but the last).
 
     8 bits have one minimum, 0, unless most blocks lie on a grid that needs their own (Q4_1's and Q4_0's): those are kept then. So they are read
     twice, and between the numbers of the whole matrix, a byte each, are in memory. 4 bits are read once, and nothing is kept.
     """
     if bits == 4:
-        for rows in parts():
+        for rows in by_tiles(parts()):
             yield pack(*_rounded_to(_four, rows), bits)
         return
-    made = [_rounded_to(_eight, rows) for rows in parts()]
+    made = [_rounded_to(_eight, rows) for rows in by_tiles(parts())]
     minima = sum(np.count_nonzero(m) for *_, m in made)
     if 0 < 2 * minima <= sum(m.size for *_, m in made):
-        for grid, rows in zip(made, parts(), strict=True):
+        for grid, rows in zip(made, by_tiles(parts()), strict=True):
             _without_minima(grid, rows)
         minima = 0
     made.reverse()
@@ -51,9 +51,22 @@ def to_qparts(parts: Callable[[], Iterable[np.ndarray]], bits: int) -> Iterator[
         yield pack(q, d, m if minima else None, bits)
 
 
+def by_tiles(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same rows (o, i), a multiple of 16 at a time; those that are left over come last."""
+    left: np.ndarray | None = None
+    for rows in parts:
+        rows = rows if left is None else np.concatenate([left, rows])
+        whole = len(rows) // TILE * TILE
+        left = rows[whole:] if whole < len(rows) else None
+        if whole:
+            yield rows[:whole]
+    if left is not None:
+        yield left
+
+
 def joined_minima(minima: list[np.ndarray], bits: int) -> np.ndarray:
     """The m of a whole QMatrix, of those of its parts."""
-    return np.zeros((1, 1), np.float16) if bits == 8 and not any(m.any() for m in minima) else np.concatenate(minima)
+    return np.zeros((1, 1, 1), np.float16) if bits == 8 and not any(m.any() for m in minima) else np.concatenate(minima)
 
 
 def _rounded_to(rule: Callable[[np.ndarray], Grid], rows: np.ndarray) -> Grid:

@@ -138,6 +138,8 @@ def build_model(folder: ModelFolder, weights: Weights, store: Store, options: Op
     )
     used = [f for kind, f in functions.items() if kind in graph.kinds]
     domains = {"": options.opset} | {domain: 1 for domain in sorted(graph.domains - {""})}
+    if qlinear.NAME in graph.kinds:
+        domains[DOMAIN] = qlinear.VERSION
     model = helper.make_model(
         made,
         producer_name="lm2",

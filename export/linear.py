@@ -2,7 +2,7 @@
 
 A matrix comes some rows at a time and is written so, but for one that is stored as columns: that is put together in the type it is stored in.
 
-Axes: b batch, t positions, i inputs, o outputs, v vocabulary, d hidden, k blocks of a row.
+Axes: b batch, t positions, i inputs, o outputs, v vocabulary, d hidden, k blocks of a row; n tiles of 16 outputs (ops/qlinear.py), c fours of its numbers.
 """
 
 from collections.abc import Iterable, Iterator
@@ -61,11 +61,8 @@ class Matrices:
             table = g.store.stream(f"{base}.weight", self._fitting(base, (base,), self.dtype))
             return g.op("Gather", table, ids, name="embed")
         if self.options.qlinear:
-            minima = self._keep(g, base, (base,), bits)  # q (v, k, 32), d (v, k)
-            x = g.cast(g.op("Gather", f"{base}.q", ids, name="embed"), "float32")  # (b, t, k, 32)
-            x = g.op("Mul", x, self._of_blocks(g, f"{base}.d", ids))
-            x = g.op("Add", x, self._of_blocks(g, f"{base}.m", ids)) if minima else x
-            return self._columns(g, x, self._inputs(base))
+            minima = self._keep(g, base, (base,), bits)
+            return self._tile_rows(g, base, ids, minima, self._inputs(base))
         portable = self.options.portable  # signed numbers as they are; MatMulNBits wants them unsigned
         scales: list[np.ndarray] = []
         blocks = _noted(self._blocks((base,), bits), scales)
@@ -74,6 +71,28 @@ class Matrices:
         x = g.cast(g.op("Gather", q, ids, name="embed"), "float32")  # (b, t, k, 32)
         x = x if portable else g.op("Sub", x, g.constant(128.0, "float32"))
         return self._columns(g, g.op("Mul", x, self._of_blocks(g, s, ids)), self.weights.joint_shape((base,))[1])
+
+    def _tile_rows(self, g: Graph, base: str, ids: str, minima: bool, columns: int) -> str:
+        """Rows `ids` (b, t) of a matrix that was kept as QLinear takes it, q (n, k, 8, 16, 4) and d, m (n, k, 16): (b, t, d). They are taken out number by
+        number of a tile: whole tiles would be 16 times as much, and the table in another shape would be in memory twice."""
+        count, far = -(-columns // BLOCK), 1 << 62
+        k, c = np.meshgrid(np.arange(count), np.arange(BLOCK // 4), indexing="ij")  # (k, c)
+        zero = np.zeros_like(k)
+        fours = g.constant(np.stack([zero, k, c, zero], -1).reshape(-1, 4))  # (8 k, 4)
+        blocks = g.constant(np.stack([zero, k, zero], -1)[:, 0])  # (k, 3)
+        place = g.op("Unsqueeze", ids, g.constant([-2, -1]))  # (b, t, 1, 1)
+        place = g.op("Div", place, g.constant([qlinear.TILE, far, far, 1]))  # (b, t, 1, 4): tile, 0, 0, id
+        place = g.op("Mod", place, g.constant([far, far, far, qlinear.TILE]))  # (b, t, 1, 4): tile, 0, 0, row of the tile
+        in_q = g.op("Add", place, fours)  # (b, t, 8 k, 4)
+        in_d = g.op("Add", g.op("Gather", place, g.constant([0, 1, 3]), axis=-1), blocks)  # (b, t, k, 3)
+
+        def halves(table: str) -> str:
+            return g.op("Unsqueeze", g.cast(g.op("GatherND", table, in_d), "float32"), g.constant([-1]))  # (b, t, k, 1)
+
+        x = g.cast(g.op("GatherND", f"{base}.q", in_q, name="embed"), "float32")  # (b, t, 8 k, 4)
+        x = g.op("Mul", g.reshape(x, 0, 0, count, BLOCK), halves(f"{base}.d"))
+        x = g.op("Add", x, halves(f"{base}.m")) if minima else x
+        return self._columns(g, x, columns)
 
     def _of_blocks(self, g: Graph, table: str, ids: str) -> str:
         """A number (b, t, k, 1) for each block of the rows `ids` (b, t), from a table (v, k) of halves."""
@@ -89,7 +108,7 @@ class Matrices:
         base = "model.embed_tokens" if tied else "lm_head"
         bits = self.options.bits_of(base)
         if bits and tied and self.options.qlinear:
-            return self._product(g, x, base, "head", width, bits)
+            return self._product(g, x, base, "head", width, vocabulary, bits)
         twice = bits > 0 and not (self.options.portable or self.options.qlinear) and width % BLOCK == 0
         if twice:
             x = g.op("Concat", x, self._remainder(g, x, width), axis=1)  # (b, 2 t, d): the matrix is read once
@@ -132,7 +151,7 @@ class Matrices:
         short = joint.rsplit(".", 1)[-1]
         if self.options.qlinear:
             self._keep(g, joint, names, bits)
-            return self._product(g, x, joint, short, self._inputs(names[0]), bits)
+            return self._product(g, x, joint, short, self._inputs(names[0]), self.weights.joint_shape(names)[0], bits)
         if bits == 4 and self._inputs(names[0]) % BLOCK == 0:
             return self._offset(g, x, joint, names)
         outputs, inputs = self.weights.joint_shape(names)
@@ -153,7 +172,7 @@ class Matrices:
         return self.weights.header.tensors[f"{name}.weight"].shape[1]
 
     def _keep(self, g: Graph, joint: str, names: tuple[str, ...], bits: int) -> bool:
-        """Matrices `names` as QLinear takes them, initializers q (o, k, bytes), d (o, k) and m (o, k) or one 0; whether some m is not 0."""
+        """Matrices `names` as QLinear takes them, initializers q, d and m; whether some m is not 0."""
         self.quantized[bits] = self.quantized.get(bits, 0) + len(names)
         d: list[np.ndarray] = []
         m: list[np.ndarray] = []
@@ -176,13 +195,13 @@ class Matrices:
         g.store.add(f"{joint}.m", minima)
         return bool(minima.any())
 
-    def _product(self, g: Graph, x: str, joint: str, short: str, inputs: int, bits: int) -> str:
+    def _product(self, g: Graph, x: str, joint: str, short: str, inputs: int, outputs: int, bits: int) -> str:
         """x (b, t, i) times a matrix that was kept: (b, t, o)."""
         missing = -inputs % BLOCK
         if missing and (id(g), x) not in self._filled_up:
             self._filled_up[id(g), x] = g.op("Pad", x, g.constant([0, 0, 0, 0, 0, missing]))  # (b, t, 32 k)
         x = self._filled_up[id(g), x] if missing else x
-        return g.op(qlinear.NAME, x, *(f"{joint}.{part}" for part in "qdm"), domain=DOMAIN, name=short, bits=bits)
+        return g.op(qlinear.NAME, x, *(f"{joint}.{part}" for part in "qdm"), domain=DOMAIN, name=short, bits=bits, rows=outputs)
 
     def _offset(self, g: Graph, x: str, joint: str, names: tuple[str, ...]) -> str:
         """As `_quantised`, 4-bit blocks with a minimum of their own (offsets.py)."""

@@ -69,9 +69,9 @@ class OneMatrix:
 
     path = "m/model.safetensors"
 
-    def __init__(self, w):
+    def __init__(self, w, name="a"):
         self.w = w
-        self.header = type("Header", (), {"tensors": {"a.weight": type("Info", (), {"shape": w.shape})}})
+        self.header = type("Header", (), {"tensors": {f"{name}.weight": type("Info", (), {"shape": w.shape})}})
 
     def rows(self, names):
         yield self.w

@@ -17,31 +17,32 @@ def matrix(rng, outputs, blocks, bits, minimum=True):
     return pack(numbers, d, (rng.standard_normal(shape) * 0.05).astype(np.float16) if minimum else None, bits)
 
 
-def model(w, opset=24, shape=None, kinds=None, bits=None):
-    """A model of one node with W inside; x of any shape. kinds: other types for some inputs, by name."""
+def model(w, opset=24, shape=None, kinds=None, bits=None, outputs=None):
+    """A model of one node with W inside; x of any shape. kinds: other types for some inputs, by name. bits, outputs: in place of W's."""
     from onnx import TensorProto, helper, numpy_helper
 
     from lm2.export.ops import DOMAIN
-    from lm2.export.ops.qlinear import function, node
+    from lm2.export.ops.qlinear import VERSION, function, node
 
     kinds = kinds or {}
     value = helper.make_tensor_value_info
     held = [numpy_helper.from_array(getattr(w, n).astype(kinds.get(n, getattr(w, n).dtype)), n) for n in "qdm"]
     element = helper.np_dtype_to_tensor_dtype(np.dtype(kinds.get("x", "float32")))
-    output = value("y", TensorProto.FLOAT, shape and [*shape[:-1], len(w.q)])
-    graph = helper.make_graph([node("x", "q", "d", "m", "y", bits or w.bits)], "one", [value("x", element, shape)], [output], held)
-    imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
+    output = value("y", TensorProto.FLOAT, shape and [*shape[:-1], w.outputs])
+    made = node("x", "q", "d", "m", "y", bits or w.bits, w.outputs if outputs is None else outputs)
+    graph = helper.make_graph([made], "one", [value("x", element, shape)], [output], held)
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)]
     return helper.make_model(graph, opset_imports=imports, functions=[function(opset)], ir_version=10)
 
 
 def bound(x, w):
     """The largest error that docs/ops.md allows, in float64: (.., o)."""
-    from lm2.export.ops.qlinear import unpacked, values
+    from lm2.export.ops.qlinear import scales, unpacked, values
 
     blocks = np.abs(x).reshape(*x.shape[:-1], -1, 32).max(-1).astype(np.float64)  # (.., k)
-    d, m = (np.broadcast_to(np.abs(a), w.q.shape[:2]).astype(np.float64) for a in (w.d, w.m))  # (o, k)
-    rounding = np.abs(values(w)).reshape(*w.q.shape[:2], 32).sum(-1) / 64500  # (o, k)
-    sums = 2.0**-24 * (w.q.shape[1] + 4) * (np.abs(unpacked(w.q)).sum(-1) * d + 32 * m)  # (o, k)
+    d, m = (np.abs(half).astype(np.float64) for half in scales(w))  # (o, k)
+    rounding = np.abs(values(w)).reshape(*d.shape, 32).sum(-1) / 64500  # (o, k)
+    sums = 2.0**-24 * (d.shape[1] + 4) * (np.abs(unpacked(w)).sum(-1) * d + 32 * m)  # (o, k)
     return blocks @ (rounding + sums).T
 
 

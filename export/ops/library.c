@@ -1,5 +1,5 @@
-/* The operator library: hands ai.lm2::GatedMemoryUpdate, BlockSums (block_sums.c), QLinear (qlinear.c) and ChunkAttention
-(chunk_attention.c), version 1, to an ONNX Runtime session.
+/* The operator library: hands ai.lm2::GatedMemoryUpdate, BlockSums (block_sums.c) and ChunkAttention (chunk_attention.c), version 1, and QLinear
+(qlinear.c), version 2, to an ONNX Runtime session.
 
 Knows ONNX Runtime's C ABI (ort_abi.h) and the kernels' signatures, no arithmetic. One exported function, RegisterCustomOps. No mutable
 state: the operators below are constants, a kernel is nothing but the session's function table (QLinear's and ChunkAttention's: and their choice of

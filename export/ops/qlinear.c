@@ -1,6 +1,6 @@
 /* ai.lm2::QLinear as an operator: reads and checks its inputs, chooses the instructions once, and deals tiles of outputs out to the session's pool.
 
-No arithmetic (qlinear_plain.c, qlinear_x86*.c, qlinear_neon.c) and no mutable state: a kernel is its session's function table, its bits and its level. How the
+No arithmetic (qlinear_plain.c, qlinear_x86*.c, qlinear_neon.c) and no mutable state: a kernel is its session's function table, its attributes and its level. How the
 work is dealt out changes no result: a tile belongs to one task, and its sums are made in one order. */
 
 #include "qlinear.h"
@@ -16,6 +16,7 @@ typedef struct {
     const OrtApi *api;
     const Lm2QLevel *level;
     int bits;
+    int64_t outputs;
 } Kernel;
 
 /* The best level of this processor, or the one that the environment names; NULL when it cannot be had. */
@@ -29,11 +30,12 @@ static const Lm2QLevel *choose(const char *named) {
 
 static OrtStatus *ORT_API_CALL create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
     char message[256];
-    int64_t bits = 0;
+    int64_t bits = 0, outputs = 0;
     const int expected = op == &LM2_QLINEAR[0] ? 4 : 8;
     const char *named = getenv(CHOICE);
     if (named != NULL && *named == 0) named = NULL;
     OrtStatus *status = LM2_ORT(api, KernelInfoGetAttribute_int64)(info, "bits", &bits);
+    if (status == NULL) status = LM2_ORT(api, KernelInfoGetAttribute_int64)(info, "rows", &outputs);
     if (status != NULL) return status;
     if (bits != expected) {
         snprintf(message, sizeof message, "QLinear: attribute bits is %" PRId64 " and input q is %s; it needs 4 with uint8 or 8 with int8", bits,
@@ -47,7 +49,7 @@ static OrtStatus *ORT_API_CALL create(const OrtCustomOp *op, const OrtApi *api, 
     }
     Kernel *kernel = malloc(sizeof *kernel);
     if (kernel == NULL) return LM2_ORT(api, CreateStatus)((OrtErrorCode)ORT_FAIL, "QLinear: no memory");
-    *kernel = (Kernel){api, level, expected};
+    *kernel = (Kernel){api, level, expected, outputs};
     *out = kernel;
     return NULL;
 }
@@ -69,22 +71,29 @@ static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context,
     return status;
 }
 
-static int fits(const Tensor *in, int bits) {
-    const Tensor *x = in, *q = in + 1, *d = in + 2, *m = in + 3;
-    if (x->rank < 1 || x->rank > MAX_RANK || q->rank != 3 || d->rank != 2 || m->rank != 2) return 0;
-    if (q->dims[0] < 1 || q->dims[1] < 1 || q->dims[2] != LM2_QBLOCK * bits / 8) return 0;
-    if (x->dims[x->rank - 1] % LM2_QBLOCK != 0 || x->dims[x->rank - 1] / LM2_QBLOCK != q->dims[1]) return 0;
-    if (d->dims[0] != q->dims[0] || d->dims[1] != q->dims[1]) return 0;
-    return (m->dims[0] == 1 && m->dims[1] == 1) || (m->dims[0] == q->dims[0] && m->dims[1] == q->dims[1]);
+static int are(const Tensor *t, size_t rank, const int64_t *dims) {
+    if (t->rank != rank) return 0;
+    for (size_t n = 0; n < rank; n++)
+        if (t->dims[n] != dims[n]) return 0;
+    return 1;
 }
 
-static OrtStatus *unfit(const OrtApi *api, const Tensor *in, int bits) {
-    char x[160], q[64], d[64], m[64], message[640];
+static int fits(const Tensor *in, const Kernel *kernel) {
+    const Tensor *x = in, *q = in + 1, *d = in + 2, *m = in + 3;
+    if (x->rank < 1 || x->rank > MAX_RANK || q->rank != 5 || q->dims[0] < 1 || q->dims[1] < 1) return 0;
+    const int64_t tiles = q->dims[0], blocks = q->dims[1], width = x->dims[x->rank - 1];
+    if (kernel->outputs < 1 || (kernel->outputs - 1) / LM2_QTILE + 1 != tiles || width % LM2_QBLOCK != 0 || width / LM2_QBLOCK != blocks) return 0;
+    const int64_t numbers[] = {tiles, blocks, kernel->bits, LM2_QTILE, 4}, scales[] = {tiles, blocks, LM2_QTILE}, one[] = {1, 1, 1};
+    return are(q, 5, numbers) && are(d, 3, scales) && (are(m, 3, scales) || are(m, 3, one));
+}
+
+static OrtStatus *unfit(const OrtApi *api, const Tensor *in, const Kernel *kernel) {
+    char x[160], q[112], d[64], m[64], message[720];
     snprintf(message, sizeof message,
-             "QLinear: inputs x %s, q %s, d %s, m %s do not go together; with %d bits they are x (.., 32 k), q (o, k, %d), d (o, k), m (o, k) or "
-             "(1,1), o and k at least 1",
+             "QLinear: inputs x %s, q %s, d %s, m %s do not go together; with %d bits and %" PRId64 " rows of W they are x (.., 32 k), q (t, k, %d, 16, 4), "
+             "d (t, k, 16), m (t, k, 16) or (1,1,1), t rows / 16 rounded up, t and k at least 1",
              shape_text(in, x, sizeof x), shape_text(in + 1, q, sizeof q), shape_text(in + 2, d, sizeof d), shape_text(in + 3, m, sizeof m),
-             bits, LM2_QBLOCK * bits / 8);
+             kernel->bits, kernel->outputs, kernel->bits);
     return refused(api, message);
 }
 
@@ -118,15 +127,12 @@ static OrtStatus *deal(const OrtApi *api, OrtKernelContext *context, void (*part
 /* Room for the rounded rows in one piece; the caller frees it. */
 static void *make_room(Work *w) {
     const size_t blocks = w->rows * w->w.blocks, numbers = blocks * LM2_QBLOCK;
-    const size_t spread = w->rows == 1 ? lm2_q_spread_bytes(blocks) + ALIGN : 0;
-    char *room = malloc(numbers * 4 + blocks * 8 + spread + ALIGN); /* some times as large as x, so nothing overflows */
+    char *room = malloc(numbers * 4 + blocks * 8 + ALIGN); /* some times as large as x, so nothing overflows */
     if (room == NULL) return NULL;
     char *at = room + (ALIGN - (uintptr_t)room % ALIGN) % ALIGN;
     w->rounded = (Lm2QRows){.number = (int16_t *)(void *)at, .high = (int8_t *)at + 2 * numbers, .low = (int8_t *)at + 3 * numbers,
                             .step = (float *)(void *)(at + 4 * numbers), .sum = (int32_t *)(void *)(at + 4 * numbers) + blocks,
                             .blocks = w->w.blocks};
-    char *end = (char *)(w->rounded.sum + blocks);
-    if (spread) w->rounded.spread = end + (ALIGN - (uintptr_t)end % ALIGN) % ALIGN;
     return room;
 }
 
@@ -138,24 +144,24 @@ static OrtStatus *ORT_API_CALL compute(void *kernel, OrtKernelContext *context) 
     OrtStatus *status = NULL;
     for (size_t n = 0; status == NULL && n < INPUTS; n++) status = read_input(api, context, n, &in[n]);
     if (status != NULL) return status;
-    if (!fits(in, k->bits)) return unfit(api, in, k->bits);
+    if (!fits(in, k)) return unfit(api, in, k);
     Work work = {.level = k->level, .x = in[0].data, .rows = 1};
-    work.w = (Lm2QMatrix){in[1].data, in[2].data, in[3].data, (size_t)in[1].dims[0], (size_t)in[1].dims[1], k->bits, in[3].dims[0] * in[3].dims[1] == 1};
+    const int one_minimum = in[3].dims[2] == 1;
+    work.w = (Lm2QMatrix){in[1].data, in[2].data, in[3].data, (size_t)k->outputs, (size_t)in[1].dims[1], k->bits, one_minimum};
+    work.tiles = (size_t)in[1].dims[0];
     for (size_t n = 0; n + 1 < in[0].rank; n++) work.rows *= (size_t)in[0].dims[n];
     void *y = NULL;
-    in[0].dims[in[0].rank - 1] = in[1].dims[0];
+    in[0].dims[in[0].rank - 1] = k->outputs;
     status = LM2_ORT(api, KernelContext_GetOutput)(context, 0, in[0].dims, in[0].rank, &made);
     if (status == NULL) status = LM2_ORT(api, GetTensorMutableData)(made, &y);
     if (status != NULL || work.rows == 0) return status;
     work.y = y;
     void *room = make_room(&work);
     if (room == NULL) return LM2_ORT(api, CreateStatus)((OrtErrorCode)ORT_FAIL, "QLinear: no memory for the rounded rows of x");
-    work.tiles = (work.w.outputs - 1) / LM2_QTILE + 1;
     const size_t products = work.rows * work.w.blocks * LM2_QBLOCK * LM2_QTILE; /* of a tile */
     const size_t least = products < TASK_PRODUCTS ? TASK_PRODUCTS / products : 1, even = (work.tiles - 1) / TASKS + 1;
     work.step = least > even ? least : even;
     status = deal(api, context, round_part, (work.rows - 1) / ROUND_ROWS + 1, &work);
-    if (work.rounded.spread != NULL && k->level->spread != NULL) k->level->spread(&work.rounded, k->bits);
     if (status == NULL) status = deal(api, context, tiles_part, (work.tiles - 1) / work.step + 1, &work);
     free(room);
     return status;
@@ -165,7 +171,7 @@ static const char *ORT_API_CALL name(const OrtCustomOp *op) { return (void)op, "
 static const char *ORT_API_CALL provider(const OrtCustomOp *op) { return (void)op, "CPUExecutionProvider"; }
 static size_t ORT_API_CALL input_count(const OrtCustomOp *op) { return (void)op, (size_t)INPUTS; }
 static size_t ORT_API_CALL output_count(const OrtCustomOp *op) { return (void)op, (size_t)1; }
-static int ORT_API_CALL op_version(const OrtCustomOp *op) { return (void)op, 1; }
+static int ORT_API_CALL op_version(const OrtCustomOp *op) { return (void)op, 2; }
 static ONNXTensorElementDataType ORT_API_CALL input_type(const OrtCustomOp *op, size_t index) {
     if (index == 0) return (ONNXTensorElementDataType)ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     if (index > 1) return (ONNXTensorElementDataType)ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;

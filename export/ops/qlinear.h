@@ -1,4 +1,4 @@
-/* ai.lm2::QLinear, version 1: y = x W^T for x (rows, i) in float32 and W (o, i) in blocks of 32 numbers of 4 or 8 bits.
+/* ai.lm2::QLinear, version 2: y = x W^T for x (rows, i) in float32 and W (o, i) in blocks of 32 numbers of 4 or 8 bits, in tiles of 16 outputs.
 
 What the operator (qlinear.c) and its arithmetic (qlinear_plain.c, qlinear_x86*.c, qlinear_neon.c) say to each other. Every level below makes the same bits:
 x is rounded to whole numbers by one rule, sums of products are exact in int32, and floats meet in one order, block after block, without fused
@@ -18,13 +18,17 @@ extern const OrtCustomOp LM2_QLINEAR[2];
 
 enum { LM2_QBLOCK = 32, LM2_QTILE = 16, LM2_QMOST = 32639 }; /* numbers of a block, outputs of a tile, largest rounded input: 127 * 256 + 127 */
 
-/* W as the file has it. Number j < 16 of a 4-bit block is the low half of its byte j, number j + 16 the high half. */
+/* W as the file has it: 16 outputs o (a tile t) together, 4 bytes of each side by side. Byte 4 v + b of a block of 4 bits has number j = 4 v + b in its low
+half and number j + 16 in its high half. Outputs past the last one are there too, of any numbers; nothing of them is stored. */
 typedef struct {
-    const uint8_t *q;      /* (o, k, 16), or the bytes of int8 (o, k, 32) */
-    const uint16_t *d, *m; /* (o, k) float16; m is one number where one_minimum */
+    const uint8_t *q;      /* (t, k, v, 16, 4): 4 v for 4 bits; 8 v, the bytes of int8, for 8 bits */
+    const uint16_t *d, *m; /* (t, k, 16) float16; m is one number where one_minimum */
     size_t outputs, blocks;
     int bits, one_minimum;
 } Lm2QMatrix;
+
+/* Bytes of a block in all outputs of a tile. */
+static inline size_t lm2_q_block_bytes(int bits) { return bits == 4 ? LM2_QTILE * LM2_QBLOCK / 2 : LM2_QTILE * LM2_QBLOCK; }
 
 /* Rows of x, rounded: x = number * step to about 16 bits, number = 256 * high + low. */
 typedef struct {
@@ -33,7 +37,6 @@ typedef struct {
     float *step;        /* (rows, k); NaN for a block with a NaN or an infinity */
     int32_t *sum;       /* (rows, k): of a block's numbers */
     size_t blocks;
-    void *spread; /* one row alone: the same once more as a level wants it, lm2_q_spread_bytes of it on a multiple of 64; else NULL */
 } Lm2QRows;
 
 /* One way to compute it. `there` says whether this processor can. */
@@ -41,14 +44,8 @@ typedef struct {
     const char *name;
     int (*there)(void);
     void (*round)(const float *x, size_t first, size_t last, const Lm2QRows *rows); /* rows first .. last - 1 of x (rows, i) */
-    void (*spread)(const Lm2QRows *row, int bits);                                  /* fills row->spread of a row that is rounded; may be NULL */
     void (*tiles)(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y); /* y (rows, o), tiles of outputs */
 } Lm2QLevel;
-
-enum { LM2_QGROUP = 4, LM2_QGROUP_BYTES = 19 * 64 }; /* blocks of a row that are spread together, and their bytes */
-
-/* Room that one row of k blocks takes when it is spread. */
-static inline size_t lm2_q_spread_bytes(size_t blocks) { return ((blocks - 1) / LM2_QGROUP + 1) * LM2_QGROUP_BYTES; }
 
 extern const Lm2QLevel LM2_QLINEAR_PLAIN;
 

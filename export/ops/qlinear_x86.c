@@ -1,19 +1,18 @@
 /* ai.lm2::QLinear's levels, and many rows with AVX-VNNI and AVX-512 VNNI: 16 outputs at once, a lane each.
 
-A panel of a tile (16 outputs, up to 24 blocks) is turned so that one vector holds 4 numbers of every output, and then multiplied by all rows
-of x; its bytes are unsigned, 8-bit numbers with 128 added. Between panels y holds the sums. Outputs past the last one are copies of it and are
-not stored. Weights are read once, in one stream whose next tile is asked for ahead. One row alone goes another way
+A panel of a tile (16 outputs, up to 24 blocks) is taken apart into unsigned bytes, 8-bit numbers with 128 added, and then multiplied by all rows of x. Between
+panels y holds the sums. Weights are read once, in three streams that are asked for ahead. A few rows go without a panel
 (qlinear_x86_row.c). Knows arrays; no ONNX Runtime, no threads, no state. */
 
-#include "qlinear_x86_turn.h"
+#include "qlinear_x86.h"
 
 #ifdef LM2_QLINEAR_X86
 
 #include <cpuid.h>
 
-enum { PANEL = 24, VECTORS = 8, HALF_TILE = LM2_QTILE / 2, ROWS_512 = 4, ADDED_SHIFT = 7 };
+enum { PANEL = 24, VECTORS = 8, HALF_TILE = LM2_QTILE / 2, ROWS_512 = 4, FEW = 3 };
 
-/* Some blocks of a tile, turned: one vector holds 4 numbers of every output, in unsigned bytes. */
+/* Some blocks of a tile: one vector holds 4 numbers of every output, in unsigned bytes. */
 typedef struct {
     _Alignas(64) uint8_t q[PANEL][VECTORS][LM2_QTILE][4];
     _Alignas(64) float d[PANEL][LM2_QTILE];
@@ -22,36 +21,28 @@ typedef struct {
     int32_t added;        /* to every number: 0, or with 8 bits 1 << ADDED_SHIFT */
 } Panel;
 
-INLINE AVX2 void turn_block(const uint8_t *const *from, size_t block, int bits, Panel *p, size_t at) {
+INLINE AVX2 void read_block(const uint8_t *q, int bits, uint8_t (*to)[LM2_QTILE][4]) {
     const __m256i low = _mm256_set1_epi8(15), top = _mm256_set1_epi8((char)0x80);
-    for (int half = 0; half < 2; half++) {
-        __m256i v[4];
-        uint8_t *to = &p->q[at][0][half * HALF_TILE][0];
-        const size_t step = sizeof p->q[at][0];
+    uint8_t *out = &to[0][0][0];
+    for (size_t n = 0; n < lm2_q_block_bytes(bits); n += sizeof low) {
+        const __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)(q + n));
         if (bits == 4) {
-            turn(from + half * HALF_TILE, block * 16, v);
-            for (int c = 0; c < 4; c++) {
-                _mm256_store_si256((__m256i *)(void *)(to + c * step), _mm256_and_si256(v[c], low));
-                _mm256_store_si256((__m256i *)(void *)(to + (c + 4) * step), _mm256_and_si256(_mm256_srli_epi16(v[c], 4), low));
-            }
+            _mm256_store_si256((__m256i *)(void *)(out + n), _mm256_and_si256(bytes, low));
+            _mm256_store_si256((__m256i *)(void *)(out + sizeof *to * 4 + n), _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low));
         } else {
-            for (int part = 0; part < 2; part++) {
-                turn(from + half * HALF_TILE, block * 32 + 16 * part, v);
-                for (int c = 0; c < 4; c++) _mm256_store_si256((__m256i *)(void *)(to + (4 * part + c) * step), _mm256_xor_si256(v[c], top));
-            }
+            _mm256_store_si256((__m256i *)(void *)(out + n), _mm256_xor_si256(bytes, top));
         }
     }
 }
 
-INLINE AVX2 void read_panel(const Lm2QMatrix *w, size_t tile, Panel *p) {
-    TileRows t;
-    find_tile(w, tile, &t);
+INLINE AVX2 void read_panel(const Lm2QMatrix *w, size_t tile, int bits, Panel *p) {
     for (size_t k = 0; k < p->blocks; k++) {
-        ask_tile(w, &t, p->first + k);
-        turn_block(t.q, p->first + k, w->bits, p, k);
+        const size_t at = tile * w->blocks + p->first + k;
+        ask_block(w, at, bits, w->one_minimum);
+        read_block(w->q + at * lm2_q_block_bytes(bits), bits, p->q[k]);
+        wide_tile(w->d + at * LM2_QTILE, p->d[k]);
+        if (!w->one_minimum) wide_tile(w->m + at * LM2_QTILE, p->m[k]);
     }
-    turn_scales(t.d, p->first, p->blocks, p->d);
-    if (!w->one_minimum) turn_scales(t.m, p->first, p->blocks, p->m);
 }
 
 /* sums + (dot d + sum m) step, for 8 outputs of one block. */
@@ -153,7 +144,8 @@ MULTIPLY_512(8)
             for (size_t n = 0; n < panels; n++) { /* of one size, so that no last one is small */ \
                 p.first = w->blocks * n / panels; \
                 p.blocks = w->blocks * (n + 1) / panels - p.first; \
-                read_panel(w, tile, &p); \
+                if (w->bits == 4) read_panel(w, tile, 4, &p); \
+                else read_panel(w, tile, 8, &p); \
                 size_t r = 0; \
                 if (here == LM2_QTILE) { \
                     for (; r + AT_ONCE <= rows; r += AT_ONCE) MULTIPLIER(&p, x, r, AT_ONCE, y + r * w->outputs + o, w->outputs); \
@@ -175,20 +167,16 @@ static void panels_avx512(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, s
     (w->bits == 4 ? panels4_avx512 : panels8_avx512)(w, x, rows, first, last, y);
 }
 
-/* A row alone is not worth a panel: whole tiles go without, and the last one of W, where it is not whole, with one. */
-#define ROW_OR_PANELS(LEVEL, CAN) \
+/* A few rows are not worth a panel. */
+#define ROW_OR_PANELS(LEVEL) \
     static void tiles_##LEVEL(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) { \
-        if ((CAN) && lm2_q_row_fits(w, x, rows)) { \
-            const size_t whole = w->outputs / LM2_QTILE, end = last < whole ? last : whole; \
-            lm2_q_row_##LEVEL(w, x, first, end, y); \
-            first = first < end ? end : first; \
-        } \
-        if (first < last) panels_##LEVEL(w, x, rows, first, last, y); \
+        if (rows <= FEW) lm2_q_row_##LEVEL(w, x, rows, first, last, y); \
+        else panels_##LEVEL(w, x, rows, first, last, y); \
     }
 #define panels_avx2 lm2_q_rows_avx2
-ROW_OR_PANELS(avx2, w->bits == 4)
-ROW_OR_PANELS(avxvnni, 1)
-ROW_OR_PANELS(avx512, 1)
+ROW_OR_PANELS(avx2)
+ROW_OR_PANELS(avxvnni)
+ROW_OR_PANELS(avx512)
 
 AVX2 static void round_rows(const float *x, size_t first, size_t last, const Lm2QRows *rows) { lm2_q_round(x, first, last, rows); }
 
@@ -215,9 +203,9 @@ static int has_avx512(void) {
 #endif
 
 static const Lm2QLevel LEVELS[] = {
-    {"avx512vnni", has_avx512, round_rows, lm2_q_spread, tiles_avx512},
-    {"avxvnni", has_avxvnni, round_rows, lm2_q_spread, tiles_avxvnni},
-    {"avx2", has_avx2, round_rows, lm2_q_spread, tiles_avx2},
+    {"avx512vnni", has_avx512, round_rows, tiles_avx512},
+    {"avxvnni", has_avxvnni, round_rows, tiles_avxvnni},
+    {"avx2", has_avx2, round_rows, tiles_avx2},
 };
 
 const Lm2QLevel *lm2_qlinear_levels(size_t *count) { return *count = sizeof LEVELS / sizeof *LEVELS, LEVELS; }

@@ -1,9 +1,9 @@
 /* ai.lm2::QLinear with AVX2, any number of rows: products of int16, two of which a processor adds into an int32, so that sums need no other care.
 
-A panel of a tile (16 outputs, up to 18 blocks) is turned and widened to int16, and then multiplied by all rows of x, four at a time. One vector holds two
+A panel of a tile (16 outputs, up to 18 blocks) is widened to int16, and then multiplied by all rows of x, four at a time. One vector holds two
 numbers of 8 outputs. Between panels y holds the sums. Knows arrays; no ONNX Runtime, no threads, no state. */
 
-#include "qlinear_x86_turn.h"
+#include "qlinear_x86.h"
 
 #ifdef LM2_QLINEAR_X86
 
@@ -28,34 +28,30 @@ INLINE AVX2 void widen(__m256i bytes, int sign, int16_t (*to)[LM2_QTILE][2]) {
     _mm256_store_si256((__m256i *)(void *)to[1], b);
 }
 
-INLINE AVX2 void turn_block(const uint8_t *const *from, size_t block, int bits, int16_t (*to)[LM2_QTILE][2]) {
+INLINE AVX2 void read_block(const uint8_t *q, int bits, int16_t (*to)[LM2_QTILE][2]) {
     const __m256i low = _mm256_set1_epi8(15);
-    __m256i v[4];
     for (int half = 0; half < 2; half++) {
         int16_t(*here)[LM2_QTILE][2] = (int16_t(*)[LM2_QTILE][2])(void *)to[0][half * HALF_TILE];
-        for (int part = 0; part < (bits == 4 ? 1 : 2); part++) {
-            turn(from + half * HALF_TILE, block * (bits == 4 ? 16 : 32) + 16 * part, v);
-            for (int c = 0; c < 4; c++) {
-                if (bits == 4) {
-                    widen(_mm256_and_si256(v[c], low), 0, here + 2 * c);
-                    widen(_mm256_and_si256(_mm256_srli_epi16(v[c], 4), low), 0, here + PAIRS / 2 + 2 * c);
-                } else {
-                    widen(v[c], 1, here + PAIRS / 2 * part + 2 * c);
-                }
+        for (int v = 0; v < bits; v++) {
+            const __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)(q + 64 * v + 32 * half));
+            if (bits == 4) {
+                widen(_mm256_and_si256(bytes, low), 0, here + 2 * v);
+                widen(_mm256_and_si256(_mm256_srli_epi16(bytes, 4), low), 0, here + PAIRS / 2 + 2 * v);
+            } else {
+                widen(bytes, 1, here + 2 * v);
             }
         }
     }
 }
 
 INLINE AVX2 void read_panel(const Lm2QMatrix *w, size_t tile, int bits, Panel *p) {
-    TileRows t;
-    find_tile(w, tile, &t);
     for (size_t k = 0; k < p->blocks; k++) {
-        ask_tile(w, &t, p->first + k);
-        turn_block(t.q, p->first + k, bits, p->q[k]);
+        const size_t at = tile * w->blocks + p->first + k;
+        ask_block(w, at, bits, w->one_minimum);
+        read_block(w->q + at * lm2_q_block_bytes(bits), bits, p->q[k]);
+        wide_tile(w->d + at * LM2_QTILE, p->d[k]);
+        if (!w->one_minimum) wide_tile(w->m + at * LM2_QTILE, p->m[k]);
     }
-    turn_scales(t.d, p->first, p->blocks, p->d);
-    if (!w->one_minimum) turn_scales(t.m, p->first, p->blocks, p->m);
 }
 
 /* Adds in the order written: taken apart, the compiler would make a tree of the sums, for which there are not enough registers. */

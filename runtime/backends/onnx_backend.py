@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime as ort
 
+from ...models.checkpoints.progress import Event
 from ...models.errors import BackendError
 from ...models.layout import ModelFolder, open_folder
 from ...models.opening import Opening, carried_with
 from ..backend import BackendOptions, Description, MemoryState, check_rewind, check_room, check_window, one_by_one
 from .onnx_buffers import NUMBERS, TYPES, At, Buffers, number_counts, zeros
-from .onnx_session import PREFIX, open_session
+from .onnx_session import PREFIX, is_unpacked, open_session
 from .onnx_together import Stand, Together
 from .onnx_trace import run_traced, traced_values
 
@@ -285,4 +286,7 @@ def open_model(path: Path, options: BackendOptions = BackendOptions(), progress:
         )
     plain = folder.export.plain
     session, device, index = open_session(folder, options.device, options.threads, lambda kind: None if plain else find_library(kind, options.report))
+    if is_unpacked(folder.export, session):
+        again = "its matrices are unpacked to float32, which is slower and takes 4 bytes a number: export it again with `lm2 export MODEL DST`"
+        options.report(Event(f"{path} was exported by an earlier lm2: {again}", note=True))
     return OnnxBackend(folder, session, device, index)

@@ -107,6 +107,12 @@ def side_folder(path: Path) -> str:
     return str(utf8_path(data.parent))
 
 
+def is_unpacked(export: exported.Export, session: ort.InferenceSession) -> bool:
+    """Whether the graph multiplies by a version of QLinear that no library has any more."""
+    earlier = session.get_modelmeta().custom_metadata_map[f"{PREFIX}format"] == str(exported.UNPACKED)
+    return earlier and export.precision in ("int8", "int4") and not (export.plain or export.portable)
+
+
 def check_metadata(folder: ModelFolder, session: ort.InferenceSession) -> None:
     """Refuse a graph of another model than config.json's. Raises ModelFileError naming both values."""
     meta = session.get_modelmeta().custom_metadata_map

@@ -115,7 +115,7 @@ def test_quantised_matrices(tmp_path, precision, bits, form):
         nodes_bits = {n.input[1]: n.attribute[0].i for n in packed}
         assert {b for q, b in nodes_bits.items() if ".memory." in q or "embed" in q} == {8} and set(nodes_bits.values()) == {bits, 8}
         tables = [n for n in nodes(model.graph) if "model.embed_tokens.q" in n.input]
-        assert [n.op_type for n in tables] == ["Gather", "QLinear"]  # one table for the embedding and the head
+        assert [n.op_type for n in tables] == ["GatherND", "QLinear"]  # one table for the embedding and the head
 
 
 @pytest.mark.parametrize("options", [Options("fp16"), *(Options(p, portable=f) for p in ("int8", "int4") for f in (False, True))])

@@ -14,7 +14,7 @@ from op_kit import library, session  # noqa: E402
 from lm2.export.blocks import to_qmatrix  # noqa: E402
 from lm2.export.graph import Graph, Store  # noqa: E402
 from lm2.export.linear import Matrices  # noqa: E402
-from lm2.export.ops.qlinear import PackError, from_gguf, function, pack, values  # noqa: E402
+from lm2.export.ops.qlinear import VERSION, PackError, from_gguf, function, pack, values  # noqa: E402
 from lm2.export.options import Options  # noqa: E402
 from lm2.models.errors import ConvertError  # noqa: E402
 
@@ -26,6 +26,10 @@ def blocks_of(kind, rows=12, columns=192, seed=0):
     return raw, gguf.quants.dequantize(raw, name)
 
 
+def alike(a, b):
+    return a.outputs == b.outputs and all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
+
+
 @pytest.mark.parametrize(("kind", "bits"), [("Q4_1", 4), ("Q4_0", 4), ("Q8_0", 8)])
 def test_ggufs_grids_are_found_again(kind, bits):
     """Q4_1 and Q8_0: the same q, d and m in every bit. Q4_0 may have two grids for a block that does not use all its numbers: the same values."""
@@ -33,7 +37,7 @@ def test_ggufs_grids_are_found_again(kind, bits):
     made = to_qmatrix(w, bits)
     assert np.array_equal(values(made), w)
     if kind != "Q4_0":
-        assert all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(made, from_gguf(raw.tobytes(), kind, len(w)), strict=True))
+        assert alike(made, from_gguf(raw.tobytes(), kind, len(w)))
     off = w.copy()
     off[5, 40] *= 1.001  # control: one value that is on no grid
     assert not np.array_equal(values(to_qmatrix(off, bits)), off)
@@ -48,22 +52,22 @@ def test_8_bits_keep_4_bit_grids_with_their_minima(kind):
     mixed = np.random.default_rng(1).standard_normal(w.shape).astype(np.float32)
     mixed[:4] = w[:4]
     few = to_qmatrix(mixed, 8)
-    assert few.m.shape == (1, 1) and relative_l2(values(few), mixed) < 0.006
+    assert few.m.shape == (1, 1, 1) and relative_l2(values(few), mixed) < 0.006
 
 
 @pytest.mark.parametrize("rows", ["random", "Q4_1", "Q4_0", "Q8_0", "mixed"])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_matrix_that_comes_in_parts(monkeypatch, rows, bits):
     """The same numbers as of the matrix as a whole, whatever the parts; whether 8 bits have minima depends on all of it."""
-    w = np.random.default_rng(1).standard_normal((12, 192)).astype(np.float32)
+    w = np.random.default_rng(1).standard_normal((40, 192)).astype(np.float32)
     if rows != "random":
-        own = blocks_of("Q4_1" if rows == "mixed" else rows)[1]
+        own = blocks_of("Q4_1" if rows == "mixed" else rows, len(w))[1]
         w[: 4 if rows == "mixed" else None] = own[: 4 if rows == "mixed" else None]
     whole = to_qmatrix(w, bits)
-    for count in (1, 192, 5 * 192):
+    for count in (1, 192, 5 * 192, 17 * 192, 32 * 192):
         monkeypatch.setattr("lm2.export.weights.AT_ONCE", count)
         made = to_qmatrix(w, bits)
-        assert all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(made, whole, strict=True))
+        assert alike(made, whole)
     alone = [to_qmatrix(w[i : i + 1], bits).m.shape for i in range(len(w))]  # control: rows for themselves decide otherwise
     assert bits == 4 or rows != "mixed" or len(set(alone)) == 2
 
@@ -110,7 +114,7 @@ def one(w, precision):
     value, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     inputs, outputs = [value("x", float32, ["b", "t", w.shape[1]])], [value("y", float32, ["b", "t", len(w)])]
     graph = onnx.helper.make_graph(g.nodes, "one", inputs, outputs, g.store.tensors)
-    opsets = [onnx.helper.make_opsetid(d, 24 if d == "" else 1) for d in g.domains]
+    opsets = [onnx.helper.make_opsetid(d, 24 if d == "" else VERSION) for d in g.domains]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=12, functions=[function(24)])
     onnx.checker.check_model(model, full_check=True)
     return model, {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
@@ -182,7 +186,7 @@ def test_a_wrong_matrix_is_noticed(on_grid, fault):
         tensor = tensors[f"model.layers.1.mlp.down_proj.{name}"]
         array = onnx.numpy_helper.to_array(tensor).copy()
         if fault == "a scale":
-            array[5, 1] *= 2
+            array[0, 1, 5] *= 2
         else:
             array = (array >> 4 | array << 4).astype(np.uint8) if fault == "nibbles" else array * 0
         tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
@@ -220,3 +224,30 @@ def test_the_reference_evaluator_runs_it():
         made = to_qmatrix(w, int(precision[-1]))
         (y,) = ReferenceEvaluator(one(w, precision)[0]).run(None, {"x": x})
         assert relative_l2(y, x @ values(made)[:, :width].T) < 1e-6
+
+
+@pytest.mark.parametrize("how", ["body", "kernel"])
+@pytest.mark.parametrize("vocabulary", [48, 61])
+@pytest.mark.parametrize("kind", ["Q4_1", "random"])
+@pytest.mark.parametrize("width", [64, 48])
+def test_the_embedding_takes_rows_out_of_the_heads_tiles(vocabulary, width, kind, how):
+    """With minima and without, the last row of a tile that is not whole, widths that are no multiple of 32; in one table with the head."""
+    rng = np.random.default_rng(width)
+    w = blocks_of("Q4_1", vocabulary, 64)[1][:, :width] if kind == "Q4_1" else rng.standard_normal((vocabulary, width)).astype(np.float32)
+    g, name = Graph(24, Store()), "model.embed_tokens"
+    weights = onnx_kit.OneMatrix(w, name)
+    matrices = Matrices(weights, Options("int8"))
+    x = matrices.embedding(g, "ids")
+    g.outputs_as({x: "x", matrices.head(g, x, True, width, vocabulary): "y"})
+    value, float32, int64 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    outputs = [value("x", float32, ["b", "t", width]), value("y", float32, ["b", "t", vocabulary])]
+    graph = onnx.helper.make_graph(g.nodes, "both", [value("ids", int64, ["b", "t"])], outputs, g.store.tensors)
+    opsets = [onnx.helper.make_opsetid(d, 24 if d == "" else VERSION) for d in g.domains]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=12, functions=[function(24)])
+    onnx.checker.check_model(model, full_check=True)
+    ids = rng.permutation(vocabulary)[: 2 * 20].reshape(2, 20)
+    ids[0, :4] = 0, vocabulary - 1, 15, 16
+    x, y = session(model, library() if how == "kernel" else None).run(None, {"ids": ids})
+    made = values(to_qmatrix(w, 8))[:, :width]
+    assert np.array_equal(x, made[ids].astype(np.float32)) and relative_l2(y, x @ made.T) < 3e-5
+    assert not np.array_equal(x[0, 2], made[16].astype(np.float32))  # control: the tile after

@@ -4,6 +4,7 @@ AVX-VNNI and AVX-512 run on processors without them through a library whose inst
 processor has them, the library as it is shipped is tested too.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import qlinear_kit
 from op_kit import FLAGS, OPS, compile_and_run, library, same, session, written_out
 
 from lm2.export.ops.build import QLINEAR_SOURCES
-from lm2.export.ops.qlinear import NAME, exact, reference
+from lm2.export.ops.qlinear import NAME, exact, pack, reference
 
 LEVELS = (("plain", False), ("avx2", False), ("avxvnni", False), ("avx512vnni", False), ("avxvnni", True), ("avx512vnni", True))
 SHAPES = ((1, 1), (16, 2), (17, 16), (40, 17), (70, 35))
@@ -43,6 +44,29 @@ def test_every_level_makes_the_bits_of_the_reference(bits, level, stand_in):
             (y,) = run(None, {"x": x})
             same(y, reference(x, w))
             assert (np.abs(y - exact(x, w)) <= qlinear_kit.bound(x, w)).all()
+
+
+BITS_OF_VERSION_1 = {4: "4ac467313c15a6a0907bb12bdec588ce", 8: "33e3bff3765aca0dfe5ffe8df5468ef2"}
+"""Digests of what version 1 of the operator, whose weights lay row by row, made of `case`: its reference and each of its levels."""
+
+
+def case(bits):
+    """A matrix (37, 160) and x (5, 160) made of whole numbers alone, so that they are the same everywhere."""
+    n = np.arange(37 * 5 * 32).reshape(37, 5, 32)
+    numbers = n * 2654435761 % 4294967296 >> 28 if bits == 4 else (n * 2654435761 % 4294967296 >> 24) - 128
+    d, m = ((n[..., 0] * 40503 % 65536 % k - k // 2) / 1024 for k in (61, 97))
+    x = ((np.arange(5 * 160).reshape(5, 160) * 48271 % 65537 - 32768) / 4096).astype(np.float32)
+    return pack(numbers, d, m, bits), x
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_bits_are_those_of_version_1(bits):
+    w, x = case(bits)
+    made = [reference(x, w), *(qlinear_kit.kernel(qlinear_kit.model(w), level).run(None, {"x": x})[0] for level in ("plain", None))]
+    made.append(np.concatenate([qlinear_kit.kernel(qlinear_kit.model(w)).run(None, {"x": row[None]})[0] for row in x]))
+    assert {hashlib.sha256(y.tobytes()).hexdigest()[:32] for y in made} == {BITS_OF_VERSION_1[bits]}
+    made[0].view(np.uint8)[0, 0] ^= 1  # control
+    assert hashlib.sha256(made[0].tobytes()).hexdigest()[:32] != BITS_OF_VERSION_1[bits]
 
 
 @pytest.mark.parametrize(("level", "stand_in"), LEVELS)
@@ -116,7 +140,7 @@ def test_another_matrix_is_seen(field):
     w = qlinear_kit.matrix(rng, 24, 18, 4)
     x = rng.standard_normal((2, 576)).astype(np.float32)
     other = w._replace(**{field: getattr(w, field).copy()})
-    other[("q", "d", "m").index(field)].view(np.uint8 if field == "q" else np.uint16)[5, 7] ^= 1
+    other[("q", "d", "m").index(field)].view(np.uint8 if field == "q" else np.uint16)[1, 7, 3] ^= 1
     (y,) = qlinear_kit.kernel(qlinear_kit.model(other)).run(None, {"x": x})
     with pytest.raises(AssertionError):
         same(y, reference(x, w))
@@ -129,16 +153,33 @@ def test_shapes_that_do_not_go_together_are_refused_and_the_session_goes_on():
     w = qlinear_kit.matrix(np.random.default_rng(9), 24, 2, 4)
     made = qlinear_kit.kernel(qlinear_kit.model(w))
     for shape in ((1, 33), (1, 32), (1, 96), ()):
-        with pytest.raises(REFUSED.InvalidArgument, match="QLinear: inputs x .* do not go together; with 4 bits they are x "):
+        with pytest.raises(
+            REFUSED.InvalidArgument, match="QLinear: inputs x .* do not go together; with 4 bits and 24 rows of W they are x "
+        ):
             made.run(None, {"x": np.zeros(shape, np.float32)})
     x = np.ones((1, 64), np.float32)
     same(made.run(None, {"x": x})[0], reference(x, w))
     for change in (
-        {"d": w.d[:, :1]}, {"d": w.d[:20]}, {"m": w.m[:, :1]}, {"m": w.m[:1]}, {"m": w.m[:0]}, {"q": w.q[..., :8]}, {"q": w.q[:20]},
-        {"q": w.q[:0], "d": w.d[:0], "m": w.m[:0]},
+        {"d": w.d[:, :1]}, {"d": w.d[:1]}, {"d": w.d[..., :1]}, {"d": w.d.reshape(2, 32)}, {"m": w.m[:, :1]}, {"m": w.m[:1]}, {"m": w.m[:0]},
+        {"m": w.m[:1, :1, 0]}, {"q": w.q[..., :2]}, {"q": w.q[:, :, :2]}, {"q": w.q[:1]}, {"q": w.q.reshape(2, 2, 256)}, {"q": w.q.swapaxes(3, 4)},
+        {"q": w.q[:0], "d": w.d[:0], "m": w.m[:0]}, {"outputs": 33}, {"outputs": 16}, {"outputs": 0}, {"outputs": -1}, {"outputs": (1 << 63) - 1},
     ):  # fmt: skip
         with pytest.raises(REFUSED.InvalidArgument, match="QLinear: inputs x .* do not go together"):
             qlinear_kit.kernel(qlinear_kit.model(w._replace(**change))).run(None, {"x": x})
+
+
+@pytest.mark.parametrize(("level", "stand_in"), LEVELS)
+def test_what_stands_past_the_last_output_is_not_seen(level, stand_in):
+    """One row and several: NaN and the largest numbers in what fills up the last tile change no bit."""
+    rng = np.random.default_rng(10)
+    for bits in (4, 8):
+        w = qlinear_kit.matrix(rng, 21, 5, bits)
+        full = w._replace(q=w.q.copy(), d=w.d.copy(), m=w.m.copy())
+        full.q[1, :, :, 5:] = 255 if bits == 4 else -128
+        full.d[1, :, 5:], full.m[1, :, 5:] = np.nan, np.inf
+        for rows in (1, 6):
+            x = rng.standard_normal((rows, 160)).astype(np.float32)
+            same(at_level(qlinear_kit.model(full), level, stand_in)(None, {"x": x})[0], reference(x, w))
 
 
 def test_types_bits_and_levels_that_are_not_there_are_refused():
@@ -168,26 +209,23 @@ int main(int count, char **words) {
     for (int n = 0; n < 128; n++) {
         const size_t outputs = sizes[n % 4], blocks = sizes[n / 4 % 4], rows = n / 16 % 2 ? 6 : 1, at = rows * blocks;
         const int bits = n / 32 % 2 ? 4 : 8, one = n / 64;
-        const size_t numbers = outputs * blocks;
+        const size_t numbers = (outputs + 15) / 16 * 16 * blocks;
         float *x = malloc(at * 128), *want = malloc(rows * outputs * 4);
         for (size_t k = 0; k < at * 32; k++) x[k] = (float)(k % 101) - 50;
         Lm2QMatrix w = {exactly(numbers * 4 * bits, 7), exactly(numbers * 2, 3), exactly(one ? 2 : numbers * 2, 5), outputs, blocks, bits, one};
-        const size_t room = lm2_q_spread_bytes(blocks); /* a multiple of 64 */
-        Lm2QRows r = {exactly(at * 64, 1), exactly(at * 32, 1), exactly(at * 32, 1), exactly(at * 4, 1), exactly(at * 4, 1), blocks, NULL};
-        if (rows == 1 && n % 3) r.spread = aligned_alloc(64, room);
+        Lm2QRows r = {exactly(at * 64, 1), exactly(at * 32, 1), exactly(at * 32, 1), exactly(at * 4, 1), exactly(at * 4, 1), blocks};
         LM2_QLINEAR_PLAIN.round(x, 0, rows, &r);
         LM2_QLINEAR_PLAIN.tiles(&w, &r, rows, 0, (outputs + 15) / 16, want);
-        w.outputs += extra; /* more than there are: the control */
+        w.outputs += extra; /* a tile more than there is: the control */
         for (size_t k = 0; k < levels; k++) {
             if (!level[k].there()) continue;
-            float *y = malloc(rows * outputs * 4);
+            float *y = malloc(rows * w.outputs * 4);
             level[k].round(x, 0, rows, &r);
-            if (r.spread && level[k].spread) level[k].spread(&r, bits);
-            level[k].tiles(&w, &r, rows, 0, (outputs + 15) / 16, y);
+            level[k].tiles(&w, &r, rows, 0, (w.outputs + 15) / 16, y);
             if (memcmp(y, want, rows * outputs * 4)) return printf("%s differs\n", level[k].name), 1;
             free(y);
         }
-        void *all[] = {x, want, (void *)w.q, (void *)w.d, (void *)w.m, r.number, r.high, r.low, r.step, r.sum, r.spread};
+        void *all[] = {x, want, (void *)w.q, (void *)w.d, (void *)w.m, r.number, r.high, r.low, r.step, r.sum};
         for (size_t k = 0; k < sizeof all / sizeof *all; k++) free(all[k]);
     }
     printf("ok");
@@ -199,7 +237,7 @@ int main(int count, char **words) {
 
 
 def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
-    """All levels under AddressSanitizer; with an output more than there is, a control, it is seen."""
+    """All levels under AddressSanitizer; with a tile more than there is, a control, it is seen."""
     (tmp_path / "main.c").write_text(SANITIZED)
     sources = [tmp_path / "main.c", *(OPS / name for name in QLINEAR_SOURCES[1:])]
     flags = (
@@ -211,7 +249,7 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path):
     code, said, complaint = compile_and_run(tmp_path, sources, flags, (), OPS)
     assert (code, said[:2], complaint) == (0, "ok", "")
     control = subprocess.run(
-        [tmp_path / "program", "1"], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+        [tmp_path / "program", "16"], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     )
     assert control.returncode != 0 and "heap-buffer-overflow" in control.stderr
 

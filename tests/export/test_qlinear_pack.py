@@ -6,10 +6,11 @@ import onnxruntime
 import pytest
 import qlinear_kit
 from onnx.reference import ReferenceEvaluator
-from op_kit import session
+from op_kit import library, session
+from qlinear_earlier import as_earlier
 
 from lm2.export.ops import qlinear
-from lm2.export.ops.qlinear import PackError, QMatrix, exact, from_gguf, pack, reference, rounded, unpacked, values
+from lm2.export.ops.qlinear import PackError, QMatrix, exact, from_gguf, pack, reference, rounded, scales, unpacked, values
 
 gguf = pytest.importorskip("gguf")
 
@@ -20,11 +21,11 @@ def test_numbers_come_back(bits):
     numbers = rng.integers(0, 16, (5, 3, 32)) if bits == 4 else rng.integers(-128, 128, (5, 3, 32))
     d, m = rng.standard_normal((2, 5, 3)).astype(np.float16)
     w = pack(numbers, d, m, bits)
-    np.testing.assert_array_equal(unpacked(w.q), numbers)
+    np.testing.assert_array_equal(unpacked(w), numbers)
     np.testing.assert_array_equal(values(w).reshape(5, 3, 32), numbers * d.astype(float)[..., None] + m.astype(float)[..., None])
-    assert w.bits == bits and w.q.shape == (5, 3, 16 if bits == 4 else 32)
-    if bits == 4:
-        assert w.q[1, 2, 3] == numbers[1, 2, 3] | numbers[1, 2, 19] << 4
+    assert w.bits == bits and w.outputs == 5 and w.q.shape == (1, 3, bits, 16, 4) and w.d.shape == w.m.shape == (1, 3, 16)
+    assert w.q[0, 2, 1, 3, 2] == (numbers[3, 2, 6] | numbers[3, 2, 22] << 4 if bits == 4 else numbers[3, 2, 6])
+    assert w.d[0, 2, 3] == d[3, 2] and not (w.q[0, :, :, 5:].any() or w.d[0, :, 5:].any() or w.m[0, :, 5:].any())
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
@@ -34,11 +35,11 @@ def test_gguf_blocks_are_kept_in_every_bit(kind):
     raw = gguf.quants.quantize(x, name)
     w = from_gguf(raw.tobytes(), kind, 6)
     np.testing.assert_array_equal(values(w).astype(np.float32), gguf.quants.dequantize(raw, name))
-    assert w.m.shape == ((1, 1) if kind == "Q8_0" else (6, 3))
+    assert w.m.shape == ((1, 1, 1) if kind == "Q8_0" else (1, 3, 16))
     if kind == "Q4_1":
         blocks = raw.reshape(6, 3, 20)
-        np.testing.assert_array_equal(w.q, blocks[..., 4:])
-        np.testing.assert_array_equal(w.m.view(np.uint8).reshape(6, 3, 2), blocks[..., 2:4])
+        np.testing.assert_array_equal(w.q[0, :, :, :6].transpose(2, 0, 1, 3).reshape(6, 3, 16), blocks[..., 4:])
+        np.testing.assert_array_equal(np.ascontiguousarray(w.m[0, :, :6].T).view(np.uint8).reshape(6, 3, 2), blocks[..., 2:4])
 
 
 @pytest.mark.parametrize(
@@ -117,5 +118,21 @@ def test_the_body(tmp_path, opset, bits):
 
 def float32_values(w: QMatrix):
     """d q + m in float32: where the sum does not fit, the body rounds once."""
-    blocks = unpacked(w.q) * w.d.astype(np.float32)[..., None] + w.m.astype(np.float32)[..., None]
-    return blocks.astype(np.float32).reshape(len(w.q), -1)
+    d, m = (half.astype(np.float32)[..., None] for half in scales(w))
+    return (unpacked(w) * d + m).astype(np.float32).reshape(w.outputs, -1)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_version_1_in_a_file_runs_its_body_beside_the_library(bits):
+    """Files exported before: the library has version 2 only, and gives such a node no kernel. The control is a node of version 2."""
+    rng = np.random.default_rng(bits)
+    w = qlinear_kit.matrix(rng, 40, 3, bits, minimum=bits == 4)
+    earlier, x = qlinear_kit.model(w, shape=["t", 96]), rng.standard_normal((2, 96)).astype(np.float32)
+    as_earlier(earlier)
+    onnx.checker.check_model(earlier, full_check=True)
+    assert [tuple(t.dims) for t in earlier.graph.initializer] == [(40, 3, 4 * bits), (40, 3), (40, 3) if bits == 4 else (1, 1)]
+    want, near = exact(x, w), 1e-6 * (np.abs(x).astype(float) @ np.abs(values(w)).T)
+    ran, alone = (session(earlier, path).run(None, {"x": x})[0] for path in (library(), None))
+    assert np.array_equal(ran, alone) and (np.abs(ran - want) <= near).all()
+    (now,) = session(qlinear_kit.model(w), library()).run(None, {"x": x})
+    assert np.array_equal(now, reference(x, w)) and not np.array_equal(now, ran)

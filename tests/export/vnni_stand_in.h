@@ -34,16 +34,12 @@ EACH(StandInWhole, loadu_si512, (const void *at), _mm256_loadu_si256((const __m2
 EACH(StandInWhole, set1_epi32, (int32_t x), _mm256_set1_epi32(x))
 EACH(StandInWhole, dpbusd_epi32, (StandInWhole s, StandInWhole u, StandInWhole b), stand_in_dpbusd(s.half[h], u.half[h], b.half[h]))
 EACH(StandInWhole, slli_epi32, (StandInWhole a, int by), _mm256_slli_epi32(a.half[h], by))
+EACH(StandInWhole, srai_epi32, (StandInWhole a, int by), _mm256_srai_epi32(a.half[h], by))
 EACH(StandInWhole, add_epi32, (StandInWhole a, StandInWhole b), _mm256_add_epi32(a.half[h], b.half[h]))
 EACH(StandInWhole, sub_epi32, (StandInWhole a, StandInWhole b), _mm256_sub_epi32(a.half[h], b.half[h]))
 EACH(StandInWhole, set1_epi8, (char x), _mm256_set1_epi8(x))
 EACH(StandInWhole, and_si512, (StandInWhole a, StandInWhole b), _mm256_and_si256(a.half[h], b.half[h]))
 EACH(StandInWhole, xor_si512, (StandInWhole a, StandInWhole b), _mm256_xor_si256(a.half[h], b.half[h]))
-EACH(StandInWhole, srli_epi16, (StandInWhole a, int by), _mm256_srli_epi16(a.half[h], by))
-EACH(StandInWhole, unpacklo_epi32, (StandInWhole a, StandInWhole b), _mm256_unpacklo_epi32(a.half[h], b.half[h]))
-EACH(StandInWhole, unpackhi_epi32, (StandInWhole a, StandInWhole b), _mm256_unpackhi_epi32(a.half[h], b.half[h]))
-EACH(StandInWhole, unpacklo_epi64, (StandInWhole a, StandInWhole b), _mm256_unpacklo_epi64(a.half[h], b.half[h]))
-EACH(StandInWhole, unpackhi_epi64, (StandInWhole a, StandInWhole b), _mm256_unpackhi_epi64(a.half[h], b.half[h]))
 EACH(StandInFloat, cvtepi32_ps, (StandInWhole a), _mm256_cvtepi32_ps(a.half[h]))
 EACH(StandInFloat, setzero_ps, (void), _mm256_setzero_ps())
 EACH(StandInFloat, loadu_ps, (const float *at), _mm256_loadu_ps(at + 8 * h))
@@ -53,21 +49,6 @@ EACH(StandInFloat, add_ps, (StandInFloat a, StandInFloat b), _mm256_add_ps(a.hal
 __attribute__((target("avx2,f16c"))) static inline StandInFloat stand_in_cvtph_ps(__m256i a) {
     return (StandInFloat){{_mm256_cvtph_ps(_mm256_castsi256_si128(a)), _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1))}};
 }
-/* Two of a's four lanes of 128 bits, then two of b's, as the pairs of bits of `which` say. */
-STAND_IN StandInWhole stand_in_shuffle_i32x4(StandInWhole a, StandInWhole b, int which) {
-    int32_t lanes[2][4][4], out[4][4];
-    memcpy(lanes[0], &a, sizeof a), memcpy(lanes[1], &b, sizeof b);
-    for (int k = 0; k < 4; k++) memcpy(out[k], lanes[k / 2][which >> 2 * k & 3], sizeof out[k]);
-    memcpy(&a, out, sizeof a);
-    return a;
-}
-STAND_IN StandInFloat stand_in_shuffle_f32x4(StandInFloat a, StandInFloat b, int which) {
-    StandInWhole c, d;
-    memcpy(&c, &a, sizeof c), memcpy(&d, &b, sizeof d);
-    c = stand_in_shuffle_i32x4(c, d, which);
-    memcpy(&a, &c, sizeof a);
-    return a;
-}
 STAND_IN void stand_in_storeu_ps(float *at, StandInFloat a) {
     for (int h = 0; h < 2; h++) _mm256_storeu_ps(at + 8 * h, a.half[h]);
 }
@@ -76,6 +57,7 @@ STAND_IN void stand_in_storeu_ps(float *at, StandInFloat a) {
 #define _mm512_set1_epi32 stand_in_set1_epi32
 #define _mm512_dpbusd_epi32 stand_in_dpbusd_epi32
 #define _mm512_slli_epi32 stand_in_slli_epi32
+#define _mm512_srai_epi32 stand_in_srai_epi32
 #define _mm512_add_epi32 stand_in_add_epi32
 #define _mm512_sub_epi32 stand_in_sub_epi32
 #define _mm512_cvtepi32_ps stand_in_cvtepi32_ps
@@ -88,11 +70,4 @@ STAND_IN void stand_in_storeu_ps(float *at, StandInFloat a) {
 #define _mm512_set1_epi8 stand_in_set1_epi8
 #define _mm512_and_si512 stand_in_and_si512
 #define _mm512_xor_si512 stand_in_xor_si512
-#define _mm512_srli_epi16 stand_in_srli_epi16
-#define _mm512_unpacklo_epi32 stand_in_unpacklo_epi32
-#define _mm512_unpackhi_epi32 stand_in_unpackhi_epi32
-#define _mm512_unpacklo_epi64 stand_in_unpacklo_epi64
-#define _mm512_unpackhi_epi64 stand_in_unpackhi_epi64
 #define _mm512_cvtph_ps stand_in_cvtph_ps
-#define _mm512_shuffle_i32x4 stand_in_shuffle_i32x4
-#define _mm512_shuffle_f32x4 stand_in_shuffle_f32x4

@@ -8,13 +8,16 @@ import numpy as np
 import onnx_kit
 import pytest
 import torch
-from compare import assert_close
+from compare import assert_close, relative_l2
 from onnx_window_kit import BANK, LOGITS, RTOL, W, memory_of, oracle, reference, state_of, tokens
+from qlinear_earlier import as_earlier
 from window_kit import Script
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+from lm2.export.options import Options
 from lm2.models.errors import BackendError, LM2Error
+from lm2.runtime.backend import BackendOptions, open_backend
 
 
 @pytest.fixture(scope="module")
@@ -250,8 +253,8 @@ def test_exports_of_an_earlier_version_are_refused(tmp_path, place):
     _, path = onnx_kit.exported(tmp_path, "gated")
     if place == "config.json":
         text = (path / place).read_text()
-        assert '"format": 4' in text
-        (path / place).write_text(text.replace('"format": 4', '"format": 2'))
+        assert '"format": 5' in text
+        (path / place).write_text(text.replace('"format": 5', '"format": 2'))
     else:
         onnx_kit.rewritten(path, lambda m: [setattr(p, "value", "2") for p in m.metadata_props if p.key == "lm2.format"])
     with pytest.raises(LM2Error, match=r"exported by an earlier lm2: export it again with `lm2 export MODEL DST`") as caught:
@@ -277,3 +280,24 @@ def test_exports_of_format_3_run(tmp_path, monkeypatch):
     assert [w.length for w in longer] == [4, 6] and np.isfinite(logits).all()
 
 
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8"])
+def test_matrices_that_no_library_multiplies_by_any_more(tmp_path, precision):
+    """An export of format 4 with QLinear in version 1: opens and says the same tokens, and one line says to export it again. Those of now say nothing."""
+    _, path = onnx_kit.exported(tmp_path, "gated", Options(precision))
+
+    def opened():
+        said = []
+        b = open_backend("onnx", path, BackendOptions(device="cpu", threads=1, report=lambda e: said.append(e.stage)))
+        logits, _ = b.extend(tokens(1, 9)[0], b.start(1, None, W), all_logits=True)
+        return logits[0], [line for line in said if "export" in line]
+
+    want, nothing = opened()
+    onnx_kit.rewritten(path, as_earlier)
+    config = path / "config.json"
+    config.write_text(config.read_text().replace('"format": 5', '"format": 4'))
+    got, said = opened()
+    assert nothing == [] and len(said) == 1 and "\n" not in said[0]
+    assert "was exported by an earlier lm2: its matrices are unpacked to float32" in said[0] and "export it again" in said[0]
+    assert (got.argmax(-1) == want.argmax(-1)).all() and relative_l2(got, want) < 2e-4
