@@ -347,16 +347,15 @@ class LM2(nn.Module):
         if isinstance(inside, StreamInside) or inside.writes is None:
             assert inside.rows is not None
             return inside.rows[:, :, :count]
-        old, told, rows = state.bank[:, :, self.places(state.written, count)], None, []  # (l, b, p, d)
+        old = state.bank[:, :, self.places(state.written, count)]  # (l, b, p, d)
+        rows = torch.empty_like(old)  # (l, b, p, d)
         for i, j in self.bank_of.items():
-            own, gate = cast(GatedMemory, self.blocks[i].memory).rewritten(inside.writes[j, :, :count], old[j])  # (b, p, d), (b, p, 1)
-            told = gate if told is None else told
-            rows.append(own)
-        topics = self.topics
-        if topics is not None and told is not None:
-            features = topics.features([state.values[i][:, :, state.length - count : state.length] for i in topics.layers])  # (b, p, f)
-            rows.append(topics.rows(features, told, old[-1]))
-        return torch.stack(rows) if rows else old
+            memory = cast(GatedMemory, self.blocks[i].memory)
+            rows[j], told = memory.rewritten(inside.writes[j, :, :count], old[j])  # (b, p, d), (b, p, 1)
+            if memory.topics is not None:
+                values = [state.values[k][:, :, state.length - count : state.length] for k in memory.topics.layers]  # (b, k, p, e) each
+                rows[-1] = memory.topics.rows(memory.topics.features(values), told, old[-1])
+        return rows
 
     def commit(self, state: WindowState) -> tuple[Tensor, int]:
         """The memory with everything of the window in it: the bank (l, b, n, d), and the tokens written. Nothing new changes nothing."""
