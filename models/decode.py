@@ -145,7 +145,7 @@ def adopt(model: LM2, buffers: Buffers, sequence: int, state: WindowState) -> No
     new = slice(0, max(0, state.length - state.folded))
     buffers.old[:, at, :chunk] = state.bank[:, 0, model.places(state.written, chunk)]
     buffers.old[:, at, chunk] = 0
-    buffers.rows[:, at, new] = state.inside.rows[:, 0, new]
+    buffers.rows[:, at, new] = model.rows(state)[:, 0]
     buffers.keys[:, at, :, s] = state.keys[:, 0, :, s]
     buffers.values[:, at, :, s] = state.values[:, 0, :, s]
     if isinstance(state.inside, GatedInside):

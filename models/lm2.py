@@ -18,12 +18,17 @@ from .topics import Topics
 
 
 class GatedInside(NamedTuple):
-    """Inside a window, cell gated. reads: K and V of each memory's bank, (b, h, n, e), None for a bank of zeros. rows: of positions `folded` on,
-    (l, b, T, d). around: what is near each row of the topics' bank, (b, n, d); None without topics, or for a bank of zeros."""
+    """Inside a window, cell gated. reads: K and V of each memory's bank, (b, h, n, e), None for a bank of zeros. around: what is near each row of the
+    topics' bank, (b, n, d); None without topics, or for a bank of zeros.
+
+    Of positions `folded` on, one of: rows, (l, b, T, d), made at once; writes, (m, b, T, 2d), what the rows of m memories are made of when they are asked
+    for: nobody reads a row before the next fold, and its matrices are then multiplied by all tokens at once. A topics' row is made of the window's values.
+    """
 
     reads: tuple[tuple[Tensor, Tensor] | None, ...]
-    rows: Tensor
+    rows: Tensor | None
     around: Tensor | None = None
+    writes: Tensor | None = None
 
 
 class StreamInside(NamedTuple):
@@ -226,7 +231,7 @@ class LM2(nn.Module):
                 memory = cast(GatedMemory, self.blocks[i].memory)
                 reads.append(memory.keys_values(bank[j], self.dtype, told=self.told(bank)) if self._heard(bank, j) else None)
             around = self.topics.around(bank[-1]) if self.topics is not None and bool(bank.any()) else None
-            inside = GatedInside(tuple(reads), bank.new_empty(m.banks, b, m.chunk, c.hidden_size), around)
+            inside = GatedInside(tuple(reads), None, around, bank.new_empty(len(m.layers), b, m.chunk, 2 * c.hidden_size))
         elif m.gate_pool == "causal":
             mem = (c.num_hidden_layers, b, m.heads, m.chunk, m.head_dim)
             new = self.embed_tokens.weight.new_empty
@@ -274,9 +279,11 @@ class LM2(nn.Module):
             a = block.self_attn(block.input_layernorm(x).to(x.dtype), cos, sin, cache, last)  # (b, t or 1, d)
             if isinstance(state.inside, GatedInside):
                 if isinstance(block.memory, GatedMemory):
-                    said = block.memory.said(x)  # (b, t, d), (b, t, 2d)
+                    said = None if state.inside.rows is None else block.memory.said(x)  # (b, t, d), (b, t, 2d)
                     if block.memory.topics is not None:
-                        looks = self.topic_looks(block.memory.topics, block.memory.told(said[1]), state, past)  # (b, t, n)
+                        looks = self.topic_looks(block.memory.topics, t, state, past)  # (b, t, n)
+                        if said is not None:
+                            self._write_topics(block.memory.topics, block.memory.told(said[1]), state, past)
                     a = self._gated(block.memory, self.bank_of[i], x, a, state, past, looks, said)
             else:
                 rows = self._streamed(cast(ReleasedMemory, block.memory), i, a, rows, state, past)
@@ -324,15 +331,31 @@ class LM2(nn.Module):
         if topics is not None:
             near = self.near(state.written, count)  # (c,)
             around = topics.around(bank[-1]) if around is None else around.index_copy(1, near, topics.around(bank[-1], near))  # (b, n, d)
-        inside = GatedInside(tuple(reads), torch.empty_like(inside.rows), around)  # the old rows are the old state's
+        rows, writes = (None if own is None else torch.empty_like(own) for own in (inside.rows, inside.writes))  # the old ones are the old state's
+        inside = GatedInside(tuple(reads), rows, around, writes)
         return state._replace(bank=bank, written=state.written + count, folded=state.length, inside=inside)
 
     def _entered(self, state: WindowState) -> tuple[Tensor, Tensor]:
         """The bank (l, b, n, d) with the rows of positions `folded` on in it, and their places (count,)."""
-        assert isinstance(state.inside, GatedInside | StreamInside)
-        count = state.length - state.folded
-        places = self.places(state.written, count)
-        return state.bank.index_copy(2, places, state.inside.rows[:, :, :count]), places
+        places = self.places(state.written, state.length - state.folded)
+        return state.bank.index_copy(2, places, self.rows(state)), places
+
+    def rows(self, state: WindowState) -> Tensor:
+        """The rows (l, b, p, d) of the p positions `folded` .. `length` - 1, which no bank holds yet."""
+        inside, count = state.inside, max(0, state.length - state.folded)
+        assert isinstance(inside, GatedInside | StreamInside)
+        if isinstance(inside, StreamInside) or inside.writes is None:
+            assert inside.rows is not None
+            return inside.rows[:, :, :count]
+        old = state.bank[:, :, self.places(state.written, count)]  # (l, b, p, d)
+        rows = torch.empty_like(old)  # (l, b, p, d)
+        for i, j in self.bank_of.items():
+            memory = cast(GatedMemory, self.blocks[i].memory)
+            rows[j], told = memory.rewritten(inside.writes[j, :, :count], old[j])  # (b, p, d), (b, p, 1)
+            if memory.topics is not None:
+                values = [state.values[k][:, :, state.length - count : state.length] for k in memory.topics.layers]  # (b, k, p, e) each
+                rows[-1] = memory.topics.rows(memory.topics.features(values), told, old[-1])
+        return rows
 
     def commit(self, state: WindowState) -> tuple[Tensor, int]:
         """The memory with everything of the window in it: the bank (l, b, n, d), and the tokens written. Nothing new changes nothing."""
@@ -344,14 +367,15 @@ class LM2(nn.Module):
         return self._entered(state)[0], state.written + count
 
     def _gated(
-        self, memory: GatedMemory, j: int, x: Tensor, a: Tensor, state: WindowState, past: int, looks: Tensor | None, said: tuple[Tensor, Tensor]
+        self, memory: GatedMemory, j: int, x: Tensor, a: Tensor, state: WindowState, past: int, looks: Tensor | None, said: tuple[Tensor, Tensor] | None
     ) -> Tensor:
         assert isinstance(state.inside, GatedInside)
         if looks is not None:
             assert self.topics is not None
             looks = self.topics.gain[j] * looks  # (b, t, n)
-        add, rows = memory(x, state.inside.reads[j], self.old_rows(j, x.shape[1], state, past), looks, said)
-        self.write_rows(j, rows, state, past)
+        old = None if state.inside.rows is None else self.old_rows(j, x.shape[1], state, past)  # (b, t, d)
+        add, new = memory(x, state.inside.reads[j], old, looks, said)
+        self.write_rows(j, new, state, past)
         return a if add is None else a + add
 
     def told(self, bank: Tensor) -> Tensor | None:
@@ -363,15 +387,20 @@ class LM2(nn.Module):
         told = self.told(bank)
         return bool(bank[j].any()) or (told is not None and bool(told.any()))
 
-    def topic_looks(self, topics: Topics, told: Tensor, state: WindowState, past: int) -> Tensor | None:
-        """What topics add to the memories' logits for t positions from `past` on, (b, t, n), None for a bank of zeros; their rows are written as far as
-        `told` (b, t, 1) says."""
+    def topic_looks(self, topics: Topics, t: int, state: WindowState, past: int) -> Tensor | None:
+        """What topics add to the memories' logits for t positions from `past` on, (b, t, n), None for a bank of zeros."""
         assert isinstance(state.inside, GatedInside)
+        if state.inside.around is None:
+            return None
+        begin = max(0, past - topics.back + 1)
+        features = topics.features([state.values[i][:, :, begin : past + t] for i in topics.layers])  # (b, s', f)
+        return topics.looks(topics.lately(features, t), state.inside.around)
+
+    def _write_topics(self, topics: Topics, told: Tensor, state: WindowState, past: int) -> None:
+        """Keep the topics' rows of t positions from `past` on, written as far as `told` (b, t, 1) says."""
         t = told.shape[1]
-        begin, s = max(0, past - topics.back + 1), past + t
-        features = topics.features([state.values[i][:, :, begin:s] for i in topics.layers])  # (b, s', f)
-        self.write_rows(-1, topics.rows(features[:, past - begin :], told, self.old_rows(-1, t, state, past)), state, past)
-        return None if state.inside.around is None else topics.looks(topics.lately(features, t), state.inside.around)
+        features = topics.features([state.values[i][:, :, past : past + t] for i in topics.layers])  # (b, t, f)
+        self.write_rows(-1, topics.rows(features, told, self.old_rows(-1, t, state, past)), state, past)
 
     def old_rows(self, j: int, t: int, state: WindowState, past: int) -> Tensor:
         """The rows (b, t, d) of bank j that t tokens from position `past` on rewrite, zeros for those that are in the bank already."""
@@ -380,13 +409,15 @@ class LM2(nn.Module):
         return torch.cat((old.new_zeros(len(old), known, old.shape[2]), old), dim=1) if known else old  # (b, t, d)
 
     def write_rows(self, j: int, rows: Tensor, state: WindowState, past: int) -> None:
-        """Keep new rows (b, t, d) of bank j until the fold, those of carried tokens not."""
+        """Keep new rows (b, t, d) of bank j, or what they will be made of (b, t, 2d), until the fold, those of carried tokens not."""
         assert isinstance(state.inside, GatedInside)
+        inside = state.inside.rows if state.inside.writes is None else state.inside.writes
+        assert inside is not None
         t = rows.shape[1]
         known = self._known(t, state, past)
         at = past + known - state.folded
         if known < t:
-            state.inside.rows[j, :, at : at + t - known] = rows[:, known:]
+            inside[j, :, at : at + t - known] = rows[:, known:]
 
     @staticmethod
     def _known(t: int, state: WindowState, past: int) -> int:

@@ -16,6 +16,18 @@ from .llama import Cache, RMSNorm
 from .topics import Topics
 
 
+class Gates(nn.Linear):
+    """Output and forget gate's logits (.., 2d) of what was read (.., d); of either alone, (.., d), with its half of the matrix."""
+
+    def output(self, read: Tensor) -> Tensor:
+        d = self.out_features // 2
+        return F.linear(read, self.weight[:d], self.bias[:d])  # (.., d)
+
+    def forget(self, read: Tensor) -> Tensor:
+        d = self.out_features // 2
+        return F.linear(read, self.weight[d:], self.bias[d:])  # (.., d)
+
+
 class GatedMemory(nn.Module):
     """Cell `gated`: reads the layer's own bank as it stood at the chunk's start, rewrites row t from token t.
 
@@ -40,7 +52,7 @@ class GatedMemory(nn.Module):
         self.v_topic_proj = nn.Linear(d, inner, bias=False) if m.values == "topics" else None
         self.o_proj = nn.Linear(inner, d, bias=False) if m.output_projection else None
         self.token_proj = nn.Linear(d, 2 * d, bias=False)  # input gate, content
-        self.read_proj = nn.Linear(d, 2 * d)  # output gate, forget gate
+        self.read_proj = Gates(d, 2 * d)  # output gate, forget gate
         self.input_bias = nn.Parameter(torch.zeros(d))  # (d,)
         self.scale = nn.Parameter(torch.ones(d)) if m.scale else None  # (d,)
         self.open_gate = nn.Linear(d, 1) if m.opens == "both" else None
@@ -71,6 +83,23 @@ class GatedMemory(nn.Module):
         output, forget = gates.chunk(2, dim=-1)  # (..., d) each
         return torch.cat((output + self.open_gate(u), forget), dim=-1)  # (..., 2d)
 
+    def answered(self, u: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+        """What joins the attention output, (b, t, d) in read's dtype, of normed states u (b, t, d) and what was read (b, h, t, e); and what a row is made
+        of beside u, (b, t, d). Nothing is multiplied that only the row needs."""
+        dtype, read = read.dtype, self.brought(read).to(u.dtype)  # (b, t, d)
+        gate = self.read_proj.output(read)  # (b, t, d)
+        add = torch.sigmoid(gate if self.open_gate is None else gate + self.open_gate(u)) * read  # (b, t, d)
+        return (add if self.scale is None else self.scale * add).to(dtype), read
+
+    def rewritten(self, writes: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows (b, p, d) of p tokens whose `writes` (b, p, 2d) waited: the normed state and what was read (zeros: nothing), side by side. Beside them
+        `told` of the tokens, (b, p, 1). old (b, p, d)."""
+        u, read = writes.chunk(2, dim=-1)  # (b, p, d) each
+        token = self.token_proj(u)  # (b, p, 2d)
+        i, z = token.chunk(2, dim=-1)  # (b, p, d) each
+        rows = gated_memory_update(i + self.input_bias, self.read_proj.forget(read), read + z if self.both else z, old)
+        return rows, self.told(token)
+
     def said(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The normed state (.., d) of the residual stream x (.., d), and what it says of the input gate and the content, (.., 2d)."""
         u = self.norm(x)  # (.., d)
@@ -81,13 +110,18 @@ class GatedMemory(nn.Module):
         return torch.sigmoid(token[..., : len(self.input_bias)] + self.input_bias).mean(-1, keepdim=True)  # (.., 1)
 
     def forward(
-        self, x: Tensor, kv: tuple[Tensor, Tensor] | None, old: Tensor, looks: Tensor | None = None, said: tuple[Tensor, Tensor] | None = None
+        self, x: Tensor, kv: tuple[Tensor, Tensor] | None, old: Tensor | None, looks: Tensor | None = None, said: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor | None, Tensor]:
-        """x (b, t, d) residual stream; kv of the bank, or None for a bank of zeros; old (b, t, d) rows of these positions; looks (b, t, n): what topics
-        add to the attention's logits, this memory's gain in it; said: of x, where that is known.
+        """x (b, t, d) residual stream; kv of the bank, or None for a bank of zeros; old (b, t, d) rows of these positions, None where the new ones wait;
+        looks (b, t, n): what topics add to the attention's logits, this memory's gain in it; said: of x, where that is known.
 
-        Returns what joins the attention output, (b, t, d) in x's dtype (None: exactly nothing), and the new rows (b, t, d).
+        Returns what joins the attention output, (b, t, d) in x's dtype (None: exactly nothing), and the new rows (b, t, d), or what `rewritten` makes
+        them of, (b, t, 2d).
         """
+        if old is None:
+            u = self.norm(x)  # (b, t, d)
+            add, read = (None, torch.zeros_like(u)) if kv is None else self.answered(u, look(self.asked(u, x.dtype), kv, looks))
+            return add, torch.cat((u, read), dim=-1)  # (b, t, 2d)
         u, token = self.said(x) if said is None else said  # (b, t, d), (b, t, 2d)
         if kv is None:
             i, z = token.chunk(2, dim=-1)  # (b, t, d) each
@@ -100,13 +134,15 @@ class GatedMemory(nn.Module):
         q: Tensor = self.q_proj(u.to(dtype))  # (b, t, h e)
         return q.unflatten(-1, (self.heads, self.width)).transpose(1, 2)  # (b, h, t, e)
 
+    def brought(self, read: Tensor) -> Tensor:
+        """What was read by all heads (b, h, t, e), as wide as the residual stream, (b, t, d)."""
+        read = read.transpose(1, 2).flatten(2)  # (b, t, h e)
+        return read if self.o_proj is None else self.o_proj(read)  # (b, t, d)
+
     def written(self, u: Tensor, token: Tensor, read: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
         """What joins the attention output, in read's dtype, and the new rows, (b, t, d) each: of `said`'s u and token, what was read (b, h, t, e), and the
         old rows (b, t, d)."""
-        dtype = read.dtype
-        read = read.transpose(1, 2).flatten(2)  # (b, t, h e)
-        if self.o_proj is not None:
-            read = self.o_proj(read)  # (b, t, d)
+        dtype, read = read.dtype, self.brought(read)  # (b, t, d)
         gates = self.opened(self.read_proj(read.to(u.dtype)), u)  # (b, t, 2d)
         return gated_memory_finish(token, gates, read, old, self.input_bias, self.scale, dtype, self.both)  # (b, t, d) each
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .lm2 import LM2
+from .memory import Gates
 
 HINT_ROWS = 512  # rows of input the layout is chosen for; measured good from 1 to 512
 
@@ -36,6 +37,23 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
 
+class PackedGates(nn.Module):
+    """`Gates`, each half packed by itself."""
+
+    def __init__(self, gates: Gates):
+        super().__init__()
+        d = gates.out_features // 2
+        halves = []
+        for rows in (slice(0, d), slice(d, 2 * d)):
+            half = nn.Linear(gates.in_features, d, device="meta")
+            half.weight, half.bias = nn.Parameter(gates.weight.detach()[rows], False), nn.Parameter(gates.bias.detach()[rows], False)
+            halves.append(PackedLinear(half))
+        self.output, self.forget, self.bias = *halves, gates.bias
+
+    def forward(self, read: Tensor) -> Tensor:
+        return torch.cat((self.output(read), self.forget(read)), dim=-1)  # (.., 2d)
+
+
 def pack(model: LM2) -> LM2:
     """Replace the model's linear layers by packed ones, one at a time (peak memory: the model and its largest matrix). Returns the model.
 
@@ -43,6 +61,8 @@ def pack(model: LM2) -> LM2:
     """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
+            if isinstance(child, Gates):
+                setattr(parent, name, PackedGates(child))
+            elif isinstance(child, nn.Linear):
                 setattr(parent, name, PackedLinear(child))
     return model

@@ -22,10 +22,11 @@ Tables = tuple[Tensor, Tensor]
 def step(model: LM2, ids: Tensor, states: Sequence[WindowState], tables: Tables) -> tuple[Tensor, list[WindowState]]:
     """Feed ids (b,) int64, one after each window's `length` positions; each window is of one sequence. tables: of as many positions as the longest has.
 
-    Returns logits (b, v), float32 or wider, and the longer windows. Raises ValueError as LM2.extend does, for cell released, and for no windows.
+    Returns logits (b, v), float32 or wider, and the longer windows. Raises ValueError as LM2.extend does, for cell released, for windows whose rows do not
+    wait (of models/decode.py), and for no windows.
     """
-    if not states or any(not isinstance(state.inside, GatedInside) for state in states):
-        raise ValueError("only windows of cell gated are stepped together, and one at least")
+    if not states or any(not isinstance(state.inside, GatedInside) or state.inside.writes is None for state in states):
+        raise ValueError("only windows of cell gated are stepped together, whose rows wait, and one at least")
     for state in states:
         model.check_room(state, 1)
     at = torch.tensor([state.length for state in states], device=model.device)  # (b,)
@@ -47,16 +48,14 @@ def step(model: LM2, ids: Tensor, states: Sequence[WindowState], tables: Tables)
 
 
 def _remembered(model: LM2, memory: GatedMemory, j: int, x: Tensor, states: Sequence[WindowState], looks: list[Tensor | None]) -> Tensor:
-    """What memory j adds to the attention output (b, 1, d) of the residual stream x (b, 1, d); its new rows are written. looks: filled by the memory that
+    """What memory j adds to the attention output (b, 1, d) of the residual stream x (b, 1, d); what its new rows are made of is kept. looks: filled by the memory that
     holds the topics."""
-    u, token = memory.said(x)  # (b, 1, d), (b, 1, 2d)
+    u = memory.norm(x)  # (b, 1, d)
     if memory.topics is not None:
-        told = memory.told(token)  # (b, 1, 1)
         for w, state in enumerate(states):
-            looks[w] = model.topic_looks(memory.topics, told[w : w + 1], state, state.length)  # (1, 1, n)
-    old = torch.cat([model.old_rows(j, 1, state, state.length) for state in states])  # (b, 1, d)
+            looks[w] = model.topic_looks(memory.topics, 1, state, state.length)  # (1, 1, n)
     insides = [cast(GatedInside, state.inside) for state in states]
-    add, rows = torch.zeros_like(x), torch.empty_like(old)  # (b, 1, d) each
+    add, read = torch.zeros_like(x), torch.zeros_like(u)  # (b, 1, d) each; a bank of zeros adds exactly nothing
     heard = [w for w, inside in enumerate(insides) if inside.reads[j] is not None]
     if heard:
         q, found = memory.asked(u, x.dtype), []  # (b, h, 1, e)
@@ -65,10 +64,8 @@ def _remembered(model: LM2, memory: GatedMemory, j: int, x: Tensor, states: Sequ
             if gained is not None and topics is not None:
                 gained = topics.gain[j] * gained
             found.append(look(q[w : w + 1], cast(tuple[Tensor, Tensor], insides[w].reads[j]), gained))  # (1, h, 1, e)
-        add[heard], rows[heard] = memory.written(u[heard], token[heard], torch.cat(found), old[heard])
-    empty = [w for w in range(len(states)) if w not in heard]
-    if empty:  # a bank of zeros adds exactly nothing
-        rows[empty] = memory(x[empty], None, old[empty], said=(u[empty], token[empty]))[1]
+        add[heard], read[heard] = memory.answered(u[heard], torch.cat(found))
+    writes = torch.cat((u, read), dim=-1)  # (b, 1, 2d)
     for w, state in enumerate(states):
-        model.write_rows(j, rows[w : w + 1], state, state.length)
+        model.write_rows(j, writes[w : w + 1], state, state.length)
     return add

@@ -36,9 +36,9 @@ def trace(model: LM2, ids: Tensor, bank: Tensor, written: int, tables: tuple[Ten
         def keep(out: tuple[Tensor | None, Tensor]) -> None:
             add, rows = out
             if isinstance(model.blocks[layer].memory, GatedMemory):
-                nothing = torch.zeros_like(rows)
-                found.setdefault(f"layers.{layer}.memory.read", nothing)
-                found[f"layers.{layer}.memory.add"] = nothing if add is None else add
+                read = rows.chunk(2, dim=-1)[1]  # (b, t, d): the row waits, and is made of it
+                found[f"layers.{layer}.memory.read"] = read
+                found[f"layers.{layer}.memory.add"] = torch.zeros_like(read) if add is None else add
             found[f"layers.{layer}.memory.rows"] = rows
 
         return keep
@@ -47,14 +47,15 @@ def trace(model: LM2, ids: Tensor, bank: Tensor, written: int, tables: tuple[Ten
     for i, block in enumerate(model.blocks):
         after(block.self_attn, attention_of(i))
         if block.memory is not None:
-            if isinstance(block.memory, GatedMemory):
-                before(block.memory.read_proj, f"layers.{i}.memory.read")
             after(block.memory, memory_of(i))
         before(model.norm if i == len(model.blocks) - 1 else model.blocks[i + 1].input_layernorm, f"layers.{i}.output")
     after(model.norm, lambda out: found.update(norm=out))
     try:
-        logits, _ = model.extend(ids, model.start(bank, written), tables, all_logits=True)  # (b, t, v)
+        logits, window = model.extend(ids, model.start(bank, written), tables, all_logits=True)  # (b, t, v)
     finally:
         for handle in handles:
             handle.remove()
+    if model.config.memory.cell == "gated":
+        rows = model.rows(window)  # (l, b, t, d)
+        found |= {f"layers.{i}.memory.rows": rows[j] for i, j in model.bank_of.items()}
     return [*found.items(), ("logits", logits)]

@@ -134,7 +134,7 @@ class TorchBackend:
         bank = int(np.prod(c.bank_shape())) * bank_item
         kv = 2 * c.num_hidden_layers * c.num_key_value_heads * (window or m.chunk) * c.head_dim * item
         if m.cell == "gated":
-            inside = m.banks * m.chunk * c.hidden_size * bank_item + len(m.layers) * 2 * m.slots * m.heads * m.head_dim * item
+            inside = (m.banks if self._static else 2 * len(m.layers)) * m.chunk * c.hidden_size * bank_item + len(m.layers) * 2 * m.slots * m.heads * m.head_dim * item
             inside += m.slots * c.hidden_size * bank_item if m.topics else 0
         elif m.gate_pool == "causal":
             inside = c.num_hidden_layers * m.chunk * (2 * m.slots * item + c.hidden_size * bank_item) + m.chunk * m.slots * bank_item

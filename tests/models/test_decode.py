@@ -147,7 +147,7 @@ def test_separate_sessions_in_one_batch(name):
             want, sessions[s] = model.extend(ids[s].view(1, 1), sessions[s], tables)
             assert_close(f"session {s} token {t}", got[s], want[0, 0], EXACT)
     for s in range(3):
-        rows = sessions[s].inside.rows[:, 0, : sessions[s].length]
+        rows = model.rows(sessions[s])[:, 0]
         assert_close(f"rows of session {s}", buffers.rows[:, s, : sessions[s].length], rows, EXACT)
 
 

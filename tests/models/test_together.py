@@ -66,7 +66,7 @@ def test_each_is_what_it_is_alone(name):
 CONTROLS = {
     "keys of another": lambda a, b: a._replace(keys=b.keys, values=b.values),
     "bank of another": lambda a, b: a._replace(bank=b.bank, inside=a.inside._replace(reads=b.inside.reads)),
-    "rows to another": lambda a, b: a._replace(inside=a.inside._replace(rows=b.inside.rows)),
+    "rows to another": lambda a, b: a._replace(inside=a.inside._replace(writes=b.inside.writes)),
     "a position too far": lambda a, b: a._replace(length=a.length + 1),
     "other rows of the bank": lambda a, b: a._replace(written=a.written + 1),
     "what is near another's rows": lambda a, b: a._replace(inside=a.inside._replace(around=b.inside.around)),

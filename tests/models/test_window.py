@@ -8,6 +8,7 @@ from window_kit import SCRIPTS, Script, run, whole
 
 from lm2.models import decode
 from lm2.models.lm2 import LM2
+from lm2.models.memory import GatedMemory, Gates
 from lm2.models.opening import Opening
 from lm2.models.weights import random_model
 
@@ -240,6 +241,52 @@ def test_wrong_topics_are_noticed(fault, static, monkeypatch):
     got, _ = run(model, bank, written, script, W)
     with pytest.raises(AssertionError):
         assert_close("logits", got.logits, want.logits, EXACT)
+
+
+WAITING_FAULTS = {
+    "nothing was read": ("rewritten", lambda right: lambda self, writes, old: right(self, writes * (torch.arange(writes.shape[-1]) < old.shape[-1]), old)),
+    "what the token before read": ("rewritten", lambda right: lambda self, writes, old: right(self, writes.roll(1, 1), old)),
+    "nothing was there before": ("rewritten", lambda right: lambda self, writes, old: right(self, writes, 0 * old)),
+    "what was read goes first": ("rewritten", lambda right: lambda self, writes, old: right(self, writes.roll(old.shape[-1], -1), old)),
+    "forgets as far as it answers": ("brought", lambda right: lambda self, read: setattr(self.read_proj, "forget", self.read_proj.output) or right(self, read)),
+}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("fault", WAITING_FAULTS)
+def test_rows_that_are_made_wrong_later_are_noticed(fault, monkeypatch):
+    model, right = make("gated"), make("gated")
+    bank, written = bank_of(model, 2, 3)
+    script, (name, wrong) = Script(tokens(2, 40), (25, 33), 20), WAITING_FAULTS[fault]
+    want = whole(right, bank, written, script)
+    monkeypatch.setattr(GatedMemory, name, wrong(getattr(GatedMemory, name)))
+    got, _ = run(model, bank, written, script, W)
+    with pytest.raises(AssertionError):
+        assert_close("logits", got.logits, want.logits, EXACT)
+    with pytest.raises(AssertionError):
+        assert_close("bank", got.banks[-1], want.banks[-1], EXACT)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["gated", "gated-topics"])
+def test_a_token_multiplies_nothing_that_only_its_row_needs(name, monkeypatch):
+    """Input gate, content and forget gate are multiplied when rows are asked for, by all tokens since the last fold, and what was rewound is not among them."""
+    model, seen = make(name), []
+    bank, written = bank_of(model)
+    for block in model.blocks:
+        if block.memory is not None:
+            block.memory.token_proj.register_forward_hook(lambda _module, args, _out: seen.append(args[0].shape[1]))
+    forget = Gates.forget
+    monkeypatch.setattr(Gates, "forget", lambda self, read: seen.append(read.shape[1]) or forget(self, read))
+    state, tables = model.start(bank, written, W), model.tables(W)
+    for t in range(6):
+        _, state = model.extend(tokens(1, 1, t), state, tables)
+    assert not seen
+    rewound = state._replace(length=5)
+    folded = model.fold(rewound)
+    assert seen == [5] * 2 * len(model.bank_of) and folded.folded == 5 and model.fold(folded) is folded
+    own = model.places(written, 5)
+    assert_close("what was rewound is not among them", model.commit(state)[0][:, :, own], folded.bank[:, :, own], EXACT)
 
 
 @torch.inference_mode()

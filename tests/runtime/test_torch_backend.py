@@ -11,7 +11,7 @@ import torch
 from compare import assert_close, nmse, relative_l2
 
 from lm2.models.errors import BackendError
-from lm2.models.packed import PackedLinear, available, pack
+from lm2.models.packed import PackedGates, PackedLinear, available, pack
 from lm2.models.weights import random_model, save_folder
 from lm2.runtime.backend import BackendOptions, MemoryState, open_backend
 from lm2.runtime.backends.torch_backend import TorchBackend, pick_device
@@ -61,6 +61,18 @@ def test_a_wrong_packed_weight_is_noticed():
     model.layers[0].mlp.down_proj.weight.data[0, 0] += 0.5
     got, _ = run_chunks(TorchBackend(pack(model)), 2)
     assert relative_l2(got, want) > 1e-4
+
+
+def test_packed_gates_are_the_halves_of_one_matrix():
+    """Together and each alone; exchanged they are not."""
+    model = random_model(tiny.config(), 3)
+    plain, x = model.layers[0].memory.read_proj, torch.randn(2, 3, model.config.hidden_size, generator=torch.Generator().manual_seed(1))
+    gates = PackedGates(plain)
+    for way in ("forward", "output", "forget"):
+        assert_close(way, getattr(gates, way)(x), getattr(plain, way)(x), 1e-6, 1e-5)
+    with pytest.raises(AssertionError):
+        assert_close("exchanged", gates.forget(x), plain.output(x), 1e-6, 1e-5)
+    assert isinstance(pack(model).layers[0].memory.read_proj, PackedGates)
 
 
 @pytest.mark.parametrize("name", tiny.CELLS)

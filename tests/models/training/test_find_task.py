@@ -120,7 +120,7 @@ def test_topics_are_those_of_a_window():
         q = pool.questions[0]
         ids = torch.tensor([[*made.drawn.threads.head, *q.ids]])
         model.extend(ids, state, model.tables(512))
-        looked = model.topic_looks(model.topics, torch.ones(1, ids.shape[1], 1), state, 0)[0]  # (t, n)
+        looked = model.topic_looks(model.topics, ids.shape[1], state, 0)[0]  # (t, n)
         places = [len(made.drawn.threads.head) + p for p in q.value]
         inner = slice(10, len(pool.features) - 10)  # the ring goes on into empty rows there
         assert torch.allclose(trained[:, inner], looked[places][:, inner], atol=2e-2) and looked.abs().max() > 0.1
