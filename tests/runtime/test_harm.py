@@ -253,7 +253,7 @@ class Plums:
 
     use = Use(4, 0.0, -1e3)
 
-    def read(self, question, messages):
+    def read(self, question, messages, before=()):
         return [Found(m.split()[-1], 1.0) for m in messages]
 
 

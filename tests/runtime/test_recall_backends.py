@@ -71,7 +71,7 @@ class LastWord:
 
     use = Use(4, 0.0, -1e3)
 
-    def read(self, question, messages):
+    def read(self, question, messages, before=()):
         return [Found(m.split()[-1], 1.0) for m in messages]
 
 
