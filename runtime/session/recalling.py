@@ -45,6 +45,7 @@ class Recalling:
         self.unsaid = unsaid[0]
         self._known: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
         self._around: dict[str, tuple[int, ...]] = {}
+        self._asks: dict[str, str] = {}
         self._vectors: dict[str, np.ndarray] = {}
 
     def passages(self, transcript: Sequence[dict[str, str]], numbers: Sequence[int]) -> list[Passage]:
@@ -53,6 +54,7 @@ class Recalling:
         left = TOKENS
         known: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
         around: dict[str, tuple[int, ...]] = {}
+        asks: dict[str, str] = {}
         for place in reversed(range(len(transcript))):
             message, number = transcript[place], numbers[place]
             text = message["content"]
@@ -63,7 +65,11 @@ class Recalling:
                 had = self._known.get(text)
                 known[text] = self._parts(text) if had is None else had
             for n, (part, ids) in reversed(list(enumerate(known[text]))):
-                before = "" if n or not place else self._asked(transcript[place - 1])
+                before = ""
+                if place and not n and transcript[place - 1]["role"] == "assistant":
+                    answer = transcript[place - 1]["content"]
+                    had_asked = self._asks.get(answer)
+                    before = asks[answer] = self._asked(answer) if had_asked is None else had_asked
                 passage = Passage(number, part, ids, before)
                 if before:
                     both = around[passage.whole] = self._around.get(passage.whole) or self.ids(passage.whole)[-self.recall.tokens :]
@@ -74,13 +80,13 @@ class Recalling:
                 found.setdefault((before, part), passage)
             if left < 0:
                 break
-        self._known, self._around = known, around
+        self._known, self._around, self._asks = known, around, asks
         return list(reversed(found.values()))
 
-    def _asked(self, message: dict[str, str]) -> str:
-        """The question with which an answer of the model ends, where it does, of at most ASKED tokens; nothing for a message of the user's."""
-        text = message["content"].rstrip()
-        if message["role"] != "assistant" or not text.endswith(ASKS):
+    def _asked(self, answer: str) -> str:
+        """The question with which an answer of the model ends, where it does, of at most ASKED tokens; else nothing."""
+        text = answer.rstrip()
+        if not text.endswith(ASKS):
             return ""
         asked = " ".join([part for part in _PARTS.split(text[-8 * ASKED :]) if part.strip()][-1].split())
         return asked if len(self.ids(asked)) <= ASKED else ""

@@ -147,6 +147,16 @@ def test_a_reply_is_found_by_what_it_was_said_to():
     assert near[1] > alone[1] + 0.1 and near[2] == alone[2]
 
 
+def test_questions_before_replies_are_encoded_once():
+    calls = []
+    finder = Recalling(looked(64).recall, lambda text: calls.append(text) or list(text.encode()))
+    talked = conversation("hello", "Which fruit?", "plums please", "And? " * 40 + "?", "figs please", "fine")
+    first = finder.passages(*talked)
+    assert first[1].before == "Which fruit?" and " which fruit? plums please" in calls
+    calls.clear()
+    assert finder.passages(*talked) == first and not calls
+
+
 def test_the_same_reply_to_something_else_is_another():
     transcript, numbers = conversation("hello", "Tea?", "yes", "Milk?", "yes", "Tea?", "yes", "fine")
     assert [(p.number, p.before) for p in looked(64).passages(transcript, numbers)] == [(1, ""), (3, "Milk?"), (4, "Tea?")]
