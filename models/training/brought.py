@@ -11,7 +11,7 @@ import numpy as np
 
 from ..recall import Encoder, Recall, nearness
 from ..tasks.natural.answers import mentions
-from .tellings import Telling, Tellings
+from .tellings import Said, Telling, Tellings
 
 POOL, AMONG = 2000, (5, 20, 60, 150)  # messages to choose from; how many of them one question chooses among
 ORDINARY = 0.4  # of them tell nothing: most of what people say does not
@@ -20,6 +20,7 @@ UNSAID = "Nothing."  # said where no message tells what is asked for; its first 
 # message.
 WRONG, AGAIN, IDLE, PAIR = 0.24, 0.06, 0.12, 0.3
 SAME = 0.5  # of messages that tell nothing of it, where there was a conversation around: those of the same one
+STRAY = 0.15  # of messages that reply to nothing: those before which the assistant had asked something all the same
 READ = 4  # messages the finder brings back at most, each read by itself
 Encode = Callable[[str], Sequence[int]]
 
@@ -27,7 +28,7 @@ Encode = Callable[[str], Sequence[int]]
 class Sample(NamedTuple):
     """passages in the order they were said; answer: to be said; value: what it has of what was told, or nothing where it is UNSAID."""
 
-    passages: list[str]
+    passages: list[Said]
     question: str
     answer: str
     value: str
@@ -40,10 +41,17 @@ class Brought:
         self.tellings, self.ids, self.recall = tellings, ids, recall
         rng = random.Random(f"{seed} pool")
         self.pool = [tellings.message(rng, ORDINARY) for _ in range(POOL)]
-        self._pool_ids = [tuple(ids(told.texts[-1])) for told in self.pool]
+        self._pool_ids = [tuple(ids(told.said.whole)) for told in self.pool]
         self._vectors: dict[int, np.ndarray] = {}
 
     def sample(self, rng: random.Random, pairs: float = PAIR) -> Sample:
+        """See `_sample`; before some messages something is asked that they do not reply to."""
+        sample = self._sample(rng, pairs)
+        asking = self.tellings.asking
+        said = [s if s.before or not asking or rng.random() >= STRAY else s._replace(before=rng.choice(asking)) for s in sample.passages]
+        return sample._replace(passages=said)
+
+    def _sample(self, rng: random.Random, pairs: float) -> Sample:
         """A question with a message that tells the answer, now and then beside another that the finder brings back for it; or with one of these alone, or with the question as it was asked before."""
         roll, pair = rng.random(), rng.random() < pairs
         if roll < IDLE:
@@ -53,17 +61,17 @@ class Brought:
         question, answer, value, again = rng.choice(telling.asked)
         if roll < IDLE + AGAIN:  # what was said tells nothing to who corrects it, and what was asked nothing to who asks again
             corrected = len(telling.texts) > 1 and rng.random() < 0.5
-            return Sample(*(([telling.texts[0]], telling.texts[-1]) if corrected else ([again], question)), UNSAID, "")
+            return Sample(*(([Said(telling.texts[0])], telling.texts[-1]) if corrected else ([Said(again)], question)), UNSAID, "")
         if roll < IDLE + AGAIN + WRONG:
             return Sample([self._beside(rng, question, telling, value)], question, UNSAID, "")
         if not pair:
-            return Sample(list(telling.texts[-1:]), question, answer, value)
+            return Sample([telling.said], question, answer, value)
         if len(telling.texts) > 1:
-            return Sample(list(telling.texts), question, answer, value)
-        both = [telling.texts[0], self._beside(rng, question, telling, value)]
+            return Sample([*map(Said, telling.texts[:-1]), telling.said], question, answer, value)
+        both = [telling.said, self._beside(rng, question, telling, value)]
         return Sample(both if rng.random() < 0.5 else both[::-1], question, answer, value)
 
-    def _beside(self, rng: random.Random, question: str, telling: Telling, value: str = "", among: int | None = None) -> str:
+    def _beside(self, rng: random.Random, question: str, telling: Telling, value: str = "", among: int | None = None) -> Said:
         """A message that does not answer a question: one of the same conversation, or one of the READ that the recall likes best. among: of so many, else of
         AMONG."""
         if telling.others and rng.random() < SAME:
@@ -72,18 +80,18 @@ class Brought:
         drawn = rng.sample(range(len(self.pool)), count)
         drawn = [i for i in drawn if not self._answers(self.pool[i], telling, value)]
         if not drawn:
-            return self.tellings.plain(rng)
+            return Said(self.tellings.plain(rng))
         scores, _ = self.recall.finder.scores(tuple(self.ids(question)), [self._pool_ids[i] for i in drawn])
         best = [drawn[i] for i in np.argsort(-scores, kind="stable")]
         if self.recall.encoder is not None:
             best = self._again(self.recall.encoder, question, best, np.sort(-scores))
-        return self.pool[rng.choice(best[:READ])].texts[-1]
+        return self.pool[rng.choice(best[:READ])].said
 
     def _again(self, encoder: Encoder, question: str, best: list[int], scores: np.ndarray) -> list[int]:
         """Places in the pool, those that the finder likes best, in the order in which the encoder likes them too (runtime/session/recalling.py). scores: the finder's, negative, ascending."""
         best = best[: encoder.among]
         new = [i for i in best if i not in self._vectors]
-        asking, *made = encoder.vectors([question, *(self.pool[i].texts[-1] for i in new)])  # (t, d) each
+        asking, *made = encoder.vectors([question, *(self.pool[i].said.whole for i in new)])  # (t, d) each
         self._vectors.update((i, x.astype(np.float16)) for i, x in zip(new, made, strict=True))
         both = [s - encoder.weight * nearness(asking, self._vectors[i].astype(np.float32)) for i, s in zip(best, scores, strict=False)]
         return [best[i] for i in np.argsort(both, kind="stable")]

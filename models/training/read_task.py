@@ -25,7 +25,7 @@ from .run import Terms
 
 PARTS = 3  # a step's samples are computed in so many parts, each of texts about as long
 DROPOUT = 0.1
-Draw = Callable[[random.Random], tuple[str, str, str]]  # question, message, and its words that answer, nothing where none do
+Draw = Callable[[random.Random], tuple[str, str, str, str]]  # question, message, what it replies to, and its words that answer, nothing where none do
 
 
 class Sample(NamedTuple):
@@ -88,7 +88,7 @@ class ReaderMaps(nn.Module):
 
 
 class ReadTask:
-    """draw: a question, a message, and what of it answers. model: stands still, and is not looked at. reader: of this encoder, to go on with."""
+    """draw: a question, a message, what it replies to, and what of it answers. model: stands still, and is not looked at. reader: of this encoder, to go on with."""
 
     def __init__(self, model: LM2, encoder: Encoder, draw: Draw, seed: int, reader: Reader | None = None):
         self.model, self.encoder, self._draw = model.requires_grad_(False), encoder, draw
@@ -103,11 +103,13 @@ class ReadTask:
     def sample(self, rng: random.Random) -> Sample:
         """The next one whose answer stands in the message in its own words."""
         while True:
-            question, message, value = self._draw(rng)
+            question, message, before, value = self._draw(rng)
+            lead = f"{before} " if before else ""
+            message = lead + message
             text = pieces(self.encoder.tokenizer, question, message, min(2 * PIECES, self.encoder.sizes.positions))
             if not value:
                 return Sample(text, 0, 0)
-            at = message.lower().find(value.lower())
+            at = message.lower().find(value.lower(), len(lead))
             if at < 0:
                 continue
             inside = [i for i, (a, b) in enumerate(text.offsets) if i >= text.begin and b > at and a < at + len(value)]

@@ -98,10 +98,10 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
     return Job(retell, finish, "recall", began)
 
 
-def asked(brought: Brought, rng: random.Random) -> tuple[str, str, str]:
-    """A question, a message, and what of it answers, nothing where nothing does (ReadTask)."""
+def asked(brought: Brought, rng: random.Random) -> tuple[str, str, str, str]:
+    """A question, a message, what that replies to, and what of the message answers, nothing where nothing does (ReadTask)."""
     sample = brought.sample(rng, pairs=0.0)
-    return sample.question, sample.passages[0], sample.value
+    return sample.question, *sample.passages[0], sample.value
 
 
 def calibrated(finder: Finder, tellings: Tellings, ids: Callable[[str], tuple[int, ...]], seed: int, called: float = CALLED) -> float:

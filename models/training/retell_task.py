@@ -108,7 +108,7 @@ class RetellTask(Brought):
 
     def loss(self, samples: Sequence[Sample]) -> Terms:
         """See `step`. hits: answers whose value is right at every token; messages taken for an answer that are one, and not taken that are none."""
-        asked = [self.message(s.passages, s.question) for s in samples]
+        asked = [self.message([p.whole for p in s.passages], s.question) for s in samples]
         said = [[*self.words.plain(s.answer), *self.words.closing[:1]] if s.value else [self.unsaid] for s in samples]
         places = [self._places(body, s.value) if s.value else [] for body, s in zip(said, samples, strict=True)]
         texts = [[*a, *b][:-1] for a, b in zip(asked, said, strict=True)]

@@ -133,15 +133,15 @@ class SeekTask:
         while len(messages) < MESSAGES:
             telling = draw(rng)
             asked = rng.choice(telling.asked)
-            messages.append(telling.texts[-1])
+            messages.append(telling.said.whole)
             asking.append(asked.question)
             if telling.others and rng.random() < SAME:
-                beside.append(rng.choice(telling.others))
+                beside.append(rng.choice(telling.others).whole)
             if rng.random() < ASKED_AGAIN:
                 beside.append(rng.choice((draw(rng), telling)).asked[0].question)
         there = [i for i in range(MESSAGES) if rng.random() >= ABSENT]
         place = {i: k for k, i in enumerate(there)}
-        passages = [messages[i] for i in there] + [draw(rng).texts[-1] for _ in range(OTHERS)]
+        passages = [messages[i] for i in there] + [draw(rng).said.whole for _ in range(OTHERS)]
         passages += [self.tellings.plain(rng) for _ in range(ORDINARY)] + beside
         idle = [self.tellings.idle(rng) for _ in range(IDLE)]
         ask, told = ([self.ids(text) for text in texts] for texts in (asking + idle, passages))

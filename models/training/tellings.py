@@ -15,9 +15,23 @@ from ..tasks.natural.kinds import Told as Fact
 from ..tasks.ordinary import question
 from ..tasks.recall import reply
 from ..tasks.varied import Varied
+from ..text.sentences import question_at_end
 
-MARKED, TEMPLATES, FLOWING = 0.14, 0.1, 0.4  # shares of dialogues, of templates and of conversations
+MARKED, TEMPLATES, FLOWING = 0.2, 0.06, 0.44  # shares of dialogues, of templates and of conversations
+REPLIED = 256  # characters of a question that a message replies to
 SAID = ("You said {}.", "It was {}.", "It's {}.")  # none begins with it: a word after a blank has tokens that it has not where a text begins
+
+
+class Said(NamedTuple):
+    """A message. before: what the assistant had asked, to which it replies, or nothing."""
+
+    text: str
+    before: str = ""
+
+    @property
+    def whole(self) -> str:
+        """What it says, with what it was said to (runtime/session/recalling.py)."""
+        return f"{self.before} {self.text}" if self.before else self.text
 
 
 class Asked(NamedTuple):
@@ -31,12 +45,19 @@ class Asked(NamedTuple):
 
 class Telling(NamedTuple):
     """texts: messages in their order, the last of which counts; asked: what may be asked for, nothing of an ordinary message; kinds: of fact, all that
-    the texts tell: another telling with one of them may answer the same questions. others: messages of the same conversation that do not answer."""
+    the texts tell: another telling with one of them may answer the same questions. others: messages of the same conversation that do not answer. before:
+    what the last text replies to, or nothing."""
 
     texts: tuple[str, ...]
     asked: tuple[Asked, ...] = ()
     kinds: frozenset[str] = frozenset()
-    others: tuple[str, ...] = ()
+    others: tuple[Said, ...] = ()
+    before: str = ""
+
+    @property
+    def said(self) -> Said:
+        """The last text, with what it replies to."""
+        return Said(self.texts[-1], self.before)
 
 
 class Tellings:
@@ -46,6 +67,7 @@ class Tellings:
         self.varied, self.split = varied, split
         self.ordinary = talk.ordinary(split)
         self.flowing = [(f, i) for f in flow.flows() for i, asked in enumerate(f.asked) if asked] if split == "train" else []
+        self.asking = [q for q in dict.fromkeys(q for f, _ in self.flowing for q in f.before) if q]  # what an assistant asks
         self.marked = [d for d in marked if d.split == split and any(v.questions for v in d.values)]
 
     def draw(self, rng: random.Random) -> Telling:
@@ -99,12 +121,15 @@ class Tellings:
         texts = tuple(dict.fromkeys(dialogue.turns[v.turn][1] for v in same))
         last = same[-1]
         there = frozenset(v.slot for v in dialogue.values if dialogue.turns[v.turn][1] in texts)
-        return Telling(texts, (Asked(rng.choice(value.questions), rng.choice(SAID).format(last.text), last.text, rng.choice(value.questions)),), there)
+        asked = Asked(rng.choice(value.questions), rng.choice(SAID).format(last.text), last.text, rng.choice(value.questions))
+        others = tuple(_said(dialogue, n) for n, (role, text) in enumerate(dialogue.turns) if role == "user" and text not in texts and not mentions(text, last.text))
+        return Telling(texts, (asked,), there, others, _said(dialogue, last.turn).before)
 
     def _flowing(self, rng: random.Random, talked: flow.Flow, place: int) -> Telling:
         asked = tuple(Asked(self._put(rng, rng.choice(a.questions)), a.reply, a.value, self._put(rng, rng.choice(a.questions))) for a in talked.asked[place])
-        others = tuple(m for i, m in enumerate(talked.messages) if i != place and not any(mentions(m, a.value) for a in talked.asked[place]))
-        return Telling((talked.messages[place],), asked, frozenset({f"{talked.title} {place}"}), others)
+        said = [Said(*both) for both in zip(talked.messages, talked.before, strict=True)]
+        others = tuple(s for i, s in enumerate(said) if i != place and not any(mentions(s.whole, a.value) for a in talked.asked[place]))
+        return Telling((talked.messages[place],), asked, frozenset({f"{talked.title} {place}"}), others, talked.before[place])
 
     def _asked(self, rng: random.Random, facts: Sequence[Fact]) -> tuple[Asked, ...]:
         return tuple(Asked(self._question(rng, fact), fact.reply, fact.value, self._question(rng, fact)) for fact in facts)
@@ -123,6 +148,12 @@ class Tellings:
         if roll < 0.25:
             return question + ("" if question[-1] in "?.!" else "?") + rng.choice(kinds.ASK_TAILS)
         return question
+
+
+def _said(dialogue: Dialogue, turn: int) -> Said:
+    """A user's turn, with the question that the turn before ends with."""
+    before = dialogue.turns[turn - 1] if turn else ("", "")
+    return Said(dialogue.turns[turn][1], question_at_end(before[1], REPLIED) if before[0] == "assistant" else "")
 
 
 def _kinds(facts: Sequence[Fact]) -> frozenset[str]:

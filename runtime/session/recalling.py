@@ -8,12 +8,12 @@ import numpy as np
 
 from ...models.errors import ModelFileError
 from ...models.recall import RECORD, SURE, Encoder, Recall, as_read, nearness
+from ...models.text.sentences import PARTS, question_at_end
 from .transcript import MESSAGE_COST, TURN_CHARS
 
 TOKENS = 1 << 16  # of passages looked through, the newest
 VECTORS = 512  # passages, the newest, whose vectors of the encoder are kept
-_PARTS = re.compile(r"(?<=[.!?…।؟])(?=\s)|(?<=[。！？])|(?=\n)")  # sentences; some scripts put no blank after one
-ASKS, ASKED = ("?", "？", "؟"), 32  # ends of a question; tokens of one that is kept with its answer
+ASKED = 32  # tokens of a question that is kept with its answer
 _READ = re.compile(r"\[read .*: \d+ tokens\]", re.DOTALL)  # what a transcript has in place of a document
 Encode = Callable[[str], Sequence[int]]
 
@@ -85,10 +85,7 @@ class Recalling:
 
     def _asked(self, answer: str) -> str:
         """The question with which an answer of the model ends, where it does, of at most ASKED tokens; else nothing."""
-        text = answer.rstrip()
-        if not text.endswith(ASKS):
-            return ""
-        asked = " ".join([part for part in _PARTS.split(text[-8 * ASKED :]) if part.strip()][-1].split())
+        asked = question_at_end(answer, 8 * ASKED)
         return asked if len(self.ids(asked)) <= ASKED else ""
 
     def _parts(self, text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -98,7 +95,7 @@ class Recalling:
         if len(text) <= 8 * most and len(self.ids(whole := " ".join(text.split()))) <= most:
             parts, text = [whole] if whole else [], ""
         taken = most + 1
-        for sentence in _PARTS.split(text):
+        for sentence in PARTS.split(text):
             for glue, piece in self._cut(sentence):
                 size = len(self.ids(piece))
                 if taken + size <= most:

@@ -394,7 +394,7 @@ def test_dialogues_are_read(tmp_path):
     assert (value.text, value.turn, value.slot, value.service, dialogue.split) == ("Ghent", 0, "Trains_1.to", "Trains_1", "train")
     assert value.questions == ("Which city is the train going to?",) and dialogue.turns[1] == ("assistant", "To Ghent?")
     (dialogue,) = dialogues(folder(tmp_path, questions={"Trains_1.to": ["Where to?", "to Ghent or where?"]}))
-    assert dialogue.values[0].questions == ("Where to?",), "a question that names the value is left out"
+    assert dialogue.values[0].questions == ("Where to?", "Which city is the train going to?"), "a question that names the value is left out"
     (dialogue,) = dialogues(folder(tmp_path, questions={"held_out": ["Trains_1"], "questions": {"Trains_1.to": "Where to?"}}))
     assert dialogue.split == "heldout" and dialogue.values[0].questions == ("Which city is the train going to?",)
 

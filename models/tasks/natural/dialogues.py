@@ -58,10 +58,11 @@ class Schema:
     held_out: frozenset[str]
 
     def asked(self, slot: str) -> tuple[str, ...]:
-        """The questions for a slot; of a held-out service, and where nobody wrote any, one made of its description."""
+        """The questions for a slot, and last one made of its description; of a held-out service that alone."""
+        described = question_from_description(self.descriptions[slot])
         if slot in self.questions and slot.split(".")[0] not in self.held_out:
-            return self.questions[slot]
-        return (question_from_description(self.descriptions[slot]),)
+            return tuple(dict.fromkeys((*self.questions[slot], described)))
+        return (described,)
 
 
 def dialogues(folder: Path) -> Iterator[Dialogue]:

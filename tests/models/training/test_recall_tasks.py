@@ -29,7 +29,7 @@ from lm2.models.training import run as loop
 from lm2.models.training.plan import Stage
 from lm2.models.training.retell_task import RetellTask, Sample
 from lm2.models.training.seek_task import SeekTask
-from lm2.models.training.tellings import Telling, Tellings
+from lm2.models.training.tellings import Asked, Said, Telling, Tellings
 from lm2.models.weights import load_model, random_model, save_folder
 from lm2.runtime.loading import load
 from lm2.runtime.session.recalling import Recalling
@@ -159,15 +159,18 @@ def test_what_is_read_is_what_answers(folder, encoded):
     config = open_folder(folder).config
     encoder = open_recall(encoded, config).encoder
     model = load_model(open_folder(folder), "cpu")
-    for message, value in (("my brother is a baker", "a baker"), ("The zebra", "zebra"), ("the horse", "")):
-        sample = read_task.ReadTask(model, encoder, lambda rng, m=message, v=value: ("is a?", m, v), 0).sample(random.Random(0))
-        words = message[sample.text.offsets[sample.first][0] : sample.text.offsets[sample.last][1]]
+    told = (("my brother is a baker", "", "a baker"), ("The zebra", "", "zebra"), ("the horse", "", ""), ("a zebra", "is a horse a zebra?", "zebra"))
+    for message, before, value in told:
+        sample = read_task.ReadTask(model, encoder, lambda rng, m=message, b=before, v=value: ("is a?", m, b, v), 0).sample(random.Random(0))
+        whole = f"{before} {message}" if before else message
+        words = whole[sample.text.offsets[sample.first][0] : sample.text.offsets[sample.last][1]]
         assert (words, sample.first > 0) == (value, bool(value))
+        assert not before or sample.text.offsets[sample.first][0] > len(before), "words of what was asked answer nothing"
 
 
 def test_read_learns(folder, encoded):
     encoder = open_recall(encoded, open_folder(folder).config).encoder
-    told = [("is a b?", "my brother is a baker", "baker"), ("the eats?", "the zebra eats plums", "plums"), ("is a c?", "striped animal", "")]
+    told = [("is a b?", "my brother is a baker", "", "baker"), ("the eats?", "the zebra eats plums", "", "plums"), ("is a c?", "striped animal", "", "")]
     task = read_task.ReadTask(load_model(open_folder(folder), "cpu"), encoder, lambda rng: rng.choice(told), 0)
     optimizer, rng = torch.optim.AdamW(task.maps.parameters(), 3e-3), random.Random(1)
     stage = Stage(1.0, 1, 1, 12)
@@ -180,7 +183,7 @@ def test_read_learns(folder, encoded):
         losses.append(float(terms.loss.detach()))
     assert losses[-1] < 0.5 * losses[0], losses
     read = task.reader(recall_jobs.USE, {})
-    for question, message, value in told:
+    for question, message, _, value in told:
         found = read.read(question, [message])[0]
         assert (found.odds > 0) == bool(value) and (not value or found.words == value), (question, found)
 
@@ -189,8 +192,8 @@ def test_read_goes_on_with_a_reader(lm2, folder, encoded, tmp_path):
     """A reader that is there is what a run begins with: without a step it is written as it was, to the last bit; with steps it moves."""
     config = open_folder(folder).config
     begun, model = open_recall(encoded, config), load_model(open_folder(folder), "cpu")
-    fresh, other = (read_task.ReadTask(model, begun.encoder, lambda rng: ("", "", ""), seed).reader(recall_jobs.USE, {}) for seed in (0, 1))
-    again = read_task.ReadTask(model, begun.encoder, lambda rng: ("", "", ""), 1, fresh).reader(recall_jobs.USE, {})
+    fresh, other = (read_task.ReadTask(model, begun.encoder, lambda rng: ("", "", "", ""), seed).reader(recall_jobs.USE, {}) for seed in (0, 1))
+    again = read_task.ReadTask(model, begun.encoder, lambda rng: ("", "", "", ""), 1, fresh).reader(recall_jobs.USE, {})
     assert all(np.array_equal(again.own[n], fresh.own[n]) for n in fresh.own)
     assert not np.array_equal(other.own["ends"], fresh.own["ends"]), "a control: another seed begins elsewhere"
     save_recall(tmp_path / "had", config, begun._replace(reader=fresh))
@@ -337,7 +340,7 @@ def retell(folder, recall, fresh=False):
 
 def test_retell_learns(folder, begun):
     task = retell(folder, begun)
-    samples = [Sample(["My dog is Rex.", "I am 30."], "What is my dog called?", "Rex.", "Rex"), Sample(["I am 30."], "Why?", retell_task.UNSAID, "")]
+    samples = [Sample([Said("My dog is Rex."), Said("I am 30.")], "What is my dog called?", "Rex.", "Rex"), Sample([Said("I am 30.")], "Why?", retell_task.UNSAID, "")]
     first = float(task.loss(samples).loss.detach())
     optimizer = torch.optim.AdamW(task.maps.parameters(), lr=0.05)
     for _ in range(40):
@@ -443,8 +446,8 @@ def test_samples_have_what_is_asked_once(folder, begun):
         assert 1 <= len(sample.passages) == len(set(sample.passages)) <= 2
         if not sample.value:
             assert sample.answer == retell_task.UNSAID and len(sample.passages) == 1
-        elif len(sample.passages) == 2 and sum(mentions(p, sample.value) for p in sample.passages) != 1:
-            assert any("not" in p or sample.value in p for p in sample.passages), sample  # a correction may name both
+        elif len(sample.passages) == 2 and sum(mentions(p.text, sample.value) for p in sample.passages) != 1:
+            assert any("not" in p.text or sample.value in p.text for p in sample.passages), sample  # a correction may name both
     assert all(kinds.values()) and 50 < kinds["unsaid"] < 110, kinds
 
 
@@ -453,11 +456,25 @@ def test_what_may_answer_is_no_wrong_passage(folder, begun):
     cat = Telling(("My cat is called Mina.",), (), frozenset({"cat"}))
     task.pool = [cat, Telling(("My cat's name is Rufus.",), (), frozenset({"cat", "dog"})), Telling(("Mina came by.",), (), frozenset({"visit"})),
                  Telling(("I sleep till nine.",), (), frozenset({"sleep"}))]  # fmt: skip
-    task._pool_ids = [task.ids(told.texts[0]) for told in task.pool]
+    task._pool_ids = [task.ids(told.said.whole) for told in task.pool]
     rng = random.Random(1)
-    assert {task._beside(rng, "What is my cat called?", cat, "Mina") for _ in range(40)} == {"I sleep till nine."}
+    assert {task._beside(rng, "What is my cat called?", cat, "Mina") for _ in range(40)} == {Said("I sleep till nine.")}
     task.pool = task.pool[:3]
-    assert task._beside(rng, "What is my cat called?", cat, "Mina") in {*talk.ordinary("train"), *talk.idle()}
+    assert task._beside(rng, "What is my cat called?", cat, "Mina").text in {*talk.ordinary("train"), *talk.idle()}
+
+
+def test_replies_go_with_what_they_reply_to(folder, begun, monkeypatch):
+    """A message that replies is drawn with its question; of the others a share has a question before it all the same, which they do not answer."""
+    task, stray = retell(folder, begun), "Which of these would you like?"
+    task.tellings.asking = [stray]
+    telling = Telling(("Three please",), (Asked("How many nights do I stay?", "You stay three.", "Three", ""),), frozenset({"nights"}), before="How many nights?")
+    monkeypatch.setattr(task.tellings, "draw", lambda rng: telling)
+    rng = random.Random(2)
+    drawn = [p for _ in range(300) for p in task.sample(rng, pairs=0.0).passages]
+    replies = [p for p in drawn if p.text == "Three please"]
+    assert len(replies) > 100 and all(p.before == "How many nights?" and p.whole == "How many nights? Three please" for p in replies)
+    others = [bool(p.before) for p in drawn if p.before in ("", stray)]
+    assert 0.05 < sum(others) / len(others) < 0.3
 
 
 @pytest.mark.parametrize("kind", [None, *tiny.BACKBONES])
