@@ -18,7 +18,7 @@ ORDINARY = 0.4  # of them tell nothing: most of what people say does not
 UNSAID = "Nothing."  # said where no message tells what is asked for; its first token begins no other answer
 # Shares of samples: the finder's message tells nothing of it; asked before, or corrected; nothing told is asked for; of the others, those with a second
 # message.
-WRONG, AGAIN, IDLE, PAIR = 0.24, 0.06, 0.12, 0.3
+WRONG, AGAIN, IDLE, PAIR = 0.24, 0.06, 0.15, 0.3
 SAME = 0.5  # of messages that tell nothing of it, where there was a conversation around: those of the same one
 STRAY = 0.15  # of messages that reply to nothing: those before which the assistant had asked something all the same
 READ = 4  # messages the finder brings back at most, each read by itself

@@ -69,6 +69,8 @@ class Tellings:
         self.flowing = [(f, i) for f in flow.flows() for i, asked in enumerate(f.asked) if asked] if split == "train" else []
         self.asking = [q for q in dict.fromkeys(q for f, _ in self.flowing for q in f.before) if q]  # what an assistant asks
         self.marked = [d for d in marked if d.split == split and any(v.questions for v in d.values)]
+        # What users of dialogues say beside that: "No, thank you", or questions for what they never told.
+        self.turns = list(dict.fromkeys(text for d in marked if d.split == split for n, (role, text) in enumerate(d.turns) if role == "user" and all(v.turn != n for v in d.values)))
 
     def draw(self, rng: random.Random) -> Telling:
         """Something told."""
@@ -108,7 +110,9 @@ class Tellings:
         roll = (roll - unknown) / (1 - unknown)
         if roll < 0.55:
             return self.plain(rng)
-        return question(rng) if roll < 0.72 else self.draw(rng).texts[-1]
+        if roll < 0.72:
+            return question(rng)
+        return rng.choice(self.turns) if self.turns and rng.random() < 0.5 else self.draw(rng).texts[-1]
 
     def plain(self, rng: random.Random) -> str:
         """An ordinary message: nothing told, nothing told asked for."""
