@@ -58,6 +58,8 @@ def export_model(
     began = time.monotonic()
     check_new_folder(dst)
     folder = open_folder(src)
+    if not options.memory and folder.config.memory.layers:
+        folder = folder.without_memory()
     config = folder.config
     options.check(config)
     total = sum(math.prod(shape) for shape in tensor_shapes(config).values())
@@ -202,7 +204,8 @@ def write_record(folder: ModelFolder, out: Path, options: Options, step: Step, t
     for file in (*TEXT_FILES, "source.json"):
         if (folder.path / file).is_file():
             shutil.copyfile(folder.path / file, out / file)
-    carry(folder.path, out)
+    if folder.config.memory.layers:
+        carry(folder.path, out)
     carry_on(folder.path, out)
     files = {name: ((out / name).stat().st_size, file_digest(out / name)) for name in (MODEL, DATA) if (out / name).exists()}
     export = Export(

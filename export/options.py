@@ -15,7 +15,8 @@ MEMORY_BITS = 8  # of what a memory reads with; what it writes with stays float3
 class Options:
     """precision: fp32, fp16, int8, int4. plain: no custom node: the gated update as standard operators, quantised matrices
     as ONNX Runtime's MatMulNBits. portable: ONNX's own operators only, apart from the gated update, which carries its function body. window: positions of every window,
-    cell gated; 0 where whoever runs the file chooses them. tables: the rotary embedding's as weights, for a runtime that has no float64.
+    cell gated; 0 where whoever runs the file chooses them. tables: the rotary embedding's as weights, for a runtime that has no float64. memory: False for
+    the backbone alone.
     """
 
     precision: str = "fp32"
@@ -24,6 +25,7 @@ class Options:
     portable: bool = False
     window: int = 0
     tables: bool = False
+    memory: bool = True
 
     @property
     def bits(self) -> int:

@@ -18,7 +18,7 @@ from ..models.recall import Recall, open_recall
 from ..models.text.dialogue import PlainTemplate, Template
 from ..models.text.template import ChatTemplate
 from ..models.text.tokenizer import Tokenizer
-from .backend import Backend, BackendOptions, choose, open_backend
+from .backend import Backend, BackendOptions, open_backend
 from .session.sampling import Sampling
 
 DEFAULT_MODEL = "smollm2"
@@ -128,16 +128,16 @@ def load(
     folder = open_folder(path, quantized=True, exported=True)  # the backend says whether it can compute with what is in it
     if folder.export is not None and backend == "auto":
         backend = "onnx"
-    if not memory:
+    if not memory and folder.export is None:
         folder = folder.without_memory()
-        if choose(backend) == "onnx":
-            raise BackendError(f"an ONNX model of {path} has its memory inside and cannot leave it out: use --backend torch or --backend mlx")
+    elif not memory and folder.config.memory.layers:
+        raise BackendError(f"{path} is an ONNX model with its memory inside, and cannot leave it out: export it anew with `lm2 export MODEL DST --no-memory`")
     opened = open_backend(backend, path, BackendOptions(device, dtype, threads, report, memory))
     tokenizer = Tokenizer.load(path) if (path / TOKENIZER).exists() else None
     template = (ChatTemplate.load(path, tokenizer) or PlainTemplate(tokenizer.begin)) if tokenizer else None
     sampling, ends = read_generation(path / GENERATION, folder.config.vocab_size)
     eos = frozenset(folder.config.eos_token_id) | ends | (tokenizer.ends() if tokenizer else frozenset())
-    recall = find_recall(folder) if memory and tokenizer is not None else None
+    recall = find_recall(folder) if memory and folder.config.memory.layers and tokenizer is not None else None
     return Model(path, opened.config, folder.fingerprint, opened, tokenizer, template, sampling, eos, recall)
 
 

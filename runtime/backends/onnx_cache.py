@@ -30,10 +30,11 @@ def needed_precision(folder: ModelFolder, options: BackendOptions, kind: str | N
 
 
 def exported_folder(folder: ModelFolder, options: BackendOptions) -> ModelFolder:
-    """The export of a model folder from the cache; the first time it is made, which `options.report` hears of.
+    """The export of a model folder from the cache, without its memory where `options` say so; the first time it is made, which `options.report` hears of.
 
     Raises BackendError when the onnx package is missing, and what an export raises.
     """
+    folder = folder if options.memory else folder.without_memory()
     precision = needed_precision(folder, options, pick_provider(options.device)[1])
     place = exports_folder() / f"{folder.fingerprint[:32]}-{precision}-{GRAPH}"
     if place.exists():
@@ -50,7 +51,7 @@ def exported_folder(folder: ModelFolder, options: BackendOptions) -> ModelFolder
     with alone(place.parent / f".{place.name}.lock"):
         if not place.exists():
             options.report(Event(f"exporting {folder.path.name} to ONNX ({precision}), once; kept in {place}", note=True))
-            export_model(folder.path, place, Options(precision), options.report)
+            export_model(folder.path, place, Options(precision, memory=options.memory), options.report)
     return open_folder(place, exported=True)
 
 

@@ -48,6 +48,7 @@ ORDINARY, ORDINARY_TOKENS = 200, 64
 @click.option("--system", default=None, help="System prompt.")
 @click.option("--chunk", type=click.IntRange(1), default=None, metavar="T", help="Tokens of a chunk of text [the model's].")
 @click.option("--window", type=click.IntRange(1), default=None, metavar="W", help="natural, harm: tokens kept word for word [the model's].")
+@click.option("--bare", type=click.Path(path_type=Path, file_okay=False), default=None, metavar="EXPORT", help="harm of an ONNX export: its export with --no-memory.")
 @click.option("--answer-tokens", type=click.IntRange(1), default=None, help=f"Longest answer [{ANSWER_TOKENS}; natural {NATURAL_TOKENS}; harm {ORDINARY_TOKENS}].")
 @click.option(
     "--counter",
@@ -66,7 +67,7 @@ ORDINARY, ORDINARY_TOKENS = 200, 64
 @model_options
 def command(
     model: str, task: str, data: Path | None, lengths: str | None, distances: str | None, only: str | None, samples: int | None, part: str, seed: int,
-    system: str | None, chunk: int | None, window: int | None, answer_tokens: int | None, counter: Path | None, batch: int | None, as_json: bool, out: Path | None,
+    system: str | None, chunk: int | None, window: int | None, bare: Path | None, answer_tokens: int | None, counter: Path | None, batch: int | None, as_json: bool, out: Path | None,
     backend: str, device: str, dtype: str, threads: int,
 ) -> None:  # fmt: skip
     """Measure what MODEL, a model folder or a name such as lm2-tiny, remembers.
@@ -81,10 +82,13 @@ def command(
 
     if task in ("harm", "recall"):
         _baseline(model, task)
+    if bare is not None and task != "harm":
+        raise click.UsageError(f"--bare {bare} is for --task harm")
     if task == "harm":
         from .eval_harm import harm
 
-        loaded, alone = (open_model(model, backend, device, dtype, threads, memory) for memory in (True, False))
+        loaded = open_model(model, backend, device, dtype, threads)
+        alone = open_model(model if bare is None else str(bare), backend, device, dtype, threads, memory=False)
         harm(loaded, alone, samples or ORDINARY, seed, window, answer_tokens or ORDINARY_TOKENS, out, as_json)
         return
     if task != "recall" and data is None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...models.layout import bare_fingerprint
 from .common import note, soft_interrupt
 from .eval_end import Done, ready, tell
 
@@ -17,9 +18,11 @@ def harm(model: "Model", backbone: "Model", count: int, seed: int, window: int |
     from ..evaluation import full_bank, harm_report, natural
     from ..evaluation.harm import Examiner, Row
     from ..evaluation.report import header
-    from ..evaluation.store import Store
+    from ..evaluation.store import EvaluationError, Store
     from ..evaluation.streams import Stopped
 
+    if backbone.fingerprint != (wanted := bare_fingerprint(model.fingerprint)):
+        raise EvaluationError(f"{backbone.path} (fingerprint {backbone.fingerprint[:12]}) is not {model.name} without its memory ({wanted[:12]}): give --bare its own")
     about, size = model.backend.describe(), window or model.window
     settings = {
         "task": "harm", "model": model.name, "fingerprint": model.fingerprint, "backend": about.backend, "device": about.device, "dtype": about.dtype,

@@ -26,6 +26,7 @@ from ...models.exported import OPSETS, PRECISIONS
     metavar="N",
     help="Fix a window's positions in the file; else whoever runs it chooses. With --triton: 2048, or as many as the model has.",
 )
+@click.option("--no-memory", is_flag=True, help="The backbone alone.")
 @click.option("--plain", is_flag=True, help="No custom nodes: the gated update as standard operators, int8 and int4 as MatMulNBits.")
 @click.option("--portable", is_flag=True, help="ONNX's own operators instead of ONNX Runtime's fused ones: slower there, runs anywhere.")
 @click.option(
@@ -44,6 +45,7 @@ def command(
     precision: str,
     opset: str,
     window: int | None,
+    no_memory: bool,
     plain: bool,
     portable: bool,
     measure: bool | None,
@@ -59,11 +61,12 @@ def command(
         raise click.UsageError("give a destination: either DST, or --triton DST, or --web DST")
     if ort_web is not None and web is None:
         raise click.UsageError(f"--ort-web {ort_web} needs --web DST")
-    if web is not None and (precision != "fp32" or opset != "24" or window or plain or portable):
-        raise click.UsageError("--web chooses precision, opset, window and operators itself: leave those options out")
+    if web is not None and (precision != "fp32" or opset != "24" or window or no_memory or plain or portable):
+        raise click.UsageError("--web chooses precision, opset, window and operators itself, and has the memory: leave those options out")
     if triton_root and triton is None:
         raise click.UsageError(f"--triton-root {triton_root} needs --triton DST")
     from ...models.atomic import check_new_folder
+    from ...models.checkpoints import catalog
     from ..loading import find_model
     from .progress_bar import drawn
 
@@ -73,7 +76,8 @@ def command(
 
         find_package(ort_web)
     with drawn(quiet=as_json) as report:
-        source = find_model(model, report)
+        alone = catalog.BARE.get(model, "") if catalog.is_name(model) else ""
+        source = find_model(alone or model, report)
         try:
             from ...export.export import export_model
             from ...export.options import Options
@@ -86,7 +90,7 @@ def command(
 
             _say_web(export_web(source, web, ort_web, report), as_json)
             return
-        options = Options(precision, int(opset), plain, portable, window or 0)
+        options = Options(precision, int(opset), plain, portable, window or 0, memory=not (no_memory or alone))
         if triton is not None:
             from ...export.triton import export_repository
 

@@ -1,5 +1,6 @@
 """A model opened without its memory: the backbone alone, on every backend that can, and sessions that are its own."""
 
+import command_line
 import numpy as np
 import pytest
 import tiny_model
@@ -77,7 +78,29 @@ def test_its_sessions_are_its_own(folder, tmp_path):
         Session.restore(bare(folder), tmp_path / "whole.lm2s")
 
 
-def test_onnx_cannot(folder):
+def test_onnx_leaves_it_out_of_the_file(folder, tmp_path):
+    """A model folder is exported without it; an export has it or has it not."""
     pytest.importorskip("onnxruntime")
-    with pytest.raises(BackendError, match="cannot leave it out: use --backend torch"):
-        bare(folder, "onnx")
+    from lm2.export.export import export_model
+    from lm2.export.options import Options
+
+    want, model = talk(bare(folder))[1], bare(folder, "onnx")
+    assert talk(model)[1] == want and not model.remembers and model.backend.describe().state_bytes == 0
+    for name, memory in (("on", True), ("off", False)):
+        export_model(folder, tmp_path / name, Options(memory=memory))
+    with pytest.raises(BackendError, match="with its memory inside, and cannot leave it out: export it anew with `lm2 export MODEL DST --no-memory`"):
+        bare(tmp_path / "on", "auto")
+    for opened in (load(tmp_path / "off"), bare(tmp_path / "off", "auto")):
+        assert (opened.fingerprint, opened.config.memory.layers) == (bare(folder).fingerprint, ()) and talk(opened)[1] == want
+    session, _ = talk(bare(folder))
+    session.save(tmp_path / "bare.lm2s")
+    again = Session.restore(load(tmp_path / "off"), tmp_path / "bare.lm2s")
+    assert again.say("six", 5) == session.say("six", 5)
+
+
+def test_the_command_leaves_it_out(folder, monkeypatch, tmp_path):
+    pytest.importorskip("onnxruntime")
+    made = command_line.call(monkeypatch, ("export", folder, tmp_path / "off", "--no-memory"))
+    assert made.code == 0 and not load(tmp_path / "off").remembers, made
+    said = command_line.call(monkeypatch, ("export", folder, "--web", tmp_path / "web", "--no-memory"))
+    assert said.code == 2 and "has the memory: leave those options out" in said.err, said
