@@ -11,7 +11,7 @@ import numpy as np
 
 from ..recall import Encoder, Recall, nearness
 from ..tasks.natural.answers import mentions
-from .tellings import Said, Telling, Tellings
+from .tellings import SHORT, Said, Telling, Tellings
 
 POOL, AMONG = 2000, (5, 20, 60, 150)  # messages to choose from; how many of them one question chooses among
 ORDINARY = 0.4  # of them tell nothing: most of what people say does not
@@ -21,6 +21,7 @@ UNSAID = "Nothing."  # said where no message tells what is asked for; its first 
 WRONG, AGAIN, IDLE, PAIR = 0.24, 0.06, 0.15, 0.3
 SAME = 0.5  # of messages that tell nothing of it, where there was a conversation around: those of the same one
 STRAY = 0.15  # of messages that reply to nothing: those before which the assistant had asked something all the same
+BESIDE = 0.4  # of the short ones of the others: those that go with a message that has nothing to do with them
 READ = 4  # messages the finder brings back at most, each read by itself
 Encode = Callable[[str], Sequence[int]]
 
@@ -35,21 +36,28 @@ class Sample(NamedTuple):
 
 
 class Brought:
-    """tellings: what is told and asked. ids: a text as the finder is given it; recall: whose finder chooses, and whose encoder where it has one."""
+    """tellings: what is told and asked. ids: a text as the finder is given it; recall: whose finder chooses, and whose encoder where it has one.
+    apart: who learns from it tells a message from what stands before it, where the answer may then be."""
 
-    def __init__(self, tellings: Tellings, ids: Encode, recall: Recall, seed: int):
-        self.tellings, self.ids, self.recall = tellings, ids, recall
+    def __init__(self, tellings: Tellings, ids: Encode, recall: Recall, seed: int, apart: bool = False):
+        self.tellings, self.ids, self.recall, self.apart = tellings, ids, recall, apart
         rng = random.Random(f"{seed} pool")
         self.pool = [tellings.message(rng, ORDINARY) for _ in range(POOL)]
         self._pool_ids = [tuple(ids(told.said.whole)) for told in self.pool]
         self._vectors: dict[int, np.ndarray] = {}
 
     def sample(self, rng: random.Random, pairs: float = PAIR) -> Sample:
-        """See `_sample`; before some messages something is asked that they do not reply to."""
+        """See `_sample`; before some messages something is asked, or said, that they have nothing to do with."""
         sample = self._sample(rng, pairs)
-        asking = self.tellings.asking
-        said = [s if s.before or not asking or rng.random() >= STRAY else s._replace(before=rng.choice(asking)) for s in sample.passages]
-        return sample._replace(passages=said)
+        return sample._replace(passages=[s if s.before else s._replace(before=self._stray(rng, s.text, sample.value)) for s in sample.passages])
+
+    def _stray(self, rng: random.Random, text: str, value: str) -> str:
+        if self.tellings.asking and rng.random() < STRAY:
+            return rng.choice(self.tellings.asking)
+        if len(text.split()) > SHORT or rng.random() >= BESIDE:
+            return ""
+        said = rng.choice(self.pool).texts[-1]
+        return "" if said == text or (value and mentions(said, value)) else said
 
     def _sample(self, rng: random.Random, pairs: float) -> Sample:
         """A question with a message that tells the answer, now and then beside another that the finder brings back for it; or with one of these alone, or with the question as it was asked before."""
@@ -74,8 +82,9 @@ class Brought:
     def _beside(self, rng: random.Random, question: str, telling: Telling, value: str = "", among: int | None = None) -> Said:
         """A message that does not answer a question: one of the same conversation, or one of the READ that the recall likes best. among: of so many, else of
         AMONG."""
-        if telling.others and rng.random() < SAME:
-            return rng.choice(telling.others)
+        others = [o for o in telling.others if self.apart or not (value and mentions(o.before, value))]
+        if others and rng.random() < SAME:
+            return rng.choice(others)
         count = min(len(self.pool), among or rng.choice(AMONG))
         drawn = rng.sample(range(len(self.pool)), count)
         drawn = [i for i in drawn if not self._answers(self.pool[i], telling, value)]

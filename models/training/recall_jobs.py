@@ -82,7 +82,7 @@ def job(plan: Plan, folder: ModelFolder, data: Path | None, device: str, recall:
     if plan.task == "read":
         if begun.encoder is None:
             raise TrainError(f"{recall} has no encoder, whose words --task read reads: make it by --task seek --encoder BERT")
-        read = ReadTask(model, begun.encoder, partial(asked, Brought(tellings, ids, begun, plan.seed)), plan.seed, begun.reader)
+        read = ReadTask(model, begun.encoder, partial(asked, Brought(tellings, ids, begun, plan.seed, apart=True)), plan.seed, begun.reader)
 
         def keep(path: Path, record: Mapping[str, Any]) -> None:
             margin = calibrated(begun.finder, tellings, ids, plan.seed, CALLED_TO_READ)

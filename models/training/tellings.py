@@ -19,11 +19,12 @@ from ..text.sentences import question_at_end
 
 MARKED, TEMPLATES, FLOWING = 0.2, 0.06, 0.44  # shares of dialogues, of templates and of conversations
 REPLIED = 256  # characters of a question that a message replies to
+SHORT, AFTER = 14, 0.5  # words of a message that may be understood from the one before it; how often it goes with that
 SAID = ("You said {}.", "It was {}.", "It's {}.")  # none begins with it: a word after a blank has tokens that it has not where a text begins
 
 
 class Said(NamedTuple):
-    """A message. before: what the assistant had asked, to which it replies, or nothing."""
+    """A message. before: what the assistant had asked, to which it replies, or the message that was said before it, or nothing."""
 
     text: str
     before: str = ""
@@ -46,7 +47,7 @@ class Asked(NamedTuple):
 class Telling(NamedTuple):
     """texts: messages in their order, the last of which counts; asked: what may be asked for, nothing of an ordinary message; kinds: of fact, all that
     the texts tell: another telling with one of them may answer the same questions. others: messages of the same conversation that do not answer. before:
-    what the last text replies to, or nothing."""
+    what the last text replies to, or was said after, or nothing."""
 
     texts: tuple[str, ...]
     asked: tuple[Asked, ...] = ()
@@ -85,7 +86,7 @@ class Tellings:
         facts = kinds.draw_all(rng, self.split)
         first = facts[0]
         if first.earlier:
-            return Telling((first.earlier, first.text), self._asked(rng, facts), _kinds(facts))
+            return Telling((first.earlier, first.text), self._asked(rng, facts), _kinds(facts), before=_after(rng, first.earlier, first.text))
         if len(facts) == 1 and (roll := rng.random()) < 0.5:
             if roll < 0.35:
                 return Telling((kinds.chatty(rng, first, self.split).text,), self._asked(rng, facts), _kinds(facts))
@@ -131,9 +132,10 @@ class Tellings:
 
     def _flowing(self, rng: random.Random, talked: flow.Flow, place: int) -> Telling:
         asked = tuple(Asked(self._put(rng, rng.choice(a.questions)), a.reply, a.value, self._put(rng, rng.choice(a.questions))) for a in talked.asked[place])
-        said = [Said(*both) for both in zip(talked.messages, talked.before, strict=True)]
-        others = tuple(s for i, s in enumerate(said) if i != place and not any(mentions(s.whole, a.value) for a in talked.asked[place]))
-        return Telling((talked.messages[place],), asked, frozenset({f"{talked.title} {place}"}), others, talked.before[place])
+        lines = zip(talked.messages, talked.before, ("", *talked.messages), strict=False)
+        said = [Said(text, before or _after(rng, earlier, text)) for text, before, earlier in lines]
+        others = tuple(s for i, s in enumerate(said) if i != place and not any(mentions(s.text, a.value) for a in talked.asked[place]))
+        return Telling((talked.messages[place],), asked, frozenset({f"{talked.title} {place}"}), others, said[place].before)
 
     def _asked(self, rng: random.Random, facts: Sequence[Fact]) -> tuple[Asked, ...]:
         return tuple(Asked(self._question(rng, fact), fact.reply, fact.value, self._question(rng, fact)) for fact in facts)
@@ -158,6 +160,11 @@ def _said(dialogue: Dialogue, turn: int) -> Said:
     """A user's turn, with the question that the turn before ends with."""
     before = dialogue.turns[turn - 1] if turn else ("", "")
     return Said(dialogue.turns[turn][1], question_at_end(before[1], REPLIED) if before[0] == "assistant" else "")
+
+
+def _after(rng: random.Random, earlier: str, text: str) -> str:
+    """The message before a short one, now and then."""
+    return earlier if len(text.split()) <= SHORT and rng.random() < AFTER else ""
 
 
 def _kinds(facts: Sequence[Fact]) -> frozenset[str]:

@@ -8,30 +8,42 @@ import numpy as np
 
 from ...models.errors import ModelFileError
 from ...models.recall import RECORD, SURE, Encoder, Recall, as_read, nearness
-from ...models.text.sentences import PARTS, question_at_end
+from ...models.text.sentences import ASKS, PARTS, question_at_end
 from .transcript import MESSAGE_COST, TURN_CHARS
 
 TOKENS = 1 << 16  # of passages looked through, the newest
 VECTORS = 512  # passages, the newest, whose vectors of the encoder are kept
 ASKED = 32  # tokens of a question that is kept with its answer
+SHORT, SAID = 16, 48  # tokens of a message that may be understood from the one before it, and of that one, at most
+AFTER = 1.0  # how much less near a message is for what was said before it
 _READ = re.compile(r"\[read .*: \d+ tokens\]", re.DOTALL)  # what a transcript has in place of a document
 Encode = Callable[[str], Sequence[int]]
+Parts = tuple[tuple[str, tuple[int, ...]], ...]  # of a message: text and ids
 
 
 class Passage(NamedTuple):
-    """A message, or a part of a long one, that a person said. number: of its turn; ids: for the finder. before: what the model had asked, which it may answer;
-    around: ids of both."""
+    """A message, or a part of a long one, that a person said. number: of its turn; ids: for the finder. before: what the model had asked, which it may answer,
+    or where it is `after`, what the person had said just before; around: ids of both."""
 
     number: int
     text: str
     ids: tuple[int, ...]
     before: str = ""
     around: tuple[int, ...] = ()
+    after: bool = False
 
     @property
     def whole(self) -> str:
         """What it says, with what it was said to."""
         return f"{self.before} {self.text}" if self.before else self.text
+
+
+class _Seen(NamedTuple):
+    """How texts of a transcript were encoded: parts of a message, ids of a passage with what it was said to or after, and what an answer asks."""
+
+    parts: dict[str, Parts]
+    around: dict[str, tuple[int, ...]]
+    asks: dict[str, str]
 
 
 class Recalling:
@@ -43,52 +55,66 @@ class Recalling:
         if not (unsaid := tuple(encode(recall.unsaid))):
             raise ModelFileError(f"{RECORD}: unsaid {recall.unsaid!r} has no tokens with this model's tokenizer: get the two files again")
         self.unsaid = unsaid[0]
-        self._known: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
-        self._around: dict[str, tuple[int, ...]] = {}
-        self._asks: dict[str, str] = {}
+        self._seen = _Seen({}, {}, {})
         self._vectors: dict[str, np.ndarray] = {}
 
     def passages(self, transcript: Sequence[dict[str, str]], numbers: Sequence[int]) -> list[Passage]:
-        """What the user said, oldest first, of the newest TOKENS tokens; of passages with the same words, said to the same, the newest."""
-        found: dict[tuple[str, str], Passage] = {}
+        """What the user said, oldest first, of the newest TOKENS tokens; of passages with the same words, said to the same, the newest. A short message is there
+        twice, by itself and after what was said before it: "no, half past nine" says nothing alone."""
+        found: dict[tuple[str, str, bool], Passage] = {}
         left = TOKENS
-        known: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
-        around: dict[str, tuple[int, ...]] = {}
-        asks: dict[str, str] = {}
+        seen = _Seen({}, {}, {})
         for place in reversed(range(len(transcript))):
             message, number = transcript[place], numbers[place]
-            text = message["content"]
-            if message["role"] != "user" or _READ.fullmatch(text):
+            if message["role"] != "user" or _READ.fullmatch(message["content"]):
                 continue
-            text = text[: TURN_CHARS + MESSAGE_COST]  # a transcript has none longer; a file may
-            if text not in known:
-                had = self._known.get(text)
-                known[text] = self._parts(text) if had is None else had
-            for n, (part, ids) in reversed(list(enumerate(known[text]))):
+            for n, (part, ids) in reversed(list(enumerate(parts := self._parts_of(message["content"], seen)))):
                 before = ""
                 if place and not n and transcript[place - 1]["role"] == "assistant":
                     answer = transcript[place - 1]["content"]
-                    had_asked = self._asks.get(answer)
-                    before = asks[answer] = self._asked(answer) if had_asked is None else had_asked
-                passage = Passage(number, part, ids, before)
+                    had_asked = self._seen.asks.get(answer)
+                    before = seen.asks[answer] = self._asked(answer) if had_asked is None else had_asked
+                made = [Passage(number, part, ids)]
                 if before:
-                    both = around[passage.whole] = self._around.get(passage.whole) or self.ids(passage.whole)[-self.recall.tokens :]
-                    passage = passage._replace(around=both)
-                left -= len(passage.around or ids)
+                    made = [self._around(made[0]._replace(before=before), seen)]
+                elif self.recall.reader is not None and len(parts) == 1 and len(ids) <= SHORT and (before := self._earlier(transcript, numbers, place, seen)):
+                    made.append(self._around(made[0]._replace(before=before, after=True), seen))
+                left -= sum(len(p.around or p.ids) for p in made)
                 if left < 0:
                     break
-                found.setdefault((before, part), passage)
+                for passage in reversed(made):
+                    found.setdefault((passage.before, part, passage.after), passage)
             if left < 0:
                 break
-        self._known, self._around, self._asks = known, around, asks
+        self._seen = seen
         return list(reversed(found.values()))
+
+    def _parts_of(self, text: str, seen: "_Seen") -> Parts:
+        text = text[: TURN_CHARS + MESSAGE_COST]  # a transcript has none longer; a file may
+        if text not in seen.parts:
+            had = self._seen.parts.get(text)
+            seen.parts[text] = self._parts(text) if had is None else had
+        return seen.parts[text]
+
+    def _around(self, passage: Passage, seen: "_Seen") -> Passage:
+        whole = passage.whole
+        seen.around[whole] = self._seen.around.get(whole) or self.ids(whole)[-self.recall.tokens :]
+        return passage._replace(around=seen.around[whole])
+
+    def _earlier(self, transcript: Sequence[dict[str, str]], numbers: Sequence[int], place: int, seen: "_Seen") -> str:
+        """What the user said in the turn before, where that was something told of at most SAID tokens; else nothing."""
+        at = next((i for i in range(place - 1, -1, -1) if transcript[i]["role"] == "user"), None)
+        if at is None or numbers[at] + 1 < numbers[place] or _READ.fullmatch(transcript[at]["content"]):
+            return ""
+        parts = self._parts_of(transcript[at]["content"], seen)
+        return parts[0][0] if len(parts) == 1 and len(parts[0][1]) <= SAID and not parts[0][0].endswith(ASKS) else ""
 
     def _asked(self, answer: str) -> str:
         """The question with which an answer of the model ends, where it does, of at most ASKED tokens; else nothing."""
         asked = question_at_end(answer, 8 * ASKED)
         return asked if len(self.ids(asked)) <= ASKED else ""
 
-    def _parts(self, text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    def _parts(self, text: str) -> Parts:
         """The parts of a message that the finder reads: sentences put together as far as its tokens reach. Longer sentences are cut between words."""
         most = self.recall.tokens
         parts: list[str] = []
@@ -139,9 +165,15 @@ class Recalling:
         if not others or not 0 < len(ids) <= recall.tokens:
             return {}
         scores, nothing = recall.finder.scores(ids, [(passages[i].around or passages[i].ids)[: recall.tokens] for i in others])
+        after = np.array([passages[i].after for i in others])  # (p,)
+        scores = scores - AFTER * after
         if recall.encoder is not None and recall.nearest(scores, nothing):
             scores, nothing = self._again(recall.encoder, message, [passages[i].whole for i in others], scores), -np.inf
-        return {others[i]: float(scores[i]) for i in sorted(recall.nearest(scores, nothing)) if scores[i] > -np.inf}
+        kept = recall.nearest(np.where(after, -np.inf, scores), nothing)
+        if kept:  # beside them those that are as near for what was said before
+            also = [int(i) for i in np.flatnonzero(after & (scores >= scores[kept].min()) & (scores > -np.inf))]
+            kept += sorted(also, key=lambda i: -float(scores[i]))[: len(kept)]
+        return {others[i]: float(scores[i]) for i in sorted(kept) if scores[i] > -np.inf}
 
     def read(self, message: str, passages: Sequence[Passage], near: dict[int, float]) -> tuple[dict[int, float], dict[int, str]]:
         """Of the passages that are near, those in which a reader finds what `message` asks for, at most as many as an answer reads: how near each is, its
@@ -151,7 +183,10 @@ class Recalling:
             return near, {}
         found = dict(zip(near, reader.read(message, [passages[i].text for i in near], [passages[i].before for i in near]), strict=True))
         told = {i: near[i] + reader.use.weight * min(f.odds, SURE) for i, f in found.items() if f.words and f.odds >= reader.use.doubt}
-        best = sorted(sorted(told, key=lambda i: -told[i])[: self.recall.read])
+        likeliest: dict[tuple[int, str], int] = {}  # a message that is there twice is read once
+        for i in sorted(told, key=lambda i: -told[i]):
+            likeliest.setdefault((passages[i].number, passages[i].text), i)
+        best = sorted([*likeliest.values()][: self.recall.read])
         return {i: told[i] for i in best}, {i: found[i].words for i in best}
 
     def _again(self, encoder: Encoder, message: str, texts: Sequence[str], scores: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from there, else from the package's data/slot_questions.json, else from the desc
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ class Dialogue:
     split: str
 
 
+@lru_cache(1024)
+def _described(description: str) -> str:
+    """The same as question_from_description, which takes long beside reading a dialogue."""
+    return question_from_description(description)
+
+
 @dataclass(frozen=True)
 class Schema:
     """descriptions and questions: by slot; held_out: services that are not for training."""
@@ -59,7 +66,7 @@ class Schema:
 
     def asked(self, slot: str) -> tuple[str, ...]:
         """The questions for a slot, and last one made of its description; of a held-out service that alone."""
-        described = question_from_description(self.descriptions[slot])
+        described = _described(self.descriptions[slot])
         if slot in self.questions and slot.split(".")[0] not in self.held_out:
             return tuple(dict.fromkeys((*self.questions[slot], described)))
         return (described,)
