@@ -95,7 +95,7 @@ def test_texts_are_encoded_once():
     calls.clear()
     assert finder.passages(transcript, [1, 2]) == first and not calls
     assert texts(finder.passages(said("two", "three"), [2, 3])) == [(2, "two"), (3, "three")] and set(calls) == {" three"}
-    assert set(finder._known) == {"two", "three"}
+    assert set(finder._seen.parts) == {"two", "three"}
     calls.clear()
     finder.passages(said(*["four"] * 9, *["\n"] * 9), range(18))
     assert len(set(calls)) == 2 and len(calls) < 6
@@ -333,6 +333,31 @@ def test_what_is_read_counts_for_a_bound():
     passages = sharp.passages(said("zebra eats " + "x" * 40), [1])
     near = sharp.nearest("zebra eats what", passages)
     assert sharp.read("zebra eats what", passages, near)[0][0] == near[0] + SURE
+
+
+def test_a_short_message_is_there_after_what_was_said_before_it():
+    """Once by itself, once with that; not after a question, a long message or one that was forgotten, and not where no reader tells the two apart."""
+    sharp = looked(64, reader=Reading(4, 0.5, -9.0))
+    transcript, numbers = conversation("plumber at nine", "ok", "no, ten past", "ok", "twenty letters of it", "ok", "Why?", "ok", "no idea", "ok", "a" * 60, "ok", "right", "ok")
+    passages = sharp.passages(transcript, numbers)
+    assert [(p.number, p.text, p.before) for p in passages if p.after] == [(2, "no, ten past", "plumber at nine"), (4, "Why?", "twenty letters of it")]
+    assert [p.text for p in passages if not p.after] == ["plumber at nine", "no, ten past", "twenty letters of it", "Why?", "no idea", "a" * 60, "right"]
+    assert passages[2].around == sharp.ids("plumber at nine no, ten past") and not passages[1].around
+    assert not any(p.after for p in sharp.passages(transcript[2:4], numbers[2:4]))
+    assert [p.number for p in sharp.passages(transcript[:2] + transcript[4:], numbers[:2] + numbers[4:]) if p.after] == [4], "turn 2 was forgotten"
+    assert not any(p.after for p in looked(64).passages(transcript, numbers))
+    assert sharp.passages(transcript, numbers) == passages
+
+
+def test_a_message_that_is_there_twice_is_read_once():
+    """It is near for what was said before it, a little less than that itself; of its two readings the better one counts."""
+    reader = Reading(4, 0.5, -9.0)
+    sharp = looked(64, reader=reader, margin=-1e3)
+    passages = sharp.passages(*conversation("zebra eats plums", "ok", "no, figs", "ok"))
+    near = sharp.nearest("zebra eats what", passages)
+    assert set(near) == {0, 1, 2} and near[0] - 2 * recalling.AFTER < near[2] < near[0] and near[1] < near[2]
+    kept, words = sharp.read("zebra eats what", passages, near)
+    assert set(kept) == {0, 2} and words == {0: "plums", 2: "figs"} and ("zebra eats plums", "no, figs") in reader.given[0]
 
 
 def test_without_a_reader_what_is_near_is_read():
