@@ -4,6 +4,7 @@ No arithmetic (qlinear_plain.c, qlinear_x86*.c, qlinear_neon.c) and no mutable s
 work is dealt out changes no result: a tile belongs to one task, and its sums are made in one order. */
 
 #include "qlinear.h"
+#include "huge_pages.h"
 #include "op_inputs.h"
 
 #include <stdlib.h>
@@ -28,6 +29,42 @@ static const Lm2QLevel *choose(const char *named) {
     return named == NULL || strcmp(named, LM2_QLINEAR_PLAIN.name) == 0 ? &LM2_QLINEAR_PLAIN : NULL;
 }
 
+static OrtStatus *read_value(const OrtApi *api, const OrtValue *value, Tensor *t) {
+    OrtTensorTypeAndShapeInfo *info = NULL;
+    OrtStatus *status = LM2_ORT(api, GetTensorTypeAndShape)(value, &info);
+    if (status != NULL) return status;
+    status = LM2_ORT(api, GetDimensionsCount)(info, &t->rank);
+    if (status == NULL && t->rank <= MAX_RANK) status = LM2_ORT(api, GetDimensions)(info, t->dims, t->rank);
+    LM2_ORT(api, ReleaseTensorTypeAndShapeInfo)(info);
+    if (status == NULL) status = LM2_ORT(api, GetTensorMutableData)((OrtValue *)value, &t->data); /* read only; slot 51 has no const form */
+    return status;
+}
+
+static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context, size_t index, Tensor *t) {
+    const OrtValue *value = NULL;
+    OrtStatus *status = LM2_ORT(api, KernelContext_GetInput)(context, index, &value);
+    if (status != NULL) return status;
+    if (value == NULL) return refused(api, "QLinear: an input is missing; x, q, d and m are needed");
+    return read_value(api, value, t);
+}
+
+/* Weights that the file gives are read by every call: on huge pages, where the system has them. */
+static OrtStatus *place_weights(const OrtApi *api, const OrtKernelInfo *info) {
+    OrtStatus *status = NULL;
+    for (size_t index = 1; status == NULL && index < INPUTS; index++) {
+        const OrtValue *value = NULL;
+        int constant = 0;
+        Tensor t;
+        status = LM2_ORT(api, KernelInfoGetConstantInput_tensor)(info, index, &constant, &value);
+        if (status != NULL || !constant || value == NULL) continue;
+        status = read_value(api, value, &t);
+        size_t bytes = index == 1 ? 1 : sizeof(uint16_t);
+        for (size_t n = 0; n < t.rank && n < MAX_RANK; n++) bytes *= (size_t)t.dims[n];
+        if (status == NULL && t.rank <= MAX_RANK) lm2_on_huge_pages(t.data, bytes);
+    }
+    return status;
+}
+
 static OrtStatus *ORT_API_CALL create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
     char message[256];
     int64_t bits = 0, outputs = 0;
@@ -47,6 +84,8 @@ static OrtStatus *ORT_API_CALL create(const OrtCustomOp *op, const OrtApi *api, 
         snprintf(message, sizeof message, "QLinear: this processor or library has no %.40s, which %s asks for; unset it", named, CHOICE);
         return refused(api, message);
     }
+    status = place_weights(api, info);
+    if (status != NULL) return status;
     Kernel *kernel = malloc(sizeof *kernel);
     if (kernel == NULL) return LM2_ORT(api, CreateStatus)((OrtErrorCode)ORT_FAIL, "QLinear: no memory");
     *kernel = (Kernel){api, level, expected, outputs};
@@ -55,21 +94,6 @@ static OrtStatus *ORT_API_CALL create(const OrtCustomOp *op, const OrtApi *api, 
 }
 
 static void ORT_API_CALL destroy(void *kernel) { free(kernel); }
-
-static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context, size_t index, Tensor *t) {
-    const OrtValue *value = NULL;
-    OrtTensorTypeAndShapeInfo *info = NULL;
-    OrtStatus *status = LM2_ORT(api, KernelContext_GetInput)(context, index, &value);
-    if (status != NULL) return status;
-    if (value == NULL) return refused(api, "QLinear: an input is missing; x, q, d and m are needed");
-    status = LM2_ORT(api, GetTensorTypeAndShape)(value, &info);
-    if (status != NULL) return status;
-    status = LM2_ORT(api, GetDimensionsCount)(info, &t->rank);
-    if (status == NULL && t->rank <= MAX_RANK) status = LM2_ORT(api, GetDimensions)(info, t->dims, t->rank);
-    LM2_ORT(api, ReleaseTensorTypeAndShapeInfo)(info);
-    if (status == NULL) status = LM2_ORT(api, GetTensorMutableData)((OrtValue *)value, &t->data); /* read only; slot 51 has no const form */
-    return status;
-}
 
 static int are(const Tensor *t, size_t rank, const int64_t *dims) {
     if (t->rank != rank) return 0;
