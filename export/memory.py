@@ -113,10 +113,9 @@ class MemoryLayers:
         if self.config.memory.output_projection:
             read = m.linear(g, read, f"{p}o_proj")  # (b, t, d)
         read = self.widen(g, read)
-        wide = not m.options.qlinear
-        opened = m.linear(g, read, f"{p}output_gate", wide=wide)  # (b, t, d)
+        opened = m.linear(g, read, f"{p}output_gate", wide=not m.options.qlinear)  # (b, t, d)
         if self.config.memory.opens == "both":
-            opened = g.op("Add", opened, m.linear(g, u, f"{p}open_gate", wide=wide))  # (b, t, d)
+            opened = g.op("Add", opened, m.linear(g, u, f"{p}open_gate", wide=True))  # (b, t, d)
         add = g.op("Mul", g.op("Sigmoid", opened), read)
         if self.config.memory.scale:
             add = g.op("Mul", add, m.vector(g, f"{p}scale"))
