@@ -1,7 +1,7 @@
 """One layer's memory as nodes, both cells (models/memory.py is the reference). Knows one layer of one call.
 
 Axes: b batch, t positions of a call, s positions so far, T positions of a chunk, n rows, d hidden, h memory heads, e head width.
-Norms, gates, content and rows are float32 in every precision; what only reads the bank is in the model's.
+Norms, gates, content and rows are float32 in every precision, but for the output gate where QLinear multiplies; what only reads the bank is in the model's.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from ..models.config import LM2Config
 from .graph import CONTRIB, Graph
 from .linear import Matrices
 from .loud import NORMS, Widened
+from .ops import DOMAIN, chunk_attention
 from .topics import TopicNodes
 
 # (graph, i, f, z, old) -> new rows: the custom node, or its arithmetic.
@@ -112,7 +113,7 @@ class MemoryLayers:
         if self.config.memory.output_projection:
             read = m.linear(g, read, f"{p}o_proj")  # (b, t, d)
         read = self.widen(g, read)
-        opened = m.linear(g, read, f"{p}output_gate", wide=True)  # (b, t, d)
+        opened = m.linear(g, read, f"{p}output_gate", wide=not m.options.qlinear)  # (b, t, d)
         if self.config.memory.opens == "both":
             opened = g.op("Add", opened, m.linear(g, u, f"{p}open_gate", wide=True))  # (b, t, d)
         add = g.op("Mul", g.op("Sigmoid", opened), read)
@@ -145,12 +146,20 @@ class MemoryLayers:
     def attend(self, g: Graph, q: str, keys: str, values: str, bias: str = "") -> str:
         """Every position of q (b, t, h e) sees all rows of keys and values (b, h, n, e), by their product and what `bias` (b, 1, t, n) adds to it if
         there is one: (b, t, h e)."""
+        if self.matrices.options.qlinear:
+            return self.own_attend(g, q, keys, values, bias)
         if not self.matrices.options.portable:
             scale = {"scale": 1.0} if self.scaled_keys else {}
             given = [q, keys, values, *(("", "", bias) if bias else ())]
             return g.op("MultiHeadAttention", *given, domain=CONTRIB, num_heads=self.heads, name="read", **scale)
         e = g.op("Attention", g.heads(q, self.heads, self.width), keys, values, *((bias,) if bias else ()), name="read")
         return g.joined(e, self.heads * self.width)
+
+    def own_attend(self, g: Graph, q: str, keys: str, values: str, bias: str) -> str:
+        """`attend` as ai.lm2::ChunkAttention: keys and values, whole, are caches that nothing is written to. Keys are divided by sqrt(e) already."""
+        nothing = g.constant(np.zeros((1, 0)), "float32")
+        given = [q, keys, values, g.constant([self.config.memory.slots]), nothing, nothing, bias or g.constant(np.zeros((1, 1, 1, 1)), "float32")]
+        return g.ops(chunk_attention.NAME, *given, outputs=3, skip=(1, 2), domain=DOMAIN, name="read", heads=self.heads, scale=1.0)[0]
 
     def released(self, g: Graph, x: str, rows: str, pooled: str, attend: Callable[[str, str, str], str], layer: int) -> tuple[str, str]:
         """x (b, t, d) attention output; rows (b, t, n) as the layer below left them; pooled (b, t or 1, d).

@@ -53,7 +53,8 @@ class Options:
             return 0
         if ".memory." in name:
             reads = ("q_proj", "k_proj", "k_before_proj", "v_proj", "v_topic_proj", "o_proj", "query_proj", "key_proj", "value_proj")
-            return MEMORY_BITS if name.rsplit(".", 1)[-1] in reads else 0
+            opens = ("output_gate",) if self.qlinear else ()  # MatMulNBits would round what was read to 8 bits
+            return MEMORY_BITS if name.rsplit(".", 1)[-1] in (*reads, *opens) else 0
         return EMBEDDING_BITS if name.endswith(("embed_tokens", "lm_head")) else self.bits
 
     def check(self, config: LM2Config) -> None:

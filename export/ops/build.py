@@ -25,9 +25,9 @@ from ...models.home import home
 
 QLINEAR_SOURCES = ("qlinear.c", "qlinear_plain.c", "qlinear_x86.c", "qlinear_x86_row.c", "qlinear_x86_rows.c", "qlinear_neon.c")
 ATTENTION_SOURCES = ("chunk_attention.c", "chunk_attention_core.c", "chunk_attention_plain.c", "chunk_attention_x86.c")
-C_SOURCES = ("library.c", "gated_memory_update.c", "block_sums.c", *QLINEAR_SOURCES, *ATTENTION_SOURCES)
+C_SOURCES = ("library.c", "huge_pages.c", "gated_memory_update.c", "block_sums.c", *QLINEAR_SOURCES, *ATTENTION_SOURCES)
 CUDA_SOURCES = ("gated_memory_update.cu",)
-HEADERS = ("ort_abi.h", "gated_memory_update.h", "block_sums.h", "qlinear.h", "qlinear_x86.h", "chunk_attention.h", "op_inputs.h")
+HEADERS = ("ort_abi.h", "huge_pages.h", "gated_memory_update.h", "block_sums.h", "qlinear.h", "qlinear_x86.h", "chunk_attention.h", "op_inputs.h")
 C_FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 CUDA_FLAGS = ("-O3", "-DLM2_OPS_CUDA", "-arch=all-major", "--cudart=static")
 COMPILERS = ("cc", "gcc", "clang")

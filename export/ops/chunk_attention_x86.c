@@ -19,7 +19,7 @@ no state. */
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 8, VECTORS = LM2_A_BLOCK / LANES };
+enum { LANES = 8, VECTORS = LM2_A_BLOCK / LANES, AHEAD = 10 /* keys */ };
 
 INLINE AVX2 __m256 two(const float *low, const float *high) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
@@ -69,7 +69,7 @@ INLINE AVX2 void few_rows(const float *q, size_t q_stride, const int rows, const
         for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
         for (; d + 4 <= width; d += 4) {
             for (size_t i = 0; i < 4; i++) {
-                ask(from, (LM2_A_BLOCK + j) * stride + (d + i) * 2 * LANES);
+                ask(from, (AHEAD + j) * stride + (d + i) * 2 * LANES);
                 ask(next, j * stride + (d + i) * 2 * LANES);
             }
             for (int h = 0; h < 2; h++) {

@@ -31,6 +31,7 @@ for that it defines LM2_ORT_NAMES_ONLY, which leaves out every type of the real 
     X(90, KernelContext_GetInput, (const OrtKernelContext *context, size_t index, const OrtValue **out)) \
     X(91, KernelContext_GetOutput, (OrtKernelContext *context, size_t index, const int64_t *dims, size_t rank, OrtValue **out)) \
     X(193, KernelContext_GetGPUComputeStream, (const OrtKernelContext *context, void **out)) \
+    X(249, KernelInfoGetConstantInput_tensor, (const OrtKernelInfo *info, size_t index, int *is_constant, const OrtValue **out)) \
     X(274, KernelContext_ParallelFor, \
       (const OrtKernelContext *context, void (*work)(void *, size_t), size_t total, size_t batches, void *data))
 

@@ -1,9 +1,10 @@
 /* ai.lm2::QLinear as an operator: reads and checks its inputs, chooses the instructions once, and deals tiles of outputs out to the session's pool.
 
-No arithmetic (qlinear_plain.c, qlinear_x86*.c, qlinear_neon.c) and no mutable state: a kernel is its session's function table, its attributes and its level. How the
-work is dealt out changes no result: a tile belongs to one task, and its sums are made in one order. */
+No arithmetic (qlinear_plain.c, qlinear_x86*.c, qlinear_neon.c) and no mutable state: a kernel is its session's function table, its attributes, its level and the weights
+that the file gives. How the work is dealt out changes no result: a tile belongs to one task, and its sums are made in one order. */
 
 #include "qlinear.h"
+#include "huge_pages.h"
 #include "op_inputs.h"
 
 #include <stdlib.h>
@@ -17,6 +18,8 @@ typedef struct {
     const Lm2QLevel *level;
     int bits;
     int64_t outputs;
+    int known[INPUTS]; /* whether the file gives an input, which then is `given` for good */
+    Tensor given[INPUTS];
 } Kernel;
 
 /* The best level of this processor, or the one that the environment names; NULL when it cannot be had. */
@@ -26,6 +29,44 @@ static const Lm2QLevel *choose(const char *named) {
     for (size_t k = 0; k < count; k++)
         if ((named == NULL || strcmp(named, levels[k].name) == 0) && levels[k].there()) return &levels[k];
     return named == NULL || strcmp(named, LM2_QLINEAR_PLAIN.name) == 0 ? &LM2_QLINEAR_PLAIN : NULL;
+}
+
+static OrtStatus *read_value(const OrtApi *api, const OrtValue *value, Tensor *t) {
+    OrtTensorTypeAndShapeInfo *info = NULL;
+    OrtStatus *status = LM2_ORT(api, GetTensorTypeAndShape)(value, &info);
+    if (status != NULL) return status;
+    status = LM2_ORT(api, GetDimensionsCount)(info, &t->rank);
+    if (status == NULL && t->rank <= MAX_RANK) status = LM2_ORT(api, GetDimensions)(info, t->dims, t->rank);
+    LM2_ORT(api, ReleaseTensorTypeAndShapeInfo)(info);
+    if (status == NULL) status = LM2_ORT(api, GetTensorMutableData)((OrtValue *)value, &t->data); /* read only; slot 51 has no const form */
+    return status;
+}
+
+static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context, size_t index, Tensor *t) {
+    const OrtValue *value = NULL;
+    OrtStatus *status = LM2_ORT(api, KernelContext_GetInput)(context, index, &value);
+    if (status != NULL) return status;
+    if (value == NULL) return refused(api, "QLinear: an input is missing; x, q, d and m are needed");
+    return read_value(api, value, t);
+}
+
+/* Weights that the file gives are the same for every call, and read by each: on huge pages, where the system has them. */
+static OrtStatus *know_weights(Kernel *kernel, const OrtKernelInfo *info) {
+    OrtStatus *status = NULL;
+    for (size_t index = 1; status == NULL && index < INPUTS; index++) {
+        Tensor *t = kernel->given + index;
+        const OrtValue *value = NULL;
+        int constant = 0;
+        status = LM2_ORT(kernel->api, KernelInfoGetConstantInput_tensor)(info, index, &constant, &value);
+        if (status != NULL || !constant || value == NULL) continue;
+        status = read_value(kernel->api, value, t);
+        if (status != NULL || t->rank > MAX_RANK) continue;
+        size_t bytes = index == 1 ? 1 : sizeof(uint16_t);
+        for (size_t n = 0; n < t->rank; n++) bytes *= (size_t)t->dims[n];
+        lm2_on_huge_pages(t->data, bytes);
+        kernel->known[index] = 1;
+    }
+    return status;
 }
 
 static OrtStatus *ORT_API_CALL create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
@@ -49,27 +90,16 @@ static OrtStatus *ORT_API_CALL create(const OrtCustomOp *op, const OrtApi *api, 
     }
     Kernel *kernel = malloc(sizeof *kernel);
     if (kernel == NULL) return LM2_ORT(api, CreateStatus)((OrtErrorCode)ORT_FAIL, "QLinear: no memory");
-    *kernel = (Kernel){api, level, expected, outputs};
-    *out = kernel;
-    return NULL;
+    *kernel = (Kernel){.api = api, .level = level, .bits = expected, .outputs = outputs};
+    status = know_weights(kernel, info);
+    if (status != NULL)
+        free(kernel);
+    else
+        *out = kernel;
+    return status;
 }
 
 static void ORT_API_CALL destroy(void *kernel) { free(kernel); }
-
-static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context, size_t index, Tensor *t) {
-    const OrtValue *value = NULL;
-    OrtTensorTypeAndShapeInfo *info = NULL;
-    OrtStatus *status = LM2_ORT(api, KernelContext_GetInput)(context, index, &value);
-    if (status != NULL) return status;
-    if (value == NULL) return refused(api, "QLinear: an input is missing; x, q, d and m are needed");
-    status = LM2_ORT(api, GetTensorTypeAndShape)(value, &info);
-    if (status != NULL) return status;
-    status = LM2_ORT(api, GetDimensionsCount)(info, &t->rank);
-    if (status == NULL && t->rank <= MAX_RANK) status = LM2_ORT(api, GetDimensions)(info, t->dims, t->rank);
-    LM2_ORT(api, ReleaseTensorTypeAndShapeInfo)(info);
-    if (status == NULL) status = LM2_ORT(api, GetTensorMutableData)((OrtValue *)value, &t->data); /* read only; slot 51 has no const form */
-    return status;
-}
 
 static int are(const Tensor *t, size_t rank, const int64_t *dims) {
     if (t->rank != rank) return 0;
@@ -142,7 +172,12 @@ static OrtStatus *ORT_API_CALL compute(void *kernel, OrtKernelContext *context) 
     Tensor in[INPUTS];
     OrtValue *made = NULL;
     OrtStatus *status = NULL;
-    for (size_t n = 0; status == NULL && n < INPUTS; n++) status = read_input(api, context, n, &in[n]);
+    for (size_t n = 0; status == NULL && n < INPUTS; n++) {
+        if (k->known[n])
+            in[n] = k->given[n];
+        else
+            status = read_input(api, context, n, &in[n]);
+    }
     if (status != NULL) return status;
     if (!fits(in, k)) return unfit(api, in, k);
     Work work = {.level = k->level, .x = in[0].data, .rows = 1};

@@ -20,7 +20,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LINE = 64, AHEAD = 6144, ADDED_SHIFT = 7 /* 128 is added to 8-bit numbers, which makes them unsigned */ };
+enum { LINE = 64, AHEAD = 2560, ADDED_SHIFT = 7 /* 128 is added to 8-bit numbers, which makes them unsigned */ };
 
 /* A few rows times tiles first .. last - 1, one after the other (qlinear_x86_row.c). */
 void lm2_q_row_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y);

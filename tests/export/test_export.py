@@ -93,7 +93,8 @@ KINDS = {"default": "QLinear", "portable": "DequantizeLinear", "plain": "MatMulN
 @pytest.mark.parametrize("form", list(KINDS))
 @pytest.mark.parametrize("precision,bits", [("int8", 8), ("int4", 4)])
 def test_quantised_matrices(tmp_path, precision, bits, form):
-    """Everything linear of the backbone and what a memory reads with; gates, norms, content and bank in float32."""
+    """Everything linear of the backbone and what a memory reads with; gates, norms, content and bank in float32, but for the output gate where QLinear keeps
+    16 bits of what it takes."""
     options = Options(precision, portable=form == "portable", plain=form == "plain")
     _, path = onnx_kit.exported(tmp_path, "gated", options)
     model = load(path)
@@ -108,9 +109,13 @@ def test_quantised_matrices(tmp_path, precision, bits, form):
     tensors = {t.name: t for n in [model.graph, *branches(model.graph)] for t in n.initializer}
     assert "model.embed_tokens.q" in tensors
     floats = {name for name, t in tensors.items() if t.data_type == onnx.TensorProto.FLOAT}
-    for part in ("input_gate+content.weight", "output_gate.weight", "forget_gate.weight", "norm.weight", "bank_norm.weight"):
+    for part in ("input_gate+content.weight", "forget_gate.weight", "norm.weight", "bank_norm.weight"):
         assert f"model.layers.0.memory.{part}" in floats
+    gate = "model.layers.0.memory.output_gate"
+    assert (f"{gate}.q" in inputs, f"{gate}.weight" in floats) == ((True, False) if form == "default" else (False, True))
     assert not any(name.startswith("model.") and "proj.weight" in name for name in floats)
+    reads = {"default": "ChunkAttention", "plain": "MultiHeadAttention", "portable": "Attention"}
+    assert {n.op_type for n in nodes(model.graph) if n.name.endswith("read")} == {reads[form]}
     if form == "default":
         nodes_bits = {n.input[1]: n.attribute[0].i for n in packed}
         assert {b for q, b in nodes_bits.items() if ".memory." in q or "embed" in q} == {8} and set(nodes_bits.values()) == {bits, 8}
