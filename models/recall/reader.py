@@ -26,11 +26,13 @@ class Text(NamedTuple):
 
 
 class Use(NamedTuple):
-    """among: how many passages, the nearest ones, are read; weight: what a reading counts beside nearness; doubt: what it must come to at least."""
+    """among: how many passages, the nearest ones, are read; weight: what a reading counts beside nearness; doubt: what it must come to at least; sure: from
+    where on the model's own doubt counts for nothing."""
 
     among: int
     weight: float
     doubt: float
+    sure: float
 
 
 class Found(NamedTuple):

@@ -19,7 +19,7 @@ from .reader import Reader, Use, reader_shapes
 from .record import read_record
 
 RECORD, TENSORS = FILES = ("reader.json", "reader.safetensors")
-FORMAT, AMONG_MAX = 1, 256
+FORMAT, AMONG_MAX = 2, 256
 REMEDY = "get the reader's two files again"
 
 
@@ -32,7 +32,7 @@ def open_reader(folder: Path, encoder: Encoder | None) -> Reader | None:
     among, training = record.get("among"), record.get("training", {})
     if type(among) is not int or not 1 <= among <= AMONG_MAX:
         raise ModelFileError(f"{where}: among {among!r} must be a whole number from 1 to {AMONG_MAX}: {REMEDY}")
-    use = Use(among, _number(where, record, "weight", 0.0), _number(where, record, "doubt", -1e3))
+    use = Use(among, _number(where, record, "weight", 0.0), _number(where, record, "doubt", -1e3), _number(where, record, "sure", -1e3))
     if not isinstance(training, Mapping):
         raise ModelFileError(f"{where}: training must be an object: {REMEDY}")
     if encoder is None:

@@ -6,7 +6,7 @@ Reading ends where no other could come along. The window is left when the answer
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -76,12 +76,13 @@ class Side:
 def answering(
     backend: Backend, recall: Recall, unsaid: int, turn: Turn, passages: Sequence[Passage], near: dict[int, float], message: str,
     on_feed: Callable[[int], None] | None = None, words: Mapping[int, str] = NO_WORDS, text: Text | None = None,
+    sure: Collection[int] = (),
 ) -> Side | None:  # fmt: skip
     """The window in which `message` is answered, from those of `passages` that tell what it asks for; None where none does, or none fits.
 
     unsaid: the first token of the recall's own word for that. turn: a user's text to the ids of a turn. near: places of the passages that may tell it,
     in the order they were said, and how near each is. on_feed: hears of each forward pass. words: of passages, that the
-    answer is to say where it is made from them, by `text`.
+    answer is to say where it is made from them, by `text`. sure: those that tell it whatever the model makes of them.
     """
 
     def quoting(places: Sequence[int]) -> Side | None:
@@ -97,6 +98,8 @@ def answering(
         if (side := quoting([i])) is None:
             continue
         odds[i] = side.odds(unsaid)
+        if i in sure:
+            odds[i] = max(odds[i], recall.doubt)
         if odds[i] >= recall.doubt and (weight := recall.weight(near[i], odds[i])) > best:
             best, kept = weight, (i, side)
     read = sorted(odds)

@@ -38,6 +38,15 @@ class Passage(NamedTuple):
         return f"{self.before} {self.text}" if self.before else self.text
 
 
+class Read(NamedTuple):
+    """Of passages by their places: how near each is, its reading counted, in the order they were said; the words that were found in it; those of which the
+    reader is sure."""
+
+    near: dict[int, float]
+    words: dict[int, str]
+    sure: frozenset[int]
+
+
 class _Seen(NamedTuple):
     """How texts of a transcript were encoded: parts of a message, ids of a passage with what it was said to or after, and what an answer asks."""
 
@@ -175,19 +184,19 @@ class Recalling:
             kept += sorted(also, key=lambda i: -float(scores[i]))[: len(kept)]
         return {others[i]: float(scores[i]) for i in sorted(kept) if scores[i] > -np.inf}
 
-    def read(self, message: str, passages: Sequence[Passage], near: dict[int, float]) -> tuple[dict[int, float], dict[int, str]]:
-        """Of the passages that are near, those in which a reader finds what `message` asks for, at most as many as an answer reads: how near each is, its
-        reading counted, in the order they were said; and the words that it found. Without a reader all, and no words."""
+    def read(self, message: str, passages: Sequence[Passage], near: dict[int, float]) -> "Read":
+        """Of the passages that are near, those in which a reader finds what `message` asks for, at most as many as an answer reads. Without a reader all, no words,
+        and nothing sure."""
         reader = self.recall.reader
         if reader is None or not near:
-            return near, {}
+            return Read(near, {}, frozenset())
         found = dict(zip(near, reader.read(message, [passages[i].text for i in near], [passages[i].before for i in near]), strict=True))
         told = {i: near[i] + reader.use.weight * min(f.odds, SURE) for i, f in found.items() if f.words and f.odds >= reader.use.doubt}
         likeliest: dict[tuple[int, str], int] = {}  # a message that is there twice is read once
         for i in sorted(told, key=lambda i: -told[i]):
             likeliest.setdefault((passages[i].number, passages[i].text), i)
         best = sorted([*likeliest.values()][: self.recall.read])
-        return {i: told[i] for i in best}, {i: found[i].words for i in best}
+        return Read({i: told[i] for i in best}, {i: found[i].words for i in best}, frozenset(i for i in best if found[i].odds >= reader.use.sure))
 
     def _again(self, encoder: Encoder, message: str, texts: Sequence[str], scores: np.ndarray) -> np.ndarray:
         """The scores (p,) of passages together with what the encoder says of those that the finder likes best; the others are out. Keeps their vectors."""

@@ -363,14 +363,14 @@ class Session:
         if self.recalling is None:
             return None
         passages = self.recalling.passages(self.transcript, self.numbers)
-        near, words = self.recalling.read(content, passages, self.recalling.nearest(content, passages))
-        if not near:
+        read = self.recalling.read(content, passages, self.recalling.nearest(content, passages))
+        if not read.near:
             return None
         text = Text(partial(self.model.encode, plain=True), self.model.text.decode, self.model.eos, mentions)
         head = self.wording.head() if self.system else ()
         return answering(
-            self.model.backend, self.recalling.recall, self.recalling.unsaid, lambda text: (*head, *self.wording.turn(text, first=False)), passages, near, content,
-            lambda tokens: self.feeder.on_feed(0), words, text,  # none of the conversation's own tokens
+            self.model.backend, self.recalling.recall, self.recalling.unsaid, lambda text: (*head, *self.wording.turn(text, first=False)), passages, read.near, content,
+            lambda tokens: self.feeder.on_feed(0), read.words, text, read.sure,  # none of the conversation's own tokens
         )
 
     def _complete(

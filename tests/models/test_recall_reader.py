@@ -39,7 +39,7 @@ def maps(encoder):
 
 @pytest.fixture(scope="module")
 def made(encoder, maps):
-    return Reader.rounded(encoder, maps.arrays(), Use(2, 1.5, -0.5), {"steps": 3})
+    return Reader.rounded(encoder, maps.arrays(), Use(2, 1.5, -0.5, 2.0), {"steps": 3})
 
 
 def in_torch(encoder, maps):
@@ -150,21 +150,22 @@ def test_files_hold_what_was_written(encoder, made, tmp_path):
     write_reader(tmp_path, made)
     again = open_reader(tmp_path, encoder)
     assert {f.name for f in tmp_path.iterdir()} == set(FILES)
-    assert (again.use, again.training) == (Use(2, 1.5, -0.5), {"steps": 3}) and again.read(ASKED, MESSAGES) == made.read(ASKED, MESSAGES)
+    assert (again.use, again.training) == (Use(2, 1.5, -0.5, 2.0), {"steps": 3}) and again.read(ASKED, MESSAGES) == made.read(ASKED, MESSAGES)
     assert open_reader(tmp_path / "nowhere", encoder) is None
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "format 2 must be 1"),
-        ({"format": True}, "format True must be 1"),
+        ({"format": 1}, "format 1 must be 2"),
+        ({"format": True}, "format True must be 2"),
         ({"head": "mean"}, "'head' is not a field"),
         ({"among": 0}, "among 0 must be a whole number from 1 to 256"),
         ({"among": True}, "among True must be a whole number"),
         ({"weight": -1}, "weight -1 must be a number from 0"),
         ({"doubt": "none"}, "doubt 'none' must be a number from -1000"),
         ({"doubt": float("nan")}, "doubt nan must be a number"),
+        ({"sure": None}, "sure None must be a number from -1000"),
         ({"training": []}, "training must be an object"),
     ],
 )

@@ -134,7 +134,7 @@ def test_a_reply_goes_with_what_it_was_said_to(answer, before):
 
 def test_a_reply_is_found_by_what_it_was_said_to():
     """By finder and encoder and read with it; the same reply to nothing is not."""
-    reader = Reading(4, 0.5, -9.0)
+    reader = Reading(4, 0.5, -9.0, 9.0)
     sharp, encoder = seen_again(4, reader=reader, margin=-1e3)
     passages = sharp.passages(*conversation("hello", "which fruit is it?", "plums please", "fine", "figs please", "fine"))
     near = sharp.nearest("which fruit", passages)
@@ -307,29 +307,30 @@ class Reading:
 def test_a_reader_reads_what_is_near():
     """Of the nearest `among` those that it doubts are out; nearness counts beside what it read; as many are left as an answer reads."""
     transcript = said("zebra eats plums", "zebra eats figs", "zebra eats fig", "zebra eats a", "my brother bakes")
-    plain, reader = looked(64, read=2), Reading(4, 0.5, -1.0)
+    plain, reader = looked(64, read=2), Reading(4, 0.5, -1.0, 1.0)
     sharp = looked(64, read=2, reader=reader)
     passages = sharp.passages(transcript, [1, 2, 3, 4, 5])
     assert len(plain.nearest("zebra eats what", passages)) == 2
     near = sharp.nearest("zebra eats what", passages)
     assert len(near) == 4 and reader.given == []
-    kept, words = sharp.read("zebra eats what", passages, near)
+    kept, words, sure = sharp.read("zebra eats what", passages, near)
     told = {i: near[i] + 0.5 * (len(passages[i].text.split()[-1]) - 4) for i in near if len(passages[i].text.split()[-1]) >= 3}
     best = sorted(sorted(told, key=lambda i: -told[i])[:2])
     assert list(kept) == best and kept == {i: told[i] for i in best}
     assert words == {i: passages[i].text.split()[-1] for i in best}
+    assert sure == {i for i in best if len(words[i]) >= 5} and 0 < len(sure) < len(best)
     assert reader.given == [[passages[i].text for i in near]]
 
 
 def test_a_reader_that_doubts_all_leaves_none():
-    sharp = looked(64, reader=Reading(4, 0.5, 50.0))
+    sharp = looked(64, reader=Reading(4, 0.5, 50.0, 60.0))
     passages = sharp.passages(said("zebra eats plums"), [1])
     near = sharp.nearest("zebra eats what", passages)
-    assert near and sharp.read("zebra eats what", passages, near) == ({}, {})
+    assert near and sharp.read("zebra eats what", passages, near) == ({}, {}, frozenset())
 
 
 def test_what_is_read_counts_for_a_bound():
-    sharp = looked(64, reader=Reading(4, 1.0, -1e3))
+    sharp = looked(64, reader=Reading(4, 1.0, -1e3, 1e3))
     passages = sharp.passages(said("zebra eats " + "x" * 40), [1])
     near = sharp.nearest("zebra eats what", passages)
     assert sharp.read("zebra eats what", passages, near)[0][0] == near[0] + SURE
@@ -337,7 +338,7 @@ def test_what_is_read_counts_for_a_bound():
 
 def test_a_short_message_is_there_after_what_was_said_before_it():
     """Once by itself, once with that; not after a question, a long message or one that was forgotten, and not where no reader tells the two apart."""
-    sharp = looked(64, reader=Reading(4, 0.5, -9.0))
+    sharp = looked(64, reader=Reading(4, 0.5, -9.0, 9.0))
     transcript, numbers = conversation("plumber at nine", "ok", "no, ten past", "ok", "twenty letters of it", "ok", "Why?", "ok", "no idea", "ok", "a" * 60, "ok", "right", "ok")
     passages = sharp.passages(transcript, numbers)
     assert [(p.number, p.text, p.before) for p in passages if p.after] == [(2, "no, ten past", "plumber at nine"), (4, "Why?", "twenty letters of it")]
@@ -351,12 +352,12 @@ def test_a_short_message_is_there_after_what_was_said_before_it():
 
 def test_a_message_that_is_there_twice_is_read_once():
     """It is near for what was said before it, a little less than that itself; of its two readings the better one counts."""
-    reader = Reading(4, 0.5, -9.0)
+    reader = Reading(4, 0.5, -9.0, 9.0)
     sharp = looked(64, reader=reader, margin=-1e3)
     passages = sharp.passages(*conversation("zebra eats plums", "ok", "no, figs", "ok"))
     near = sharp.nearest("zebra eats what", passages)
     assert set(near) == {0, 1, 2} and near[0] - 2 * recalling.AFTER < near[2] < near[0] and near[1] < near[2]
-    kept, words = sharp.read("zebra eats what", passages, near)
+    kept, words, _ = sharp.read("zebra eats what", passages, near)
     assert set(kept) == {0, 2} and words == {0: "plums", 2: "figs"} and ("zebra eats plums", "no, figs") in reader.given[0]
 
 
@@ -364,4 +365,4 @@ def test_without_a_reader_what_is_near_is_read():
     plain = looked(64)
     passages = plain.passages(said("zebra eats plums"), [1])
     near = plain.nearest("zebra eats what", passages)
-    assert near and plain.read("zebra eats what", passages, near) == (near, {}) and looked(64, reader=Reading(4, 1.0, 0.0)).read("a", [], {}) == ({}, {})
+    assert near and plain.read("zebra eats what", passages, near) == (near, {}, frozenset()) and looked(64, reader=Reading(4, 1.0, 0.0, 1.0)).read("a", [], {}) == ({}, {}, frozenset())

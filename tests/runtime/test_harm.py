@@ -251,7 +251,7 @@ def test_a_question_that_is_answered_beside_is_read_there(pair):
 class Plums:
     """A reader for which the last word of a message answers everything."""
 
-    use = Use(4, 0.0, -1e3)
+    use = Use(4, 0.0, -1e3, 1e3)
 
     def read(self, question, messages, before=()):
         return [Found(m.split()[-1], 1.0) for m in messages]

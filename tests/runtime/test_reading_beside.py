@@ -97,6 +97,17 @@ def test_reading_ends_where_no_other_could_come_along(models, believed, fields, 
     assert (side and [p.number for p in side.found]) == found and backend.read == read
 
 
+@pytest.mark.parametrize(("sure", "believed", "found"), [((), (), None), ({3}, (), [3]), ({0, 2}, (), [2]), ({3}, {0}, [1]), ({1}, {1}, [1])])
+def test_a_sure_reader_is_believed(models, sure, believed, found):
+    """Whatever the model makes of the passage; of those that are believed the nearest is taken."""
+    model = models["gated"]
+    recall = recall_kit.recall(model.config, share=0.5, trust=0.0, doubt=0.0)
+    passages = [Passage(n, f"text {n}", (n,)) for n in range(4)]
+    side = beside.answering(Doubting(model.backend, 7, believed), recall, 7, lambda text: list(text.encode()), passages, NEAR, "who?", sure=sure)
+    assert (side and [p.number for p in side.found]) == found
+    assert side is None or side.feeder.logits(side.at).logits.argmax() != 7, "it does not begin with what says that nothing is told"
+
+
 def test_a_reply_is_quoted_with_what_it_was_said_to(models):
     """Where the model had asked for it; else alone."""
     model, asked = models["gated"], []
@@ -111,7 +122,7 @@ def test_a_reply_is_quoted_with_what_it_was_said_to(models):
 class Reading:
     """A reader for which `words` answer every question, wherever they stand."""
 
-    use = Use(4, 1.0, -1e3)
+    use = Use(4, 1.0, -1e3, 1e3)
 
     def __init__(self, words):
         self.words = words

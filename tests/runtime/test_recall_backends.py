@@ -69,7 +69,7 @@ def both(model):
 class LastWord:
     """A reader for which the last word of a message answers everything."""
 
-    use = Use(4, 0.0, -1e3)
+    use = Use(4, 0.0, -1e3, 1e3)
 
     def read(self, question, messages, before=()):
         return [Found(m.split()[-1], 1.0) for m in messages]
