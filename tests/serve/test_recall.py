@@ -226,7 +226,7 @@ def test_what_sessions_at_rest_hold(model):
             web.say(*SAID, ASK, **GREEDY)
             respond(web, [*transcript(told, "fine", IDLE, "good"), *transcript(ASK)])
         kept = list(running.service.shelf._sessions.values())
-        known = {id(s.recalling): set(s.recalling._known) for s in kept if s.recalling._known}
+        known = {id(s.recalling): set(s.recalling._seen.parts) for s in kept if s.recalling._seen.parts}
         assert len(kept) > 7 and sorted(map(sorted, known.values())) == [[IDLE, "my zebra eats plums"], [IDLE, TOLD]]
         assert all(s.forgotten_turns + len(s.transcript) == s.at.turns for s in kept)
 
