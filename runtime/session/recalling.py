@@ -15,7 +15,6 @@ TOKENS = 1 << 16  # of passages looked through, the newest
 VECTORS = 512  # passages, the newest, whose vectors of the encoder are kept
 ASKED = 32  # tokens of a question that is kept with its answer
 SHORT, SAID = 16, 48  # tokens of a message that may be understood from the one before it, and of that one, at most
-AFTER = 1.0  # how much less near a message is for what was said before it
 _READ = re.compile(r"\[read .*: \d+ tokens\]", re.DOTALL)  # what a transcript has in place of a document
 Encode = Callable[[str], Sequence[int]]
 Parts = tuple[tuple[str, tuple[int, ...]], ...]  # of a message: text and ids
@@ -175,7 +174,6 @@ class Recalling:
             return {}
         scores, nothing = recall.finder.scores(ids, [(passages[i].around or passages[i].ids)[: recall.tokens] for i in others])
         after = np.array([passages[i].after for i in others])  # (p,)
-        scores = scores - AFTER * after
         if recall.encoder is not None and recall.nearest(scores, nothing):
             scores, nothing = self._again(recall.encoder, message, [passages[i].whole for i in others], scores), -np.inf
         kept = recall.nearest(np.where(after, -np.inf, scores), nothing)
