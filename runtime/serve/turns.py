@@ -21,6 +21,7 @@ from .logprobs import Logprobs
 from .refusal import Refusal
 from .rounds import Gone
 from .scheduler import Ticket
+from .shared import Shared
 from .shelf import Shelf, bare, resting
 from .store import Name
 
@@ -87,6 +88,7 @@ class Turns:
 
     def __init__(self, model: "Model", shelf: Shelf, window: int | None, notice: Callable[[Outcome], None] = lambda outcome: None):
         self.model, self.shelf, self.window, self.notice = model, shelf, window, notice
+        assert isinstance(model.backend, Shared)
         self._heads = Heads(model.backend)
         self._recalling: dict[str, Recalling] = {}  # by owner: it remembers how it encoded what one conversation said, so not one a session
 
@@ -217,7 +219,8 @@ class Turns:
                 kept += shown
                 ticket.say("piece", Piece(text, shown))
         finally:
-            session.feeder.on_feed = session.feeder.begun = lambda tokens: None
+            session.feeder.on_feed = lambda tokens: None
+            session.feeder.begun = lambda tokens: None
             session.chosen = None
         reply = session.reply
         assert reply is not None and began is not None
