@@ -101,6 +101,13 @@ class Backend(Protocol):
         """
         ...
 
+    def copied(self, window: Any) -> Any:
+        """The same window, of one sequence, in buffers of its own: what is fed to either is not in the other. What is filled is copied, nothing is computed.
+
+        None where this backend, or this kind of window, has no copies: then only running its tokens again helps.
+        """
+        ...
+
     def fold(self, window: Any) -> Any:
         """Enter the rows of all tokens since the last fold into the bank, and read it from now on; keys, values and positions go on.
 

@@ -23,7 +23,7 @@ from ...models.checkpoints.progress import Event, Report, silent
 from ...models.errors import LM2Error, WriteError
 from ...models.home import home
 
-QLINEAR_SOURCES = ("qlinear.c", "qlinear_plain.c", "qlinear_x86.c", "qlinear_x86_row.c", "qlinear_x86_rows.c", "qlinear_neon.c")
+QLINEAR_SOURCES = ("qlinear.c", "qlinear_plain.c", "qlinear_x86.c", "qlinear_x86_row.c", "qlinear_x86_rows.c", "qlinear_x86_amx.c", "qlinear_neon.c")
 ATTENTION_SOURCES = ("chunk_attention.c", "chunk_attention_core.c", "chunk_attention_plain.c", "chunk_attention_x86.c")
 C_SOURCES = ("library.c", "huge_pages.c", "gated_memory_update.c", "block_sums.c", *QLINEAR_SOURCES, *ATTENTION_SOURCES)
 CUDA_SOURCES = ("gated_memory_update.cu",)

@@ -178,6 +178,10 @@ ROW_OR_PANELS(avx2)
 ROW_OR_PANELS(avxvnni)
 ROW_OR_PANELS(avx512)
 
+static void tiles_amx(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y) {
+    (rows < LM2_Q_AMX_ROWS ? tiles_avx512 : lm2_q_rows_amx)(w, x, rows, first, last, y);
+}
+
 AVX2 static void round_rows(const float *x, size_t first, size_t last, const Lm2QRows *rows) { lm2_q_round(x, first, last, rows); }
 
 static int has_avx2(void) {
@@ -189,6 +193,7 @@ static int has_avx2(void) {
 #ifdef LM2_VNNI_STAND_IN
 static int has_avxvnni(void) { return has_avx2(); }
 static int has_avx512(void) { return has_avx2(); }
+static int has_amx(void) { return has_avx2(); }
 #else
 /* Not all compilers have names for these. That the system keeps the registers follows from the levels below. */
 static int has_avxvnni(void) {
@@ -200,9 +205,14 @@ static int has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
            __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & 1u << 11);
 }
+static int has_amx(void) {
+    unsigned a, b, c, d;
+    return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & 1u << 24) && (d & 1u << 25) && lm2_q_may_use_amx();
+}
 #endif
 
 static const Lm2QLevel LEVELS[] = {
+    {"amx", has_amx, round_rows, tiles_amx},
     {"avx512vnni", has_avx512, round_rows, tiles_avx512},
     {"avxvnni", has_avxvnni, round_rows, tiles_avxvnni},
     {"avx2", has_avx2, round_rows, tiles_avx2},

@@ -14,9 +14,11 @@
 #include LM2_VNNI_STAND_IN
 #define AVXVNNI AVX2
 #define AVX512 AVX2
+#define AMX AVX2
 #else
 #define AVXVNNI __attribute__((target("avx2,f16c,avxvnni")))
 #define AVX512 __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni")))
+#define AMX __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512vl,avx512vnni,amx-tile,amx-int8")))
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
@@ -29,6 +31,11 @@ void lm2_q_row_avx512(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_
 
 /* Rows of x times tiles first .. last - 1, with AVX2 (qlinear_x86_rows.c). */
 void lm2_q_rows_avx2(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y);
+
+/* The same with AMX (qlinear_x86_amx.c), LM2_Q_AMX_ROWS rows at least, where the system lets this process. */
+enum { LM2_Q_AMX_ROWS = 16 };
+void lm2_q_rows_amx(const Lm2QMatrix *w, const Lm2QRows *x, size_t rows, size_t first, size_t last, float *y);
+int lm2_q_may_use_amx(void);
 
 /* For bytes at `from` + `offset`, which need not be there: no access, and no pointer past an end. */
 INLINE void ask(const void *from, size_t offset, size_t bytes) {

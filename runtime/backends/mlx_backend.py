@@ -66,6 +66,9 @@ class MLXBackend:
         check_rewind(window.length, length, window.folded, window.carried, window.opened)
         return window._replace(length=length)
 
+    def copied(self, window: WindowState) -> None:
+        return None
+
     def fold(self, window: WindowState) -> WindowState:
         if self.config.memory.cell != "gated":
             raise BackendError("cell released cannot fold: its chunk is its window")

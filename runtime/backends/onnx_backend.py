@@ -192,6 +192,12 @@ class OnnxBackend:
         check_rewind(window.length, length, window.folded, window.carried, window.opened)
         return window._replace(length=length)
 
+    def copied(self, window: OnnxWindow) -> OnnxWindow | None:
+        """See Backend. On a CPU, cell gated."""
+        if self.device != "cpu" or self.config.memory.cell != "gated" or window.stale:
+            return None
+        return window._replace(buffers=window.buffers.copied())
+
     def fold(self, window: OnnxWindow) -> OnnxWindow:
         if self.config.memory.cell != "gated":
             raise BackendError("cell released cannot fold: its chunk is its window")

@@ -108,6 +108,20 @@ class Buffers:
     def move(self, arrays: Mapping[str, np.ndarray], blank: bool = False) -> None:
         """Have the state of one sequence in `arrays` from now on, (1, ...) each, on a CPU. What is filled is copied; nothing else is looked at. blank: those
         of the bank, and of what is read of it, are zeros already."""
+        self._fill(arrays, blank)
+        self.tensors = {name: Tensor(array, self.device, self.index) for name, array in arrays.items()}
+        self.spare.clear()
+        self._all = self._bound(None)
+
+    def copied(self) -> "Buffers":
+        """The same state in memory of its own, on a CPU. What is filled is copied."""
+        arrays = zeros({name: (tensor.shape, tensor.dtype) for name, tensor in self.tensors.items()})
+        self._fill(arrays, blank=True)
+        other = Buffers(self.session, self.device, self.index, self.state, arrays, self.written, self.folded, self._blank)
+        other.opened(self.length)
+        return other
+
+    def _fill(self, arrays: Mapping[str, np.ndarray], blank: bool) -> None:
         for name, array in arrays.items():
             if self.blank and name.startswith(BANK):
                 if not blank:
@@ -119,9 +133,6 @@ class Buffers:
             elif name == "past_writes":
                 filled = max(0, self.length - self.folded)
             array[:, :, :filled] = self.tensors[name].numpy()[:, :, :filled]
-        self.tensors = {name: Tensor(array, self.device, self.index) for name, array in arrays.items()}
-        self.spare.clear()
-        self._all = self._bound(None)
 
     def begin(self, at: At, opened: int, vocabulary: int) -> None:
         """Make what a window reads of its bank, with keys and values of its first `opened` positions there already: the next call goes on after them.

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...models import together
+from ...models.copied import copied
 from ...models.errors import BackendError
 from ...models.kernels import choice
 from ...models.layout import open_folder
@@ -89,6 +90,11 @@ class TorchBackend:
         check_rewind(inner.length, length, inner.folded, inner.carried, inner.opened)
         inner = inner._replace(length=length)
         return window._replace(inner=inner) if isinstance(window, StaticWindow) else inner
+
+    def copied(self, window: WindowState | StaticWindow) -> WindowState | None:
+        """See Backend. Not of static buffers, nor of cell released."""
+        with torch.inference_mode():
+            return None if isinstance(window, StaticWindow) else copied(window)
 
     def fold(self, window: WindowState | StaticWindow) -> WindowState | StaticWindow:
         if self.config.memory.cell != "gated":

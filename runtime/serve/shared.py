@@ -74,6 +74,9 @@ class Shared:
     def rewind(self, window: Any, length: int) -> Any:
         return self.real.rewind(window, length)  # computes nothing
 
+    def copied(self, window: Any) -> Any:
+        return done(lambda: self.real.copied(window))
+
     def fold(self, window: Any) -> Any:
         return done(lambda: self.real.fold(window))
 

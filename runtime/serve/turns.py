@@ -6,6 +6,7 @@ A Ticket hears of it: ("began", Began) when the prompt is read, ("piece", Piece)
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..session.reading import MESSAGE_BYTES_MAX
@@ -15,10 +16,12 @@ from ..session.session import Session
 from ..session.transcript import newest
 from . import chain
 from .chain import Message
+from .heads import Heads
 from .logprobs import Logprobs
 from .refusal import Refusal
 from .rounds import Gone
 from .scheduler import Ticket
+from .shared import Shared
 from .shelf import Shelf, bare, resting
 from .store import Name
 
@@ -85,6 +88,8 @@ class Turns:
 
     def __init__(self, model: "Model", shelf: Shelf, window: int | None, notice: Callable[[Outcome], None] = lambda outcome: None):
         self.model, self.shelf, self.window, self.notice = model, shelf, window, notice
+        assert isinstance(model.backend, Shared)
+        self._heads = Heads(model.backend)
         self._recalling: dict[str, Recalling] = {}  # by owner: it remembers how it encoded what one conversation said, so not one a session
 
     def new(self, system: str | None, **settings: Any) -> Session:
@@ -202,6 +207,7 @@ class Turns:
             return ticket.over
 
         session.feeder.on_feed = feeds
+        session.feeder.begun = partial(self._heads.begun, ask.owner, session.head(), session.feeder)
         kept: list[dict[str, Any]] = []
         try:
             if plain:
@@ -214,6 +220,7 @@ class Turns:
                 ticket.say("piece", Piece(text, shown))
         finally:
             session.feeder.on_feed = lambda tokens: None
+            session.feeder.begun = lambda tokens: None
             session.chosen = None
         reply = session.reply
         assert reply is not None and began is not None

@@ -72,7 +72,8 @@ class Feeder:
 
     `overlap` tokens of a text that is cut are repeated in the next window. `on_write(tokens, written)` hears of tokens that entered the memory and how
     many it holds, `on_slide(carried)` of a window that was left and the tokens that went on, `on_feed(tokens)` of each forward pass. `noting`: keep a
-    ledger of whose tokens the memory's rows hold (cell gated).
+    ledger of whose tokens the memory's rows hold (cell gated). `begun(tokens)`, which may be set: a window of a memory that was never written in which the
+    first of these tokens, but not all, are fed already, the caller's own; or None.
     Raises PromptError for an overlap above a quarter of the window.
     """
 
@@ -95,6 +96,7 @@ class Feeder:
         self.on_write = on_write or (lambda tokens, written: None)
         self.on_slide = on_slide or (lambda carried: None)
         self.on_feed = on_feed or (lambda tokens: None)
+        self.begun: Callable[[tuple[int, ...]], Any] = lambda tokens: None
 
     def new(self) -> Cursor:
         """A cursor with a memory that was never written."""
@@ -117,8 +119,7 @@ class Feeder:
             return at
         window, logits, held, folding = at.window, at.logits, at.noted(), None
         if window is None:
-            more = {} if at.opening is None else {"opening": at.opening}
-            window = self.backend.start(1, at.memory, self.size, at.carried, **more)
+            window = self._begun(at, ids)
         while True:
             here = window.length
             if here in folds and here > window.folded:
@@ -145,6 +146,13 @@ class Feeder:
         if folding is not None:
             held = folding.noted(self.backend, window, ids)
         return at._replace(window=window, tokens=ids, pending=(), logits=logits, folds=tuple(sorted(folds)), held=held)
+
+    def _begun(self, at: Cursor, ids: tuple[int, ...]) -> Any:
+        """A window for the cursor's tokens `ids`, with some of them in it or none."""
+        if not at.memory.written and not at.carried and at.opening is None and (window := self.begun(ids)) is not None:
+            return window
+        more = {} if at.opening is None else {"opening": at.opening}
+        return self.backend.start(1, at.memory, self.size, at.carried, **more)
 
     def logits(self, at: Cursor) -> Cursor:
         """A cursor whose `logits` follow all its tokens. Raises PromptError when there are none."""

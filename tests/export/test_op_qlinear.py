@@ -1,6 +1,6 @@
 """ai.lm2::QLinear's kernel: every level the same bits as the reference, however rows and threads are split; odd values, refusals, memory.
 
-AVX-VNNI and AVX-512 run on processors without them through a library whose instructions are written out (vnni_stand_in.h); where the
+AVX-VNNI, AVX-512 and AMX run on processors without them through a library whose instructions are written out (vnni_stand_in.h); where the
 processor has them, the library as it is shipped is tested too.
 """
 
@@ -19,7 +19,9 @@ from op_kit import FLAGS, OPS, compile_and_run, library, same, session, written_
 from lm2.export.ops.build import QLINEAR_SOURCES
 from lm2.export.ops.qlinear import NAME, exact, pack, reference
 
-LEVELS = (("plain", False), ("avx2", False), ("avxvnni", False), ("avx512vnni", False), ("avxvnni", True), ("avx512vnni", True))
+LEVELS = (
+    ("plain", False), ("avx2", False), ("avxvnni", False), ("avx512vnni", False), ("amx", False), ("avxvnni", True), ("avx512vnni", True), ("amx", True),
+)  # fmt: skip
 SHAPES = ((1, 1), (16, 2), (17, 16), (40, 17), (70, 35))
 REFUSED = onnxruntime.capi.onnxruntime_pybind11_state
 
@@ -39,7 +41,7 @@ def test_every_level_makes_the_bits_of_the_reference(bits, level, stand_in):
     for outputs, blocks in SHAPES:
         w = qlinear_kit.matrix(rng, outputs, blocks, bits, minimum=bits == 4 or blocks == 17)
         run = at_level(qlinear_kit.model(w), level, stand_in)
-        for rows in (1, 2, 7):
+        for rows in (1, 2, 7, 37):
             x = (rng.standard_normal((rows, blocks * 32)) * np.exp(rng.standard_normal((rows, 1)) * 5)).astype(np.float32)
             (y,) = run(None, {"x": x})
             same(y, reference(x, w))
@@ -177,7 +179,7 @@ def test_what_stands_past_the_last_output_is_not_seen(level, stand_in):
         full = w._replace(q=w.q.copy(), d=w.d.copy(), m=w.m.copy())
         full.q[1, :, :, 5:] = 255 if bits == 4 else -128
         full.d[1, :, 5:], full.m[1, :, 5:] = np.nan, np.inf
-        for rows in (1, 6):
+        for rows in (1, 6, 19):
             x = rng.standard_normal((rows, 160)).astype(np.float32)
             same(at_level(qlinear_kit.model(full), level, stand_in)(None, {"x": x})[0], reference(x, w))
 
@@ -206,9 +208,9 @@ int main(int count, char **words) {
     const size_t extra = count > 1 ? (size_t)atoi(words[1]) : 0;
     size_t levels, sizes[] = {1, 15, 16, 33};
     const Lm2QLevel *level = lm2_qlinear_levels(&levels);
-    for (int n = 0; n < 128; n++) {
-        const size_t outputs = sizes[n % 4], blocks = sizes[n / 4 % 4], rows = n / 16 % 2 ? 6 : 1, at = rows * blocks;
-        const int bits = n / 32 % 2 ? 4 : 8, one = n / 64;
+    for (int n = 0; n < 192; n++) {
+        const size_t outputs = sizes[n % 4], blocks = sizes[n / 4 % 4], rows = (size_t[]){1, 6, 19}[n / 16 % 3], at = rows * blocks;
+        const int bits = n / 48 % 2 ? 4 : 8, one = n / 96;
         const size_t numbers = (outputs + 15) / 16 * 16 * blocks;
         float *x = malloc(at * 128), *want = malloc(rows * outputs * 4);
         for (size_t k = 0; k < at * 32; k++) x[k] = (float)(k % 101) - 50;

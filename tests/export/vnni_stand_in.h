@@ -1,4 +1,4 @@
-/* The AVX-VNNI and AVX-512 operations of export/ops/qlinear_x86.c and qlinear_x86_row.c written out with AVX2, so that its code for them runs on processors without.
+/* The AVX-VNNI, AVX-512 and AMX operations of export/ops/qlinear_x86.c, qlinear_x86_row.c and qlinear_x86_amx.c written out with AVX2, so that their code for them runs on processors without.
 
 Included by those files where LM2_VNNI_STAND_IN names it, after immintrin.h. A vector of 512 bits is two of 256. */
 
@@ -71,3 +71,37 @@ STAND_IN void stand_in_storeu_ps(float *at, StandInFloat a) {
 #define _mm512_and_si512 stand_in_and_si512
 #define _mm512_xor_si512 stand_in_xor_si512
 #define _mm512_cvtph_ps stand_in_cvtph_ps
+
+/* AMX: a thread's eight tiles of up to 16 rows of 64 bytes, as large as they were set up, and no larger. */
+typedef struct {
+    uint8_t palette, start, unused[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} StandInSizes;
+static _Thread_local StandInSizes stand_in_sizes;
+static _Thread_local int8_t stand_in_tiles[8][16][64];
+static inline void stand_in_loadconfig(const void *sizes) { memcpy(&stand_in_sizes, sizes, sizeof stand_in_sizes); }
+static inline void stand_in_release(void) { memset(&stand_in_sizes, 0, sizeof stand_in_sizes); }
+static inline void stand_in_tile_zero(int tile) { memset(stand_in_tiles[tile], 0, sizeof stand_in_tiles[tile]); }
+static inline void stand_in_loadd(int tile, const void *from, size_t stride) {
+    stand_in_tile_zero(tile);
+    for (int r = 0; r < stand_in_sizes.rows[tile]; r++) memcpy(stand_in_tiles[tile][r], (const char *)from + r * stride, stand_in_sizes.bytes[tile]);
+}
+static inline void stand_in_stored(int tile, void *to, size_t stride) {
+    for (int r = 0; r < stand_in_sizes.rows[tile]; r++) memcpy((char *)to + r * stride, stand_in_tiles[tile][r], stand_in_sizes.bytes[tile]);
+}
+static inline void stand_in_dpbssd(int sums, int a, int b) {
+    for (int r = 0; r < stand_in_sizes.rows[sums]; r++)
+        for (int o = 0; o < stand_in_sizes.bytes[sums] / 4; o++) {
+            int32_t sum;
+            memcpy(&sum, stand_in_tiles[sums][r] + 4 * o, sizeof sum);
+            for (int k = 0; k < stand_in_sizes.bytes[a]; k++) sum += (int32_t)stand_in_tiles[a][r][k] * stand_in_tiles[b][k / 4][4 * o + k % 4];
+            memcpy(stand_in_tiles[sums][r] + 4 * o, &sum, sizeof sum);
+        }
+}
+#define _tile_loadconfig stand_in_loadconfig
+#define _tile_release stand_in_release
+#define _tile_zero stand_in_tile_zero
+#define _tile_loadd stand_in_loadd
+#define _tile_stored stand_in_stored
+#define _tile_dpbssd stand_in_dpbssd

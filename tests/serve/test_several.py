@@ -1,49 +1,17 @@
 """Several requests at once: who waits for whom, and that nobody's words become another's. Asserted by the order of what the model was fed, not by seconds."""
 
 import json
-import threading
 from contextlib import contextmanager
 from dataclasses import replace
 
 import command_line
 import pytest
 import tiny_model
-from serve_kit import Letters, Stream, Web, raw_socket, refused, served, transcript
+from serve_kit import LONG, Letters, Stream, Watched, Web, asked, raw_socket, refused, served, transcript
 
 from lm2.runtime.session.session import Session
 
-LONG = "d" * 2000  # a letter is a token
 SETTINGS = dict(temperature=1.0, max_tokens=24)
-
-
-class Watched(Letters):
-    """A backend that notes what it was fed, in order: (buffers, tokens), and how many windows at once. It stops once before it is fed what `stops(tokens, window)` tells, by default a piece
-    of LONG, until `go`; `seen` says that it is there."""
-
-    def __init__(self, backend, stops=lambda ids, window: ids.count(b"d") > 8):
-        super().__init__(backend)
-        self.stops, self.fed, self.steps, self.seen, self.go = stops, [], [], threading.Event(), threading.Event()
-
-    def extend(self, tokens, window, all_logits=False):
-        self.note(tokens.ravel(), window)
-        return super().extend(tokens, window, all_logits)
-
-    def step(self, tokens, windows):
-        for token, window in zip(tokens, windows, strict=True):
-            self.note([token], window)
-        self.steps.append(len(tokens))
-        return super().step(tokens, windows)
-
-    def note(self, tokens, window):
-        ids = bytes(int(t) % 256 for t in tokens)
-        if not self.seen.is_set() and self.stops(ids, window):
-            self.seen.set()
-            assert self.go.wait(60)
-        self.fed.append((window.keys.data_ptr() if hasattr(window, "keys") else id(window.buffers), ids))
-
-    def at(self, wanted):
-        """Places of what was fed that has `wanted` in it, or of single tokens for 1."""
-        return [i for i, (_, ids) in enumerate(self.fed) if (len(ids) == 1 if wanted == 1 else wanted in ids)]
 
 
 @contextmanager
@@ -55,25 +23,6 @@ def watching(talker, *stops, **limits):
             yield running, backend, Web(running)
     finally:
         backend.go.set()
-
-
-@contextmanager
-def asked(*requests):
-    """Requests sent from threads of their own, in this order: each a function of nothing. Yields the answers, all there when the block has ended."""
-    answers = [None] * len(requests)
-
-    def run(i):
-        answers[i] = requests[i]()
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(requests))]
-    for thread in threads:
-        thread.start()
-    try:
-        yield answers
-    finally:
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive()
 
 
 def new(web, **fields):
