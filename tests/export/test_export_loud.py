@@ -173,8 +173,9 @@ def test_the_scale_of_few_columns_is_chosen_for_them():
     assert np.array_equal(values(before)[:, :64], values(after)[:, :64]) and not values(after)[:, 67:].any()
 
 
-def test_memory_matrices_are_stored_in_half_where_that_is_exact(source, tmp_path):
-    """Same numbers, fewer bytes; one value that float16 does not hold and the matrix stays as it is."""
+@pytest.mark.parametrize(("plain", "count"), [(True, 6), (False, 4)])
+def test_memory_matrices_are_stored_in_half_where_that_is_exact(source, tmp_path, plain, count):
+    """Same numbers, fewer bytes; one value that float16 does not hold and the matrix stays as it is. Where QLinear is, output gates are in its blocks."""
     import onnx
 
     file = source / "model.safetensors"
@@ -183,10 +184,10 @@ def test_memory_matrices_are_stored_in_half_where_that_is_exact(source, tmp_path
     tensors |= {n: tensors[n].astype(np.float16).astype(np.float32) for n in gates}
     tensors["model.layers.2.memory.content.weight"][0, 0] = np.float32(0.1)
     save_file(tensors, file, metadata={"format": "pt"})
-    export.export_model(source, tmp_path / "x", Options("int8"))
+    export.export_model(source, tmp_path / "x", Options("int8", plain=plain))
     graph = onnx.load(tmp_path / "x" / "model.onnx").graph
     inner = [a.g for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.GRAPH]  # what is done at a chunk's end
     weights = [t for g in (graph, *inner) for t in g.initializer if ".memory." in t.name and "gate" in t.name and t.name.endswith("weight")]
     half = {t.name for t in weights if t.data_type == onnx.TensorProto.FLOAT16}
-    assert len(weights) == 6 and {t.name for t in weights} - half == {"model.layers.2.memory.input_gate+content.weight"}
+    assert len(weights) == count and {t.name for t in weights} - half == {"model.layers.2.memory.input_gate+content.weight"}
     assert fits_half(np.float32([1, 0.5, -3])) and not fits_half(np.float32([0.1])) and not fits_half(np.float32([1e6]))
