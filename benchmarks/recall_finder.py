@@ -40,7 +40,7 @@ def main() -> None:
     place = given.recall or place_of(folder.path)
     if place is None:
         raise SystemExit(f"{given.model} has no recall: give one with --recall")
-    recall = open_recall(place, folder.config)
+    recall = open_recall(place, folder.config)._replace(reader=None)  # what finder and encoder put first by themselves
     encode = partial(Tokenizer.load(folder.path).encode, plain=True)
 
     looking, vectors = Recalling(recall, encode), dict[str, np.ndarray]()
