@@ -35,7 +35,7 @@ from .tellings import Tellings
 
 TRUST = 1.0  # what reading says counts as much as nearness
 MOST, SHARE, NEAR = 2, 0.4, 0.4
-USE = Use(8, 1.2, -5.0, 3.0)  # of a reader, chosen on the conversations that are held out and known (docs/decisions.md)
+USE = Use(8, 1.2, -5.0, 5.0)  # of a reader, chosen on the conversations that are held out and known (docs/decisions.md)
 DOUBT = -1.0  # a passage is believed unless it is e times likelier not to tell it
 # Of messages that ask for nothing told, each among AMONG messages: those for which passages are read, of DRAWN.
 CALLED, DRAWN, AMONG = 0.1, 400, 50

@@ -75,8 +75,10 @@ def first_sentence(text: str) -> str:
 
 
 def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """KL(p || q) in nats of each row of logits p, q (t, v): (t,) float64; what rounding leaves below 0 is 0."""
-    log_p, log_q = _log_softmax(p), _log_softmax(q)
+    """KL(p || q) in nats of each row of logits p, q (t, v): (t,) float64; what rounding leaves below 0 is 0. What q may not choose, an answer from a passage
+    its beginning with the word for none, is left out of both."""
+    able = np.isfinite(q)
+    log_p, log_q = (_log_softmax(np.where(able, x, np.float32(-1e30))) for x in (p, q))
     return np.maximum(0.0, (np.exp(log_p) * (log_p - log_q)).sum(axis=-1))
 
 

@@ -171,6 +171,9 @@ def test_divergence_by_hand():
     p, q = np.log(np.array([[0.5, 0.25, 0.25]])), np.log(np.array([[0.25, 0.5, 0.25]]))
     assert harm.divergence(p + 7, q - 3)[0] == pytest.approx(0.25 * np.log(2))
     assert harm.divergence(p.astype(np.float32) + 9, p.astype(np.float32))[0] == pytest.approx(0, abs=1e-7)
+    barred = np.concatenate([q, np.full((len(q), 1), -np.inf)], axis=-1)
+    wide = np.concatenate([p, np.full((len(p), 1), 5.0)], axis=-1)
+    assert harm.divergence(wide, barred)[0] == pytest.approx(harm.divergence(p, q)[0]), "what may not be chosen is left out of both"
 
 
 @pytest.mark.parametrize(
