@@ -82,11 +82,12 @@ class _Reader:
 
 
 def load_model(
-    folder: ModelFolder, dtype: str = "float32", cpu: bool = True, progress: Callable[[int], None] | None = None, compiled: bool = True
+    folder: ModelFolder, dtype: str = "float32", cpu: bool = True, progress: Callable[[int], None] | None = None, compiled: bool | None = None
 ) -> LM2:
     """Load a checked model folder, layer by layer: peak memory is the model and about one layer, or the embedding, more.
 
-    `cpu`: the model will run on a CPU. `compiled`: one-token steps through `mx.compile`. `progress` is told the bytes of each tensor read.
+    `cpu`: the model will run on a CPU. `compiled`: one-token steps through `mx.compile`; None: on a GPU alone (docs/decisions.md).
+    `progress` is told the bytes of each tensor read.
     Raises ModelFileError for weights that are not finite in `dtype`, naming the tensor.
     """
     config = folder.config
@@ -122,7 +123,7 @@ def load_model(
         head = embed if config.tie_word_embeddings else reader.linear("lm_head")
     finally:
         reader.file.close()
-    return LM2(config, embed, blocks, norm, head, cpu, compiled)
+    return LM2(config, embed, blocks, norm, head, cpu, not cpu if compiled is None else compiled)
 
 
 def _memory(reader: _Reader, p: str) -> GatedMemory | ReleasedMemory:

@@ -99,6 +99,8 @@ def test_a_state_moves_between_backends(tmp_path, there, back):
 def test_compiled_steps_are_the_plain_ones(tmp_path, name):
     b = mlx_kit.mlx(mlx_kit.folder(tmp_path / "m", name))
     ids, state = mlx_kit.tokens(b, 2, 6), mlx_kit.written(b, 2)
+    assert b.model.step_pieces == b.model.pieces, "not on a CPU unless asked for"
+    b.model.step_pieces = [p.compiled() for p in b.model.pieces]
     compiled, _ = mlx_kit.run(b, ids, state, range(1, 6))
     b.model.step_pieces = b.model.pieces
     plain, _ = mlx_kit.run(b, ids, state, range(1, 6))
